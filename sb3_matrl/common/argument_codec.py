@@ -1,0 +1,99 @@
+"""
+Constructor arguments as JSON and back, without pickle.
+
+Numbers, strings, lists and dicts are stored as they are; classes by name, from the libraries that define networks and
+algorithms only; SB3's schedules by their numbers. Anything else (a lambda, say) cannot be stored: a placeholder keeps
+its text, and loading asks for the argument again.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+_SAFE_MODULES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.")
+_SAFE_BASES = (th.nn.Module, th.optim.Optimizer, BaseAlgorithm, BaseBuffer)
+_KIND = "__kind__"
+
+
+class Unsaved:
+    """
+    Stands for an argument that could not be stored.
+
+    :param text: its ``repr`` at the time of saving
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def argument_to_json(value: Any) -> Any:
+    """The value in JSON types; see the module's docstring for what can be stored."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {_KIND: "float", "value": str(value)} if isinstance(value, float) and not np.isfinite(value) else value
+    if isinstance(value, np.generic):
+        return argument_to_json(value.item())
+    if isinstance(value, (list, tuple)):
+        items = [argument_to_json(item) for item in value]
+        return {_KIND: "tuple", "items": items} if isinstance(value, tuple) else items
+    if isinstance(value, np.ndarray):
+        return {_KIND: "array", "dtype": str(value.dtype), "items": value.tolist()}
+    if isinstance(value, Mapping):
+        return {_KIND: "dict", "items": [[argument_to_json(key), argument_to_json(item)] for key, item in value.items()]}
+    if isinstance(value, type) and _is_safe(value):
+        return {_KIND: "class", "module": value.__module__, "name": value.__qualname__}
+    if isinstance(value, LinearSchedule):
+        return {_KIND: "linear", "arguments": [value.start, value.end, value.end_fraction]}
+    if isinstance(value, ConstantSchedule):
+        return value.val
+    if isinstance(value, FloatSchedule):
+        return argument_to_json(value.value_schedule)
+    return {_KIND: "unsaved", "text": repr(value)}
+
+
+def argument_from_json(data: Any) -> Any:
+    """
+    The value that :func:`argument_to_json` stored; an :class:`Unsaved` where it could not be.
+
+    :raises ValueError: for a class that is not a network, optimiser, algorithm or buffer of a known library
+    """
+    if isinstance(data, list):
+        return [argument_from_json(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kind = data.get(_KIND)
+    if kind == "float":
+        return float(data["value"])
+    if kind == "tuple":
+        return tuple(argument_from_json(item) for item in data["items"])
+    if kind == "array":
+        return np.array(data["items"], dtype=data["dtype"])
+    if kind == "dict":
+        return {argument_from_json(key): argument_from_json(item) for key, item in data["items"]}
+    if kind == "class":
+        return _load_class(data["module"], data["name"])
+    if kind == "linear":
+        return LinearSchedule(*data["arguments"])
+    if kind == "unsaved":
+        return Unsaved(data["text"])
+    raise ValueError(f"unknown kind of argument {kind!r}")
+
+
+def _is_safe(value: type) -> bool:
+    return f"{value.__module__}.".startswith(_SAFE_MODULES) and issubclass(value, _SAFE_BASES) and "." not in value.__qualname__
+
+
+def _load_class(module: str, name: str) -> type:
+    if not f"{module}.".startswith(_SAFE_MODULES):
+        raise ValueError(f"refusing to import {module}.{name}: only classes of torch, SB3 and sb3-contrib are loaded by name")
+    value = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(value, type) and _is_safe(value)):
+        raise ValueError(f"{module}.{name} is not a network, optimiser, algorithm or buffer class")
+    return value

@@ -1,0 +1,87 @@
+"""Gymnasium spaces as JSON and back, without pickle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """
+    Describe a space in JSON types.
+
+    :param space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of those
+    :raises ValueError: for any other kind, which SB3's on-policy algorithms cannot use either
+    """
+    if isinstance(space, spaces.Box):
+        low, high = _bounds_to_json(space.low), _bounds_to_json(space.high)
+        return {"type": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        start = np.asarray(space.start).tolist()
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": list(space.shape)}
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": [[key, space_to_json(value)] for key, value in space.spaces.items()]}
+    raise ValueError(f"spaces of type {type(space).__name__} are not supported: {space}")
+
+
+def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
+    """
+    The space that :func:`space_to_json` described.
+
+    :raises ValueError: if the description is not one
+    """
+    try:
+        return _BUILDERS[data["type"]](data)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"not a description of a space: {data!r} ({error})") from error
+
+
+def _box(data: Mapping[str, Any]) -> spaces.Box:
+    shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+    low, high = (_bounds_from_json(data[key], shape, dtype) for key in ("low", "high"))
+    return spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
+
+
+def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
+    dtype = np.dtype(data["dtype"])
+    return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=dtype, start=np.array(data["start"], dtype=dtype))  # type: ignore[arg-type]
+
+
+_BUILDERS: dict[str, Any] = {
+    "Box": _box,
+    "Discrete": lambda data: spaces.Discrete(int(data["n"]), start=int(data["start"])),
+    "MultiDiscrete": _multi_discrete,
+    "MultiBinary": lambda data: spaces.MultiBinary(data["n"] if len(data["n"]) > 1 else int(data["n"][0])),
+    # Pairs, because a plain dict would be sorted by gymnasium.
+    "Dict": lambda data: spaces.Dict([(key, space_from_json(value)) for key, value in data["spaces"]]),
+}
+
+
+def _bounds_to_json(bounds: np.ndarray) -> Any:
+    """One number where all are equal (images!), else a flat list; infinities as strings, which JSON has no numbers for."""
+    flat = bounds.reshape(-1).tolist()
+    if len(flat) > 0 and all(value == flat[0] for value in flat):
+        return _number_to_json(flat[0])
+    return [_number_to_json(value) for value in flat]
+
+
+def _bounds_from_json(data: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    if isinstance(data, list):
+        return np.array([_number_from_json(value) for value in data], dtype=dtype).reshape(shape)
+    return np.full(shape, _number_from_json(data), dtype=dtype)
+
+
+def _number_to_json(value: float) -> float | str:
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def _number_from_json(value: float | str) -> float:
+    return float(value) if isinstance(value, str) else value

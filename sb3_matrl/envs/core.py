@@ -1,0 +1,266 @@
+"""Batched worlds: rules written once over arrays with a leading batch axis.
+
+A :class:`BatchedCore` plays ``num_envs`` independent copies of a world at once. :class:`CoreParallelEnv` is the
+PettingZoo view of a core with one copy; the vectorised environment steps a core with many copies directly. Both
+give identical trajectories.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from sb3_matrl.envs.checks import check_choice
+from sb3_matrl.envs.rendering import Window
+
+
+@dataclass(frozen=True)
+class CoreStep:
+    """
+    Outcome of one joint step in every copy.
+
+    :param rewards: float64, shape (num_envs, n_agents); 0 for agents that were not alive before the step
+    :param terminated: bool, (num_envs, n_agents); the agent's episode ended by the rules in this very step
+    :param truncated: bool, (num_envs, n_agents); the agent was cut off by the time limit in this very step
+    """
+
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+class BatchedCore(ABC):
+    """
+    ``num_envs`` copies of a world, stepped together.
+
+    ``alive`` (num_envs, n_agents) says which agents act in the next step. A copy whose agents have all ended has no
+    live agent; it must be :meth:`reset` before its next step (nothing resets by itself). Arrays that a core returns
+    are fresh: a caller may keep them.
+    """
+
+    metadata: dict[str, Any]
+    num_envs: int
+    possible_agents: list[str]
+    observation_spaces: dict[str, spaces.Space[Any]]
+    action_spaces: dict[str, spaces.Space[Any]]
+    state_space: spaces.Space[Any]
+    alive: np.ndarray
+
+    @abstractmethod
+    def seed(self, seeds: Sequence[int | None]) -> None:
+        """Seed copy ``k`` with ``seeds[k]``; a deterministic world ignores it."""
+
+    @abstractmethod
+    def reset(self, copies: np.ndarray | None = None) -> None:
+        """
+        Start a new episode.
+
+        :param copies: bool mask (num_envs,) of the copies to reset; all when ``None``
+        """
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> CoreStep:
+        """
+        Play one joint step in every copy.
+
+        :param actions: shape (num_envs, n_agents, ...); rows of agents that are not alive are ignored
+        :raises ValueError: on an action outside the space of a live agent; names the agent and the value
+        """
+
+    @abstractmethod
+    def observations(self) -> dict[str, np.ndarray]:
+        """Current observation of every agent, alive or not: shape (num_envs, *observation shape)."""
+
+    @abstractmethod
+    def state(self) -> np.ndarray:
+        """Global state, shape (num_envs, state size)."""
+
+    def render(self, mode: str) -> np.ndarray | str:
+        """
+        Draw copy 0.
+
+        :param mode: ``"rgb_array"`` gives uint8 (height, width, 3), ``"ansi"`` gives text
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot draw itself as {mode!r}")
+
+    def replicate(self, num_envs: int) -> BatchedCore:
+        """
+        Build a fresh core with the same options.
+
+        :param num_envs: number of copies of the new core
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be replicated")
+
+
+def discrete_actions(
+    actions: np.ndarray, counts: np.ndarray, alive: np.ndarray, agents: Sequence[str], idle: int = 0
+) -> np.ndarray:
+    """
+    Check the actions of agents whose action spaces are ``Discrete(count)``.
+
+    :param actions: shape (num_envs, n_agents); entries of agents that are not alive are ignored
+    :param counts: number of actions of every agent, integers (n_agents,)
+    :param alive: bool, (num_envs, n_agents)
+    :param agents: names, for the message
+    :param idle: what agents that are not alive get
+    :return: the actions, int64
+    :raises ValueError: on a wrong shape, or on a live agent's action that is no integer from 0 to count - 1
+    """
+    actions = np.asarray(actions)
+    if actions.shape != alive.shape:
+        raise ValueError(f"actions have shape {actions.shape}, expected (num_envs, n_agents) = {alive.shape}")
+    are_integers = actions.dtype.kind in "iu"
+    chosen = np.where(alive, actions if are_integers else -1, idle).astype(np.int64, copy=False)
+    wrong = chosen.view(np.uint64) >= counts.view(np.uint64)  # as unsigned numbers, negative ones are large
+    if wrong.any():
+        copy, agent = np.argwhere(wrong)[0]
+        value, last = actions[copy, agent], counts[agent] - 1
+        raise ValueError(f"{agents[agent]}: action {value} is not valid; expected an integer from 0 to {last}")
+    return chosen
+
+
+class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo ships no types
+    """
+    PettingZoo's view of a core with one copy.
+
+    Drawing happens in :meth:`render` alone. :meth:`make_core` builds a core with the same options and many copies,
+    which a vectorised environment steps directly; so do pickled and deep copies of this environment.
+
+    :param core: the world, with ``num_envs`` 1
+    :param render_mode: one of ``core.metadata["render_modes"]``, or ``None`` for no drawing
+    :raises ValueError: on an unknown render mode or a core with several copies
+    """
+
+    def __init__(self, core: BatchedCore, render_mode: str | None = None) -> None:
+        if core.num_envs != 1:
+            raise ValueError(f"CoreParallelEnv shows a core with one copy, got one with num_envs={core.num_envs}")
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, core.metadata["render_modes"])
+        self._core = core
+        self._window: Window | None = None
+        self._started = False
+        self.render_mode = render_mode
+        self.metadata = core.metadata
+        self.possible_agents = list(core.possible_agents)
+        self.agents: list[str] = []
+        self.observation_spaces = core.observation_spaces
+        self.action_spaces = core.action_spaces
+        self.state_space = core.state_space
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        """Observation space of ``agent``, the same object at every call."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        """Action space of ``agent``, the same object at every call."""
+        return self.action_spaces[agent]
+
+    def make_core(self, num_envs: int) -> BatchedCore:
+        """
+        Build a fresh core with this environment's options.
+
+        :param num_envs: number of copies
+        """
+        return self._core.replicate(num_envs)
+
+    def state(self) -> np.ndarray:
+        """Global state, shape (state size,)."""
+        return np.asarray(self._core.state()[0])
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        """
+        Start a new episode.
+
+        :param seed: seeds the world where it is not ``None``
+        :param options: ignored, PettingZoo's signature
+        :return: observations and (empty) infos of all agents
+        """
+        if seed is not None:
+            self._core.seed([seed])
+        self._core.reset()
+        self._started = True
+        self.agents = list(self.possible_agents)
+        return self._observations(self.agents), {agent: {} for agent in self.agents}
+
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+        """
+        Play one joint step. Agents that end in it are in the dicts returned, and no longer in ``agents``.
+
+        :param actions: one action for every agent in ``agents``
+        :return: observations, rewards, terminations, truncations and (empty) infos of the agents that acted
+        :raises RuntimeError: before the first reset and after the episode's end
+        :raises ValueError: when an agent's action is missing or invalid, or an agent without a turn has one
+        """
+        self._check_actions(actions)
+        acted = self.agents
+        outcome = self._core.step(self._action_row(actions))
+        rewards = self._by_agent(outcome.rewards, acted)
+        terminated = self._by_agent(outcome.terminated, acted)
+        truncated = self._by_agent(outcome.truncated, acted)
+        self.agents = [agent for agent in acted if not (terminated[agent] or truncated[agent])]
+        return self._observations(acted), rewards, terminated, truncated, {agent: {} for agent in acted}
+
+    def render(self) -> np.ndarray | str | None:
+        """
+        Draw the current situation.
+
+        :return: uint8 (height, width, 3) in mode ``"rgb_array"``, text in mode ``"ansi"``, otherwise ``None``
+        :raises ImportError: when a picture is wanted and pygame is not installed
+        """
+        if self.render_mode is None:
+            modes = ", ".join(self.metadata["render_modes"])
+            gymnasium.logger.warn(f"{self} was made without a render_mode, so nothing is drawn; choose from {modes}")
+            return None
+        if self.render_mode != "human":
+            return self._core.render(self.render_mode)
+        self._window = self._window or Window(str(self), self.metadata["render_fps"])
+        self._window.show(np.asarray(self._core.render("rgb_array")))
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one. May be called repeatedly."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A window belongs to one process: copies open their own.
+        return {**self.__dict__, "_window": None}
+
+    def _observations(self, agents: Sequence[str]) -> dict[str, np.ndarray]:
+        observations = self._core.observations()
+        return {agent: observations[agent][0] for agent in agents}
+
+    def _by_agent(self, values: np.ndarray, agents: Sequence[str]) -> dict[str, Any]:
+        everyone = dict(zip(self.possible_agents, values[0].tolist(), strict=True))
+        return {agent: everyone[agent] for agent in agents}
+
+    def _action_row(self, actions: dict[str, Any]) -> np.ndarray:
+        idle = {agent: np.zeros(space.shape or (), space.dtype) for agent, space in self.action_spaces.items()}
+        return np.stack([np.asarray(actions.get(agent, idle[agent])) for agent in self.possible_agents])[None]
+
+    def _check_actions(self, actions: dict[str, Any]) -> None:
+        if not self.agents:
+            reason = "the episode is over" if self._started else "no episode has begun"
+            raise RuntimeError(f"{self}: step() was called although {reason}; call reset() first")
+        if actions.keys() != set(self.agents):
+            missing = [agent for agent in self.agents if agent not in actions]
+            extra = [agent for agent in actions if agent not in self.agents]
+            raise ValueError(
+                f"{self}: step() needs one action for each of {self.agents}; missing: {missing}, without a turn: {extra}"
+            )
+        for agent, action in actions.items():
+            space = self.action_spaces[agent]
+            if not space.contains(action):
+                raise ValueError(f"{agent}: action {action!r} is not valid; expected an element of {space}")

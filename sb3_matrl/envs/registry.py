@@ -1,0 +1,85 @@
+"""Environments by id: those shipped here, and any other as ``module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from pettingzoo import ParallelEnv
+
+from sb3_matrl.common.suggest import did_you_mean, unknown
+
+_IDS = {
+    "checkers_v0": "sb3_matrl.envs.checkers_v0:parallel_env",
+    "switch_v0": "sb3_matrl.envs.switch_v0:parallel_env",
+    "matrix_game_v0": "sb3_matrl.envs.matrix_game_v0:parallel_env",
+}
+
+
+def registered_ids() -> list[str]:
+    """Ids of the environments shipped here."""
+    return list(_IDS)
+
+
+def factory(env_id: str) -> Callable[..., ParallelEnv[Any, Any, Any]]:
+    """
+    Look up the function that makes an environment.
+
+    :param env_id: one of :func:`registered_ids`, or ``"module:callable"``, e.g.
+        ``"pettingzoo.butterfly.cooperative_pong_v6:parallel_env"``
+    :return: a function of keyword options that returns a PettingZoo parallel environment
+    :raises ValueError: when the id is unknown, the module cannot be imported or has no such callable
+    """
+    if env_id not in _IDS and ":" not in env_id:
+        raise ValueError(f"{unknown('env', env_id, _IDS)}; or give 'module:callable'")
+    module_name, _, name = _IDS.get(env_id, env_id).partition(":")
+    if not module_name or not name:
+        raise ValueError(f"env {env_id!r} must have the form 'module:callable'")
+    module = _import_module(env_id, module_name)
+    found = getattr(module, name, None)
+    if not callable(found):
+        what = "is not callable" if hasattr(module, name) else f"does not exist{_callable_hint(module, name)}"
+        raise ValueError(f"env {env_id!r}: {name!r} in module {module_name!r} {what}")
+    return found  # type: ignore[no-any-return]
+
+
+def make(env_id: str, **kwargs: Any) -> ParallelEnv[Any, Any, Any]:
+    """
+    Make an environment.
+
+    :param env_id: as for :func:`factory`
+    :param kwargs: the environment's options
+    :raises ValueError: on an unknown id or an invalid option
+    :raises TypeError: on an option the environment does not have, or when the callable returns no parallel environment
+    """
+    make_env = factory(env_id)
+    if env_id in _IDS:
+        _check_keywords(env_id, make_env, kwargs)
+    env = make_env(**kwargs)
+    if not isinstance(env, ParallelEnv):
+        raise TypeError(
+            f"env {env_id!r} returned a {type(env).__name__}, expected a pettingzoo.ParallelEnv "
+            "(convert an AEC environment by pettingzoo.utils.conversions.aec_to_parallel)"
+        )
+    return env
+
+
+def _import_module(env_id: str, module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except (ImportError, TypeError, ValueError) as error:  # the last two: names such as ".x" or "x."
+        raise ValueError(f"env {env_id!r}: module {module_name!r} cannot be imported: {error}") from error
+
+
+def _callable_hint(module: ModuleType, name: str) -> str:
+    return did_you_mean(name, [other for other in vars(module) if callable(getattr(module, other))])
+
+
+def _check_keywords(env_id: str, make_env: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    known = list(inspect.signature(make_env).parameters)
+    for keyword in kwargs:
+        if keyword not in known:
+            raise TypeError(unknown(f"{env_id}: option", keyword, known))

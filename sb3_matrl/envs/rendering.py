@@ -1,0 +1,155 @@
+"""Pictures of grid worlds. pygame is imported when the first picture is drawn, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+TILE = 64  # pixels per cell
+_OVERSAMPLING = 3  # drawn larger, then shrunk: smooth edges
+
+FLOOR = (246, 243, 236)
+GRID_LINE = (205, 199, 188)
+WALL = (52, 56, 66)
+APPLE = (212, 48, 48)
+LEMON = (248, 210, 40)
+LEAF = (74, 138, 62)
+AGENTS = ((44, 104, 190), (230, 120, 30), (36, 150, 110), (140, 80, 180))
+_WHITE = (255, 255, 255)
+
+
+def import_pygame() -> ModuleType:
+    """
+    Import pygame.
+
+    :raises ImportError: with the way to install it
+    """
+    try:
+        import pygame
+    except ImportError as error:
+        raise ImportError("drawing needs pygame: pip install 'sb3-matrl[render]' (render_mode='ansi' does not)") from error
+    return pygame
+
+
+def overlay(floor: Sequence[str], things: Sequence[str]) -> list[str]:
+    """
+    Lay one grid of symbols over another.
+
+    :param floor: rows of one symbol per cell
+    :param things: as ``floor``; ``"."`` lets the floor show through
+    :return: the rows as seen from above
+    """
+    return [
+        "".join(below if above == "." else above for below, above in zip(*rows, strict=True))
+        for rows in zip(floor, things, strict=True)
+    ]
+
+
+def draw_grid(floor: Sequence[str], things: Sequence[str]) -> np.ndarray:
+    """
+    Draw a grid world: the floor first, the things on it afterwards.
+
+    Symbols: ``.`` nothing, ``#`` wall, ``a`` to ``d`` target of agent 0 to 3, ``A`` apple, ``L`` lemon, ``0`` to ``3`` agent.
+
+    :param floor: rows of one symbol per cell
+    :param things: as ``floor``
+    :return: uint8, (height, width, 3)
+    """
+    pygame = import_pygame()
+    tile = TILE * _OVERSAMPLING
+    rows, cols = len(floor), len(floor[0])
+    surface = pygame.Surface((cols * tile, rows * tile))
+    surface.fill(FLOOR)
+    for layer in (floor, things):
+        for row, symbols in enumerate(layer):
+            for col, symbol in enumerate(symbols):
+                _draw_symbol(pygame, surface, symbol, pygame.Rect(col * tile, row * tile, tile, tile))
+    small = pygame.transform.smoothscale(surface, (cols * TILE, rows * TILE))
+    return np.ascontiguousarray(pygame.surfarray.array3d(small).swapaxes(0, 1))
+
+
+def _draw_symbol(pygame: ModuleType, surface: Any, symbol: str, cell: Any) -> None:
+    if symbol == "#":
+        pygame.draw.rect(surface, WALL, cell)
+    elif symbol == "A":
+        _draw_apple(pygame, surface, cell)
+    elif symbol == "L":
+        _draw_lemon(pygame, surface, cell)
+    elif symbol.isdigit():
+        _draw_agent(pygame, surface, int(symbol), cell)
+    elif symbol.islower():
+        _draw_target(pygame, surface, ord(symbol) - ord("a"), cell)
+    pygame.draw.rect(surface, GRID_LINE, cell, width=_OVERSAMPLING)
+
+
+def _draw_apple(pygame: ModuleType, surface: Any, cell: Any) -> None:
+    x, y = cell.center
+    stem = (x + cell.width // 12, y - cell.height * 3 // 10)
+    pygame.draw.circle(surface, APPLE, (x, y + cell.height // 20), cell.width // 4)
+    pygame.draw.line(surface, WALL, (x, y - cell.height // 6), stem, width=cell.width // 20)
+    pygame.draw.ellipse(surface, LEAF, pygame.Rect(stem, (cell.width // 6, cell.height // 10)))
+
+
+def _draw_lemon(pygame: ModuleType, surface: Any, cell: Any) -> None:
+    x, y = cell.center
+    tip = cell.width * 3 // 10
+    pygame.draw.polygon(surface, LEMON, [(x - tip, y), (x, y - tip // 2), (x + tip, y), (x, y + tip // 2)])
+    pygame.draw.ellipse(surface, LEMON, cell.inflate(-cell.width // 2, -cell.height * 3 // 5))
+
+
+def _draw_agent(pygame: ModuleType, surface: Any, agent: int, cell: Any) -> None:
+    pygame.draw.circle(surface, _WHITE, cell.center, cell.width * 37 // 100)
+    pygame.draw.circle(surface, AGENTS[agent], cell.center, cell.width * 34 // 100)
+    _draw_text(pygame, surface, str(agent), _WHITE, cell)
+
+
+def _draw_target(pygame: ModuleType, surface: Any, agent: int, cell: Any) -> None:
+    pale = tuple((3 * floor + colour) // 4 for floor, colour in zip(FLOOR, AGENTS[agent], strict=True))
+    pygame.draw.rect(surface, pale, cell)
+    pygame.draw.rect(surface, AGENTS[agent], cell.inflate(-cell.width // 8, -cell.height // 8), width=cell.width // 24)
+    _draw_text(pygame, surface, str(agent), AGENTS[agent], cell)
+
+
+def _draw_text(pygame: ModuleType, surface: Any, text: str, colour: tuple[int, int, int], cell: Any) -> None:
+    pygame.font.init()
+    picture = pygame.font.Font(None, cell.height // 2).render(text, True, colour)
+    surface.blit(picture, picture.get_rect(center=cell.center))
+
+
+class Window:
+    """
+    A window on the screen, opened by the first frame.
+
+    :param title: text of its title bar
+    :param fps: frames per second; :meth:`show` waits so as not to exceed it
+    """
+
+    def __init__(self, title: str, fps: float) -> None:
+        self.title = title
+        self.fps = fps
+        self._screen: Any = None
+        self._clock: Any = None
+
+    def show(self, frame: np.ndarray) -> None:
+        """
+        :param frame: uint8, (height, width, 3), the same size every time
+        """
+        pygame = import_pygame()
+        if self._screen is None:
+            pygame.display.init()
+            self._screen = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            pygame.display.set_caption(self.title)
+            self._clock = pygame.time.Clock()
+        self._screen.blit(pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
+        pygame.event.pump()
+        pygame.display.flip()
+        self._clock.tick(self.fps)
+
+    def close(self) -> None:
+        """Close the window. A later :meth:`show` opens a new one."""
+        if self._screen is not None:
+            import_pygame().display.quit()
+            self._screen = None

@@ -1,0 +1,169 @@
+"""
+Switch: agents on two sides of a corridor one cell wide must cross without jamming.
+
+The map (row 0 at the top; ``#`` wall, ``0`` to ``3`` the agents, ``a`` to ``d`` their targets)::
+
+    b 0 # # # 1 a        target of 0: a (0, 6)   of 1: b (0, 0)
+    . . . . . . .
+    d 2 # # # 3 c        target of 2: c (2, 6)   of 3: d (2, 0)
+
+**Rules.** Actions: 0 DOWN, 1 LEFT, 2 UP, 3 RIGHT, 4 NOOP. Agents move one after another in id order; a move off the
+grid, into a wall or into a cell occupied at that moment is cancelled. With fewer than four agents, those with the highest
+ids are absent. An agent that has reached its target ignores its actions, stays there and keeps blocking that cell.
+
+**Rewards.** ``step_cost`` at every step; ``goal_reward`` instead on the step of arrival. ``finished_agents="pay"`` (the
+paper's): an agent that has arrived goes on paying, and all terminate together when the last one arrives. ``"leave"``: an
+agent terminates on arrival. Agents still there after ``max_cycles`` steps are truncated.
+
+**Observation.** Own row / 2 and column / 6, rounded to two decimals.
+
+**State.** The same two numbers for every agent, then whether each has arrived, then step / max_cycles: 3 n + 1 numbers.
+
+The world is deterministic: the map and the starts are fixed, and a seed changes nothing. Best possible team return (sum
+over agents and steps) with four agents: 14.40 in 15 steps ("pay"), 16.10 ("leave"); with two: 7.80 and 8.30. Four agents
+that do nothing get -20. Seeing only their own position, deterministic policies jam while stochastic ones get through:
+evaluate the sampled policy as well as the greedy one.
+
+Source: the MATRL paper, Sec. 4 and App. E, after MA-Gym's Switch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pettingzoo import AECEnv
+from pettingzoo.utils.conversions import parallel_to_aec
+
+from sb3_matrl.envs.checks import check_choice, check_integer, check_number
+from sb3_matrl.envs.core import CoreParallelEnv
+from sb3_matrl.envs.grid import NOOP, GridCore, GridOptions, next_cells, scaled_positions
+
+_FLOOR = ("b.###.a", ".......", "d.###.c")
+_N_COLS = 7
+_STARTS = (1, 5, 15, 19)  # (0, 1), (0, 5), (2, 1), (2, 5)
+_TARGETS = tuple("".join(_FLOOR).index(letter) for letter in "abcd")
+_POSITIONS = scaled_positions(len(_FLOOR), _N_COLS, row_scale=2, col_scale=6)
+
+
+def _hide_targets(n_agents: int) -> tuple[str, ...]:
+    """The floor without the targets of absent agents."""
+    absent = str.maketrans("abcd"[n_agents:], "." * (4 - n_agents))
+    return tuple(row.translate(absent) for row in _FLOOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOptions(GridOptions):
+    """
+    Options of Switch; see :class:`~sb3_matrl.envs.grid.GridOptions` for the others.
+
+    :param n_agents: 2, 3 or 4
+    :param goal_reward: reward of the step of arrival, in place of the step cost
+    :param finished_agents: ``"pay"`` or ``"leave"``
+    """
+
+    step_cost: float = -0.1
+    max_cycles: int = 50
+    n_agents: int = 4
+    goal_reward: float = 5.0
+    finished_agents: str = "pay"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("n_agents", self.n_agents, low=2, high=4)
+        check_number("goal_reward", self.goal_reward)
+        check_choice("finished_agents", self.finished_agents, ["pay", "leave"])
+
+
+class SwitchCore(GridCore):
+    """
+    ``num_envs`` copies of Switch; the rules are in the module's text.
+
+    :param num_envs: number of copies
+    :param options: the world's options; the defaults when ``None``
+    """
+
+    NEXT_CELL = next_cells(_FLOOR)
+    metadata = {  # noqa: RUF012 - PettingZoo's convention
+        "name": "switch_v0",
+        "render_modes": ["human", "rgb_array", "ansi"],
+        "is_parallelizable": True,
+        "render_fps": 5,
+    }
+
+    def __init__(self, num_envs: int = 1, options: SwitchOptions | None = None) -> None:
+        options = options or SwitchOptions()
+        n_agents = options.n_agents
+        super().__init__(num_envs, options, _STARTS[:n_agents], view_high=np.ones(2), state_size=3 * n_agents + 1)
+        self.floor = _hide_targets(n_agents)
+        self._targets = np.array(_TARGETS[:n_agents])
+        self._step_reward, self._goal_reward = float(options.step_cost), float(options.goal_reward)
+        self._leave = options.finished_agents == "leave"
+        self._arrived = np.zeros((num_envs, n_agents), dtype=bool)
+
+    def _start(self, copies: np.ndarray) -> None:
+        self._arrived[copies] = False
+
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._move(np.where(self._arrived, NOOP, actions))
+        arriving = (self.cells == self._targets) & ~self._arrived
+        self._arrived |= arriving
+        rewards = np.where(arriving, self._goal_reward, self._step_reward)
+        all_arrived = np.logical_and.reduce(self._arrived, axis=1)[:, None]
+        return rewards, arriving if self._leave else all_arrived
+
+    def _write_views(self, out: np.ndarray) -> None:
+        out[...] = _POSITIONS.take(self.cells.T, axis=0)
+
+    def state(self) -> np.ndarray:
+        """Global state: float32, (num_envs, 3 n_agents + 1)."""
+        positions = _POSITIONS[self.cells].reshape(self.num_envs, -1)
+        return np.concatenate([positions, self._arrived, self._clock()[:, None]], axis=1, dtype=np.float32)
+
+    def _things(self) -> list[str]:
+        agents = {cell: str(agent) for agent, cell in enumerate(self.cells[0].tolist())}
+        return self._rows([agents.get(cell, ".") for cell in range(len(_POSITIONS))])
+
+
+def parallel_env(
+    render_mode: str | None = None,
+    n_agents: int = 4,
+    step_cost: float = -0.1,
+    goal_reward: float = 5.0,
+    max_cycles: int = 50,
+    finished_agents: str = "pay",
+    clock: bool = False,
+    full_observability: bool = False,
+    team_reward: bool = False,
+) -> CoreParallelEnv:
+    """
+    Make Switch as a PettingZoo parallel environment. The rules are in the module's text.
+
+    :param render_mode: ``"human"``, ``"rgb_array"``, ``"ansi"`` or ``None``
+    :param n_agents: 2, 3 or 4
+    :param step_cost: reward of every step but that of arrival, for each agent
+    :param goal_reward: reward of the step of arrival
+    :param max_cycles: steps after which the episode is truncated
+    :param finished_agents: ``"pay"``: agents at their target go on paying until all have arrived; ``"leave"``: they terminate
+    :param clock: append step / max_cycles to every agent's observation
+    :param full_observability: give every agent the observations of all, in id order
+    :param team_reward: give every live agent the sum of the live agents' rewards
+    :raises ValueError: on an invalid option; names it and says what is valid
+    """
+    options = SwitchOptions(
+        n_agents=n_agents,
+        step_cost=step_cost,
+        goal_reward=goal_reward,
+        max_cycles=max_cycles,
+        finished_agents=finished_agents,
+        clock=clock,
+        full_observability=full_observability,
+        team_reward=team_reward,
+    )
+    return CoreParallelEnv(SwitchCore(1, options), render_mode)
+
+
+def env(**options: Any) -> AECEnv[str, np.ndarray, Any]:
+    """Make Switch as a PettingZoo AEC environment; options as for :func:`parallel_env`."""
+    return parallel_to_aec(parallel_env(**options))

@@ -1,0 +1,160 @@
+"""Playing whole episodes with a model and summing up what every agent earned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_matrl.evaluation.random_streams import isolated_random_streams
+from sb3_matrl.evaluation.statistics import mean_confidence_interval
+from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+
+
+class JointPredictor(Protocol):
+    """Anything that chooses actions for all agents: a trained ``MATRL`` model, a script, chance."""
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[dict[str, Any], Any]: ...
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """
+    What k episodes brought.
+
+    :param agents: the n agents, in the order of the columns of ``agent_returns``
+    :param returns: team return of each episode (undiscounted sum over agents and steps), shape (k,)
+    :param agent_returns: return of every agent in each episode, shape (k, n)
+    :param lengths: steps of each episode, shape (k,)
+    """
+
+    agents: tuple[str, ...]
+    returns: np.ndarray
+    agent_returns: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def n_episodes(self) -> int:
+        return len(self.returns)
+
+    @property
+    def mean(self) -> float:
+        """Mean team return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the team return over episodes (as ``numpy.std``, divided by k)."""
+        return float(self.returns.std())
+
+    @property
+    def mean_length(self) -> float:
+        """Mean number of steps of an episode."""
+        return float(self.lengths.mean())
+
+    @property
+    def agent_means(self) -> dict[str, float]:
+        """Mean return of every agent."""
+        return {agent: float(self.agent_returns[:, i].mean()) for i, agent in enumerate(self.agents)}
+
+    def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """
+        Student-t interval for the mean team return; it covers chance between episodes, not between training runs.
+
+        :param level: confidence, in (0, 1)
+        :return: lower and upper end; both nan for a single episode
+        """
+        return mean_confidence_interval(self.returns, level)
+
+
+def evaluate_policy(
+    model: JointPredictor,
+    env: VecEnv | Callable[..., Any] | str | Any,
+    n_eval_episodes: int = 10,
+    deterministic: bool = False,
+    seed: int | None = None,
+    callback: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+) -> EvaluationResult:
+    """
+    Play ``n_eval_episodes`` whole episodes and record the undiscounted returns.
+
+    With several copies the episodes are shared out beforehand, as in SB3's function of this name: copy by copy a fixed
+    number, so that short episodes are not counted more often than long ones.
+
+    Agents trained with a stochastic policy may jam when played greedily: ``deterministic=False`` is the default.
+
+    :param model: has MATRL's ``predict``
+    :param env: a :class:`JointVecEnv`, wrapped or not; or whatever :func:`make_joint_vec_env` takes: then one copy is made,
+        and closed in the end
+    :param n_eval_episodes: at least 1
+    :param deterministic: greedy actions instead of sampled ones
+    :param seed: of the environment and of the sampled actions. The global random streams are then as they were once
+        this function returns. Without a seed they are used, and the environment goes on with its own streams.
+    :param callback: called with ``locals()`` and ``globals()`` after every joint step
+    :return: episodes in the order of their copies, and within a copy in the order played
+    :raises ValueError: when ``n_eval_episodes`` is less than 1
+    """
+    if n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}")
+    if not isinstance(env, VecEnv):
+        made = make_joint_vec_env(env)
+        try:
+            return evaluate_policy(model, made, n_eval_episodes, deterministic, seed, callback)
+        finally:
+            made.close()
+    agents = _agents(env)
+    streams: AbstractContextManager[None] = nullcontext()
+    if seed is not None:
+        env.seed(seed)
+        streams = isolated_random_streams(seed)
+    with streams:
+        return _summary(_play(model, env, n_eval_episodes, deterministic, callback), agents)
+
+
+def _play(
+    model: JointPredictor,
+    env: VecEnv,
+    n_eval_episodes: int,
+    deterministic: bool,
+    callback: Callable[[dict[str, Any], dict[str, Any]], None] | None,
+) -> list[dict[str, Any]]:
+    """The ``infos["episode"]`` of the episodes that count, copy by copy."""
+    targets = [(n_eval_episodes + copy) // env.num_envs for copy in range(env.num_envs)]
+    episodes: list[list[dict[str, Any]]] = [[] for _ in targets]
+    observations: Any = env.reset()
+    state, episode_start = None, np.ones(env.num_envs, dtype=bool)
+    while any(len(done) < target for done, target in zip(episodes, targets, strict=True)):
+        actions, state = model.predict(observations, state=state, episode_start=episode_start, deterministic=deterministic)
+        observations, _, dones, infos = env.step(actions)  # type: ignore[arg-type]
+        episode_start = np.asarray(dones, dtype=bool)
+        for copy in np.flatnonzero(episode_start):
+            if len(episodes[copy]) < targets[copy]:
+                episodes[copy].append(infos[copy]["episode"])
+        if callback is not None:
+            callback(locals(), globals())
+    return [episode for done in episodes for episode in done]
+
+
+def _agents(env: VecEnv) -> tuple[str, ...]:
+    if not isinstance(env.unwrapped, JointVecEnv):
+        raise ValueError(f"evaluate_policy wants a JointVecEnv, got a {type(env.unwrapped).__name__}")
+    return tuple(env.unwrapped.agents)
+
+
+def _summary(episodes: list[dict[str, Any]], agents: tuple[str, ...]) -> EvaluationResult:
+    return EvaluationResult(
+        agents=agents,
+        returns=np.array([episode["r"] for episode in episodes], dtype=np.float64),
+        agent_returns=np.array([[episode["agents"][agent] for agent in agents] for episode in episodes], dtype=np.float64),
+        lengths=np.array([episode["l"] for episode in episodes], dtype=np.int64),
+    )

@@ -1,0 +1,60 @@
+"""Intervals for means of a few independent numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def mean_confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """
+    Student-t interval for the mean: ``mean -+ t * s / sqrt(k)`` with k - 1 degrees of freedom.
+
+    :param values: k independent observations, shape (k,)
+    :param level: probability that such an interval holds the true mean, in (0, 1)
+    :return: lower and upper end; both nan with fewer than two observations
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return math.nan, math.nan
+    margin = student_t_quantile(level, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - margin), float(values.mean() + margin)
+
+
+def student_t_quantile(level: float, degrees: int) -> float:
+    """
+    The t with P(abs(T) < t) = level for Student's distribution, by bisection on its exact probability.
+
+    :param level: two-sided probability, in (0, 1)
+    :param degrees: degrees of freedom, a positive integer
+    :return: e.g. 12.706 for level 0.95 and one degree of freedom
+    :raises ValueError: when an argument is out of its range
+    """
+    if not 0.0 < level < 1.0 or degrees < 1:
+        raise ValueError(f"level must lie in (0, 1) and degrees be at least 1, got {level} and {degrees}")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _central_probability(middle, degrees) < level:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+def _central_probability(theta: float, degrees: int) -> float:
+    """
+    P(abs(T) < sqrt(degrees) * tan(theta)), a finite sum for integer degrees.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 (odd) and 26.7.4 (even).
+    """
+    sine, cosine = math.sin(theta), math.cos(theta)
+    odd = degrees % 2
+    # Odd: cos, 2/3 cos^3, 2*4/(3*5) cos^5, ...; even: 1, 1/2 cos^2, 1*3/(2*4) cos^4, ...
+    term = cosine if odd else 1.0
+    total = 0.0
+    for k in range(2 + odd, degrees + 1, 2):
+        total += term
+        term *= (k - 1) / k * cosine**2
+    return (theta + sine * total) * 2 / math.pi if odd else sine * total

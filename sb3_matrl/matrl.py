@@ -1,0 +1,617 @@
+"""MATRL as an SB3 algorithm: several on-policy learners, one environment, one update."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sb3_matrl.common.archive import read_archive, write_archive
+from sb3_matrl.common.argument_codec import Unsaved, argument_from_json, argument_to_json
+from sb3_matrl.common.logger import AgentLogger
+from sb3_matrl.common.space_codec import space_from_json, space_to_json
+from sb3_matrl.common.suggest import did_you_mean
+from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, MATRLCoordinator
+from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, per_agent
+from sb3_matrl.report import MetaGameReport
+from sb3_matrl.rollout import Position, collect_rollout
+from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+
+SelfMATRL = TypeVar("SelfMATRL", bound="MATRL")
+
+# Arguments of SB3's learners that may differ per agent, and with which agents' learners are built.
+_LEARNER_ARGUMENTS = (
+    "learning_rate",
+    "batch_size",
+    "n_epochs",
+    "gamma",
+    "gae_lambda",
+    "clip_range",
+    "clip_range_vf",
+    "normalize_advantage",
+    "ent_coef",
+    "vf_coef",
+    "max_grad_norm",
+    "use_sde",
+    "sde_sample_freq",
+    "rollout_buffer_class",
+    "rollout_buffer_kwargs",
+    "target_kl",
+    "policy_kwargs",
+)
+# MATRL's argument -> the best response's, likewise per agent.
+_BEST_RESPONSE_ARGUMENTS = {
+    "br_learning_rate": "learning_rate",
+    "br_n_epochs": "n_epochs",
+    "batch_size": "batch_size",
+    "clip_range": "clip_range",
+    "br_clip_range": "weight_clip_range",
+    "clip_range_vf": "clip_range_vf",
+    "normalize_advantage": "normalize_advantage",
+    "ent_coef": "ent_coef",
+    "vf_coef": "vf_coef",
+    "br_kl_coef": "kl_coef",
+    "max_grad_norm": "max_grad_norm",
+    "target_kl": "target_kl",
+}
+# Where a function cannot be saved, a loaded model can still act.
+_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "br_learning_rate")
+
+
+class MATRL(BaseAlgorithm):
+    """
+    Multi-agent trust region learning (Wen et al.): every agent is an SB3 on-policy learner; after each joint rollout
+    they predict their next policies independently, solve the meta-game between current and predicted policies, mix the
+    two by its equilibrium, and best-respond to the others' mixtures.
+
+    The arguments up to ``device`` have the names, order and meaning of SB3's PPO. Those marked (*) may also be a dict
+    keyed by agent. An argument that a learner class does not have is not passed to it; ``None`` leaves the learner's
+    default.
+
+    :param policy: (*) name (``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``) or class of the policy
+    :param env: factory of a PettingZoo ``ParallelEnv``, such an env, an id (``"checkers_v0"``, ``"module:callable"``), or a
+        ``JointVecEnv``
+    :param learning_rate: (*) of the learners; a number or a function of the remaining progress
+    :param n_steps: steps per env copy between two updates
+    :param batch_size: (*) minibatch size, of the learners and of the best response
+    :param n_epochs: (*) of the predicted step
+    :param gamma: (*) discount factor
+    :param gae_lambda: (*) of generalised advantage estimation
+    :param clip_range: (*) clip of an agent's own ratio, in its learner and in its best response
+    :param clip_range_vf: (*) clip of the value update; ``None`` for no clip
+    :param normalize_advantage: (*) normalise advantages per minibatch
+    :param ent_coef: (*) weight of the entropy bonus, of the learners and of the best response
+    :param vf_coef: (*) weight of the value loss, likewise
+    :param max_grad_norm: (*) gradient clipping, likewise
+    :param use_sde: (*) generalised state-dependent exploration
+    :param sde_sample_freq: (*) see SB3
+    :param rollout_buffer_class: (*) see SB3
+    :param rollout_buffer_kwargs: (*) see SB3
+    :param target_kl: (*) stop a step's epochs at 1.5 times this KL, in the learners and in the best response
+    :param stats_window_size: episodes over which rollout statistics are averaged
+    :param tensorboard_log: folder of TensorBoard logs
+    :param policy_kwargs: (*) arguments of the policy
+    :param verbose: 0 silent, 1 information, 2 debug
+    :param seed: every random draw follows from it: SB3's and torch's as ``set_random_seed(seed)``, the env copies and the
+        coordinator from generators spawned from it
+    :param device: of the networks
+    :param _init_setup_model: build the networks at once
+
+    :param n_envs: copies of the env; a ``JointVecEnv`` has its own number
+    :param env_kwargs: arguments of the env factory
+    :param vec_env: ``"auto"``, ``"batched"``, ``"dummy"`` or ``"subproc"``, see :func:`make_joint_vec_env`
+    :param learner_class: (*) SB3 or sb3-contrib on-policy algorithm
+    :param learner_kwargs: (*) arguments that this class has beside the ones above
+    :param metagame: solve the meta-game; ``False`` takes the predicted policies as they are (rho = 0)
+    :param best_response: take best-response steps; ``False`` ends the iteration with the mixtures
+    :param solver: of the meta-game, see :func:`sb3_matrl.metagame.solve`
+    :param selection: ``"random"``, ``"welfare"`` or ``"progress"`` where there are several equilibria
+    :param aggregation: ``"parameters"`` or ``"distill"``: how a mixture gets network parameters
+    :param best_response_start: ``"aggregated"``, ``"current"`` or ``"predicted"``
+    :param br_learning_rate: (*) of the best response; ``None`` for ``learning_rate``
+    :param br_n_epochs: (*) of the best response
+    :param br_clip_range: (*) clip of the importance weight of the others' policies; ``None`` for no clip
+    :param br_kl_coef: (*) weight of KL(pi || pi_theta) in the best response
+    :param payoff_clip_range: clip of the meta-game's ratios; ``None`` for no clip
+    :param distill_steps: Adam steps of ``aggregation="distill"``
+    :raises ValueError: if an argument or the env is not usable; the message says what to do
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPO.policy_aliases
+
+    agents: dict[str, OnPolicyAlgorithm]
+    coordinator: MATRLCoordinator
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy] | Mapping[str, str | type[ActorCriticPolicy]],
+        env: Any,
+        learning_rate: float | Schedule | Mapping[str, float | Schedule] = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int | Mapping[str, int] = 64,
+        n_epochs: int | Mapping[str, int] = 10,
+        gamma: float | Mapping[str, float] = 0.99,
+        gae_lambda: float | Mapping[str, float] = 0.95,
+        clip_range: float | Schedule | Mapping[str, float | Schedule] = 0.2,
+        clip_range_vf: float | Schedule | Mapping[str, float | Schedule | None] | None = None,
+        normalize_advantage: bool | Mapping[str, bool] = True,
+        ent_coef: float | Mapping[str, float] = 0.0,
+        vf_coef: float | Mapping[str, float] = 0.5,
+        max_grad_norm: float | Mapping[str, float] = 0.5,
+        use_sde: bool | Mapping[str, bool] = False,
+        sde_sample_freq: int | Mapping[str, int] = -1,
+        rollout_buffer_class: type | Mapping[str, type | None] | None = None,
+        rollout_buffer_kwargs: Mapping[str, Any] | None = None,
+        target_kl: float | Mapping[str, float | None] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        n_envs: int = 1,
+        env_kwargs: Mapping[str, Any] | None = None,
+        vec_env: str = "auto",
+        learner_class: type[OnPolicyAlgorithm] | Mapping[str, type[OnPolicyAlgorithm]] = PPO,
+        learner_kwargs: Mapping[str, Any] | None = None,
+        metagame: bool = True,
+        best_response: bool = True,
+        solver: str = "auto",
+        selection: str = "random",
+        aggregation: str = "parameters",
+        best_response_start: str = "aggregated",
+        br_learning_rate: float | Schedule | Mapping[str, float | Schedule] | None = None,
+        br_n_epochs: int | Mapping[str, int] = 5,
+        br_clip_range: float | Mapping[str, float | None] | None = 0.2,
+        br_kl_coef: float | Mapping[str, float] = 0.0,
+        payoff_clip_range: float | None = 0.2,
+        distill_steps: int = 10,
+    ) -> None:
+        given = dict(locals())
+        # The arguments as given: what save() stores and what the learners are built from.
+        self.arguments = {name: given[name] for name in _constructor_arguments()}
+        # SB3's base class would want one policy and one learning rate; the learners have their own.
+        super().__init__(
+            policy=ActorCriticPolicy,
+            env=None,
+            learning_rate=learning_rate,  # type: ignore[arg-type]
+            policy_kwargs=None,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        self.n_steps = n_steps
+        self.report: MetaGameReport | None = None
+        self._alive: np.ndarray | None = None
+        self._config = CoordinatorConfig(
+            metagame, best_response, solver, selection, aggregation, best_response_start, payoff_clip_range, distill_steps
+        )
+        if n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+        if env is not None:
+            self._attach(self._make_env(env))
+        if _init_setup_model:
+            if env is None:
+                raise ValueError("MATRL needs an env: a ParallelEnv factory, an env, an id or a JointVecEnv")
+            self._setup_model()
+
+    # ------------------------------------------------------------------ set-up
+
+    def _make_env(self, env: Any) -> VecEnv:
+        if isinstance(env, VecEnvWrapper) and isinstance(env.unwrapped, JointVecEnv):
+            return env
+        arguments = self.arguments
+        # A JointVecEnv has its own number of copies; 1 is the default and no conflict.
+        n_envs = None if isinstance(env, JointVecEnv) and arguments["n_envs"] == 1 else arguments["n_envs"]
+        return make_joint_vec_env(
+            env,
+            n_envs=env.num_envs if n_envs is None else n_envs,
+            vec_env=arguments["vec_env"],
+            env_kwargs=arguments["env_kwargs"],
+        )
+
+    def _attach(self, env: VecEnv) -> None:
+        joint = env.unwrapped
+        assert isinstance(joint, JointVecEnv)
+        self.env = env
+        self._set_spaces(joint.observation_spaces, joint.action_spaces, env.num_envs)
+
+    def _set_spaces(
+        self, observation_spaces: Mapping[str, spaces.Space[Any]], action_spaces: Mapping[str, spaces.Space[Any]], n_envs: int
+    ) -> None:
+        # Pairs, because gymnasium sorts a plain dict by key.
+        self.observation_space = spaces.Dict(list(observation_spaces.items()))
+        self.action_space = spaces.Dict(list(action_spaces.items()))
+        self.possible_agents = list(observation_spaces)
+        self.n_envs = n_envs
+
+    def _setup_model(self) -> None:
+        self._check_accepted()
+        self.set_random_seed(self.seed)
+        self.agents = {agent: self._build_learner(agent) for agent in self.possible_agents}
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed).spawn(1)[0])
+        responses = {agent: self._best_response_arguments(agent) for agent in self.agents}
+        self.coordinator = MATRLCoordinator(self.agents, self._config, responses, rng)
+
+    def _argument(self, name: str, agent: str) -> Any:
+        return per_agent(name, self.arguments[name], self.possible_agents)[agent]
+
+    def _check_accepted(self) -> None:
+        """Refuse an argument that was set but that no learner, nor the best response, would read."""
+        classes = per_agent("learner_class", self.arguments["learner_class"], self.possible_agents).values()
+        accepted = set().union(*(accepted_arguments(cls) for cls in classes)) | set(_BEST_RESPONSE_ARGUMENTS)
+        defaults = _constructor_arguments()
+        for name in _LEARNER_ARGUMENTS:
+            if name not in accepted and self.arguments[name] != defaults[name]:
+                raise ValueError(f"{name} is no argument of {', '.join(sorted({cls.__name__ for cls in classes}))}: leave it out")
+
+    def _build_learner(self, agent: str) -> OnPolicyAlgorithm:
+        arguments = {name: self._argument(name, agent) for name in _LEARNER_ARGUMENTS}
+        arguments |= {"n_steps": self.n_steps, "device": self.device, "stats_window_size": self._stats_window_size}
+        if arguments["policy_kwargs"] is not None:
+            arguments["policy_kwargs"] = dict(arguments["policy_kwargs"])  # SB3 writes into it
+        observation_space, action_space = self.observation_space[agent], self.action_space[agent]  # type: ignore[index]
+        return build_learner(
+            self._argument("learner_class", agent),
+            self._argument("policy", agent),
+            SpacesVecEnv(self.n_envs, observation_space, action_space),
+            arguments,
+            self._argument("learner_kwargs", agent),
+        )
+
+    def _best_response_arguments(self, agent: str) -> BestResponseArguments:
+        values = {theirs: self._argument(ours, agent) for ours, theirs in _BEST_RESPONSE_ARGUMENTS.items()}
+        if values["learning_rate"] is None:
+            values["learning_rate"] = self._argument("learning_rate", agent)
+        return BestResponseArguments(**values)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """
+        Go on in another environment with the same agents and spaces.
+
+        :param env: as in the constructor
+        :param force_reset: begin with fresh episodes
+        :raises ValueError: if agents, spaces or the number of copies differ
+        """
+        new = self._make_env(env)
+        joint = new.unwrapped
+        assert isinstance(joint, JointVecEnv)
+        self._check_spaces(joint)
+        if new.num_envs != self.n_envs:
+            raise ValueError(f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()")
+        self.env = new
+        if force_reset:
+            self._last_obs = None
+
+    def _check_spaces(self, env: JointVecEnv) -> None:
+        if list(env.agents) != self.possible_agents:
+            raise ValueError(f"the env's agents are {env.agents}, the model's {self.possible_agents}: it is another environment")
+        for kind, ours, theirs in (
+            ("observation", self.observation_space, env.observation_spaces),
+            ("action", self.action_space, env.action_spaces),
+        ):
+            for agent in self.possible_agents:
+                if ours[agent] != theirs[agent]:  # type: ignore[index]
+                    raise ValueError(
+                        f"{agent}'s {kind} space is {theirs[agent]} in the env and {ours[agent]} in the model: "  # type: ignore[index]
+                        "it is another environment, or the same one with other arguments (env_kwargs)"
+                    )
+
+    # ------------------------------------------------------------------ training
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "MATRL",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.env is None:
+            raise ValueError("this model has no env to learn in: pass one to MATRL.load or to set_env")
+        fresh = reset_num_timesteps or self._last_obs is None
+        total_timesteps, callback = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if fresh:
+            self._alive = self.env.alive.copy()  # type: ignore[attr-defined]
+            self._last_episode_starts = np.ones_like(self._alive)
+        for agent, learner in self.agents.items():
+            learner.set_logger(AgentLogger(self.logger, agent))
+        return total_timesteps, callback
+
+    def learn(
+        self: SelfMATRL,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "MATRL",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMATRL:
+        """
+        Train all agents.
+
+        :param total_timesteps: joint environment steps, over all copies
+        :param callback: SB3 callback(s); after every update ``model.report`` holds the iteration's numbers
+        :param log_interval: iterations between two dumps of the logger; ``None`` for never
+        :param tb_log_name: name of the TensorBoard run
+        :param reset_num_timesteps: begin counting anew; ``False`` continues
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: the model
+        """
+        iteration = 0
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            start = time.perf_counter()
+            if not self.collect_rollouts(callback):
+                break
+            self.logger.record("time/collect_seconds", time.perf_counter() - start)
+            iteration += 1
+            self.train(total_timesteps)
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs(iteration)
+        callback.on_training_end()
+        return self
+
+    def collect_rollouts(self, callback: BaseCallback) -> bool:
+        """
+        Fill the agents' rollout buffers with one joint rollout.
+
+        :return: False if the callback asked to stop
+        """
+        assert self.env is not None and self._alive is not None
+
+        def on_step(seen: dict[str, Any]) -> bool:
+            self.num_timesteps += self.n_envs
+            callback.update_locals(seen)
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(seen["infos"], seen["dones"])
+            return True
+
+        callback.on_rollout_start()
+        position = Position(self._last_obs, self._last_episode_starts, self._alive)  # type: ignore[arg-type]
+        position, complete = collect_rollout(self.env, self.agents, position, self.n_steps, on_step)
+        self._last_obs, self._last_episode_starts = position.observations, position.episode_starts
+        self._alive = position.alive
+        if complete:
+            callback.on_rollout_end()
+        return complete
+
+    def train(self, total_timesteps: int | None = None) -> None:
+        """
+        One update of all agents from the rollouts in their buffers; the numbers go to ``report`` and to the logger.
+
+        :param total_timesteps: end of the training, for schedules; that of the last ``learn`` by default
+        """
+        total = total_timesteps or self._total_timesteps
+        self._update_current_progress_remaining(self.num_timesteps, total)
+        for learner in self.agents.values():
+            learner.num_timesteps, learner._total_timesteps = self.num_timesteps, total
+            learner._update_current_progress_remaining(self.num_timesteps, total)
+        self.report = self.coordinator.update(self._current_progress_remaining)
+        self._n_updates += 1
+        for key, value in self.report.scalars().items():
+            self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the logger's values, with those of the latest episodes (returns are summed over agents)."""
+        assert self.ep_info_buffer is not None
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        if len(self.ep_info_buffer) > 0:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+            for agent in self.agents:
+                mean = safe_mean([info["agents"][agent] for info in self.ep_info_buffer])
+                self.logger.record(f"{agent}/rollout/ep_rew_mean", mean)
+        self.logger.record("time/iterations", iteration, exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    # ------------------------------------------------------------------ acting
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+        """
+        Actions for some or all agents, for one env or a batch of envs.
+
+        :param observation: agent -> observation, with or without a leading batch axis; only the agents that are to act
+        :param state: agent -> recurrent state, as returned by the previous call
+        :param episode_start: bool (batch,), for recurrent policies
+        :param deterministic: most likely actions instead of sampled ones
+        :return: agent -> action, and the next recurrent states (``None`` without any)
+        :raises ValueError: if an agent is unknown, or an observation does not fit its space
+        """
+        if not isinstance(observation, Mapping):
+            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
+        actions, states = {}, {}
+        for agent, value in observation.items():
+            if agent not in self.agents:
+                raise ValueError(f"agent {agent!r} is unknown{did_you_mean(agent, self.agents)} Known: {', '.join(self.agents)}")
+            previous = None if state is None else state.get(agent)
+            actions[agent], states[agent] = self.agents[agent].predict(value, previous, episode_start, deterministic)
+        return actions, None if all(value is None for value in states.values()) else states
+
+    # ------------------------------------------------------------------ files
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """agent -> state dicts: the learner's own (policy, optimisers) and the best response's optimiser."""
+        optimizers = self.coordinator.optimizers
+        return {
+            agent: {**learner.get_parameters(), "best_response.optimizer": optimizers[agent].state_dict()}
+            for agent, learner in self.agents.items()
+        }
+
+    def set_parameters(  # type: ignore[override]
+        self, load_path_or_dict: str | Path | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
+    ) -> None:
+        """
+        Load parameters.
+
+        :param load_path_or_dict: a saved model, or what :meth:`get_parameters` returned
+        :param exact_match: want all agents, and every part of each
+        :param device: where the tensors go first
+        :raises ValueError: if agents are missing or unknown
+        """
+        if isinstance(load_path_or_dict, (str, Path)):
+            documents, tensors = read_archive(_zip_path(load_path_or_dict))
+            given: Mapping[str, Mapping[str, Any]] = _agent_tensors(documents, tensors)
+        else:
+            given = load_path_or_dict
+        unknown_agents = [agent for agent in given if agent not in self.agents]
+        missing = [agent for agent in self.agents if agent not in given] if exact_match else []
+        if unknown_agents or missing:
+            raise ValueError(f"parameters of unknown agents {unknown_agents}, or without those of {missing}; known: {list(self.agents)}")
+        for agent, parameters in given.items():
+            own = {name: value for name, value in parameters.items() if name != "best_response.optimizer"}
+            self.agents[agent].set_parameters(own, exact_match=exact_match, device=device)
+            if "best_response.optimizer" in parameters:
+                self.coordinator.optimizers[agent].load_state_dict(parameters["best_response.optimizer"])
+
+    def save(self, path: str | Path) -> None:  # type: ignore[override]
+        """
+        Save the model: a zip of JSON and weights-only tensors, written atomically.
+
+        A single agent is saved by ``model.agents[name].save(path)``, as plain SB3.
+
+        :param path: ``.zip`` is added where there is no suffix
+        """
+        document = {
+            "agents": self.possible_agents,
+            "n_envs": self.n_envs,
+            "observation_spaces": [space_to_json(self.observation_space[agent]) for agent in self.possible_agents],  # type: ignore[index]
+            "action_spaces": [space_to_json(self.action_space[agent]) for agent in self.possible_agents],  # type: ignore[index]
+            "arguments": {name: argument_to_json(value) for name, value in self.arguments.items()},
+            "num_timesteps": self.num_timesteps,
+            "total_timesteps": self._total_timesteps,
+            "n_updates": self._n_updates,
+            "learner_n_updates": [learner._n_updates for learner in self.agents.values()],
+            "coordinator_rng": self.coordinator.rng.bit_generator.state,
+        }
+        tensors = {f"agents/{i}": parameters for i, parameters in enumerate(self.get_parameters().values())}
+        write_archive(_zip_path(path), {"model": document}, tensors)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfMATRL],
+        path: str | Path,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SelfMATRL:
+        """
+        Load a model; nothing in the file is executed.
+
+        :param path: of the file, with or without ``.zip``
+        :param env: to go on training: as in the constructor; ``None`` for a model that only acts
+        :param device: of the networks
+        :param custom_objects: argument name -> value for what a file cannot hold (functions, classes of your own)
+        :param kwargs: constructor arguments to change, e.g. ``n_envs``
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is not one of ours, is damaged, of a newer format or of another environment
+        """
+        documents, tensors = read_archive(_zip_path(path))
+        try:
+            document = documents["model"]
+            agents = list(document["agents"])
+            observation_spaces = dict(zip(agents, map(space_from_json, document["observation_spaces"]), strict=True))
+            action_spaces = dict(zip(agents, map(space_from_json, document["action_spaces"]), strict=True))
+            arguments = _restore_arguments(document["arguments"], dict(custom_objects or {}), kwargs)
+            counters = {name: document[name] for name in ("num_timesteps", "total_timesteps", "n_updates", "learner_n_updates")}
+            generator_state = document["coordinator_rng"]
+            n_envs = int(kwargs.get("n_envs", document["n_envs"]))
+        except KeyError as error:
+            raise ValueError(f"{path} is damaged: it lacks {error}") from error
+        arguments |= {"device": device, "n_envs": n_envs, "_init_setup_model": False}
+        if isinstance(env, VecEnv):
+            n_envs = arguments["n_envs"] = env.num_envs
+        model = cls(env=None, **arguments)
+        model._set_spaces(observation_spaces, action_spaces, n_envs)
+        if env is not None:
+            model.set_env(env)
+        model._setup_model()
+        model.set_parameters(_agent_tensors(documents, tensors), device=device)
+        model.num_timesteps, model._total_timesteps = counters["num_timesteps"], counters["total_timesteps"]
+        model._n_updates = counters["n_updates"]
+        for learner, n_updates in zip(model.agents.values(), counters["learner_n_updates"], strict=True):
+            learner._n_updates, learner.num_timesteps = n_updates, model.num_timesteps
+        model.coordinator.rng.bit_generator.state = generator_state
+        return model
+
+
+def _constructor_arguments() -> dict[str, Any]:
+    """Name -> default of the arguments that make up a model (not its env, device or building)."""
+    skipped = ("self", "env", "device", "_init_setup_model")
+    parameters = inspect.signature(MATRL.__init__).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name not in skipped}
+
+
+def _zip_path(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix else path.with_suffix(".zip")
+
+
+def _agent_tensors(documents: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {agent: tensors[f"agents/{i}"] for i, agent in enumerate(documents["model"]["agents"])}
+
+
+def _restore_arguments(
+    stored: Mapping[str, Any], custom_objects: Mapping[str, Any], changed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The constructor's arguments from a file, with what the caller changes or supplies."""
+    defaults = _constructor_arguments()
+    for name in [*custom_objects, *changed]:
+        if name not in defaults:
+            raise ValueError(f"{name!r} is no argument of MATRL{did_you_mean(name, defaults)}")
+    given = {**custom_objects, **changed}
+    arguments = {name: given.get(name, argument_from_json(value)) for name, value in stored.items() if name in defaults}
+    for name, value in arguments.items():
+        lost = _find_unsaved(value)
+        if lost is None:
+            continue
+        hint = f"pass custom_objects={{{name!r}: ...}}"
+        if name not in _SCHEDULES:
+            raise ValueError(f"{name} holds {lost.text}, which a file cannot hold: {hint}")
+        warnings.warn(f"{name} was the function {lost.text}, which is not saved: to go on training, {hint}", stacklevel=3)
+        arguments[name] = defaults[name]
+    return arguments | given
+
+
+def _find_unsaved(value: Any) -> Unsaved | None:
+    if isinstance(value, Unsaved):
+        return value
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return next((lost for lost in map(_find_unsaved, items) if lost is not None), None)

@@ -1,0 +1,17 @@
+"""Two strategies per agent, current and predicted: payoffs from one rollout, equilibria, stability."""
+
+from sb3_matrl.metagame.game import MetaGame
+from sb3_matrl.metagame.solvers import METHODS, SELECTIONS, Solution, solve
+from sb3_matrl.metagame.stability import classify, eigenvalues, fixed_point_type, improvement_lower_bound
+
+__all__ = [
+    "METHODS",
+    "SELECTIONS",
+    "MetaGame",
+    "Solution",
+    "classify",
+    "eigenvalues",
+    "fixed_point_type",
+    "improvement_lower_bound",
+    "solve",
+]

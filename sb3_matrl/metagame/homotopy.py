@@ -1,0 +1,95 @@
+"""A path that leads to an equilibrium of any generic game: the last resort where local methods stall."""
+
+import numpy as np
+
+from sb3_matrl.metagame.incentives import Incentives
+from sb3_matrl.metagame.payoffs import Array
+
+_FIRST_STEP = 0.05
+_LONGEST_STEP = 0.4
+_SHORTEST_STEP = 1e-9
+_CORRECTIONS = 5
+_ACCURACY = 1e-7
+#: The path has arrived when t is this close to 1.
+_ARRIVED = 1e-9
+#: A bend of more than this between two tangents (cosine) means that the step was too long.
+_STRAIGHT = 0.8
+
+
+def trace(incentives: Incentives, max_steps: int) -> Array:
+    """
+    Follow the equilibria of barrier-perturbed games from the centre to an equilibrium.
+
+    Agent i's payoff plus mu (log rho_i + log(1 - rho_i)) has its maximum where gradient_i + mu (1/rho_i - 1/(1-rho_i)) = 0.
+    With mu = (1-t)/t and multiplied out this is the polynomial system
+
+        F(rho, t) = t rho (1-rho) gradient(rho) + (1-t) (1 - 2 rho) = 0.
+
+    At t = 0 its only solution is the centre; for a generic game the curve through it stays inside the cube and ends at t = 1
+    in an equilibrium. It may turn back in t, so it is followed by arc length: tangent predictor, Newton corrector on the
+    hyperplane, one Jacobian per step.
+
+    :param incentives: of any number of agents
+    :param max_steps: bound on predictor steps
+    :return: (n,) the end of the curve, to be polished; an intermediate point when the steps ran out
+    """
+    n = incentives.n_agents
+    point, tangent = np.append(np.full(n, 0.5), 0.0), np.append(np.zeros(n), 1.0)
+    step = _FIRST_STEP
+    for _ in range(max_steps):
+        moved = _advance(incentives, point, tangent, step)
+        if moved is None:
+            step *= 0.4
+            if step < _SHORTEST_STEP:
+                break
+            continue
+        reached = moved[0][-1]
+        if reached > 1.0 + _ARRIVED:
+            # Past the end: shorten the step by the secant rule until it lands there.
+            step *= (1.0 - point[-1]) / (reached - point[-1])
+            continue
+        point, tangent = moved
+        if point[-1] >= 1.0 - _ARRIVED:
+            break
+        step = min(1.6 * step, _LONGEST_STEP)
+    return np.clip(point[:-1], 0.0, 1.0)
+
+
+def _advance(incentives: Incentives, point: Array, tangent: Array, step: float) -> tuple[Array, Array] | None:
+    """:return: the next point on the curve and the tangent there; ``None`` when the step was too long"""
+    trial = point + step * tangent
+    bordered = np.vstack([_jacobian(incentives, trial), tangent])
+    last_row = np.zeros(len(point))
+    last_row[-1] = 1.0
+    try:
+        inverse = np.linalg.inv(bordered)
+    except np.linalg.LinAlgError:
+        return None
+    following = inverse @ last_row
+    following /= np.linalg.norm(following)
+    if following @ tangent < _STRAIGHT:
+        return None
+    for _ in range(_CORRECTIONS):
+        value = np.append(_system(incentives, trial), 0.0)
+        if np.abs(value).max() <= _ACCURACY:
+            break
+        trial = trial - inverse @ value
+    else:
+        return None
+    inside = np.all((trial[:-1] > 0.0) & (trial[:-1] < 1.0)) or trial[-1] >= 1.0
+    near = np.linalg.norm(trial - point) <= 2.0 * step
+    return (trial, following) if inside and near else None
+
+
+def _system(incentives: Incentives, point: Array) -> Array:
+    rho, t = point[:-1], point[-1]
+    return np.asarray(t * rho * (1.0 - rho) * incentives.gradient(rho[None])[0] + (1.0 - t) * (1.0 - 2.0 * rho))
+
+
+def _jacobian(incentives: Incentives, point: Array) -> Array:
+    """:return: (n, n + 1) derivative of the system in rho and t"""
+    rho, t = point[:-1], point[-1]
+    gradient, hessian = incentives.gradient(rho[None])[0], incentives.jacobian(rho[None])[0]
+    barrier = rho * (1.0 - rho)
+    in_rho = t * barrier[:, None] * hessian + np.diag(t * (1.0 - 2.0 * rho) * gradient - 2.0 * (1.0 - t))
+    return np.column_stack([in_rho, barrier * gradient - (1.0 - 2.0 * rho)])

@@ -1,0 +1,141 @@
+"""Find a Nash equilibrium of a meta-game: named methods, selection among equilibria, and the default that combines them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_matrl.common.suggest import unknown
+from sb3_matrl.metagame.dynamics import best_response
+from sb3_matrl.metagame.evolution import cmaes
+from sb3_matrl.metagame.exact import closed_form, enumerate_pure
+from sb3_matrl.metagame.game import MetaGame
+from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, Incentives, incentives_of, regrets
+from sb3_matrl.metagame.payoffs import MAX_DENSE_AGENTS, Array
+from sb3_matrl.metagame.support import enumerate_supports
+
+METHODS = ("auto", "enumeration", "closed-form", "support", "best-response", "cmaes")
+SELECTIONS = ("random", "welfare", "progress")
+#: Most agents for which a method applies.
+_LIMITS = {"enumeration": MAX_DENSE_AGENTS, "closed-form": 2, "support": 8}
+#: Payoff sums closer than this share of the scale count as equal in selection.
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Solution:
+    """
+    The outcome of :func:`solve`.
+
+    :param rho: (n,) weights on the CURRENT policies
+    :param nash_conv: NashConv at ``rho``, in the game's own payoffs
+    :param method: the method that produced ``rho`` (never "auto")
+    :param equilibria: (k, n) the equilibria that this method found: all pure ones for enumeration, all for closed form.
+        Empty when it found none; ``rho`` is then the best point that was seen.
+    """
+
+    rho: Array
+    nash_conv: float
+    method: str
+    equilibria: Array
+
+
+def solve(
+    game: MetaGame, method: str = "auto", selection: str = "random", rng: np.random.Generator | None = None
+) -> Solution:
+    """
+    Solve for a Nash equilibrium.
+
+    A point counts as an equilibrium when no agent gains more than 1e-9 by deviating, in units of that agent's largest
+    difference between its two strategies; ties within it are ties. Among several equilibria those with the fewest mixing
+    agents come first (a mixed one never where a pure one was found), then ``selection`` decides. In the game whose payoffs
+    are all equal every profile is an equilibrium; ``random`` then draws any pure one, the others return all-predicted.
+
+    :param game: the meta-game
+    :param method: ``enumeration`` (all pure equilibria, n <= 12), ``closed-form`` (all equilibria and end points of continua,
+        n <= 2), ``support`` (Newton per support, n <= 8), ``best-response`` (pure dynamics, then a mixed search, any n),
+        ``cmaes`` (the paper's, any n), or ``auto``: the cheapest exact one that applies, then the next until one succeeds;
+        the best point seen is returned. ``enumeration`` of a game without a pure equilibrium returns the pure profile of
+        least regret, with ``nash_conv > 0`` and no ``equilibria``.
+    :param selection: ``random`` (the paper), ``welfare`` (largest sum of payoffs) or ``progress`` (smallest sum of rho);
+        the latter two break ties by each other, then by order
+    :param rng: source of all random draws; ``None`` means a generator with a fixed seed, so that a call can be repeated
+    :return: the equilibrium and what was found
+    :raises ValueError: on an unknown method or selection, or a method that does not apply to this number of agents
+    """
+    if method not in METHODS:
+        raise ValueError(unknown("method", method, METHODS))
+    if selection not in SELECTIONS:
+        raise ValueError(unknown("selection", selection, SELECTIONS))
+    _require_applicable(method, game.n_agents)
+    rng = np.random.default_rng(0) if rng is None else rng
+    incentives = incentives_of(game)
+    if method == "auto":
+        return _first_success(game, incentives, _order(game.n_agents), selection, rng)
+    return _attempt(game, incentives, method, selection, rng)
+
+
+def _require_applicable(method: str, n_agents: int) -> None:
+    limit = _LIMITS.get(method)
+    if limit is not None and n_agents > limit:
+        raise ValueError(f"method {method!r} applies to at most {limit} agents, this game has {n_agents}; use 'auto'")
+
+
+def _order(n_agents: int) -> Sequence[str]:
+    """:return: the methods that ``auto`` tries, cheapest exact first"""
+    if n_agents <= _LIMITS["closed-form"]:
+        return ("closed-form",)
+    if n_agents > MAX_DENSE_AGENTS:
+        return ("best-response",)
+    order = ("enumeration", "support", "best-response", "cmaes")
+    return [name for name in order if n_agents <= _LIMITS.get(name, n_agents)]
+
+
+def _first_success(
+    game: MetaGame, incentives: Incentives, order: Sequence[str], selection: str, rng: np.random.Generator
+) -> Solution:
+    best: Solution | None = None
+    for name in order:
+        solution = _attempt(game, incentives, name, selection, rng)
+        if len(solution.equilibria):
+            return solution
+        if best is None or solution.nash_conv < best.nash_conv:
+            best = solution
+    assert best is not None
+    return best
+
+
+def _attempt(game: MetaGame, incentives: Incentives, method: str, selection: str, rng: np.random.Generator) -> Solution:
+    points = _points(incentives, method, rng)
+    found = regrets(points, incentives.gradient(points)).max(axis=1) <= TOLERANCE
+    equilibria = points[found]
+    rho = _select(game, equilibria if found.any() else points, selection, rng)
+    return Solution(rho=rho, nash_conv=game.nash_conv(rho), method=method, equilibria=equilibria)
+
+
+def _points(incentives: Incentives, method: str, rng: np.random.Generator) -> Array:
+    """:return: (k, n) what a method found, k >= 1"""
+    dense: dict[str, Callable[[DenseIncentives], Array]] = {"enumeration": enumerate_pure, "closed-form": closed_form}
+    if isinstance(incentives, DenseIncentives):
+        if method in dense:
+            return dense[method](incentives)
+        if method == "support":
+            return enumerate_supports(incentives, rng)
+    return cmaes(incentives, rng) if method == "cmaes" else best_response(incentives, rng)
+
+
+def _select(game: MetaGame, points: Array, selection: str, rng: np.random.Generator) -> Array:
+    """
+    :param points: (k, n) candidates
+    :return: (n,) one of those with the fewest mixing agents
+    """
+    mixing = np.sum((points > 0.0) & (points < 1.0), axis=1)
+    points = points[mixing == mixing.min()]
+    if selection == "random":
+        return np.asarray(points[rng.integers(len(points))])
+    # Rounded, so that the second criterion decides between equals.
+    unit = _TIE * max(game.scale, np.finfo(np.float64).tiny)
+    loss = np.round([-game.expected_payoffs(point).sum() / unit for point in points])
+    regress = np.round(points.sum(axis=1) / _TIE)
+    first, second = (loss, regress) if selection == "welfare" else (regress, loss)
+    return np.asarray(points[np.lexsort((second, first))[0]])

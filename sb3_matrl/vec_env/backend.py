@@ -1,0 +1,109 @@
+"""What :class:`~sb3_matrl.vec_env.joint.JointVecEnv` asks of whatever steps the copies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl.vec_env.spaces import AgentSpaces
+from sb3_matrl.vec_env.step import JointObservation
+
+# agent -> the env's own info
+AgentInfos = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """
+    The beginning of an episode in every copy.
+
+    :param observations: agent -> (num_envs, *shape); zeros where not ``alive``
+    :param alive: bool (num_envs, n_agents)
+    :param infos: copy -> agent -> the env's own info, nonempty ones only
+    """
+
+    observations: JointObservation
+    alive: np.ndarray
+    infos: dict[int, AgentInfos]
+
+
+@dataclass(frozen=True)
+class BackendStep:
+    """
+    One transition of all copies; finished copies have been reset.
+
+    The fields are those of :class:`~sb3_matrl.vec_env.step.JointStep`, except:
+
+    :param rewards: float64 (num_envs, n_agents)
+    :param infos: copy -> agent -> the env's own info of this step, nonempty ones only
+    :param reset_infos: the same of the reset that followed, for finished copies
+    """
+
+    observations: JointObservation
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    alive: np.ndarray
+    dones: np.ndarray
+    final_observations: JointObservation | None
+    infos: dict[int, AgentInfos]
+    reset_infos: dict[int, AgentInfos]
+
+
+class Backend(ABC):
+    """``num_envs`` copies of one multi-agent env that reset themselves."""
+
+    num_envs: int
+    agents: list[str]
+    observation_spaces: AgentSpaces
+    action_spaces: AgentSpaces
+    render_mode: str | None
+
+    @abstractmethod
+    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
+        """
+        Start a new episode in every copy.
+
+        :param seeds: per copy; ``None`` lets the copy's own random generator go on
+        :param options: per copy; an empty dict passes ``options=None`` to the env
+        """
+
+    @abstractmethod
+    def step_async(self, actions: dict[str, np.ndarray]) -> None:
+        """
+        Begin a joint step.
+
+        :param actions: agent -> (num_envs, *action shape) of the action space's dtype
+        """
+
+    @abstractmethod
+    def step_wait(self) -> BackendStep:
+        """Finish the joint step."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every copy's env; may be called again."""
+
+    @abstractmethod
+    def get_attr(self, name: str, copies: Sequence[int]) -> list[Any]:
+        """Attribute ``name`` of each of the copies' envs."""
+
+    @abstractmethod
+    def set_attr(self, name: str, value: Any, copies: Sequence[int]) -> None:
+        """Set attribute ``name`` of each of the copies' envs."""
+
+    @abstractmethod
+    def env_method(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], copies: Sequence[int]) -> list[Any]:
+        """Call method ``name`` of each of the copies' envs."""
+
+    @abstractmethod
+    def env_is_wrapped(self, wrapper_class: type[Any], copies: Sequence[int]) -> list[bool]:
+        """Whether each of the copies' envs has a wrapper of that class."""
+
+    @abstractmethod
+    def render(self, mode: str | None) -> Any:
+        """Draw copy 0."""

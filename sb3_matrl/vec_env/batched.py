@@ -1,0 +1,107 @@
+"""The backend that steps a batched core: all copies in one call, no per-copy Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl.envs.core import CoreParallelEnv, CoreStep
+from sb3_matrl.envs.rendering import Window
+from sb3_matrl.vec_env.backend import Backend, BackendStep, Start
+from sb3_matrl.vec_env.spaces import mask_rows
+from sb3_matrl.vec_env.step import JointObservation
+
+_NO_COPIES = (
+    "the copies of {env} are stepped as one batched world, so there is no separate env per copy to {what}; "
+    "make them with vec_env='dummy' or vec_env='subproc' for that"
+)
+
+
+class BatchedBackend(Backend):
+    """
+    Steps ``env``'s core with ``num_envs`` copies.
+
+    Attributes are read from ``env`` itself, which is never stepped.
+
+    :param env: the PettingZoo view of the core; it is closed with the backend
+    :param num_envs: number of copies
+    """
+
+    def __init__(self, env: CoreParallelEnv, num_envs: int) -> None:
+        self.env = env
+        self.core = env.make_core(num_envs)
+        self.num_envs = num_envs
+        self.agents = list(self.core.possible_agents)
+        self.observation_spaces = {agent: self.core.observation_spaces[agent] for agent in self.agents}
+        self.action_spaces = {agent: self.core.action_spaces[agent] for agent in self.agents}
+        self.render_mode = getattr(env, "render_mode", None)
+        self._actions: dict[str, np.ndarray] | None = None
+        self._window: Window | None = None
+        self._closed = False
+
+    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
+        """See :meth:`Backend.reset`; a core takes no options and ignores them, as its PettingZoo view does."""
+        if any(seed is not None for seed in seeds):
+            self.core.seed(list(seeds))
+        self.core.reset()
+        alive = self.core.alive.copy()
+        return Start(self._masked(self.core.observations(), alive), alive, {})
+
+    def step_async(self, actions: dict[str, np.ndarray]) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> BackendStep:
+        assert self._actions is not None, "step_async comes first"
+        joint_action = np.stack([self._actions[agent] for agent in self.agents], axis=1)
+        self._actions = None
+        step = self.core.step(joint_action)
+        final = self._final_observations(step)
+        dones = ~np.asarray(self.core.alive.any(axis=1))
+        if dones.any():
+            self.core.reset(dones)
+        alive = self.core.alive.copy()
+        observations = self._masked(self.core.observations(), alive)
+        return BackendStep(observations, step.rewards, step.terminated, step.truncated, alive, dones, final, {}, {})
+
+    def _final_observations(self, step: CoreStep) -> JointObservation | None:
+        ended = step.terminated | step.truncated
+        return self._masked(self.core.observations(), ended) if ended.any() else None
+
+    def _masked(self, observations: JointObservation, keep: np.ndarray) -> JointObservation:
+        """Zero the rows of agents that are not in ``keep`` (num_envs, n_agents)."""
+        if not keep.all():
+            for column, agent in enumerate(self.agents):
+                mask_rows(observations[agent], keep[:, column])
+        return {agent: observations[agent] for agent in self.agents}
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.env.close()
+            if self._window is not None:
+                self._window.close()
+
+    def get_attr(self, name: str, copies: Sequence[int]) -> list[Any]:
+        return [getattr(self.env, name) for _ in copies]
+
+    def set_attr(self, name: str, value: Any, copies: Sequence[int]) -> None:
+        raise NotImplementedError(_NO_COPIES.format(env=self.env, what=f"set {name!r} on"))
+
+    def env_method(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], copies: Sequence[int]) -> list[Any]:
+        raise NotImplementedError(_NO_COPIES.format(env=self.env, what=f"call {name}() on"))
+
+    def env_is_wrapped(self, wrapper_class: type[Any], copies: Sequence[int]) -> list[bool]:
+        return [False for _ in copies]
+
+    def render(self, mode: str | None) -> Any:
+        if mode is None:
+            warnings.warn(f"nothing is drawn: {self.env} was made without a render_mode", stacklevel=3)
+            return None
+        if mode != "human":
+            return self.core.render(mode)
+        self._window = self._window or Window(str(self.env), self.env.metadata["render_fps"])
+        self._window.show(np.asarray(self.core.render("rgb_array")))
+        return None

@@ -1,0 +1,228 @@
+"""Checks of what goes into and comes out of an env, with errors that name copy, agent, expectation and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_matrl.vec_env.spaces import AgentSpaces, Leaf, leaves_of
+from sb3_matrl.vec_env.step import JointObservation
+
+_RELATIVE_TOLERANCE = 1e-5
+
+
+def bounds_of(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Smallest and largest value of a leaf.
+
+    :param leaf: a leaf of an observation or action space
+    :return: float64 or int64 arrays that broadcast against a value; infinite where a Box is unbounded
+    """
+    space = leaf.space
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return np.asarray(space.start), np.asarray(space.start + space.nvec - 1)
+    if isinstance(space, spaces.MultiBinary):
+        return np.asarray(0), np.asarray(1)
+    assert isinstance(space, spaces.Box)
+    return space.low, space.high
+
+
+def _accepted_range(leaf: Leaf, check_bounds: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds with room for rounding; the largest finite numbers stand in for infinite bounds."""
+    low, high = bounds_of(leaf)
+    if leaf.dtype.kind != "f":
+        info = np.iinfo(leaf.dtype)
+        return (low, high) if check_bounds else (np.asarray(info.min), np.asarray(info.max))
+    largest = float(np.finfo(leaf.dtype).max)
+    if not check_bounds:
+        return np.asarray(-largest), np.asarray(largest)
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    room = _RELATIVE_TOLERANCE
+    low, high = low - room * np.maximum(1.0, abs(low)), high + room * np.maximum(1.0, abs(high))
+    return np.clip(low, -largest, largest), np.clip(high, -largest, largest)
+
+
+def _scalar_if_uniform(bound: np.ndarray) -> Any:
+    return bound.flat[0].item() if bound.size and (bound == bound.flat[0]).all() else bound
+
+
+class ValueCheck:
+    """
+    Checks one leaf of one agent's observations in all copies at once: finite, and within the space's bounds.
+
+    :param agent: name for the message
+    :param leaf: the leaf
+    :param check_bounds: whether bounds are checked too
+    """
+
+    def __init__(self, agent: str, leaf: Leaf, check_bounds: bool) -> None:
+        self.agent = agent
+        self.leaf = leaf
+        low, high = _accepted_range(leaf, check_bounds)
+        self.low, self.high = _scalar_if_uniform(low), _scalar_if_uniform(high)
+        self.uniform = not isinstance(self.low, np.ndarray) and not isinstance(self.high, np.ndarray)
+
+    def __call__(self, values: np.ndarray, rows: np.ndarray, when: str) -> None:
+        """
+        Raise if a value is not acceptable.
+
+        :param values: (num_envs, *leaf shape)
+        :param rows: bool (num_envs,), the copies where the agent's value means something
+        :param when: e.g. ``"after reset"``, for the message
+        :raises ValueError: names copy, agent, index and value
+        """
+        if values.size == 0:
+            return
+        # NaN fails every comparison, so the extremes alone tell whether everything is in order.
+        if self.uniform and self.low <= values.min() and values.max() <= self.high:
+            return
+        bad = ~((values >= self.low) & (values <= self.high)) & rows.reshape(-1, *[1] * (values.ndim - 1))
+        if bad.any():
+            raise ValueError(self._message(values, tuple(int(i) for i in np.argwhere(bad)[0]), when))
+
+    def _message(self, values: np.ndarray, where: tuple[int, ...], when: str) -> str:
+        value = values[where].item()
+        element = f" at index {list(where[1:])}" if where[1:] else ""
+        start = f"env copy {where[0]}, agent {self.agent!r}: observation {when} has {value}{element}"
+        if not np.isfinite(value):
+            return f"{start}; observations must be finite. Look for a division by zero or an overflow in the env"
+        return (
+            f"{start}, outside its space {self.leaf}. Correct the observation or widen the env's observation_space "
+            "(or pass check_bounds=False to make_joint_vec_env)"
+        )
+
+
+class ObservationCheck:
+    """
+    Checks the joint observation of all copies.
+
+    :param observation_spaces: agent -> space
+    :param check_bounds: whether bounds are checked beside finiteness
+    """
+
+    def __init__(self, observation_spaces: AgentSpaces, check_bounds: bool) -> None:
+        self._checks = [
+            (column, agent, leaf.key, ValueCheck(agent, leaf, check_bounds))
+            for column, (agent, space) in enumerate(observation_spaces.items())
+            for leaf in leaves_of(space)
+            if check_bounds or leaf.dtype.kind == "f"
+        ]
+
+    def __call__(self, observations: JointObservation, rows: np.ndarray, when: str) -> None:
+        """
+        Raise on the first unacceptable value.
+
+        :param observations: agent -> (num_envs, *shape)
+        :param rows: bool (num_envs, n_agents), where observations mean something
+        :param when: for the message
+        """
+        for column, agent, key, check in self._checks:
+            values = observations[agent] if key is None else observations[agent][key]
+            check(values, rows[:, column], when)
+
+
+def check_rewards(rewards: np.ndarray, agents: list[str]) -> None:
+    """
+    Raise unless all rewards are finite.
+
+    :param rewards: (num_envs, n_agents)
+    :param agents: names of the columns
+    :raises ValueError: names copy and agent
+    """
+    finite = np.isfinite(rewards)
+    if not finite.all():
+        copy, column = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"env copy {copy}, agent {agents[column]!r}: reward is {rewards[copy, column]}; rewards must be finite. "
+            "Look for a division by zero or an overflow in the env's reward"
+        )
+
+
+class ActionCheck:
+    """
+    Brings a joint action into the form the backends take, or says what is wrong with it.
+
+    :param action_spaces: agent -> space
+    :param num_envs: number of copies
+    """
+
+    def __init__(self, action_spaces: AgentSpaces, num_envs: int) -> None:
+        self._expected = {
+            agent: (space, (num_envs, *(space.shape or ())), np.dtype(space.dtype)) for agent, space in action_spaces.items()
+        }
+
+    def __call__(self, actions: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """
+        Check and convert.
+
+        :param actions: agent -> (num_envs, *action shape)
+        :return: the same, as arrays of the action spaces' dtypes, in the agents' order
+        :raises ValueError: on missing or unknown agents, wrong shapes or fractional values for a discrete space
+        """
+        if not isinstance(actions, Mapping):
+            raise ValueError(f"actions must be a dict keyed by agent {list(self._expected)}, not a {type(actions).__name__}")
+        if actions.keys() != self._expected.keys():
+            raise ValueError(self._wrong_agents(actions))
+        return {agent: self._converted(agent, actions[agent]) for agent in self._expected}
+
+    def _wrong_agents(self, actions: Mapping[str, Any]) -> str:
+        missing = [agent for agent in self._expected if agent not in actions]
+        extra = [agent for agent in actions if agent not in self._expected]
+        parts = [f"missing for {missing}"] * bool(missing) + [f"given for unknown agents {extra}"] * bool(extra)
+        return (
+            f"actions are {' and '.join(parts)}; give one array per possible agent {list(self._expected)} "
+            "(rows of agents that are not alive are ignored, but must be there)"
+        )
+
+    def _converted(self, agent: str, action: Any) -> np.ndarray:
+        space, shape, dtype = self._expected[agent]
+        array = np.asarray(action)
+        if array.shape != shape:
+            raise ValueError(
+                f"actions of agent {agent!r} have shape {array.shape}, expected {shape}: one action of {space} per env copy"
+            )
+        if array.dtype == dtype:
+            return array
+        if dtype.kind != "f" and array.dtype.kind not in "biu":
+            raise ValueError(f"actions of agent {agent!r} have dtype {array.dtype}, expected integers: the space is {space}")
+        return array.astype(dtype)
+
+
+class ActionRangeCheck:
+    """
+    Raises on actions outside a discrete space or not finite; Box actions may exceed their bounds, as in SB3's own VecEnvs.
+
+    :param action_spaces: agent -> space
+    """
+
+    def __init__(self, action_spaces: AgentSpaces) -> None:
+        self._spaces = action_spaces
+        self._ranges = {}
+        for agent, space in action_spaces.items():
+            leaf = leaves_of(space)[0]
+            self._ranges[agent] = _accepted_range(leaf, check_bounds=leaf.dtype.kind != "f")
+
+    def __call__(self, actions: dict[str, np.ndarray], alive: np.ndarray) -> None:
+        """
+        Check the actions of live agents.
+
+        :param actions: agent -> (num_envs, *action shape)
+        :param alive: bool (num_envs, n_agents)
+        :raises ValueError: names copy, agent and action
+        """
+        for column, (agent, (low, high)) in enumerate(self._ranges.items()):
+            values = actions[agent]
+            good = (values >= low) & (values <= high)
+            if good.all():
+                continue
+            bad = ~good.reshape(len(values), -1).all(axis=1) & alive[:, column]
+            if bad.any():
+                copy = int(bad.argmax())
+                raise ValueError(
+                    f"env copy {copy}, agent {agent!r}: action {values[copy].tolist()} is not in {self._spaces[agent]}"
+                )

@@ -1,0 +1,162 @@
+"""Whether what an env returns agrees with PettingZoo's rules and with its own spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl.vec_env.spaces import Leaf
+
+
+def conforming_leaves(agent: str, leaves: list[Leaf], observation: Any) -> list[np.ndarray]:
+    """
+    An observation as arrays of its space's shapes and dtypes.
+
+    :param agent: name for messages
+    :param leaves: the leaves of the agent's observation space
+    :param observation: what the env returned
+    :return: per leaf, an array with a leading axis of length 1
+    :raises ValueError: on missing or unknown entries, a wrong shape or a dtype of the wrong kind
+    """
+    if leaves[0].key is None:
+        return [_conforming(agent, leaves[0], observation)]
+    if not isinstance(observation, Mapping) or observation.keys() != {leaf.key for leaf in leaves}:
+        found = list(observation) if isinstance(observation, Mapping) else type(observation).__name__
+        raise ValueError(f"agent {agent!r}: observation has {found}, expected a dict of {[leaf.key for leaf in leaves]}")
+    return [_conforming(agent, leaf, observation[leaf.key]) for leaf in leaves]
+
+
+def _conforming(agent: str, leaf: Leaf, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape != leaf.shape:
+        raise ValueError(f"agent {agent!r}: observation has shape {array.shape}, expected {leaf.shape} of {leaf}")
+    if array.dtype != leaf.dtype:
+        array = _cast(agent, leaf, array)
+    return array[None]
+
+
+def _cast(agent: str, leaf: Leaf, array: np.ndarray) -> np.ndarray:
+    """Other widths of the same kind, and integers for floats, are taken where no value changes beyond rounding."""
+    kinds = "biuf" if leaf.dtype.kind == "f" else "biu"
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"agent {agent!r}: observation has dtype {array.dtype}, expected {leaf.dtype} of {leaf}")
+    with np.errstate(over="ignore"):
+        cast = array.astype(leaf.dtype)
+    if leaf.dtype.kind != "f" and not np.array_equal(cast, array):
+        raise ValueError(f"agent {agent!r}: observation {array.tolist()} does not fit {leaf.dtype} of {leaf}")
+    return cast
+
+
+def outcome_of(result: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """
+    What ``step()`` returned, if it has the right form.
+
+    :raises ValueError: says what form is expected
+    """
+    if not (isinstance(result, tuple) and len(result) == 5 and all(isinstance(part, Mapping) for part in result[:4])):
+        raise ValueError(
+            "step() must return five dicts keyed by agent: observations, rewards, terminations, truncations, infos"
+        )
+    return result
+
+
+class Life:
+    """
+    Who is alive in the current episode of one env, and whether the env keeps to the rules about it.
+
+    An agent is alive from when the env lists it in ``agents`` until it is terminated or truncated. It does not come back
+    before the next episode. An env that goes on listing agents after their end is tolerated.
+
+    :param possible_agents: in the env's order
+    """
+
+    def __init__(self, possible_agents: list[str]) -> None:
+        self.possible_agents = possible_agents
+        self.columns = {agent: column for column, agent in enumerate(possible_agents)}
+        self.live: list[str] = []
+        self._ended: set[str] = set()
+        self._gone: set[str] = set()
+
+    def begin(self, possible_agents: list[str], listed: list[str]) -> None:
+        """
+        An episode begins.
+
+        :param possible_agents: what the env says now; must be what it said at first
+        :param listed: ``env.agents``
+        :raises ValueError: when the possible agents changed, nobody is there, or a stranger is
+        """
+        if possible_agents != self.possible_agents:
+            raise ValueError(
+                f"possible_agents changed from {self.possible_agents} to {possible_agents}; they must never change"
+            )
+        if not listed:
+            raise ValueError("env.agents is empty after reset(); expected at least one live agent")
+        self._ended, self._gone = set(), set()
+        self.live = self._in_order(listed)
+
+    def advance(self, listed: list[str], terminations: Mapping[str, Any], truncations: Mapping[str, Any]) -> list[str]:
+        """
+        A step has been taken.
+
+        :param listed: ``env.agents`` after the step
+        :param terminations: as ``step()`` returned them
+        :param truncations: as ``step()`` returned them
+        :return: the agents that ended in this step; :attr:`live` is who acts next
+        :raises ValueError: when agents vanish without an end, come back, or are strangers
+        """
+        ended = [agent for agent in self.live if any(self.flags(agent, terminations, truncations))]
+        staying = [agent for agent in self.live if agent not in ended]
+        if listed != self.live or ended:
+            self._follow(listed, ended, staying)
+        return ended
+
+    def _follow(self, listed: list[str], ended: list[str], staying: list[str]) -> None:
+        vanished = [agent for agent in staying if agent not in listed]
+        if vanished:
+            raise ValueError(f"agent {vanished[0]!r} left env.agents without termination or truncation; set one of them")
+        returned = [agent for agent in listed if agent in self._gone]
+        if returned:
+            raise ValueError(
+                f"agent {returned[0]!r} came back to env.agents after its end; an agent that has ended may return in the "
+                "next episode only"
+            )
+        self._ended.update(ended)
+        self._gone = self._ended.difference(listed)
+        self.live = self._in_order([agent for agent in listed if agent not in self._ended])
+
+    def _in_order(self, listed: list[str]) -> list[str]:
+        strangers = [agent for agent in listed if agent not in self.columns]
+        if strangers:
+            raise ValueError(f"agent {strangers[0]!r} is in env.agents but not in possible_agents {self.possible_agents}")
+        return [agent for agent in self.possible_agents if agent in listed]
+
+    @staticmethod
+    def flags(agent: str, terminations: Mapping[str, Any], truncations: Mapping[str, Any]) -> tuple[bool, bool]:
+        """
+        The agent's termination and truncation.
+
+        :raises ValueError: when one is missing
+        """
+        if agent not in terminations or agent not in truncations:
+            which = "truncation" if agent in terminations else "termination"
+            raise ValueError(f"agent {agent!r}: step() returned no {which}; expected one for every agent that acted")
+        return bool(terminations[agent]), bool(truncations[agent])
+
+    @staticmethod
+    def reward(agent: str, rewards: Mapping[str, Any]) -> float:
+        """
+        The agent's reward.
+
+        :raises ValueError: when it is missing or no number
+        """
+        if agent not in rewards:
+            raise ValueError(f"agent {agent!r}: step() returned no reward; expected one for every agent that acted")
+        reward = rewards[agent]
+        try:
+            if np.ndim(reward) != 0:
+                raise TypeError
+            return float(reward)
+        except (TypeError, ValueError):
+            raise ValueError(f"agent {agent!r}: reward is {reward!r}, expected one number") from None

@@ -1,0 +1,103 @@
+"""Reads an env's agents and spaces, and says what is wrong with them before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+from pettingzoo import AECEnv, ParallelEnv
+
+from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
+
+
+@dataclass(frozen=True)
+class EnvDescription:
+    """
+    What a vectorised env must know about an env before it runs.
+
+    :param agents: possible agents, in the env's order
+    :param observation_spaces: agent -> space, in that order
+    :param action_spaces: agent -> space, in that order
+    :param metadata: the env's metadata
+    :param render_mode: ``None`` where the env has none
+    """
+
+    agents: list[str]
+    observation_spaces: AgentSpaces
+    action_spaces: AgentSpaces
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+def describe(env: Any) -> EnvDescription:
+    """
+    Read and check a ParallelEnv's agents and spaces.
+
+    :param env: a PettingZoo ParallelEnv
+    :raises TypeError: when it is none, or a space is one that SB3 cannot handle
+    :raises ValueError: when it has no agents or will not tell their spaces
+    """
+    require_parallel_env(env)
+    agents = _agents(env)
+    observation_spaces = {agent: _space(env, "observation_space", agent) for agent in agents}
+    action_spaces = {agent: _space(env, "action_space", agent) for agent in agents}
+    metadata = getattr(env, "metadata", {})
+    return EnvDescription(agents, observation_spaces, action_spaces, metadata, render_mode_of(env))
+
+
+def require_parallel_env(env: Any) -> None:
+    """
+    Raise unless ``env`` is a PettingZoo ParallelEnv.
+
+    :raises TypeError: says what it is and how to make a ParallelEnv of it
+    """
+    if isinstance(env, ParallelEnv):
+        return
+    kind = type(env).__name__
+    if isinstance(env, gymnasium.Env):
+        advice = "is a single-agent gymnasium env: train it with SB3 itself, or write it as a ParallelEnv"
+    elif isinstance(env, AECEnv):
+        advice = "is an AECEnv: convert it with pettingzoo.utils.conversions.aec_to_parallel"
+    else:
+        advice = "does not derive from pettingzoo.ParallelEnv; derive from it or convert it"
+    raise TypeError(f"sb3_matrl needs a PettingZoo ParallelEnv, but the {kind} given {advice}")
+
+
+def render_mode_of(env: Any) -> str | None:
+    """The env's render mode; ``None`` where neither it nor the unwrapped env has such an attribute."""
+    mode: str | None = getattr(env, "render_mode", None) or getattr(getattr(env, "unwrapped", None), "render_mode", None)
+    return mode
+
+
+def _agents(env: Any) -> list[str]:
+    agents = list(getattr(env, "possible_agents", None) or [])
+    if not agents:
+        raise ValueError(f"{env}: possible_agents is empty or missing; list every agent that may ever appear, before reset()")
+    if len(set(agents)) < len(agents):
+        raise ValueError(f"{env}: possible_agents has repeated names: {agents}")
+    if not all(isinstance(agent, str) for agent in agents):
+        raise ValueError(f"{env}: agents must be named by strings, possible_agents is {agents}")
+    return agents
+
+
+def _space(env: Any, method: str, agent: str) -> spaces.Space[Any]:
+    getter: Callable[[str], Any] = getattr(env, method)
+    try:
+        space = getter(agent)
+    except Exception as error:
+        raise ValueError(
+            f"{env}: {method}({agent!r}) raised {type(error).__name__}: {error}; it must return a space for every one of "
+            "possible_agents, before reset() too"
+        ) from error
+    if not isinstance(space, spaces.Space):
+        raise TypeError(f"{env}: {method}({agent!r}) is {space!r}, expected a gymnasium space")
+    try:
+        if method == "action_space" and isinstance(space, spaces.Dict):
+            raise TypeError("a Dict space, which SB3 knows for observations only; use MultiDiscrete or Box")
+        leaves_of(space)
+    except TypeError as error:
+        raise TypeError(f"{env}: {method} of agent {agent!r} is {error}") from None
+    return space

@@ -1,0 +1,250 @@
+"""The multi-agent VecEnv: an SB3 VecEnv whose spaces, observations and actions are dicts keyed by agent."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep
+from sb3_matrl.vec_env.checks import ActionCheck, ObservationCheck, check_rewards
+from sb3_matrl.vec_env.spaces import row_of
+from sb3_matrl.vec_env.step import JointObservation, JointStep
+
+
+def copy_seeds(seed: int, num_envs: int) -> list[int]:
+    """
+    Seeds of the env copies: the given one for copy 0, independent ones for the others.
+
+    :param seed: nonnegative
+    :param num_envs: number of copies
+    :return: ``num_envs`` distinct integers; the first ``k`` do not depend on ``num_envs``
+    """
+    seeds = [seed]
+    root = np.random.SeedSequence(seed)
+    while len(seeds) < num_envs:
+        candidate = int(root.spawn(1)[0].generate_state(1)[0])
+        if candidate not in seeds:
+            seeds.append(candidate)
+    return seeds
+
+
+class JointVecEnv(VecEnv):
+    """
+    Copies of a PettingZoo ParallelEnv as one SB3 VecEnv.
+
+    Make one with :func:`~sb3_matrl.vec_env.factory.make_joint_vec_env`. Observations and actions are dicts keyed by
+    agent, with a leading axis for the copies. A copy's episode is over when its last agent has ended; the copy is then
+    reset at once, as in every SB3 VecEnv.
+
+    Attributes beside SB3's:
+
+    - ``agents``: the possible agents; their order is that of all columns. (The Dict spaces keep it too.)
+    - ``observation_spaces``, ``action_spaces``: agent -> the agent's own space
+    - ``alive``: bool (num_envs, n_agents), who acts next; valid after :meth:`reset` and every step
+    - ``last_step``: the whole :class:`~sb3_matrl.vec_env.step.JointStep` of the last step, ``None`` after a reset
+
+    :param backend: steps the copies; belongs to this object from now on
+    :param seed: see :meth:`seed`; used at the first reset
+    :param check_bounds: whether observations are checked against the bounds of their spaces; NaN and infinity always are
+    """
+
+    def __init__(self, backend: Backend, seed: int | None = None, check_bounds: bool = True) -> None:
+        self.backend = backend
+        self.agents = list(backend.agents)
+        self.observation_spaces = dict(backend.observation_spaces)
+        self.action_spaces = dict(backend.action_spaces)
+        super().__init__(
+            backend.num_envs,
+            spaces.Dict(OrderedDict(self.observation_spaces)),  # a plain dict would be sorted
+            spaces.Dict(OrderedDict(self.action_spaces)),
+        )
+        self.alive = np.zeros((self.num_envs, len(self.agents)), dtype=bool)
+        self.last_step: JointStep | None = None
+        self._check_observations = ObservationCheck(self.observation_spaces, check_bounds)
+        self._check_actions = ActionCheck(self.action_spaces, self.num_envs)
+        self._returns = np.zeros((self.num_envs, len(self.agents)))
+        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._created = time.time()
+        self._running = False
+        self._waiting = False
+        self._closed = False
+        self.seed(seed)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """
+        Choose the seeds that the copies get at the next :meth:`reset`; later automatic resets are not seeded anew.
+
+        :param seed: copy 0 gets exactly this one, the others independent ones drawn from it (nonnegative);
+            ``None`` draws fresh ones from the operating system
+        :return: the copies' seeds, all different
+        """
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        if seed < 0:
+            raise ValueError(f"seed must be nonnegative, not {seed}")
+        self._seeds = list(copy_seeds(int(seed), self.num_envs))
+        return list(self._seeds)
+
+    def reset(self) -> JointObservation:
+        """
+        Start a new episode in every copy; a step under way is abandoned.
+
+        The env's own infos are in ``reset_infos[k]["agents"][agent]`` where there are any.
+
+        :return: agent -> (num_envs, *shape), zeros for agents that are not (yet) alive
+        """
+        self._require_open()
+        self._running = False  # unless all goes well
+        if self._waiting:
+            self._waiting = False
+            self.backend.step_wait()
+        start = self.backend.reset(self._seeds, self._options)
+        self._reset_seeds()
+        self._reset_options()
+        self._check_observations(start.observations, start.alive, "after reset")
+        self.alive = start.alive
+        self.last_step = None
+        self.reset_infos = [_with_agents({}, start.infos.get(copy)) for copy in range(self.num_envs)]
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        self._running = True
+        return start.observations
+
+    def step_async(self, actions: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """
+        Begin a joint step.
+
+        :param actions: agent -> (num_envs, *action shape), for all agents; rows of agents that are not alive are ignored
+        :raises ValueError: on missing or unknown agents, wrong shapes, or actions outside their space
+        """
+        self._require_open()
+        if not self._running:
+            raise RuntimeError("call reset() before the first step, and after an error")
+        if self._waiting:
+            raise RuntimeError("step_async() was called twice: call step_wait() in between")
+        self.backend.step_async(self._check_actions(actions))
+        self._waiting = True
+
+    def step_wait(self) -> tuple[JointObservation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """
+        Finish the joint step; the complete outcome is in :attr:`last_step`.
+
+        For a copy whose episode is over its info has ``"terminal_observation"`` (agent -> observation; zeros for agents
+        that ended in an earlier step), ``"TimeLimit.truncated"`` (some agent was cut off in this last step and did not
+        terminate) and ``"episode"``: ``"r"`` the undiscounted return summed over agents, ``"l"`` the number of joint
+        steps, ``"t"`` seconds since this object was made, ``"agents"`` the return of each agent. Infos of the env itself
+        are in ``"agents"``.
+
+        :return: observations agent -> (num_envs, *shape), rewards float32 (num_envs, n_agents), dones bool (num_envs,),
+            infos (one dict per copy)
+        """
+        if not self._waiting:
+            raise RuntimeError("step_wait() without step_async()")
+        self._waiting = self._running = False
+        step = self.backend.step_wait()
+        self._check(step)
+        self._running = True
+        infos = self._infos(step)
+        self.alive = step.alive
+        self.last_step = JointStep(
+            observations=step.observations,
+            rewards=step.rewards.astype(np.float32),
+            terminated=step.terminated,
+            truncated=step.truncated,
+            alive=step.alive,
+            dones=step.dones,
+            final_observations=step.final_observations,
+            infos=infos,
+        )
+        return step.observations, self.last_step.rewards, step.dones, infos
+
+    def _check(self, step: BackendStep) -> None:
+        check_rewards(step.rewards, self.agents)
+        self._check_observations(step.observations, step.alive, "after a step")
+        if step.final_observations is not None:
+            self._check_observations(step.final_observations, step.terminated | step.truncated, "at an episode's end")
+
+    def _infos(self, step: BackendStep) -> list[dict[str, Any]]:
+        """Count the step in the episode statistics and build the copies' infos."""
+        self._returns += step.rewards
+        self._lengths += 1
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for copy, agent_infos in step.infos.items():
+            _with_agents(infos[copy], agent_infos)
+        for copy in np.flatnonzero(step.dones).tolist():
+            self.reset_infos[copy] = _with_agents({}, step.reset_infos.get(copy))
+            infos[copy].update(self._final_info(step, copy))
+        return infos
+
+    def _final_info(self, step: BackendStep, copy: int) -> dict[str, Any]:
+        """What SB3 expects to know about an episode that is over; starts the statistics of the next one."""
+        returns = self._returns[copy]
+        assert step.final_observations is not None
+        info = {
+            "terminal_observation": {agent: row_of(step.final_observations[agent], copy) for agent in self.agents},
+            "TimeLimit.truncated": bool((step.truncated[copy] & ~step.terminated[copy]).any()),
+            "episode": {
+                "r": float(returns.sum()),
+                "l": int(self._lengths[copy]),
+                "t": time.time() - self._created,
+                "agents": dict(zip(self.agents, returns.tolist(), strict=True)),
+            },
+        }
+        self._returns[copy] = 0.0
+        self._lengths[copy] = 0
+        return info
+
+    def close(self) -> None:
+        """Close every copy's env, in worker processes too; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._waiting = False
+            self.backend.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this JointVecEnv is closed; make a new one")
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Attribute of the copies' envs; of the one env that the copies are batched from with vec_env='batched'."""
+        return self.backend.get_attr(attr_name, self._copies(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the copies' envs, in the wrapper that defines it, else in the unwrapped env."""
+        self.backend.set_attr(attr_name, value, self._copies(indices))
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method of the copies' envs."""
+        return self.backend.env_method(method_name, method_args, method_kwargs, self._copies(indices))
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """Whether the copies' envs have a (PettingZoo) wrapper of that class."""
+        return self.backend.env_is_wrapped(wrapper_class, self._copies(indices))
+
+    def render(self, mode: str | None = None) -> Any:
+        """
+        Draw copy 0.
+
+        :param mode: what the env supports; by default the ``render_mode`` it was made with
+        :return: uint8 (height, width, 3), text, or ``None``, as the env does
+        """
+        return self.backend.render(mode or self.render_mode)
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """The picture of copy 0; the other copies are not drawn."""
+        return [self.render("rgb_array")]
+
+    def _copies(self, indices: Any) -> list[int]:
+        return [range(self.num_envs)[copy] for copy in self._get_indices(indices)]
+
+
+def _with_agents(info: dict[str, Any], agent_infos: AgentInfos | None) -> dict[str, Any]:
+    if agent_infos:
+        info["agents"] = agent_infos
+    return info

@@ -1,0 +1,251 @@
+"""The backends for any ParallelEnv: SuperSuit batches the copies, in this process or in worker processes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.util import Finalize
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from supersuit import pettingzoo_env_to_vec_env_v1
+from supersuit.vector import ConcatVecEnv, ProcConcatVec
+
+from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
+from sb3_matrl.vec_env.checks import ActionRangeCheck
+from sb3_matrl.vec_env.describe import EnvDescription
+from sb3_matrl.vec_env.step import JointObservation
+from sb3_matrl.vec_env.uniform import (
+    ALIVE,
+    COMMAND,
+    HEADER,
+    RESET,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    EnvAccess,
+    Layout,
+    UniformParallelEnv,
+)
+from sb3_matrl.vec_env.workers import end_workers, silent_workers
+
+EnvFactory = Callable[[], Any]
+
+
+def _vectorised_copy(factory: EnvFactory, copy: int, remote: bool) -> Any:
+    return pettingzoo_env_to_vec_env_v1(UniformParallelEnv(factory, copy, remote))
+
+
+class SuperSuitBackend(Backend):
+    """
+    What both of SuperSuit's ways of batching have in common: rows in, rows out.
+
+    :param vec: SuperSuit's vector env over copies of :class:`UniformParallelEnv`; rows are copy by copy, agent by agent
+    :param description: the env's agents and spaces
+    :param num_envs: number of copies
+    """
+
+    def __init__(self, vec: Any, description: EnvDescription, num_envs: int) -> None:
+        self.vec = vec
+        self.num_envs = num_envs
+        self.agents = description.agents
+        self.observation_spaces = description.observation_spaces
+        self.action_spaces = description.action_spaces
+        self.render_mode = description.render_mode
+        self._layout = Layout(description)
+        self._check_range = ActionRangeCheck(self.action_spaces)
+        self._alive = np.zeros((num_envs, len(self.agents)), dtype=bool)
+
+    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
+        rows, infos = self._command("begin", list(seeds), list(options))
+        grid = self._grid(rows)
+        self._alive = _flag(grid, ALIVE)
+        return Start(self._observations(grid), self._alive, _by_copy(infos, "agents"))
+
+    def step_async(self, actions: dict[str, np.ndarray]) -> None:
+        self._check_range(actions, self._alive)
+        rows = np.zeros((self.num_envs, len(self.agents), self._layout.action_size), np.uint8)
+        for column, (agent, codec) in enumerate(self._layout.actions.items()):
+            codec.write([actions[agent]], rows[:, column])
+        self._send(rows.reshape(-1, self._layout.action_size))
+
+    def step_wait(self) -> BackendStep:
+        rows, row_infos = self._receive()
+        grid = self._grid(rows)
+        infos = [info for info in row_infos[:: len(self.agents)] if info]
+        terminated, truncated = _flag(grid, TERMINATED), _flag(grid, TRUNCATED)
+        self._alive = _flag(grid, ALIVE)
+        return BackendStep(
+            observations=self._observations(grid),
+            rewards=grid[:, :, REWARD].copy().view(np.float64)[:, :, 0],
+            terminated=terminated,
+            truncated=truncated,
+            alive=self._alive,
+            dones=_flag(grid, RESET)[:, 0],
+            final_observations=self._final_observations(infos) if (terminated | truncated).any() else None,
+            infos=_by_copy(infos, "agents"),
+            reset_infos=_by_copy(infos, "reset"),
+        )
+
+    def get_attr(self, name: str, copies: Sequence[int]) -> list[Any]:
+        return self._query(copies, "get_attr", name)
+
+    def set_attr(self, name: str, value: Any, copies: Sequence[int]) -> None:
+        self._query(copies, "set_attr", name, value)
+
+    def env_method(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], copies: Sequence[int]) -> list[Any]:
+        return self._query(copies, "env_method", name, args, kwargs)
+
+    def env_is_wrapped(self, wrapper_class: type[Any], copies: Sequence[int]) -> list[bool]:
+        return self._query(copies, "env_is_wrapped", wrapper_class)
+
+    def render(self, mode: str | None) -> Any:
+        if mode is None or mode != self.render_mode:
+            warnings.warn(
+                f"nothing is drawn in mode {mode!r}: the env was made with render_mode={self.render_mode!r}; "
+                "choose the mode when the env is made",
+                stacklevel=3,
+            )
+            return None
+        return self.env_method("render", (), {}, [0])[0]
+
+    def _send(self, rows: np.ndarray) -> None:
+        self.vec.step_async(rows)
+
+    def _receive(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        rows, _, _, _, infos = self.vec.step_wait()
+        return rows, infos
+
+    @abstractmethod
+    def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """
+        Have every copy carry out a command.
+
+        :param name: a method of :class:`UniformParallelEnv`
+        :return: all rows, and the copies' nonempty infos
+        """
+
+    @abstractmethod
+    def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
+        """Call a method of :class:`EnvAccess` for each of the copies."""
+
+    def _grid(self, rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(self.num_envs, len(self.agents), self._layout.observation_size)
+
+    def _observations(self, grid: np.ndarray) -> JointObservation:
+        codecs = enumerate(self._layout.observations.items())
+        return {agent: codec.read(grid[:, column, HEADER:]) for column, (agent, codec) in codecs}
+
+    def _final_observations(self, infos: list[dict[str, Any]]) -> JointObservation:
+        grid = np.zeros((self.num_envs, len(self.agents), self._layout.observation_size), np.uint8)
+        columns = {agent: column for column, agent in enumerate(self.agents)}
+        for info in infos:
+            for agent, row in info.get("final", {}).items():
+                grid[info["copy"], columns[agent]] = np.frombuffer(row, np.uint8)
+        return self._observations(grid)
+
+
+class DummyBackend(SuperSuitBackend):
+    """
+    All copies in this process, one after the other.
+
+    :param factories: one per copy
+    """
+
+    def __init__(self, factories: Sequence[EnvFactory]) -> None:
+        copies = [partial(_vectorised_copy, factory, copy, False) for copy, factory in enumerate(factories)]
+        vec = ConcatVecEnv(copies)
+        self._copies: list[UniformParallelEnv] = [markov_env.par_env for markov_env in vec.vec_envs]
+        self._closed = False
+        super().__init__(vec, self._copies[0].description, len(copies))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.vec.close()
+
+    def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        rows, infos = self.vec.reset(options={COMMAND: (name, *arguments)})
+        return rows, [info for info in infos if info]
+
+    def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
+        return [getattr(EnvAccess, name)(self._copies[copy].env, *arguments) for copy in copies]
+
+
+class SubprocBackend(SuperSuitBackend):
+    """
+    The copies spread over worker processes.
+
+    :param factories: one per copy; each is called in its worker
+    :param description: of one such env
+    :param num_cpus: number of worker processes, at most one per copy; by default one per CPU core, at least two
+    """
+
+    def __init__(self, factories: Sequence[EnvFactory], description: EnvDescription, num_cpus: int | None = None) -> None:
+        workers = min(len(factories), num_cpus or max(2, os.cpu_count() or 2))
+        copies = [partial(_vectorised_copy, factory, copy, True) for copy, factory in enumerate(factories)]
+        shares = [copies[share[0] : share[-1] + 1] for share in np.array_split(np.arange(len(copies)), workers)]
+        layout = Layout(description)
+        with silent_workers():
+            vec = ProcConcatVec(
+                [partial(ConcatVecEnv, share) for share in shares],
+                layout.observation_space,
+                layout.action_space,
+                len(copies) * len(description.agents),
+                description.metadata,
+            )
+        # Workers are no daemons (envs may have processes of their own): they end with this object or, before Python
+        # waits for them, at exit. SuperSuit would kill them without closing the envs.
+        self._end_workers = Finalize(self, end_workers, (vec.pipes, vec.procs), exitpriority=10)
+        super().__init__(vec, description, len(copies))
+
+    def close(self) -> None:
+        error = self._end_workers()
+        if error is not None:
+            raise error
+
+    def _send(self, rows: np.ndarray) -> None:
+        with self._failures():
+            super()._send(rows)
+
+    def _receive(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        with self._failures():
+            return super()._receive()
+
+    def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        with self._failures():
+            rows, by_worker = self.vec.reset(options={COMMAND: cloudpickle.dumps((name, *arguments))})
+        return rows, [info for worker in by_worker for _, info in worker]
+
+    def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
+        _, infos = self._command("query", list(copies), name, *arguments)
+        answers = {info["copy"]: cloudpickle.loads(info["answer"]) for info in infos}
+        for succeeded, result in answers.values():
+            if not succeeded:
+                raise result
+        return [answers[copy][1] for copy in copies]
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """End the workers after a failure: SuperSuit's workers do not survive an error."""
+        if not self._end_workers.still_active():
+            raise RuntimeError("the worker processes have ended after an earlier error; make a new JointVecEnv")
+        try:
+            with silent_workers():
+                yield
+        except BaseException:
+            self._end_workers()
+            raise
+
+
+def _flag(grid: np.ndarray, position: int) -> np.ndarray:
+    return grid[:, :, position].astype(bool)
+
+
+def _by_copy(infos: list[dict[str, Any]], key: str) -> dict[int, AgentInfos]:
+    return {info["copy"]: info[key] for info in infos if key in info}

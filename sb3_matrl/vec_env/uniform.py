@@ -1,0 +1,280 @@
+"""Makes any ParallelEnv uniform, so that SuperSuit can batch it: equal spaces, agents that never leave, no end.
+
+SuperSuit's vectoriser wants all agents to have the same space and to stay till the end, mixes up termination and
+truncation, loses final infos in its automatic reset and seeds copies alike. :class:`UniformParallelEnv` therefore hides
+all of that from it. Every agent always observes one ``uint8`` row that holds, byte for byte, its flags, its reward and its
+observation; nobody is ever reported as done; the env resets itself; and ``reset(options={COMMAND: ...})`` carries whatever
+else the outside wants to know or do, across process boundaries too.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from sb3_matrl.vec_env.conform import Life, conforming_leaves, outcome_of
+from sb3_matrl.vec_env.describe import EnvDescription, describe
+from sb3_matrl.vec_env.spaces import ByteCodec
+
+# Key of the reset options that holds a command: a tuple (method of UniformParallelEnv, *arguments), or its cloudpickle.
+COMMAND = "sb3_matrl command"
+
+# A row begins with one byte for each flag, filled up to eight, and the reward as float64.
+ALIVE, TERMINATED, TRUNCATED, RESET = range(4)
+REWARD = slice(8, 16)
+HEADER = 16
+
+
+class Layout:
+    """
+    Where everything lies in the rows that stand for observations and actions.
+
+    :param description: the env's agents and spaces
+    """
+
+    def __init__(self, description: EnvDescription) -> None:
+        self.agents = description.agents
+        self.observations = {agent: ByteCodec(space) for agent, space in description.observation_spaces.items()}
+        self.actions = {agent: ByteCodec(space) for agent, space in description.action_spaces.items()}
+        self.observation_size = HEADER + max(codec.size for codec in self.observations.values())
+        self.action_size = max(1, *(codec.size for codec in self.actions.values()))
+        self.observation_space = _bytes_space(self.observation_size)
+        self.action_space = _bytes_space(self.action_size)
+
+
+def _bytes_space(size: int) -> spaces.Box:
+    return spaces.Box(0, 255, (size,), np.uint8)
+
+
+class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignore[misc]  # PettingZoo ships no types
+    """
+    One copy of an env, made uniform.
+
+    :param factory: makes the env; called once
+    :param copy: the copy's index, for seeds and messages
+    :param remote: whether this is a worker process; errors are then made fit for travelling
+    """
+
+    def __init__(self, factory: Callable[[], Any], copy: int, remote: bool = False) -> None:
+        self.copy = copy
+        self.remote = remote
+        with self._errors_named():
+            self.env = factory()
+            self.description = describe(self.env)
+        self.layout = Layout(self.description)
+        self.possible_agents = list(self.description.agents)
+        self.agents = list(self.possible_agents)
+        self.metadata = self.description.metadata
+        self.render_mode = self.description.render_mode
+        self._life = Life(self.possible_agents)
+        self._rows = self._blank_rows()
+        self._nobody_done = dict.fromkeys(self.agents, False)
+        self._no_reward = dict.fromkeys(self.agents, 0.0)
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        """The same for every agent."""
+        return self.layout.observation_space
+
+    def action_space(self, agent: str) -> spaces.Box:
+        """The same for every agent."""
+        return self.layout.action_space
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        """
+        Carry out the command in ``options``.
+
+        :param seed: unused; the command holds every copy's own seed
+        :param options: a dict with the key :data:`COMMAND`
+        :return: the current rows, and the result in the first agent's info
+        """
+        command = (options or {})[COMMAND]
+        name, *arguments = cloudpickle.loads(command) if isinstance(command, bytes) else command
+        with self._errors_named():
+            content = getattr(self, name)(*arguments)
+        return self._by_agent(), self._info(content)
+
+    def step(self, actions: dict[str, np.ndarray]) -> tuple[Any, Any, Any, Any, Any]:
+        """
+        Step the env with the live agents' actions; begin a new episode if that was the last step of this one.
+
+        :param actions: agent -> row
+        :return: rows, no rewards, no terminations, no truncations, and in the first agent's info: ``"agents"`` the env's
+            infos, ``"final"`` the rows of agents that ended, ``"reset"`` the infos of the automatic reset
+        """
+        with self._errors_named():
+            content = self._step(actions)
+        return self._by_agent(), self._no_reward, self._nobody_done, self._nobody_done, self._info(content)
+
+    def close(self) -> None:
+        """Close the env."""
+        self.env.close()
+
+    def begin(self, seeds: list[int | None], options: list[dict[str, Any]]) -> dict[str, Any]:
+        """
+        Command: start an episode.
+
+        :param seeds: of all copies
+        :param options: of all copies; an empty dict counts as ``None``
+        :return: the env's infos under ``"agents"``, if there are any
+        """
+        self._rows = self._blank_rows()
+        infos = self._begin(seeds[self.copy], options[self.copy] or None)
+        return {"agents": infos} if infos else {}
+
+    def query(self, copies: list[int], name: str, *arguments: Any) -> dict[str, Any]:
+        """
+        Command: answer a call of :class:`EnvAccess`, if this copy is meant.
+
+        :param copies: who is meant
+        :param name: method of :class:`EnvAccess`
+        :return: ``"answer"``: whether it went well, and the result or the error
+        """
+        if self.copy not in copies:
+            return {}
+        try:
+            answer = (True, getattr(EnvAccess, name)(self.env, *arguments))
+            return {"answer": cloudpickle.dumps(answer)}
+        except Exception as error:
+            return {"answer": cloudpickle.dumps((False, _portable(error)))}
+
+    def _begin(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+        observations, infos = _pair(self.env.reset(seed=seed, options=options))
+        self._life.begin(list(self.env.possible_agents), list(self.env.agents))
+        for agent in self._life.live:
+            self._write(self._rows[self._column(agent)], agent, observations)
+        return _nonempty(infos)
+
+    def _step(self, actions: dict[str, np.ndarray]) -> dict[str, Any]:
+        acting = self._life.live
+        joint_action = {agent: self.layout.actions[agent].read(actions[agent][None])[0] for agent in acting}
+        observations, rewards, terminations, truncations, infos = outcome_of(self.env.step(joint_action))
+        ended = self._life.advance(list(self.env.agents), terminations, truncations)
+        rows = self._rows = self._blank_rows()
+        for agent in acting:
+            header = rows[self._column(agent)]
+            header[TERMINATED], header[TRUNCATED] = self._life.flags(agent, terminations, truncations)
+            header[REWARD] = np.array([self._life.reward(agent, rewards)]).view(np.uint8)
+        content: dict[str, Any] = {}
+        if agent_infos := _nonempty(infos):
+            content["agents"] = agent_infos
+        if ended:
+            content["final"] = {agent: self._final_row(agent, observations, truncations) for agent in ended}
+        if not self._life.live:
+            return self._restart(content)
+        for agent in self._life.live:
+            self._write(rows[self._column(agent)], agent, observations)
+        return content
+
+    def _restart(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Begin the next episode, unseeded; its infos are kept apart from those of the last step."""
+        if reset_infos := self._begin(None, None):
+            content["reset"] = reset_infos
+        self._rows[:, RESET] = 1
+        return content
+
+    def _final_row(self, agent: str, observations: dict[str, Any], truncations: dict[str, Any]) -> bytes:
+        row = np.zeros(self.layout.observation_size, np.uint8)
+        # Nothing is bootstrapped after a termination, so an env may leave out that observation.
+        if agent in observations or truncations[agent]:
+            self._write(row, agent, observations)
+        return row.tobytes()
+
+    def _write(self, row: np.ndarray, agent: str, observations: dict[str, Any]) -> None:
+        """Put a live agent's observation into its row."""
+        codec = self.layout.observations[agent]
+        if agent not in observations:
+            raise ValueError(f"agent {agent!r}: no observation, though it is in env.agents; expected one per live agent")
+        arrays = conforming_leaves(agent, codec.leaves, observations[agent])
+        codec.write(arrays, row[None, HEADER:])
+        row[ALIVE] = 1
+
+    def _column(self, agent: str) -> int:
+        return self._life.columns[agent]
+
+    def _blank_rows(self) -> np.ndarray:
+        return np.zeros((len(self.possible_agents), self.layout.observation_size), np.uint8)
+
+    def _by_agent(self) -> dict[str, np.ndarray]:
+        return dict(zip(self.possible_agents, self._rows, strict=True))
+
+    def _info(self, content: dict[str, Any]) -> dict[str, Any]:
+        return {self.possible_agents[0]: {"copy": self.copy, **content}} if content else {}
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Errors say which copy they come from; in a worker process they are fit for travelling."""
+        try:
+            yield
+        except Exception as error:
+            _name_copy(error, self.copy)
+            if not self.remote:
+                raise
+            portable = _portable(error)
+            portable.add_note(f"Traceback in the worker process:\n{traceback.format_exc()}")
+            raise portable from None
+
+
+class EnvAccess:
+    """What SB3's VecEnvs can do to one env, for PettingZoo envs and their wrappers."""
+
+    @staticmethod
+    def get_attr(env: Any, name: str) -> Any:
+        """Read an attribute."""
+        return getattr(env, name)
+
+    @staticmethod
+    def set_attr(env: Any, name: str, value: Any) -> None:
+        """Set an attribute in the outermost layer that has it, else in the innermost."""
+        layer = env
+        while not (name in vars(layer) or hasattr(type(layer), name)) and "env" in vars(layer):
+            layer = layer.env
+        setattr(layer, name, value)
+
+    @staticmethod
+    def env_method(env: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method."""
+        return getattr(env, name)(*args, **kwargs)
+
+    @staticmethod
+    def env_is_wrapped(env: Any, wrapper_class: type[Any]) -> bool:
+        """Whether some layer is of that class."""
+        layer = env
+        while not isinstance(layer, wrapper_class):
+            if "env" not in vars(layer):
+                return False
+            layer = layer.env
+        return True
+
+
+def _pair(result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], dict)):
+        raise ValueError("reset() must return (observations, infos), two dicts keyed by agent")
+    return result[0], result[1]
+
+
+def _nonempty(infos: Any) -> dict[str, dict[str, Any]]:
+    return {agent: dict(info) for agent, info in (infos or {}).items() if info}
+
+
+def _name_copy(error: Exception, copy: int) -> None:
+    """Say in the error which copy it comes from: in front of a plain message, else in a note."""
+    if type(error) in (ValueError, TypeError) and len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"env copy {copy}, {error.args[0]}",)
+    else:
+        error.add_note(f"in env copy {copy}")
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if it survives pickling, else a RuntimeError that says the same."""
+    try:
+        return error if isinstance(pickle.loads(pickle.dumps(error)), type(error)) else RuntimeError(repr(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,44 @@
+"""Packaging of sb3-matrl: ranges that should work; ``requirements.txt`` pins what was tested."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="sb3-matrl",
+    version="0.1.0",
+    description="Multi-agent trust region learning (MATRL) for Stable-Baselines3 and PettingZoo",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sb3_matrl", "sb3_matrl.*", "zoo", "zoo.*"]),
+    package_data={"sb3_matrl": ["py.typed"], "zoo": ["hyperparams/*.yml"]},
+    install_requires=[
+        "torch>=2.8,<3",
+        "stable-baselines3>=2.9,<3",
+        "numpy>=2.0,<3",
+        "gymnasium>=1.0,<2",
+        "pettingzoo>=1.26,<2",
+        "SuperSuit>=3.10,<4",
+        "cloudpickle>=3.0",
+        "cma>=4.0,<5",
+        "PyYAML>=6.0",
+        "rich>=13",
+        "tqdm>=4.66",
+        "tensorboard>=2.18",
+        "matplotlib>=3.9",
+    ],
+    extras_require={
+        "contrib": ["sb3-contrib>=2.9,<3"],
+        "track": ["wandb>=0.22"],
+        "render": ["pygame>=2.5"],
+        "mujoco": ["mujoco>=3.2", "gymnasium-robotics>=1.4"],
+        "dev": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.15", "types-PyYAML"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "License :: OSI Approved :: MIT License",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from sb3_matrl import MATRL
+from sb3_matrl.common.callbacks import MultiAgentEvalCallback
+from sb3_matrl.evaluation import evaluate_policy
+from sb3_matrl.vec_env import make_joint_vec_env
+from tests.evaluation.worlds import OtherAgents, RandomLength
+
+
+def small_model(**changes):
+    arguments = {"n_envs": 4, "n_steps": 10, "batch_size": 40, "n_epochs": 1, "br_n_epochs": 1, "seed": 0, "device": "cpu"}
+    return MATRL("MlpPolicy", RandomLength, **{**arguments, **changes})
+
+
+def evaluation(**changes):
+    env = make_joint_vec_env(RandomLength, n_envs=2)
+    return MultiAgentEvalCallback(env, **{"n_eval_episodes": 4, "eval_freq": 60, "verbose": 0, **changes})
+
+
+def flat_parameters(model):
+    return th.cat([p.detach().flatten() for agent in model.agents.values() for p in agent.policy.parameters()])
+
+
+class Recorder(BaseCallback):
+    """Keeps what the model looked like whenever it is called."""
+
+    def __init__(self, limit=None):
+        super().__init__()
+        self.steps, self.parameters, self.limit = [], [], limit
+
+    def _on_step(self):
+        self.steps.append(self.model.num_timesteps)
+        self.parameters.append(flat_parameters(self.model))
+        return self.limit is None or len(self.steps) < self.limit
+
+
+class Rows(KVWriter):
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append((step, dict(key_values)))
+
+    def close(self):
+        pass
+
+
+def test_evaluates_after_the_iteration_that_reaches_a_multiple_and_at_the_end():
+    callback = evaluation()
+    small_model().learn(200, callback)
+    # Iterations end at 40, 80, 120, 160, 200; multiples of 60 are 60, 120, 180.
+    assert callback.timesteps == [80, 120, 200]
+
+
+@pytest.mark.parametrize("eval_freq", [0, -1])
+def test_without_a_frequency_it_evaluates_only_at_the_end(eval_freq):
+    callback = evaluation(eval_freq=eval_freq)
+    small_model().learn(120, callback)
+    assert callback.timesteps == [120]
+
+
+def test_goes_on_where_an_earlier_training_stopped():
+    callback, model = evaluation(), small_model()
+    model.learn(80, callback)
+    model.learn(80, callback, reset_num_timesteps=False)
+    assert callback.timesteps == [80, 120, 160]
+
+
+def test_results_are_those_of_the_model_at_that_time():
+    callback, model = evaluation(), small_model()
+    model.learn(200, callback)
+    env = make_joint_vec_env(RandomLength, n_envs=2)
+    seed = int(np.random.SeedSequence([0, 200]).generate_state(1)[0])
+    for results, deterministic in ((callback.sampled, False), (callback.greedy, True)):
+        expected = evaluate_policy(model, env, 4, deterministic=deterministic, seed=seed)
+        np.testing.assert_array_equal(results[-1].agent_returns, expected.agent_returns)
+
+
+def test_training_is_the_same_with_and_without_evaluation():
+    with_it, without = small_model(), small_model()
+    with_it.learn(200, evaluation(eval_freq=40))
+    without.learn(200)
+    assert th.equal(flat_parameters(with_it), flat_parameters(without))
+
+
+def test_logs_the_means_at_the_step_they_belong_to():
+    callback, model, rows = evaluation(), small_model(), Rows()
+    model.set_logger(Logger(None, [rows]))
+    model.learn(120, callback)
+    logged = [(step, row) for step, row in rows.rows if "eval/mean_reward" in row]
+    assert [step for step, _ in logged] == [80, 120]
+    for (step, row), sampled, greedy in zip(logged, callback.sampled, callback.greedy, strict=True):
+        assert row["time/total_timesteps"] == step
+        assert row["eval/mean_reward"] == sampled.returns.mean()
+        assert row["eval/mean_reward_greedy"] == greedy.returns.mean()
+        assert row["eval/mean_ep_length"] == sampled.lengths.mean()
+        assert row["eval/mean_ep_length_greedy"] == greedy.lengths.mean()
+        assert row["eval/left/mean_reward"] == sampled.agent_returns[:, 0].mean()
+        assert row["eval/right/mean_reward"] == sampled.agent_returns[:, 1].mean()
+
+
+def test_evaluations_file_holds_every_evaluation(tmp_path):
+    callback = evaluation(log_path=tmp_path / "new")
+    small_model().learn(200, callback)
+    with np.load(tmp_path / "new" / "evaluations.npz") as file:
+        np.testing.assert_array_equal(file["timesteps"], [80, 120, 200])
+        np.testing.assert_array_equal(file["results"], [result.returns for result in callback.sampled])
+        np.testing.assert_array_equal(file["results_greedy"], [result.returns for result in callback.greedy])
+        np.testing.assert_array_equal(file["ep_lengths"], [result.lengths for result in callback.sampled])
+        np.testing.assert_array_equal(file["ep_lengths_greedy"], [result.lengths for result in callback.greedy])
+        assert file["agent_returns"].shape == file["agent_returns_greedy"].shape == (3, 4, 2)
+        np.testing.assert_allclose(file["agent_returns"].sum(axis=2), file["results"])
+        assert file["agents"].tolist() == ["left", "right"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["evaluations.npz"]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_best_model_is_that_of_the_best_evaluation(tmp_path, deterministic):
+    after, best = Recorder(), Recorder()
+    callback = evaluation(
+        eval_freq=40,
+        best_model_save_path=tmp_path,
+        callback_after_eval=after,
+        callback_on_new_best=best,
+        deterministic=deterministic,
+    )
+    small_model().learn(320, callback)
+    means = [result.mean for result in (callback.greedy if deterministic else callback.sampled)]
+    assert after.steps == callback.timesteps == list(range(40, 321, 40))
+    assert best.steps == [step for i, step in enumerate(callback.timesteps) if means[i] > max(means[:i], default=-np.inf)]
+    assert callback.best_mean_reward == max(means)
+    assert callback.last_mean_reward == means[-1]
+    saved = MATRL.load(tmp_path / "best_model")
+    assert th.equal(flat_parameters(saved), after.parameters[int(np.argmax(means))])
+
+
+def test_callback_after_evaluation_can_stop_the_training():
+    callback, model = evaluation(eval_freq=40, callback_after_eval=Recorder(limit=2)), small_model()
+    model.learn(10_000, callback)
+    assert callback.timesteps[:2] == [40, 80]
+    assert model.num_timesteps <= 80 + 4
+
+
+def test_sb3_stopping_rule_works():
+    rule = StopTrainingOnRewardThreshold(reward_threshold=-1.0)
+    callback, model = evaluation(eval_freq=40, callback_on_new_best=rule), small_model()
+    model.learn(10_000, callback)
+    assert model.num_timesteps <= 40 + 4
+
+
+def test_sb3_checkpoints_work(tmp_path):
+    class AtStep(Recorder):
+        def _on_step(self):
+            return super()._on_step() if self.model.num_timesteps in (80, 160) else True
+
+    recorder = AtStep()
+    small_model().learn(200, [recorder, CheckpointCallback(20, str(tmp_path), name_prefix="model")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_160_steps.zip", "model_80_steps.zip"]
+    for step, parameters in zip(recorder.steps, recorder.parameters, strict=True):
+        assert th.equal(flat_parameters(MATRL.load(tmp_path / f"model_{step}_steps.zip")), parameters)
+
+
+def test_refuses_an_environment_with_other_agents():
+    callback = MultiAgentEvalCallback(OtherAgents, verbose=0)
+    with pytest.raises(ValueError, match=r"eval_env has agents \['right', 'left'\], the model has \['left', 'right'\]"):
+        small_model().learn(40, callback)
+
+
+def test_prints_the_results_when_verbose(capsys):
+    callback = evaluation(verbose=1)
+    small_model().learn(40, callback)
+    sampled, greedy = callback.sampled[-1], callback.greedy[-1]
+    printed = capsys.readouterr().out
+    assert f"episode_reward={sampled.mean:.2f} +/- {sampled.std:.2f} (greedy {greedy.mean:.2f}" in printed
+    assert "New best mean reward!" in printed

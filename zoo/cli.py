@@ -1,0 +1,107 @@
+"""What the command lines share: a strict argument parser, and errors as one line instead of a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch as th
+
+from sb3_matrl.common.suggest import did_you_mean, unknown
+from zoo.config import ALGORITHMS
+
+USER_ERROR = 2
+
+
+class StrictParser(argparse.ArgumentParser):
+    """
+    Argument parser that takes no abbreviations, shows defaults, and guesses what a misspelt flag meant.
+
+    :param description: what the command does
+    :param examples: shown below the flags
+    """
+
+    def __init__(self, description: str, examples: str) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """
+        :param arguments: words of the command line, without the program's name
+        :raises ValueError: on an unknown flag or a word that belongs to no flag
+        """
+        namespace, rest = self.parse_known_args(arguments)
+        for word in rest:
+            if word.startswith("-"):
+                flag = word.split("=")[0]
+                raise ValueError(f"flag {flag} is unknown{did_you_mean(flag, self._option_string_actions)} See --help.")
+        if rest:
+            raise ValueError(f"argument {rest[0]!r} belongs to no flag. See --help.")
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. See --help.")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind every flag, examples as they are."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """
+    Around everything that checks what the user gave: report it in one line and exit with code 2.
+
+    SB3 reports bad hyper-parameters with assertions, JointVecEnv an unsuitable environment with ``TypeError``.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AssertionError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def count(text: str) -> int:
+    """A whole number; ``1e5`` is one too."""
+    number = float(text)
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(number)
+
+
+def positive_count(text: str) -> int:
+    """A whole number of at least 1."""
+    number = count(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
+
+
+def seed(text: str) -> int:
+    """A seed: a whole number from 0 to 2**32 - 1, what every generator accepts."""
+    number = count(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2**32 - 1, got {text!r}")
+    return number
+
+
+def device(text: str) -> str:
+    """A device of PyTorch, or ``auto``."""
+    try:
+        return text if text == "auto" else str(th.device(text))
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:<index>, got {text!r}") from None
+
+
+def algorithm(text: str) -> str:
+    """Name of an algorithm."""
+    if text not in ALGORITHMS:
+        raise argparse.ArgumentTypeError(unknown("algorithm", text, ALGORITHMS))
+    return text
