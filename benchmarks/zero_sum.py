@@ -1,7 +1,7 @@
 """
 Zero-sum games where independent learners cycle: exact NashConv of the learned policies.
 
-    python benchmarks/zero_sum.py --out benchmarks/results/zero_sum.json
+    python -m benchmarks.zero_sum
 
 One-shot rock-paper-scissors and matching pennies, two hidden layers of 32, 2,000 plays per batch, one full-batch step
 per epoch, 10 + 5 epochs, Adam 0.002, clip 0.1, 150 iterations; NashConv (at most 2 in matching pennies, 2 in
@@ -11,7 +11,6 @@ rock-paper-scissors) averaged over the last quarter of the iterations.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +52,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training run."""
-
-    game: str
-    setting: str
-    ent_coef: float
-    seed: int
-    iterations: int
-
-
 class NashConvCallback(BaseCallback):
     """Records the exact NashConv of the agents' policies before every rollout, and the iteration's rho."""
 
@@ -94,22 +82,23 @@ def strategies(model: MATRL) -> list[np.ndarray]:
     return [strategy / strategy.sum() for strategy in found]
 
 
-def train(run: Run) -> dict[str, Any]:
-    """Train once and return the NashConv of every iteration."""
-    callback = NashConvCallback(run.game)
+def train(task: dict[str, Any]) -> dict[str, Any]:
+    """Train once and return the NashConv after every iteration."""
+    callback = NashConvCallback(task["game"])
     model = MATRL(
         "MlpPolicy",
         matrix_game_v0.parallel_env,
-        env_kwargs={"game": run.game},
-        ent_coef=run.ent_coef,
-        seed=run.seed,
+        env_kwargs={"game": task["game"]},
+        ent_coef=task["ent_coef"],
+        seed=task["seed"],
         device="cpu",
-        **{**HYPERPARAMETERS, **SETTINGS[run.setting]},
+        **{**HYPERPARAMETERS, **SETTINGS[task["setting"]]},
     )
-    model.learn(run.iterations * N_ENVS * N_STEPS, callback=callback, log_interval=None)
+    model.learn(task["iterations"] * N_ENVS * N_STEPS, callback=callback, log_interval=None)
+    assert model.report is not None
     curve = [*callback.nash_convs[1:], matrix_game_v0.nash_conv(callback.payoffs, strategies(model))]
-    last_quarter = float(np.mean(curve[-(len(curve) // 4 or 1) :]))
-    return {**asdict(run), "nash_conv": last_quarter, "mean_rho": float(np.mean(callback.rhos or [0.0])), "curve": curve}
+    last_quarter = float(np.mean(curve[-max(1, len(curve) // 4) :]))
+    return {"nash_conv": last_quarter, "mean_rho": float(np.mean([*callback.rhos, model.report.rho.mean()])), "curve": curve}
 
 
 def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -120,7 +109,9 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         chosen = [r for r in results if (r["game"], r["setting"], r["ent_coef"]) == (game, setting, ent_coef)]
         mean, low, high = interval([r["nash_conv"] for r in chosen])
         rho = float(np.mean([r["mean_rho"] for r in chosen]))
-        rows.append({"game": game, "setting": setting, "ent_coef": ent_coef, "nash_conv": mean, "ci95": [low, high], "mean_rho": rho})
+        rows.append(
+            {"game": game, "setting": setting, "ent_coef": ent_coef, "nash_conv": mean, "ci95": [low, high], "mean_rho": rho}
+        )
     return rows
 
 
@@ -134,14 +125,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/zero_sum.json"))
     args = parser.parse_args()
-    runs = [
-        Run(game, setting, ent_coef, seed, args.iterations)
+    tasks = [
+        {"game": game, "setting": setting, "ent_coef": ent_coef, "seed": seed, "iterations": args.iterations}
         for game in args.games
         for setting in args.settings
         for ent_coef in args.ent_coefs
         for seed in range(args.seeds)
     ]
-    results = run_parallel(train, runs, args.jobs)
+    results = run_parallel(train, tasks, args.jobs, args.out.with_suffix(".runs.jsonl"))
     rows = table(results)
     for row in rows:
         low, high = row["ci95"]

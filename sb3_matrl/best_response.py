@@ -127,9 +127,7 @@ def best_respond(
     return _summary(records)
 
 
-def _minibatches(
-    rows: np.ndarray, n_rows: int, batch_size: int, rng: np.random.Generator
-) -> Iterator[np.ndarray | slice]:
+def _minibatches(rows: np.ndarray, n_rows: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray | slice]:
     """Live rows in random order, ``batch_size`` at a time; everything at once, uncopied, when it fits and all live."""
     if len(rows) == n_rows and n_rows <= batch_size:
         yield slice(None)

@@ -315,7 +315,10 @@ class MATRLCoordinator:
             total_variation=alpha,
             kl_predicted=np.array([_over_live(kl(c.distribution, p.distribution), b, "mean") for _, b, c, p in pairs]),
             kl_next=np.array(
-                [_over_live(kl(c.distribution, d), b, "mean") for (_, b, c, _), d in zip(pairs, next_distributions, strict=True)]
+                [
+                    _over_live(kl(c.distribution, d), b, "mean")
+                    for (_, b, c, _), d in zip(pairs, next_distributions, strict=True)
+                ]
             ),
             clip_fraction=_clipped_share(prediction.ratios, prediction.mask, [self.config.payoff_clip_range] * n),
             weight_clip_fraction=_clipped_share(weights, prediction.mask, clipped),

@@ -81,7 +81,8 @@ class MATRL(BaseAlgorithm):
     two by its equilibrium, and best-respond to the others' mixtures.
 
     The arguments up to ``device`` have the names, order and meaning of SB3's PPO. Those marked (*) may also be a dict
-    keyed by agent. An argument that a learner class does not have is not passed to it; ``None`` leaves the learner's
+    keyed by agent. Defaults are those of PPO, whatever the learner class. An argument that a class does not have is not
+    passed to it; ``None`` leaves its
     default.
 
     :param policy: (*) name (``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``) or class of the policy
@@ -264,7 +265,9 @@ class MATRL(BaseAlgorithm):
         defaults = _constructor_arguments()
         for name in _LEARNER_ARGUMENTS:
             if name not in accepted and self.arguments[name] != defaults[name]:
-                raise ValueError(f"{name} is no argument of {', '.join(sorted({cls.__name__ for cls in classes}))}: leave it out")
+                raise ValueError(
+                    f"{name} is no argument of {', '.join(sorted({cls.__name__ for cls in classes}))}: leave it out"
+                )
 
     def _build_learner(self, agent: str) -> OnPolicyAlgorithm:
         arguments = {name: self._argument(name, agent) for name in _LEARNER_ARGUMENTS}
@@ -299,14 +302,18 @@ class MATRL(BaseAlgorithm):
         assert isinstance(joint, JointVecEnv)
         self._check_spaces(joint)
         if new.num_envs != self.n_envs:
-            raise ValueError(f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()")
+            raise ValueError(
+                f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()"
+            )
         self.env = new
         if force_reset:
             self._last_obs = None
 
     def _check_spaces(self, env: JointVecEnv) -> None:
         if list(env.agents) != self.possible_agents:
-            raise ValueError(f"the env's agents are {env.agents}, the model's {self.possible_agents}: it is another environment")
+            raise ValueError(
+                f"the env's agents are {env.agents}, the model's {self.possible_agents}: it is another environment"
+            )
         for kind, ours, theirs in (
             ("observation", self.observation_space, env.observation_spaces),
             ("action", self.action_space, env.action_spaces),
@@ -459,7 +466,9 @@ class MATRL(BaseAlgorithm):
         actions, states = {}, {}
         for agent, value in observation.items():
             if agent not in self.agents:
-                raise ValueError(f"agent {agent!r} is unknown{did_you_mean(agent, self.agents)} Known: {', '.join(self.agents)}")
+                raise ValueError(
+                    f"agent {agent!r} is unknown{did_you_mean(agent, self.agents)} Known: {', '.join(self.agents)}"
+                )
             previous = None if state is None else state.get(agent)
             actions[agent], states[agent] = self.agents[agent].predict(value, previous, episode_start, deterministic)
         return actions, None if all(value is None for value in states.values()) else states
@@ -493,7 +502,9 @@ class MATRL(BaseAlgorithm):
         unknown_agents = [agent for agent in given if agent not in self.agents]
         missing = [agent for agent in self.agents if agent not in given] if exact_match else []
         if unknown_agents or missing:
-            raise ValueError(f"parameters of unknown agents {unknown_agents}, or without those of {missing}; known: {list(self.agents)}")
+            raise ValueError(
+                f"parameters of unknown agents {unknown_agents}, or without those of {missing}; known: {list(self.agents)}"
+            )
         for agent, parameters in given.items():
             own = {name: value for name, value in parameters.items() if name != "best_response.optimizer"}
             self.agents[agent].set_parameters(own, exact_match=exact_match, device=device)
@@ -550,7 +561,9 @@ class MATRL(BaseAlgorithm):
             observation_spaces = dict(zip(agents, map(space_from_json, document["observation_spaces"]), strict=True))
             action_spaces = dict(zip(agents, map(space_from_json, document["action_spaces"]), strict=True))
             arguments = _restore_arguments(document["arguments"], dict(custom_objects or {}), kwargs)
-            counters = {name: document[name] for name in ("num_timesteps", "total_timesteps", "n_updates", "learner_n_updates")}
+            counters = {
+                name: document[name] for name in ("num_timesteps", "total_timesteps", "n_updates", "learner_n_updates")
+            }
             generator_state = document["coordinator_rng"]
             n_envs = int(kwargs.get("n_envs", document["n_envs"]))
         except KeyError as error:

@@ -126,7 +126,9 @@ def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
     observations = buffer.observations
     actions = tensor(buffer.actions)
     return AgentBatch(
-        observations={k: tensor(v) for k, v in observations.items()} if isinstance(observations, dict) else tensor(observations),
+        observations={k: tensor(v) for k, v in observations.items()}
+        if isinstance(observations, dict)
+        else tensor(observations),
         actions=actions.long().flatten() if isinstance(learner.action_space, spaces.Discrete) else actions,
         old_log_prob=tensor(buffer.log_probs).flatten(),
         old_values=tensor(buffer.values).flatten(),

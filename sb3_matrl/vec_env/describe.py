@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium import spaces
-from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo import ParallelEnv
 
 from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
 
@@ -59,8 +59,6 @@ def require_parallel_env(env: Any) -> None:
     kind = type(env).__name__
     if isinstance(env, gymnasium.Env):
         advice = "is a single-agent gymnasium env: train it with SB3 itself, or write it as a ParallelEnv"
-    elif isinstance(env, AECEnv):
-        advice = "is an AECEnv: convert it with pettingzoo.utils.conversions.aec_to_parallel"
     else:
         advice = "does not derive from pettingzoo.ParallelEnv; derive from it or convert it"
     raise TypeError(f"sb3_matrl needs a PettingZoo ParallelEnv, but the {kind} given {advice}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import cloudpickle
@@ -89,8 +89,12 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
     instance = isinstance(env, ParallelEnv | AECEnv)
     if instance and kwargs:
         raise ValueError(f"env_kwargs {sorted(kwargs)} need a factory, but env is a {type(env).__name__} that exists already")
-    first = _parallel(env) if instance else _factory(env, kwargs)()
-    factory = _Copies(first) if instance and (n_envs > 1 or kind == "subproc") else _factory(env, kwargs)
+    if instance:
+        first = _parallel(env)
+        factory: EnvFactory = _Copies(first)
+    else:
+        factory = _factory(env, kwargs)
+        first = factory()
     try:
         if isinstance(first, CoreParallelEnv) and kind in ("auto", "batched"):
             return BatchedBackend(first, n_envs)
@@ -117,21 +121,29 @@ def _close(env: Any, instance: bool) -> None:
 
 class _Copies:
     """
-    A factory of copies of an env, as it was when this object was made.
+    A factory of copies of an env, as it is before its first step here.
 
     :param env: any ParallelEnv that cloudpickle can handle
     """
 
     def __init__(self, env: Any) -> None:
-        try:
-            self._pickled = cloudpickle.dumps(env)
-        except Exception as error:
-            raise ValueError(
-                f"{env} cannot be copied ({type(error).__name__}: {error}); pass a function that makes it instead"
-            ) from error
+        self._env = env
 
     def __call__(self) -> Any:
         return cloudpickle.loads(self._pickled)
+
+    @cached_property
+    def _pickled(self) -> bytes:
+        """Made when the first copy is wanted: a single env in this process need not be picklable."""
+        try:
+            return bytes(cloudpickle.dumps(self._env))
+        except Exception as error:
+            raise ValueError(
+                f"{self._env} cannot be copied ({type(error).__name__}: {error}); pass a function that makes it instead"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_pickled": self._pickled}
 
 
 def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:

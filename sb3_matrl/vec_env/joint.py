@@ -213,7 +213,10 @@ class JointVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Attribute of the copies' envs; of the one env that the copies are batched from with vec_env='batched'."""
-        return self.backend.get_attr(attr_name, self._copies(indices))
+        copies = self._copies(indices)
+        if attr_name == "render_mode":  # SB3 asks every env for it; not every env has it
+            return [self.backend.render_mode for _ in copies]
+        return self.backend.get_attr(attr_name, copies)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the copies' envs, in the wrapper that defines it, else in the unwrapped env."""

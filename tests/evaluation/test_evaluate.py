@@ -46,10 +46,10 @@ def test_equals_a_loop_over_single_environments(n_envs, n_episodes, shares):
 
 
 def test_short_episodes_are_not_counted_more_often():
-    # Lengths 1 and 201 are equally likely. The first 100 episodes to end would nearly all be short ones.
-    env = make_joint_vec_env(lambda: RandomLength(long=201), n_envs=50)
+    # Lengths 1 and 101 are equally likely. The first 100 episodes to end would nearly all be short ones.
+    env = make_joint_vec_env(lambda: RandomLength(long=101), n_envs=50)
     result = evaluate_policy(Scripted(), env, 100, deterministic=True, seed=0)
-    assert result.mean_length == pytest.approx(101, abs=4 * 100 / np.sqrt(100))
+    assert result.mean_length == pytest.approx(51, abs=4 * 50 / np.sqrt(100))
 
 
 def test_seed_determines_everything_and_leaves_the_global_streams_alone():

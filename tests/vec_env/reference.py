@@ -82,24 +82,30 @@ def grid(agents, outcomes, name):
     return np.array([[getattr(outcome, name).get(agent, 0) for agent in agents] for outcome in outcomes])
 
 
-def assert_same_as_reference(venv, factory, seeds, n_steps, action_seed=0):
-    """Play ``n_steps`` random joint steps in ``venv`` and in the reference; everything must agree exactly."""
+def assert_same_as_reference(venv, factory, seeds, n_steps, act=random_actions):
+    """
+    Play ``n_steps`` joint steps in ``venv`` and in the reference; everything must agree exactly.
+
+    :param act: (action spaces, number of copies, random generator) -> joint action
+    :return: how many episodes ended, and how often an agent was out while others went on
+    """
     agents, spaces = venv.agents, venv.observation_spaces
     copies = [ReferenceCopy(factory()) for _ in seeds]
     starts = [copy.reset(seed) for copy, seed in zip(copies, seeds, strict=True)]
     assert_rows(agents, venv.reset(), [start[0] for start in starts], spaces)
     assert [info.get("agents", {}) for info in venv.reset_infos] == [start[1] for start in starts]
     live = [start[0] for start in starts]
-    rng = np.random.default_rng(action_seed)
-    finished = 0
+    rng = np.random.default_rng(0)
+    finished = out = 0
     for _ in range(n_steps):
         np.testing.assert_array_equal(venv.alive, [[agent in row for agent in agents] for row in live])
-        actions = random_actions(venv.action_spaces, len(seeds), rng)
+        actions = act(venv.action_spaces, len(seeds), rng)
         outcomes = [copy.step({a: actions[a][k] for a in agents}) for k, copy in enumerate(copies)]
         live = [outcome.observations for outcome in outcomes]
         assert_same_step(venv, venv.step(actions), outcomes)
         finished += sum(outcome.done for outcome in outcomes)
-    return finished
+        out += int((~venv.alive).sum())
+    return finished, out
 
 
 def assert_same_step(venv, result, outcomes):
@@ -140,4 +146,6 @@ def assert_same_info(venv, info, outcome):
 
 
 def _with_batch_axis(value):
-    return {key: np.asarray(entry)[None] for key, entry in value.items()} if isinstance(value, dict) else np.asarray(value)[None]
+    return (
+        {key: np.asarray(entry)[None] for key, entry in value.items()} if isinstance(value, dict) else np.asarray(value)[None]
+    )

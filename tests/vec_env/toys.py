@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
-
-NEVER = 10**9
 
 
 def draw(space, rng):
@@ -42,7 +41,7 @@ class ToyEnv(ParallelEnv):
     :param closed_in: folder where close() leaves a file named by the process id
     """
 
-    metadata = {"name": "toy_v0", "render_modes": ["rgb_array"]}
+    metadata: ClassVar = {"name": "toy_v0", "render_modes": ["rgb_array"]}
 
     def __init__(self, observation_spaces, action_spaces, ends, enters=None, jitter=2, closed_in=None, render_mode=None):
         self.possible_agents = list(observation_spaces)
@@ -140,7 +139,7 @@ def early_death(**options):
 
 
 def late_entry(**options):
-    """An agent appears later, in one episode out of some even after another has ended."""
+    """An agent appears later."""
     names = ["early", "late"]
     observations = {name: spaces.Discrete(5, start=2) for name in names}
     actions = {name: spaces.Discrete(3) for name in names}
@@ -192,7 +191,9 @@ class Faulty(ToyEnv):
 
     def __init__(self, fault, **options):
         model = plain(**options)
-        super().__init__(model._observation_spaces, model._action_spaces, dict.fromkeys(model.possible_agents, (9, "truncated")))
+        super().__init__(
+            model._observation_spaces, model._action_spaces, dict.fromkeys(model.possible_agents, (9, "truncated"))
+        )
         self.fault = getattr(self, fault)
         self.at_reset = fault.startswith("reset_")
         self.resets = 0
@@ -317,9 +318,9 @@ class Lingering(ToyEnv):
 
 
 class Bare(ParallelEnv):
-    """The least that PettingZoo asks for: no render_mode, no metadata; infos always empty dicts missing."""
+    """The least that PettingZoo asks for: no render_mode, no metadata; no infos, no final observation."""
 
-    possible_agents = ["only"]
+    possible_agents: ClassVar = ["only"]
 
     def observation_space(self, agent):
         return spaces.Box(0, 1, (1,), np.float32)
