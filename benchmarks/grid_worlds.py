@@ -29,7 +29,7 @@ from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 # Table 3 of the paper; lambda 0.97 as in its released settings.
 HYPERPARAMETERS: dict[str, Any] = {

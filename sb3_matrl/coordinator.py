@@ -259,7 +259,7 @@ class MATRLCoordinator:
             divergence = kl(target, policy.get_distribution(batch.observations).distribution)  # type: ignore[arg-type]
             loss = (live * divergence).sum() / live.sum().clamp(min=1.0)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         policy.optimizer.zero_grad()
 
@@ -286,51 +286,66 @@ class MATRLCoordinator:
         stats: dict[str, BestResponseStats],
         seconds: dict[str, float],
     ) -> MetaGameReport:
-        rho, n = solution.rho, game.n_agents
-        payoffs, expected = game.strategy_payoffs(rho), game.expected_payoffs(rho)
-        pairs = list(zip(self.learners.items(), prediction.batches, prediction.current, prediction.predicted, strict=True))
-        variation = [_over_live(total_variation(c.distribution, p.distribution), b, "max") for _, b, c, p in pairs]
-        alpha = np.array(variation)
-        epsilon = np.array([_over_live(batch.advantages.abs(), batch, "max") for batch in prediction.batches])
-        gamma = np.array([learner.gamma for learner in self.learners.values()])
-        predicted_gain = game.expected_payoffs(np.zeros(n))
-        clipped = [configs[name].weight_clip_range for name in self.learners]
-        next_distributions = [action_distribution(learner.policy, b.observations) for (_, learner), b, _, _ in pairs]
-        equilibria = solution.equilibria
+        clip_ranges = [configs[name].weight_clip_range for name in self.learners]
         return MetaGameReport(
             agents=tuple(self.learners),
-            rho=rho,
-            method=solution.method,
-            nash_conv=solution.nash_conv,
-            n_equilibria=len(equilibria) if self.config.metagame else -1,
-            n_pure_equilibria=int(np.all((equilibria == 0.0) | (equilibria == 1.0), axis=1).sum()),
-            current_payoffs=payoffs[:, 0],
-            predicted_payoffs=payoffs[:, 1],
-            expected_payoffs=expected,
-            payoffs=game.payoffs() if n <= MAX_REPORTED_AGENTS else None,
-            fixed_point=fixed_point_type(game, rho),
-            eigenvalues=eigenvalues(game.hessian(rho)),
-            predicted_lower_bound=improvement_lower_bound(predicted_gain, epsilon, alpha, gamma),
-            lower_bound=improvement_lower_bound(expected, epsilon, alpha, gamma, rho=rho),
-            total_variation=alpha,
-            kl_predicted=np.array([_over_live(kl(c.distribution, p.distribution), b, "mean") for _, b, c, p in pairs]),
-            kl_next=np.array(
-                [
-                    _over_live(kl(c.distribution, d), b, "mean")
-                    for (_, b, c, _), d in zip(pairs, next_distributions, strict=True)
-                ]
-            ),
-            clip_fraction=_clipped_share(prediction.ratios, prediction.mask, [self.config.payoff_clip_range] * n),
-            weight_clip_fraction=_clipped_share(weights, prediction.mask, clipped),
-            effective_sample_size=np.array(
-                [
-                    effective_sample_size(clip_weights(weights[:, i], c)[prediction.mask[:, i]].numpy())
-                    for i, c in enumerate(clipped)
-                ]
-            ),
+            n_equilibria=len(solution.equilibria) if self.config.metagame else -1,
+            clip_fraction=_clipped_share(prediction.ratios, prediction.mask, [self.config.payoff_clip_range] * game.n_agents),
+            weight_clip_fraction=_clipped_share(weights, prediction.mask, clip_ranges),
+            effective_sample_size=_sample_sizes(weights, prediction.mask, clip_ranges),
             best_response=stats,
             seconds=seconds,
+            **_game_numbers(game, solution),
+            **self._distances(prediction),
+            **self._lower_bounds(prediction, game, solution.rho),
         )
+
+    def _distances(self, prediction: _Prediction) -> dict[str, Any]:
+        """Mean KL divergences of the predicted and of the next policies from the current ones, (n,) each."""
+        kl_predicted, kl_next = [], []
+        for i, learner in enumerate(self.learners.values()):
+            batch, current = prediction.batches[i], prediction.current[i].distribution
+            kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch, "mean"))
+            kl_next.append(_over_live(kl(current, action_distribution(learner.policy, batch.observations)), batch, "mean"))
+        return {"kl_predicted": np.array(kl_predicted), "kl_next": np.array(kl_next)}
+
+    def _lower_bounds(self, prediction: _Prediction, game: MetaGame, rho: np.ndarray) -> dict[str, Any]:
+        """Remarks 1 and C.1 from samples: maxima over the visited states and the executed actions."""
+        gamma = np.array([learner.gamma for learner in self.learners.values()])
+        epsilon = np.array([_over_live(batch.advantages.abs(), batch, "max") for batch in prediction.batches])
+        policies = zip(prediction.batches, prediction.current, prediction.predicted, strict=True)
+        distances = [(batch, total_variation(c.distribution, p.distribution)) for batch, c, p in policies]
+        alpha = np.array([_over_live(distance, batch, "max") for batch, distance in distances])
+        predicted_gain = game.expected_payoffs(np.zeros(game.n_agents))
+        return {
+            "total_variation": alpha,
+            "predicted_lower_bound": improvement_lower_bound(predicted_gain, epsilon, alpha, gamma),
+            "lower_bound": improvement_lower_bound(game.expected_payoffs(rho), epsilon, alpha, gamma, rho=rho),
+        }
+
+
+def _game_numbers(game: MetaGame, solution: Solution) -> dict[str, Any]:
+    """What the meta-game itself says at its solution."""
+    rho, equilibria = solution.rho, solution.equilibria
+    payoffs = game.strategy_payoffs(rho)
+    return {
+        "rho": rho,
+        "method": solution.method,
+        "nash_conv": solution.nash_conv,
+        "n_pure_equilibria": int(np.all((equilibria == 0.0) | (equilibria == 1.0), axis=1).sum()),
+        "current_payoffs": payoffs[:, 0],
+        "predicted_payoffs": payoffs[:, 1],
+        "expected_payoffs": game.expected_payoffs(rho),
+        "payoffs": game.payoffs() if game.n_agents <= MAX_REPORTED_AGENTS else None,
+        "fixed_point": fixed_point_type(game, rho),
+        "eigenvalues": eigenvalues(game.hessian(rho)),
+    }
+
+
+def _sample_sizes(weights: th.Tensor, mask: th.Tensor, clip_ranges: list[float | None]) -> np.ndarray:
+    """Effective sample size of each agent's clipped weights over its live samples, (n,)."""
+    clipped = [clip_weights(weights[:, i], clip_range)[mask[:, i]].numpy() for i, clip_range in enumerate(clip_ranges)]
+    return np.array([effective_sample_size(column) for column in clipped])
 
 
 def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
@@ -367,13 +382,13 @@ def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> 
     """The policy's action distributions on a batch of observations, without gradient."""
     policy.set_training_mode(False)
     with th.no_grad():
-        return policy.get_distribution(observations).distribution  # type: ignore[arg-type, return-value]
+        return policy.get_distribution(observations).distribution  # type: ignore[return-value]
 
 
 def _log_prob(policy: ActorCriticPolicy, batch: AgentBatch) -> th.Tensor:
     policy.set_training_mode(False)
     with th.no_grad():
-        return policy.evaluate_actions(batch.observations, batch.actions)[1]  # type: ignore[arg-type]
+        return policy.evaluate_actions(batch.observations, batch.actions)[1]
 
 
 def _over_live(values: th.Tensor, batch: AgentBatch, statistic: str) -> float:

@@ -77,15 +77,39 @@ def per_agent(name: str, value: Any, agents: Sequence[str]) -> dict[str, Any]:
     missing = [agent for agent in agents if agent not in value]
     extra = [str(key) for key in value if key not in agents]
     if missing or extra:
-        parts = [f"missing {', '.join(missing)}"] * bool(missing)
-        parts += [f"unknown {', '.join(extra)}{did_you_mean(extra[0], agents)}"] * bool(extra)
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        parts += [f"unknown {', '.join(extra)}{did_you_mean(extra[0], agents)}"] if extra else []
         raise ValueError(f"{name} as a dict needs exactly the keys {', '.join(agents)}: {'; '.join(parts)}")
     return {agent: value[agent] for agent in agents}
 
 
+def check_space(space: spaces.Space[Any], kind: str) -> None:
+    """
+    Refuse spaces whose values SB3's policies would misread.
+
+    :param space: an agent's
+    :param kind: ``"observation"`` or ``"action"``, for the error
+    :raises ValueError: if a discrete space does not count from 0
+    """
+    if isinstance(space, spaces.Dict):
+        for entry in space.spaces.values():
+            check_space(entry, kind)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
+        raise ValueError(f"SB3 wants discrete spaces that start at 0, not the {kind} space {space}: wrap the env to shift it")
+
+
+_NAMED, _KEYWORD_ONLY = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+
+
 def accepted_arguments(learner_class: type[OnPolicyAlgorithm]) -> set[str]:
-    """Names of the arguments that a learner's constructor takes."""
-    return set(inspect.signature(learner_class.__init__).parameters) - {"self"}
+    """Names of the arguments that a learner's constructor takes, those that it passes on as ``**kwargs`` included."""
+    names: set[str] = set()
+    for cls in learner_class.__mro__:
+        parameters = inspect.signature(cls.__init__).parameters.values() if "__init__" in vars(cls) else ()
+        names |= {parameter.name for parameter in parameters if parameter.kind in (_NAMED, _KEYWORD_ONLY)}
+        if parameters and not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return names - {"self"}
 
 
 def build_learner(
@@ -104,7 +128,7 @@ def build_learner(
     :param arguments: SB3 arguments; those that this class does not take, and those that are ``None``, are left to it
     :param learner_kwargs: arguments of this class alone; they win over ``arguments``
     :raises TypeError: if ``learner_class`` is not an on-policy algorithm
-    :raises ValueError: if ``learner_kwargs`` has a name that the class does not take
+    :raises ValueError: if ``learner_kwargs`` has a name that the class does not take, or SB3 cannot use the spaces
     """
     if not (isinstance(learner_class, type) and issubclass(learner_class, OnPolicyAlgorithm)):
         raise TypeError(f"learner_class must be an SB3 on-policy algorithm (PPO, A2C, TRPO, ...), got {learner_class!r}")
@@ -115,6 +139,14 @@ def build_learner(
             hint = did_you_mean(name, accepted)
             raise ValueError(f"learner_kwargs: {learner_class.__name__} takes no argument {name!r}{hint}")
     arguments = {name: value for name, value in arguments.items() if name in accepted and value is not None} | own
-    learner = learner_class(policy, env, **arguments)
+    check_space(env.observation_space, "observation")
+    check_space(env.action_space, "action")
+    try:
+        learner = learner_class(policy, env, **arguments)
+    except AssertionError as error:  # SB3 checks its arguments by assertions
+        raise ValueError(
+            f"{learner_class.__name__} cannot use these spaces or arguments (observations {env.observation_space}, actions "
+            f"{env.action_space}){f': {error}' if str(error) else ''}"
+        ) from error
     install_masked_buffer(learner)
     return learner

@@ -98,7 +98,7 @@ class AgentBatch:
     One agent's rollout as tensors over the B = n_steps * n_envs joint samples, copy-major.
 
     :param observations: (B, ...), or a dict of such
-    :param actions: (B,) int64 for Discrete, else (B, action size)
+    :param actions: (B,) int64 for Discrete, else float32 (B, action size)
     :param old_log_prob: (B,), log-density under the policy that collected the data
     :param old_values: (B,)
     :param advantages: (B,), GAE, not normalised
@@ -124,12 +124,14 @@ def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
         return th.as_tensor(array, device=learner.device)
 
     observations = buffer.observations
-    actions = tensor(buffer.actions)
+    # SB3's own get() turns actions into float32 too; a Bernoulli's log-density takes no integers.
+    discrete = isinstance(learner.action_space, spaces.Discrete)
+    actions = tensor(buffer.actions.flatten() if discrete else buffer.actions.astype(np.float32, copy=False))
     return AgentBatch(
         observations={k: tensor(v) for k, v in observations.items()}
         if isinstance(observations, dict)
         else tensor(observations),
-        actions=actions.long().flatten() if isinstance(learner.action_space, spaces.Discrete) else actions,
+        actions=actions.long() if discrete else actions,
         old_log_prob=tensor(buffer.log_probs).flatten(),
         old_values=tensor(buffer.values).flatten(),
         advantages=tensor(buffer.advantages).flatten(),
@@ -253,6 +255,8 @@ def _act(learner: OnPolicyAlgorithm, observation: Any) -> _Choice:
 
 def to_env_actions(policy: ActorCriticPolicy, space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     """Actions as the environment takes them: Box actions unscaled (squashed policies) or clipped, as SB3 does."""
+    if isinstance(space, spaces.MultiBinary):
+        return actions.astype(space.dtype)  # SB3 samples floats
     if not isinstance(space, spaces.Box):
         return actions
     return policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)

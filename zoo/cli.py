@@ -37,14 +37,26 @@ class StrictParser(argparse.ArgumentParser):
         :param arguments: words of the command line, without the program's name
         :raises ValueError: on an unknown flag or a word that belongs to no flag
         """
+        for word in arguments:
+            if self._is_abbreviation(word):
+                raise self._unknown_flag(word)
         namespace, rest = self.parse_known_args(arguments)
         for word in rest:
             if word.startswith("-"):
-                flag = word.split("=")[0]
-                raise ValueError(f"flag {flag} is unknown{did_you_mean(flag, self._option_string_actions)} See --help.")
+                raise self._unknown_flag(word)
         if rest:
             raise ValueError(f"argument {rest[0]!r} belongs to no flag. See --help.")
         return namespace
+
+    def _is_abbreviation(self, word: str) -> bool:
+        """Whether argparse would complete it; ``allow_abbrev=False`` does not stop that after a single dash."""
+        flags = self._option_string_actions
+        single = len(word) > 2 and word[0] == "-" and word[1].isalpha()
+        return single and word not in flags and any(flag.startswith(word) for flag in flags)
+
+    def _unknown_flag(self, word: str) -> ValueError:
+        flag = word.split("=")[0]
+        return ValueError(f"flag {flag} is unknown{did_you_mean(flag, self._option_string_actions) or '.'} See --help.")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help.")

@@ -17,12 +17,14 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> ParallelEnv[Any, Any
 
     :param env_id: a registered id, or ``module:callable`` that returns a ParallelEnv or an AECEnv that can be converted
     :param env_kwargs: its options
-    :raises ValueError: when the id is unknown or the environment refuses its options
+    :raises ValueError: when the id is unknown, the environment refuses its options, or it is no PettingZoo environment
     """
     try:
         env: Any = make(env_id, **env_kwargs) if env_id in registered_ids() else factory(env_id)(**env_kwargs)
     except TypeError as error:
         raise ValueError(f"env {env_id} with options {dict(env_kwargs)}: {error}") from error
+    if not isinstance(env, (ParallelEnv, AECEnv)):
+        raise ValueError(f"env {env_id} is a {type(env).__name__}, not a PettingZoo ParallelEnv")
     return aec_to_parallel(env) if isinstance(env, AECEnv) else env
 
 

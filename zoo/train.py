@@ -17,7 +17,7 @@ EXAMPLES = """\
   python zoo/train.py --algo ippo --env switch_v0 -n 100000 --env-kwargs n_agents:2 clock:true
   python zoo/train.py --algo matrl --env checkers_v0 --conf-file paper
   python zoo/train.py --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
-  python zoo/train.py --env pettingzoo.butterfly.cooperative_pong_v5:parallel_env --track
+  python zoo/train.py --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
 """
 
 

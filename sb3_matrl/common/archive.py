@@ -70,7 +70,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except Exception as error:  # a damaged file has many ways to fail: BadZipFile, zlib.error, EOFError, ...
         raise ValueError(f"{path} is not a saved model, or it is damaged: {error}") from error
     _check_manifest(path, members)
     try:
@@ -141,5 +141,7 @@ class atomic_file:
                 self._temporary.chmod(0o666 & ~umask)
                 self._temporary.replace(self.path)
         finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._file.close()  # writes what is buffered, which fails on a full disk
+            finally:
+                self._temporary.unlink(missing_ok=True)

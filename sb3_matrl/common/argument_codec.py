@@ -38,49 +38,68 @@ def argument_to_json(value: Any) -> Any:
     """The value in JSON types; see the module's docstring for what can be stored."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return {_KIND: "float", "value": str(value)} if isinstance(value, float) and not np.isfinite(value) else value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         return argument_to_json(value.item())
     if isinstance(value, (list, tuple)):
         items = [argument_to_json(item) for item in value]
         return {_KIND: "tuple", "items": items} if isinstance(value, tuple) else items
-    if isinstance(value, np.ndarray):
-        return {_KIND: "array", "dtype": str(value.dtype), "items": value.tolist()}
+    if isinstance(value, np.ndarray) and _has_json_items(value.dtype):
+        items = argument_to_json(value.reshape(-1).tolist())
+        return {_KIND: "array", "dtype": str(value.dtype), "shape": list(value.shape), "items": items}
     if isinstance(value, Mapping):
         return {_KIND: "dict", "items": [[argument_to_json(key), argument_to_json(item)] for key, item in value.items()]}
     if isinstance(value, type) and _is_safe(value):
         return {_KIND: "class", "module": value.__module__, "name": value.__qualname__}
-    if isinstance(value, LinearSchedule):
-        return {_KIND: "linear", "arguments": [value.start, value.end, value.end_fraction]}
-    if isinstance(value, ConstantSchedule):
-        return value.val
-    if isinstance(value, FloatSchedule):
+    return _schedule_to_json(value)
+
+
+def _schedule_to_json(value: Any) -> Any:
+    """SB3's schedules, not their subclasses, whose numbers may mean anything; what is no schedule cannot be stored."""
+    if type(value) is LinearSchedule:
+        return {_KIND: "linear", "arguments": argument_to_json([value.start, value.end, value.end_fraction])}
+    if type(value) is ConstantSchedule:
+        return argument_to_json(value.val)
+    if type(value) is FloatSchedule:
         return argument_to_json(value.value_schedule)
     return {_KIND: "unsaved", "text": repr(value)}
+
+
+def _has_json_items(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of this dtype consist of numbers or strings that Python, and so JSON, has too."""
+    return dtype.kind in "biuU" or (dtype.kind == "f" and dtype.itemsize <= 8)
 
 
 def argument_from_json(data: Any) -> Any:
     """
     The value that :func:`argument_to_json` stored; an :class:`Unsaved` where it could not be.
 
-    :raises ValueError: for a class that is not a network, optimiser, algorithm or buffer of a known library
+    :raises ValueError: for a class that is not a network, optimiser, algorithm or buffer of a known library, and for
+        anything that :func:`argument_to_json` does not write
     """
     if isinstance(data, list):
         return [argument_from_json(item) for item in data]
     if not isinstance(data, dict):
         return data
+    try:
+        return _decode(data)
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"not a description of an argument: {data!r} ({error!r})") from error
+
+
+def _decode(data: dict[str, Any]) -> Any:
     kind = data.get(_KIND)
     if kind == "float":
         return float(data["value"])
     if kind == "tuple":
         return tuple(argument_from_json(item) for item in data["items"])
     if kind == "array":
-        return np.array(data["items"], dtype=data["dtype"])
+        return np.array(argument_from_json(data["items"]), dtype=data["dtype"]).reshape(data["shape"])
     if kind == "dict":
         return {argument_from_json(key): argument_from_json(item) for key, item in data["items"]}
     if kind == "class":
         return _load_class(data["module"], data["name"])
     if kind == "linear":
-        return LinearSchedule(*data["arguments"])
+        return LinearSchedule(*argument_from_json(data["arguments"]))
     if kind == "unsaved":
         return Unsaved(data["text"])
     raise ValueError(f"unknown kind of argument {kind!r}")
@@ -93,7 +112,10 @@ def _is_safe(value: type) -> bool:
 def _load_class(module: str, name: str) -> type:
     if not f"{module}.".startswith(_SAFE_MODULES):
         raise ValueError(f"refusing to import {module}.{name}: only classes of torch, SB3 and sb3-contrib are loaded by name")
-    value = getattr(importlib.import_module(module), name, None)
+    try:
+        value = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"{module}.{name} cannot be imported: {error}") from error
     if not (isinstance(value, type) and _is_safe(value)):
         raise ValueError(f"{module}.{name} is not a network, optimiser, algorithm or buffer class")
     return value

@@ -19,14 +19,16 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     """
     if isinstance(space, spaces.Box):
         low, high = _bounds_to_json(space.low), _bounds_to_json(space.high)
-        return {"type": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
+        box = {"type": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
+        return box | _unbounded_integers(space)
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiDiscrete):
         start = np.asarray(space.start).tolist()
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
+        # A number and a list of one number make different spaces.
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[key, space_to_json(value)] for key, value in space.spaces.items()]}
     raise ValueError(f"spaces of type {type(space).__name__} are not supported: {space}")
@@ -40,14 +42,24 @@ def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
     """
     try:
         return _BUILDERS[data["type"]](data)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"not a description of a space: {data!r} ({error})") from error
 
 
 def _box(data: Mapping[str, Any]) -> spaces.Box:
     shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
     low, high = (_bounds_from_json(data[key], shape, dtype) for key in ("low", "high"))
-    return spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
+    box = spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
+    for key in _BOUNDED:
+        if key in data:
+            setattr(box, key, _bounds_from_json(data[key], shape, np.dtype(bool)))
+    return box
+
+
+def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
+    n, start, dtype = int(data["n"]), int(data["start"]), np.dtype(data["dtype"])
+    # gymnasium 1.0 knows no other dtype, and has no argument for it.
+    return spaces.Discrete(n, start=start) if dtype == np.int64 else spaces.Discrete(n, start=start, dtype=dtype)  # type: ignore[arg-type]
 
 
 def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
@@ -57,12 +69,22 @@ def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
 
 _BUILDERS: dict[str, Any] = {
     "Box": _box,
-    "Discrete": lambda data: spaces.Discrete(int(data["n"]), start=int(data["start"])),
+    "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
-    "MultiBinary": lambda data: spaces.MultiBinary(data["n"] if len(data["n"]) > 1 else int(data["n"][0])),
+    "MultiBinary": lambda data: spaces.MultiBinary(data["n"]),
     # Pairs, because a plain dict would be sorted by gymnasium.
     "Dict": lambda data: spaces.Dict([(key, space_from_json(value)) for key, value in data["spaces"]]),
 }
+
+
+_BOUNDED = ("bounded_below", "bounded_above")
+
+
+def _unbounded_integers(box: spaces.Box) -> dict[str, Any]:
+    """Which bounds of an integer Box are none: integers have no infinity, so the bounds themselves do not tell."""
+    if box.dtype.kind != "i":
+        return {}
+    return {key: _bounds_to_json(getattr(box, key)) for key in _BOUNDED if not getattr(box, key).all()}
 
 
 def _bounds_to_json(bounds: np.ndarray) -> Any:

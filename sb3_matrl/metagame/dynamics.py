@@ -9,9 +9,9 @@ from sb3_matrl.metagame.payoffs import Array
 
 #: Best-response walks, and the steps of one as a multiple of the number of agents.
 _WALKS = 8
-_STEPS_PER_AGENT = 12
+_STEPS_PER_AGENT = 6
 #: Steps along the homotopy path, and rounds and size of the batches of random Newton starts, small games only.
-_PATH_STEPS = 1000
+_PATH_STEPS = 500
 _ROUNDS = 8
 _BATCH = 16
 _ITERATIONS = 60

@@ -16,8 +16,8 @@ def cmaes(incentives: Incentives, rng: np.random.Generator) -> Array:
     """
     Minimise sum_i sum_s max(0, u_i(s) - u_i)^2 over [0, 1]^n, on normalised payoffs.
 
-    Only the better of an agent's two strategies can exceed the mixture, so the inner sum is the squared regret. Restarts with a
-    doubled population when a run ends in a local minimum that is not an equilibrium. NumPy's global generator is not touched.
+    Only the better of the two strategies can exceed their mixture, so the inner sum is the squared regret. A run that ends
+    in a local minimum that is no equilibrium is restarted with twice the population. NumPy's global generator is not touched.
 
     :param incentives: of any number of agents
     :param rng: draws starts and samples

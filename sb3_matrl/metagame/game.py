@@ -44,7 +44,9 @@ class MetaGame:
     ) -> None:
         ratio, advantage = _samples(ratios, "ratios"), _samples(advantages, "advantages")
         if ratio.shape != advantage.shape:
-            raise ValueError(f"ratios have shape {ratio.shape} but advantages {advantage.shape}; both must be (samples, agents)")
+            raise ValueError(
+                f"ratios have shape {ratio.shape} but advantages {advantage.shape}; both must be (samples, agents)"
+            )
         live = _live(mask, ratio.shape)
         _require_finite(ratio, "ratios", live)
         _require_finite(advantage, "advantages", live)

@@ -34,7 +34,10 @@ def trace(incentives: Incentives, max_steps: int) -> Array:
     :return: (n,) the end of the curve, to be polished; an intermediate point when the steps ran out
     """
     n = incentives.n_agents
-    point, tangent = np.append(np.full(n, 0.5), 0.0), np.append(np.zeros(n), 1.0)
+    centre = np.full(n, 0.5)
+    # At t = 0: dF = -2 d rho + gradient / 4 dt = 0.
+    tangent = np.append(incentives.gradient(centre[None])[0] / 8.0, 1.0)
+    point, tangent = np.append(centre, 0.0), tangent / np.linalg.norm(tangent)
     step = _FIRST_STEP
     for _ in range(max_steps):
         moved = _advance(incentives, point, tangent, step)
@@ -52,7 +55,7 @@ def trace(incentives: Incentives, max_steps: int) -> Array:
         if point[-1] >= 1.0 - _ARRIVED:
             break
         step = min(1.6 * step, _LONGEST_STEP)
-    return np.clip(point[:-1], 0.0, 1.0)
+    return np.asarray(np.clip(point[:-1], 0.0, 1.0))
 
 
 def _advance(incentives: Incentives, point: Array, tangent: Array, step: float) -> tuple[Array, Array] | None:

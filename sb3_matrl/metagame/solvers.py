@@ -40,9 +40,7 @@ class Solution:
     equilibria: Array
 
 
-def solve(
-    game: MetaGame, method: str = "auto", selection: str = "random", rng: np.random.Generator | None = None
-) -> Solution:
+def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: np.random.Generator | None = None) -> Solution:
     """
     Solve for a Nash equilibrium.
 

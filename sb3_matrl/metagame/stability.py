@@ -151,14 +151,12 @@ def improvement_lower_bound(
     epsilon = _vector(max_advantage, n, "max_advantage")
     alpha = _vector(total_variation, n, "total_variation")
     weight = _vector(0.0 if rho is None else rho, n, "rho")
-    if np.any(epsilon < 0.0):
+    if not np.all(epsilon >= 0.0):
         raise ValueError("max_advantage is a maximum of absolute values and must be >= 0")
-    for name, values in (("total_variation", alpha), ("rho", weight)):
-        if np.any((values < 0.0) | (values > 1.0)):
-            raise ValueError(f"{name} must lie in [0, 1], got {values}")
     discount = _vector(gamma, n, "gamma")
-    if np.any((discount < 0.0) | (discount > 1.0)):
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    for name, values in (("total_variation", alpha), ("rho", weight), ("gamma", discount)):
+        if not np.all((values >= 0.0) & (values <= 1.0)):
+            raise ValueError(f"{name} must lie in [0, 1], got {values}")
     change = 1.0 - np.prod(1.0 - (1.0 - weight) * alpha)
     loss = 4.0 * discount * epsilon * change**2
     horizon = np.where(discount < 1.0, 1.0 - discount, 1.0) ** 2

@@ -73,9 +73,7 @@ def _supports(n_agents: int, n_mixing: int) -> tuple[npt.NDArray[np.int64], npt.
     return np.concatenate(mixers), np.concatenate(corners).astype(np.int64)
 
 
-def _equations(
-    incentives: DenseIncentives, mixers: npt.NDArray[np.int64], corners: npt.NDArray[np.int64]
-) -> Array:
+def _equations(incentives: DenseIncentives, mixers: npt.NDArray[np.int64], corners: npt.NDArray[np.int64]) -> Array:
     """:return: (K, k, 2^k) the mixers' incentives at the corners of their cube"""
     return np.asarray(incentives.difference[mixers[:, :, None], corners[:, None, :]])
 

@@ -107,13 +107,15 @@ class Life:
         :raises ValueError: when agents vanish without an end, come back, or are strangers
         """
         ended = [agent for agent in self.live if any(self.flags(agent, terminations, truncations))]
-        staying = [agent for agent in self.live if agent not in ended]
+        out = set(ended)
+        staying = [agent for agent in self.live if agent not in out]
         if listed != self.live or ended:
             self._follow(listed, ended, staying)
         return ended
 
     def _follow(self, listed: list[str], ended: list[str], staying: list[str]) -> None:
-        vanished = [agent for agent in staying if agent not in listed]
+        present = set(listed)
+        vanished = [agent for agent in staying if agent not in present]
         if vanished:
             raise ValueError(f"agent {vanished[0]!r} left env.agents without termination or truncation; set one of them")
         returned = [agent for agent in listed if agent in self._gone]
@@ -123,14 +125,15 @@ class Life:
                 "next episode only"
             )
         self._ended.update(ended)
-        self._gone = self._ended.difference(listed)
+        self._gone = self._ended - present
         self.live = self._in_order([agent for agent in listed if agent not in self._ended])
 
     def _in_order(self, listed: list[str]) -> list[str]:
         strangers = [agent for agent in listed if agent not in self.columns]
         if strangers:
             raise ValueError(f"agent {strangers[0]!r} is in env.agents but not in possible_agents {self.possible_agents}")
-        return [agent for agent in self.possible_agents if agent in listed]
+        present = set(listed)
+        return [agent for agent in self.possible_agents if agent in present]
 
     @staticmethod
     def flags(agent: str, terminations: Mapping[str, Any], truncations: Mapping[str, Any]) -> tuple[bool, bool]:

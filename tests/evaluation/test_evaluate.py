@@ -1,9 +1,11 @@
 import random
 
+import gymnasium
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.vec_env import VecEnvWrapper
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from sb3_matrl.evaluation import RandomPolicy, evaluate_policy, isolated_random_streams
 from sb3_matrl.vec_env import make_joint_vec_env
@@ -120,6 +122,12 @@ def test_needs_at_least_one_episode():
         evaluate_policy(Scripted(), RandomLength, 0)
 
 
+def test_refuses_a_single_agent_environment():
+    env = DummyVecEnv([lambda: gymnasium.make("CartPole-v1")])
+    with pytest.raises(ValueError, match="evaluate_policy wants a JointVecEnv, got a DummyVecEnv"):
+        evaluate_policy(Scripted(), env, 1)
+
+
 def test_interval_is_that_of_the_team_return():
     env = make_joint_vec_env(RandomLength, n_envs=2)
     result = evaluate_policy(Scripted(), env, 10, seed=0)
@@ -144,3 +152,12 @@ def test_random_policy_answers_a_single_observation_with_a_single_action():
     policy = RandomPolicy(env.observation_spaces, env.action_spaces, seed=0)
     actions, state = policy.predict({"right": np.zeros(1, np.float32)}, state="kept")
     assert list(actions) == ["right"] and np.shape(actions["right"]) == () and state == "kept"
+
+
+@pytest.mark.parametrize(("shape", "answer"), [((), ()), ((5,), (5,))])
+def test_random_policy_knows_batches_of_dict_observations(shape, answer):
+    observation_space = spaces.Dict({"image": spaces.Box(0, 1, (2, 2)), "count": spaces.Discrete(4)})
+    policy = RandomPolicy({"a": observation_space}, {"a": spaces.Discrete(3)}, seed=0)
+    observation = {"count": np.zeros(shape, np.int64), "image": np.zeros((*shape, 2, 2), np.float32)}
+    actions, _ = policy.predict({"a": observation})
+    assert np.shape(actions["a"]) == answer

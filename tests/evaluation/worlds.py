@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,18 @@ class BrokenOnPurpose(RandomLength):
         self.steps = getattr(self, "steps", 0) + 1
         if self.steps == 3:
             raise ZeroDivisionError("a bug in the world")
+        return super().step(actions)
+
+
+class InterruptsItself(RandomLength):
+    """Presses Ctrl-C once, in the 30th step of all its copies together."""
+
+    steps = 0
+
+    def step(self, actions: Mapping[str, int]) -> Any:
+        InterruptsItself.steps += 1
+        if InterruptsItself.steps == 30:
+            signal.raise_signal(signal.SIGINT)
         return super().step(actions)
 
 

@@ -109,7 +109,7 @@ def test_trap_3_columns_follow_possible_agents_and_rows_the_copies(make, kind):
     assert list(venv.observation_space.spaces) == list(venv.action_space.spaces) == venv.agents
     venv.reset()
     actions = {"zebra": np.array([0, 1, 2]), "ant": np.array([3, 3, 0])}
-    venv.env_method("__setattr__", "rng", _Silent())
+    venv.set_attr("rng", _Silent())
     _, rewards, _, _ = venv.step(actions)
     np.testing.assert_allclose(rewards, np.array([[0, 3], [1, 3], [2, 0]]) / 7, rtol=1e-6)
 

@@ -205,9 +205,7 @@ def test_conf_file_may_be_a_path(tmp_path):
 
 
 def test_missing_conf_file_is_refused():
-    with pytest.raises(
-        FileNotFoundError, match="there is no file papper; conf file 'papper' is unknown; did you mean 'paper'?"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"there is no file papper; conf file .* did you mean 'paper'"):
         find_conf_file("matrl", "papper")
 
 

@@ -75,7 +75,7 @@ def test_one_kind_of_policy_can_be_chosen(logs, capsys):
 
 
 def test_seed_determines_what_is_played(logs, capsys):
-    words = ["--env", "switch_v0", "--stochastic", "--n-episodes", "5"]
+    words = ["--env", WORLD, "--stochastic", "--n-episodes", "5"]
     first, second, other = (enjoy(logs, capsys, *words, "--seed", seed) for seed in ("3", "3", "4"))
     assert first == second != other
 

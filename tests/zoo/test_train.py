@@ -1,5 +1,4 @@
 import csv
-import os
 import shlex
 import signal
 import subprocess
@@ -153,7 +152,7 @@ def test_progress_bar_is_shown(tmp_path, capsys):
         (["--env", "no.module:thing"], "module 'no.module' cannot be imported"),
         (["--env", "tests.evaluation.worlds:RandomLenght"], "did you mean 'RandomLength'"),
         (["--env", WORLD, "--env-kwargs", "short:3"], "got an unexpected keyword argument 'short'"),
-        (["--env", "tests.evaluation.worlds:Scripted"], "Scripted"),
+        (["--env", "tests.evaluation.worlds:Scripted"], "is a Scripted, not a PettingZoo ParallelEnv"),
         (["--algo", "matrix"], "algorithm 'matrix' is unknown; did you mean 'matrl'?"),
         (["--algos", "matrl"], "flag --algos is unknown; did you mean '--algo'?"),
         (["--evalfreq=3"], "flag --evalfreq is unknown; did you mean '--eval-freq'?"),
@@ -171,7 +170,7 @@ def test_progress_bar_is_shown(tmp_path, capsys):
         (["-params", "learning_rate"], "--hyperparams: expected key:value, got 'learning_rate'"),
         (["-params", "n_steps:many"], "command line, n_steps: expected an integer, got 'many'"),
         (["-params", "solver:nash"], "solver 'nash' is unknown"),
-        (["-params", "gamma:{agent_0: 0.9}"], "missing agent_1"),
+        (["-params", "gamma:{agent_0: 0.9, agnt_1: 0.9}"], "missing agent_1; unknown agnt_1; did you mean 'agent_1'?"),
         (["--env-kwargs", "observations:codes"], "'observations' is unknown; did you mean 'observation'?"),
         (["--env-kwargs", "observation:code"], "did you mean 'codes'?"),
         (["--conf-file", "missing.yml"], "there is no file missing.yml"),
@@ -179,7 +178,7 @@ def test_progress_bar_is_shown(tmp_path, capsys):
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, words, message):
     with pytest.raises(SystemExit) as exit_info:
-        main(["-f", str(tmp_path / "logs"), *words])
+        main(["-f", str(tmp_path / "logs"), "-n", "100", *words])
     assert exit_info.value.code == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and message in captured.err
@@ -214,20 +213,40 @@ def test_help_shows_defaults_and_examples():
 # ---------------------------------------------------------------- interruption
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_run_saves_its_model(tmp_path, number, exit_code):
+def test_interrupted_run_saves_its_model(tmp_path, capsys):
+    words = ["--env", "tests.evaluation.worlds:InterruptsItself", "-n", "1e9", "-f", str(tmp_path), *QUICK, *SMALL]
+    assert main(words) == 130
+    path = tmp_path / "matrl" / "tests.evaluation.worlds-InterruptsItself_1" / "tests.evaluation.worlds-InterruptsItself.zip"
+    errors = capsys.readouterr().err
+    steps = MATRL.load(path).num_timesteps
+    assert errors == f"SIGINT after {steps} steps: the model is saved in {path}\n" and steps > 0
+
+
+def test_terminated_process_saves_its_model(tmp_path):
+    script = (
+        "import sys; from zoo.train import main; code = main(sys.argv[1:]); "
+        "assert 'wandb' not in sys.modules, 'imported without --track'; sys.exit(code)"
+    )
     words = ["--env", "matrix_game_v0", "-n", "1e9", "-f", str(tmp_path), *QUICK, *SMALL, "--verbose", "1"]
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "zoo.train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+        [sys.executable, "-c", script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
         if "total_timesteps" in line:
             break
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == exit_code, errors
+    assert process.returncode == 143, errors
     path = tmp_path / "matrl" / "matrix_game_v0_1" / "matrix_game_v0.zip"
     assert f"the model is saved in {path}" in errors and "Traceback" not in errors
     assert MATRL.load(path).num_timesteps >= 100
+
+
+def test_interruption_before_the_training_is_told(monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.train.prepare", interrupt)
+    assert main([]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing more was saved\n"

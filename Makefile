@@ -1,0 +1,54 @@
+# The single entry: every target sets up .venv first (Python 3.11 and pip are all that is needed).
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Small networks are fastest on one thread, and tests run beside each other's processes.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-expensive coverage lint type format benchmarks
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.installed: requirements.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' requirements.txt)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/.installed  ## Create .venv and install everything
+
+train: setup  ## Train MATRL on Checkers for a few minutes; ends in a learning curve and a saved model
+	$(BIN)/python zoo/train.py --algo matrl --env checkers_v0 --seed 0 -n 200000 --verbose 0 --progress
+
+test: setup  ## The test suite
+	$(BIN)/python -m pytest
+
+test-expensive: setup  ## Tests that train for minutes
+	$(BIN)/python -m pytest -m expensive
+
+coverage: setup  ## The test suite with line coverage of the package
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+lint: setup  ## Style and common mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup  ## Types
+	$(BIN)/mypy
+
+format: setup  ## Reformat the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: setup  ## Every experiment of docs/results.md (hours)
+	$(BIN)/python -m benchmarks.metagame_solvers
+	$(BIN)/python -m benchmarks.zero_sum
+	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env checkers_v0
+	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env switch_v0
+	$(BIN)/python -m benchmarks.grid_worlds --preset one_hot --env checkers_v0
+	$(BIN)/python -m benchmarks.grid_worlds --preset leave --env switch_v0
+	$(BIN)/python -m benchmarks.speed

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from sb3_matrl.metagame import MetaGame, classify, eigenvalues, fixed_point_type, improvement_lower_bound, solve
+from tests.metagame.test_solvers import CHICKEN, COORDINATION, CYCLE, DILEMMA, PENNIES
+
+
+def test_eigenvalues_of_two_agents_are_the_root_of_the_product():
+    np.testing.assert_allclose(eigenvalues([[0, 2], [8, 0]]), [4, -4])
+    np.testing.assert_allclose(eigenvalues([[0, 2], [-8, 0]]), [4j, -4j])
+
+
+@pytest.mark.parametrize(
+    ("table", "rho", "expected"),
+    [
+        (PENNIES, [0.5, 0.5], "rotational"),
+        (COORDINATION, [1 / 3, 1 / 3], "saddle"),
+        (COORDINATION, [1, 1], "stable"),
+        (COORDINATION, [1, 0], "unstable"),
+        (DILEMMA, [0, 0], "stable"),
+        (DILEMMA, [1, 1], "unstable"),
+        (DILEMMA, [0, 1], "saddle"),
+        (CHICKEN, [0.9, 0.9], "saddle"),
+        (CHICKEN, [0, 1], "stable"),
+        (np.zeros((2, 2, 2)), [0.3, 1], "stable"),
+        (PENNIES, [0.2, 0.5], "none"),
+        # Three in a cycle: eigenvalues are the cube roots of -1, one negative, a growing pair.
+        (CYCLE, [0.5, 0.5, 0.5], "saddle"),
+    ],
+)
+def test_known_fixed_points(table, rho, expected):
+    assert fixed_point_type(MetaGame.from_payoffs(table), rho) == expected
+
+
+@pytest.mark.parametrize(
+    ("hessian", "rho", "expected"),
+    [
+        # Zero gradient at the corner (0, 0): the paper's cooperative case, entries <= 0 push every feasible move back.
+        ([[0, -1], [-1, 0]], [0, 0], "stable"),
+        ([[0, 1], [1, 0]], [0, 0], "unstable"),
+        ([[0, 1], [1, 0]], [0, 1], "stable"),
+        ([[0, -1], [-1, 0]], [0, 1], "unstable"),
+        ([[0, -1], [1, 0]], [0, 0], "stable"),
+        ([[0, 1], [1, 0]], None, "saddle"),
+        ([[0, 1], [-1, 0]], None, "rotational"),
+        ([[0, 1], [0, 0]], None, "stable"),
+        # A tie at the boundary that a mixing agent can release.
+        ([[0, 1], [1, 0]], [0, 0.5], "saddle"),
+        ([[0, 0], [1, 0]], [0, 0.5], "stable"),
+        ([[0, 1, -1], [1, 0, 1], [1, 1, 0]], [0, 0, 0], "saddle"),
+    ],
+)
+def test_ties_at_the_boundary_count_feasible_directions_only(hessian, rho, expected):
+    assert classify(hessian, rho) == expected
+
+
+def test_held_and_leaving_agents_make_a_saddle():
+    assert classify(np.zeros((2, 2)), [0, 0], [-1, 1]) == "saddle"
+    assert classify(np.zeros((2, 2)), [1, 1], [1, 1]) == "stable"
+
+
+def test_equilibria_are_fixed_points():
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 4, 5):
+        for _ in range(5):
+            game = MetaGame.from_payoffs(rng.standard_normal((n, *(2,) * n)))
+            assert fixed_point_type(game, solve(game, rng=rng).rho) in ("stable", "saddle", "rotational")
+
+
+def test_lower_bound_of_two_agents_is_equation_4_and_31():
+    gain, eps, alpha, gamma, rho = np.array([1.0, 2.0]), np.array([0.5, 0.7]), np.array([0.1, 0.2]), 0.9, np.array([0.25, 0.5])
+    joint = 0.1 + 0.2 - 0.1 * 0.2
+    np.testing.assert_allclose(improvement_lower_bound(gain, eps, alpha, gamma), gain - 4 * 0.9 * eps / 0.01 * joint**2)
+    mixed = 0.1 * 0.75 + 0.2 * 0.5 - 0.1 * 0.2 * 0.75 * 0.5
+    np.testing.assert_allclose(improvement_lower_bound(gain, eps, alpha, gamma, rho), gain - 4 * 0.9 * eps / 0.01 * mixed**2)
+
+
+def test_lower_bound_takes_a_discount_per_agent_and_is_vacuous_without_discounting():
+    each = [improvement_lower_bound([1.0, 1.0], 0.5, 0.1, gamma)[0] for gamma in (0.5, 0.9)]
+    np.testing.assert_allclose(improvement_lower_bound([1.0, 1.0], 0.5, 0.1, [0.5, 0.9]), each)
+    np.testing.assert_array_equal(improvement_lower_bound([1.0, 1.0], [0.5, 0.0], 0.1, 1.0), [-np.inf, 1.0])
+
+
+def test_lower_bound_at_current_is_the_payoff():
+    np.testing.assert_array_equal(improvement_lower_bound([0.0, 0.0, 0.0], 1.0, [0.5] * 3, 0.99, np.ones(3)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.0, 1.0, 0.1, 0.9), r"shape \(n,\)"),
+        (([1.0], [1.0, 2.0], 0.1, 0.9), "max_advantage must have shape"),
+        (([1.0], -1.0, 0.1, 0.9), "max_advantage"),
+        (([1.0], 1.0, 1.1, 0.9), "total_variation must lie"),
+        (([1.0], 1.0, 0.1, 1.1), "gamma must lie"),
+        (([1.0], 1.0, 0.1, np.nan), "gamma must lie"),
+        (([1.0], 1.0, 0.1, 0.9, [2.0]), "rho must lie"),
+    ],
+)
+def test_bad_bounds_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        improvement_lower_bound(*arguments)
+
+
+def test_bad_hessians_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        eigenvalues(np.ones((2, 3)))
