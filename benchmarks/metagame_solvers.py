@@ -32,7 +32,7 @@ MANY_AGENTS, MANY_SAMPLES = 100, 4000
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; NashConv in units of the payoff scale (0 for a zero game)."""
+    """One line of the table; NashConv in units of the payoff scale (0 for a zero game), times in processor milliseconds."""
 
     n_agents: int
     kind: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,18 @@ def masked_buffer_class(base: type[RolloutBuffer]) -> type[RolloutBuffer]:
     The rollout buffer class ``base`` with a mask of live rows.
 
     :param base: SB3's ``RolloutBuffer``, ``DictRolloutBuffer`` or a subclass
+    :raises TypeError: if it is none of these, or stores more than SB3 passes to ``add``
     """
     if not issubclass(base, (RolloutBuffer, DictRolloutBuffer)):
         raise TypeError(f"{base.__name__} is not a subclass of SB3's RolloutBuffer")
+    more = [
+        parameter.name for parameter in signature(base.add).parameters.values() if parameter.kind is Parameter.KEYWORD_ONLY
+    ]
+    if more:
+        raise TypeError(
+            f"{base.__name__} wants {', '.join(more)} at every step, which joint collection does not have: recurrent and "
+            "action-masking algorithms cannot be learners"
+        )
     return type(f"Masked{base.__name__}", (MaskedRolloutMixin, base), {})
 
 

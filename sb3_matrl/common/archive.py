@@ -88,7 +88,7 @@ def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
     try:
         manifest = json.loads(members[_MANIFEST])
         name, version, hashes = manifest["format"], int(manifest["format_version"]), dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: {_MANIFEST} is damaged: {error!r}") from error
     if name != FORMAT:
         raise ValueError(f"{path} has format {name!r}, expected {FORMAT!r}")

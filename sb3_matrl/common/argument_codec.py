@@ -82,7 +82,7 @@ def argument_from_json(data: Any) -> Any:
         return data
     try:
         return _decode(data)
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"not a description of an argument: {data!r} ({error!r})") from error
 
 
@@ -106,7 +106,9 @@ def _decode(data: dict[str, Any]) -> Any:
 
 
 def _is_safe(value: type) -> bool:
-    return f"{value.__module__}.".startswith(_SAFE_MODULES) and issubclass(value, _SAFE_BASES) and "." not in value.__qualname__
+    return (
+        f"{value.__module__}.".startswith(_SAFE_MODULES) and issubclass(value, _SAFE_BASES) and "." not in value.__qualname__
+    )
 
 
 def _load_class(module: str, name: str) -> type:

@@ -74,7 +74,7 @@ def test_missing_package_is_named(monkeypatch, capsys, tmp_path):
 
 
 def test_offline_run_holds_config_history_and_summary(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -98,6 +98,7 @@ def test_offline_run_holds_config_history_and_summary(tmp_path, monkeypatch, cap
     run_folder = tmp_path / "logs" / "matrl" / "matrix_game_v0_1"
     (file,) = run_folder.glob("wandb/offline-run-*/*.wandb")
     assert f"send it with: wandb sync {file.parent}" in capsys.readouterr().out
+    wandb.teardown()  # as at the end of the process: only then is the file sure to be whole
     records = list(read_records(file))
     (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (run.project, run.display_name) == ("mine", "matrix_game_v0__matrl__3")
