@@ -164,7 +164,7 @@ def _gradient_step(
     if config.target_kl is not None and float(kl_estimate) > 1.5 * config.target_kl:
         return None
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     th.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
     optimizer.step()
     # Kept as tensors: reading them here would wait for the device at every step.
@@ -175,12 +175,12 @@ def _evaluate(
     policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """Values (B,), log-probabilities (B,) and mean entropy; the last from samples where no closed form exists."""
-    values, log_prob, entropy = policy.evaluate_actions(observations, actions)  # type: ignore[arg-type]
+    values, log_prob, entropy = policy.evaluate_actions(observations, actions)
     return values.flatten(), log_prob, (-log_prob if entropy is None else entropy).mean()
 
 
 def _summary(records: list[th.Tensor]) -> BestResponseStats:
     if not records:
         return BestResponseStats(0.0, 0.0, 0.0, 0.0, 0.0, 0)
-    means = th.stack(records).mean(dim=0).tolist()
-    return BestResponseStats(*means, n_updates=len(records))
+    policy_loss, critic_loss, entropy, clip_fraction, approx_kl = th.stack(records).mean(dim=0).tolist()
+    return BestResponseStats(policy_loss, critic_loss, entropy, clip_fraction, approx_kl, len(records))

@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
 from sb3_matrl.common.suggest import unknown
-from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, solve
+from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, check_applicable, solve
 from sb3_matrl.metagame.stability import eigenvalues, fixed_point_type, improvement_lower_bound
 from sb3_matrl.mixture import (
     ActionDistribution,
@@ -152,6 +152,7 @@ class MATRLCoordinator:
     :param config: switches and solver
     :param best_response: agent -> best-response arguments; defaults for all when ``None``
     :param rng: draws equilibria, solver restarts and minibatches
+    :raises ValueError: if the solver does not apply to this number of agents
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class MATRLCoordinator:
     ) -> None:
         self.learners = dict(learners)
         self.config = config or CoordinatorConfig()
+        check_applicable(self.config.solver, len(self.learners))
         self.best_response = dict(best_response or {name: BestResponseArguments() for name in learners})
         self.rng = np.random.default_rng() if rng is None else rng
         self.optimizers = {

@@ -105,9 +105,11 @@ def accepted_arguments(learner_class: type[OnPolicyAlgorithm]) -> set[str]:
     """Names of the arguments that a learner's constructor takes beside policy and env, passed on as ``**kwargs`` or not."""
     names: set[str] = set()
     for cls in learner_class.__mro__:
-        parameters = inspect.signature(cls.__init__).parameters.values() if "__init__" in vars(cls) else ()
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
         names |= {parameter.name for parameter in parameters if parameter.kind in (_NAMED, _KEYWORD_ONLY)}
-        if parameters and not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
             break
     return names - {"self", "policy", "env"}
 

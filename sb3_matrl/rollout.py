@@ -215,7 +215,7 @@ def collect_rollout(
         choices = {name: _act(learner, position.observations[name]) for name, learner in learners.items()}
         actions = {name: choice.env_actions for name, choice in choices.items()}
         new_obs, rewards, dones, infos = env.step(actions)  # type: ignore[arg-type]
-        step: JointStep = env.last_step
+        step: JointStep = env.last_step  # type: ignore[attr-defined]
         ended = step.terminated | step.truncated | step.dones[:, None] | ~position.alive
         previous, position = position, Position(step.observations, ended, step.alive)
         seen = {"n_steps": n, "actions": actions, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
@@ -306,7 +306,7 @@ def _rows(observation: Any, index: slice) -> Any:
 
 def _values(learner: OnPolicyAlgorithm, observation: Any) -> th.Tensor:
     with th.no_grad():
-        return learner.policy.predict_values(_observation_tensor(learner, observation))  # type: ignore[arg-type]
+        return learner.policy.predict_values(_observation_tensor(learner, observation))
 
 
 def _finish(learners: Mapping[str, OnPolicyAlgorithm], position: Position, masks: np.ndarray) -> None:

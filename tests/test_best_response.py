@@ -351,7 +351,7 @@ def test_every_epoch_visits_every_live_row_once(mask, batch_size, everyone, monk
     steps = -(-len(live) // batch_size)
     assert stats.n_updates == len(visits) == 2 * steps
     assert all(1 <= len(rows) <= batch_size for rows in visits)
-    epochs = [sum(visits[:steps], []), sum(visits[steps:], [])]
+    epochs = [[row for rows in visits[start : start + steps] for row in rows] for start in (0, steps)]
     assert [sorted(epoch) for epoch in epochs] == [live.tolist()] * 2
     assert steps == 1 or epochs[0] != epochs[1], "in another order every time"
 

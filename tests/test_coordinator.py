@@ -175,7 +175,7 @@ def test_forced_rho_one_makes_all_weights_exactly_one() -> None:
 
 def test_distillation_approaches_the_exact_mixture() -> None:
     def distance(watched: Watched, i: int = 0) -> float:
-        current, predicted = (prediction[i].distribution for prediction in (watched.prediction.current, watched.prediction.predicted))
+        current, predicted = (p[i].distribution for p in (watched.prediction.current, watched.prediction.predicted))
         target = blend_logits(current, predicted, 0.5)
         learner = watched.model.agents[f"agent_{i}"]
         return float(kl(target, learner.policy.get_distribution(watched.batches[i].observations).distribution).mean().detach())

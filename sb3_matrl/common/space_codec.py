@@ -41,15 +41,16 @@ def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
     :raises ValueError: if the description is not one
     """
     try:
-        return _BUILDERS[data["type"]](data)
+        space: spaces.Space[Any] = _BUILDERS[data["type"]](data)
     except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ValueError(f"not a description of a space: {data!r} ({error})") from error
+    return space
 
 
 def _box(data: Mapping[str, Any]) -> spaces.Box:
     shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
     low, high = (_bounds_from_json(data[key], shape, dtype) for key in ("low", "high"))
-    box = spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
+    box = spaces.Box(low, high, shape, dtype)
     for key in _BOUNDED:
         if key in data:
             setattr(box, key, _bounds_from_json(data[key], shape, np.dtype(bool)))
@@ -57,14 +58,14 @@ def _box(data: Mapping[str, Any]) -> spaces.Box:
 
 
 def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
-    n, start, dtype = int(data["n"]), int(data["start"]), np.dtype(data["dtype"])
+    n, start, dtype = int(data["n"]), int(data["start"]), np.dtype(data.get("dtype", "int64"))
     # gymnasium 1.0 knows no other dtype, and has no argument for it.
-    return spaces.Discrete(n, start=start) if dtype == np.int64 else spaces.Discrete(n, start=start, dtype=dtype)  # type: ignore[arg-type]
+    return spaces.Discrete(n, start=start) if dtype == np.int64 else spaces.Discrete(n, start=start, dtype=dtype)
 
 
 def _multi_discrete(data: Mapping[str, Any]) -> spaces.MultiDiscrete:
     dtype = np.dtype(data["dtype"])
-    return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=dtype, start=np.array(data["start"], dtype=dtype))  # type: ignore[arg-type]
+    return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=dtype, start=np.array(data["start"], dtype=dtype))
 
 
 _BUILDERS: dict[str, Any] = {

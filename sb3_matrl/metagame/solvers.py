@@ -65,7 +65,7 @@ def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: 
         raise ValueError(unknown("method", method, METHODS))
     if selection not in SELECTIONS:
         raise ValueError(unknown("selection", selection, SELECTIONS))
-    _require_applicable(method, game.n_agents)
+    check_applicable(method, game.n_agents)
     rng = np.random.default_rng(0) if rng is None else rng
     incentives = incentives_of(game)
     if method == "auto":
@@ -73,7 +73,14 @@ def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: 
     return _attempt(game, incentives, method, selection, rng)
 
 
-def _require_applicable(method: str, n_agents: int) -> None:
+def check_applicable(method: str, n_agents: int) -> None:
+    """
+    Refuse a method that cannot solve games of this size.
+
+    :param method: a known method
+    :param n_agents: number of agents
+    :raises ValueError: if there are too many agents for it
+    """
     limit = _LIMITS.get(method)
     if limit is not None and n_agents > limit:
         raise ValueError(f"method {method!r} applies to at most {limit} agents, this game has {n_agents}; use 'auto'")
