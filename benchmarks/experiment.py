@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -73,14 +74,14 @@ def interval(values: Sequence[float], seed: int = 0, n_resamples: int = 10_000) 
 
 def machine() -> dict[str, Any]:
     """Hardware, versions, threads and the command, for the record."""
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "numpy", "pettingzoo", "SuperSuit")
+    packages = ("torch", "stable-baselines3", "sb3-contrib", "numpy", "pettingzoo", "SuperSuit", "cma")
     return {
         "processor": platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "torch_threads_per_run": 1,
-        "command": " ".join(["python", *sys.argv]),
+        "threads_per_process": 1,
+        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
 
 

@@ -4,24 +4,19 @@ Accuracy and processor time of the meta-game solvers on random games.
 Prints one line per number of agents, kind of game and method (NashConv in units of the payoff scale) and one for 100 agents
 on 4000 samples, and writes them to JSON. Set OMP_NUM_THREADS=1 so that this is the time on one core:
 
-    OMP_NUM_THREADS=1 python benchmarks/metagame_solvers.py --games 1000 --seed 0
+    OMP_NUM_THREADS=1 python -m benchmarks.metagame_solvers
 """
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.experiment import write_record
 from sb3_matrl.metagame import MetaGame, solve
 
 ACCEPTED = 1e-6
@@ -135,19 +130,6 @@ def measurements(games: int, many: int, seed: int) -> Iterator[Row]:
         yield measure_many(kind, many, seed)
 
 
-def machine() -> dict[str, object]:
-    """:return: what the times depend on"""
-    return {
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "cma": version("cma"),
-    }
-
-
 def table(rows: list[Row]) -> str:
     """:return: the lines as text"""
     lines = [
@@ -169,19 +151,11 @@ def main() -> None:
     )
     parser.add_argument("--many-games", type=int, default=5, help="games of 100 agents")
     parser.add_argument("--seed", type=int, default=0, help="seed of games and solvers")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "metagame_solvers.json")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/metagame_solvers.json"))
     args = parser.parse_args()
     rows = list(measurements(args.games, args.many_games, args.seed))
     print(table(rows))
-    report = {
-        "command": shlex.join(["python", "benchmarks/metagame_solvers.py", *sys.argv[1:]]),
-        "seed": args.seed,
-        "accepted": ACCEPTED,
-        "machine": machine(),
-        "rows": [asdict(row) for row in rows],
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_record(args.out, {"seed": args.seed, "accepted": ACCEPTED, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -22,10 +21,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from sb3_matrl.common.archive import read_archive, write_archive
-from sb3_matrl.common.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.common.logger import AgentLogger
-from sb3_matrl.common.space_codec import space_from_json, space_to_json
+from sb3_matrl.common.model_file import SavedModel, read_model, restore_arguments, write_model
 from sb3_matrl.common.suggest import did_you_mean
 from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, MATRLCoordinator
 from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, per_agent
@@ -70,8 +67,6 @@ _BEST_RESPONSE_ARGUMENTS = {
     "max_grad_norm": "max_grad_norm",
     "target_kl": "target_kl",
 }
-# Where a function cannot be saved, a loaded model can still act.
-_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "br_learning_rate")
 
 
 class MATRL(BaseAlgorithm):
@@ -494,11 +489,8 @@ class MATRL(BaseAlgorithm):
         :param device: where the tensors go first
         :raises ValueError: if agents are missing or unknown
         """
-        if isinstance(load_path_or_dict, (str, Path)):
-            documents, tensors = read_archive(_zip_path(load_path_or_dict))
-            given: Mapping[str, Mapping[str, Any]] = _agent_tensors(documents, tensors)
-        else:
-            given = load_path_or_dict
+        given: Mapping[str, Mapping[str, Any]]
+        given = read_model(load_path_or_dict).parameters if isinstance(load_path_or_dict, (str, Path)) else load_path_or_dict
         unknown_agents = [agent for agent in given if agent not in self.agents]
         missing = [agent for agent in self.agents if agent not in given] if exact_match else []
         if unknown_agents or missing:
@@ -519,20 +511,20 @@ class MATRL(BaseAlgorithm):
 
         :param path: ``.zip`` is added where there is no suffix
         """
-        document = {
-            "agents": self.possible_agents,
+        counters = {
             "n_envs": self.n_envs,
-            "observation_spaces": [space_to_json(self.observation_space[agent]) for agent in self.possible_agents],  # type: ignore[index]
-            "action_spaces": [space_to_json(self.action_space[agent]) for agent in self.possible_agents],  # type: ignore[index]
-            "arguments": {name: argument_to_json(value) for name, value in self.arguments.items()},
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
             "n_updates": self._n_updates,
             "learner_n_updates": [learner._n_updates for learner in self.agents.values()],
-            "coordinator_rng": self.coordinator.rng.bit_generator.state,
         }
-        tensors = {f"agents/{i}": parameters for i, parameters in enumerate(self.get_parameters().values())}
-        write_archive(_zip_path(path), {"model": document}, tensors)
+        observation_spaces, action_spaces = (
+            {agent: space[agent] for agent in self.possible_agents}  # type: ignore[index]
+            for space in (self.observation_space, self.action_space)
+        )
+        generator = self.coordinator.rng.bit_generator.state
+        saved = SavedModel(observation_spaces, action_spaces, self.arguments, counters, dict(generator), self.get_parameters())
+        write_model(path, saved)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -554,35 +546,24 @@ class MATRL(BaseAlgorithm):
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is not one of ours, is damaged, of a newer format or of another environment
         """
-        documents, tensors = read_archive(_zip_path(path))
-        try:
-            document = documents["model"]
-            agents = list(document["agents"])
-            observation_spaces = dict(zip(agents, map(space_from_json, document["observation_spaces"]), strict=True))
-            action_spaces = dict(zip(agents, map(space_from_json, document["action_spaces"]), strict=True))
-            arguments = _restore_arguments(document["arguments"], dict(custom_objects or {}), kwargs)
-            counters = {
-                name: document[name] for name in ("num_timesteps", "total_timesteps", "n_updates", "learner_n_updates")
-            }
-            generator_state = document["coordinator_rng"]
-            n_envs = int(kwargs.get("n_envs", document["n_envs"]))
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it lacks {error}") from error
-        arguments |= {"device": device, "n_envs": n_envs, "_init_setup_model": False}
-        if isinstance(env, VecEnv):
-            n_envs = arguments["n_envs"] = env.num_envs
-        model = cls(env=None, **arguments)
-        model._set_spaces(observation_spaces, action_spaces, n_envs)
+        saved = read_model(path)
+        arguments = restore_arguments(saved.arguments, _constructor_arguments(), custom_objects or {}, kwargs)
+        n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
+        model = cls(env=None, **{**arguments, "device": device, "n_envs": n_envs, "_init_setup_model": False})
+        model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
         if env is not None:
             model.set_env(env)
         model._setup_model()
-        model.set_parameters(_agent_tensors(documents, tensors), device=device)
-        model.num_timesteps, model._total_timesteps = counters["num_timesteps"], counters["total_timesteps"]
-        model._n_updates = counters["n_updates"]
-        for learner, n_updates in zip(model.agents.values(), counters["learner_n_updates"], strict=True):
-            learner._n_updates, learner.num_timesteps = n_updates, model.num_timesteps
-        model.coordinator.rng.bit_generator.state = generator_state
+        model.set_parameters(saved.parameters, device=device)
+        model._restore_counters(saved)
         return model
+
+    def _restore_counters(self, saved: SavedModel) -> None:
+        self.num_timesteps, self._total_timesteps = saved.counters["num_timesteps"], saved.counters["total_timesteps"]
+        self._n_updates = saved.counters["n_updates"]
+        for learner, n_updates in zip(self.agents.values(), saved.counters["learner_n_updates"], strict=True):
+            learner._n_updates, learner.num_timesteps = n_updates, self.num_timesteps
+        self.coordinator.rng.bit_generator.state = saved.coordinator_rng
 
 
 def _constructor_arguments() -> dict[str, Any]:
@@ -590,41 +571,3 @@ def _constructor_arguments() -> dict[str, Any]:
     skipped = ("self", "env", "device", "_init_setup_model")
     parameters = inspect.signature(MATRL.__init__).parameters
     return {name: parameter.default for name, parameter in parameters.items() if name not in skipped}
-
-
-def _zip_path(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix else path.with_suffix(".zip")
-
-
-def _agent_tensors(documents: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {agent: tensors[f"agents/{i}"] for i, agent in enumerate(documents["model"]["agents"])}
-
-
-def _restore_arguments(
-    stored: Mapping[str, Any], custom_objects: Mapping[str, Any], changed: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The constructor's arguments from a file, with what the caller changes or supplies."""
-    defaults = _constructor_arguments()
-    for name in [*custom_objects, *changed]:
-        if name not in defaults:
-            raise ValueError(f"{name!r} is no argument of MATRL{did_you_mean(name, defaults)}")
-    given = {**custom_objects, **changed}
-    arguments = {name: given.get(name, argument_from_json(value)) for name, value in stored.items() if name in defaults}
-    for name, value in arguments.items():
-        lost = _find_unsaved(value)
-        if lost is None:
-            continue
-        hint = f"pass custom_objects={{{name!r}: ...}}"
-        if name not in _SCHEDULES:
-            raise ValueError(f"{name} holds {lost.text}, which a file cannot hold: {hint}")
-        warnings.warn(f"{name} was the function {lost.text}, which is not saved: to go on training, {hint}", stacklevel=3)
-        arguments[name] = defaults[name]
-    return arguments | given
-
-
-def _find_unsaved(value: Any) -> Unsaved | None:
-    if isinstance(value, Unsaved):
-        return value
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return next((lost for lost in map(_find_unsaved, items) if lost is not None), None)

@@ -80,6 +80,9 @@ def build(env, n_steps, **arguments):
         own |= arguments | {"policy_kwargs": network}
         spaces_of_agent = SpacesVecEnv(env.num_envs, space, env.action_spaces[agent])
         learners[agent] = build_learner(PPO, policy_for(space), spaces_of_agent, own, None)
+        with th.no_grad():  # fresh networks have biases of 0, and so a value of 0 where there is nothing to see
+            for parameter in learners[agent].policy.parameters():
+                parameter.add_(0.1 * th.randn_like(parameter))
     return learners
 
 
@@ -145,18 +148,20 @@ def slow_gae(learner, agent, column, copy, start, steps):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_advantages_and_returns_equal_the_slow_estimate(world):
-    # 7 steps cut episodes of 1 to 6 steps in the middle; the second rollout begins where the first was cut.
+@pytest.mark.parametrize(("n_steps", "n_rollouts"), [(7, 2), (1, 7)])
+def test_advantages_and_returns_equal_the_slow_estimate(world, n_steps, n_rollouts):
+    # Rollouts of 7 steps cut episodes of 1 to 7 in the middle, and the next one begins there; rollouts of 1 step end
+    # wherever an agent can.
     env = make_joint_vec_env(WORLDS[world], 3, seed=1)
-    learners = build(env, n_steps=7)
+    learners = build(env, n_steps)
     position = beginning(env)
-    for _ in range(2):
+    for _ in range(n_rollouts):
         recorder, start = Recorder(env), position
-        position, complete = collect_rollout(env, learners, position, 7, recorder)
+        position, complete = collect_rollout(env, learners, position, n_steps, recorder)
         assert complete
         for column, (agent, learner) in enumerate(learners.items()):
-            buffer = learner.rollout_buffer
-            advantages, returns, mask = np.zeros((7, 3)), np.zeros((7, 3)), np.zeros((7, 3), bool)
+            buffer, shape = learner.rollout_buffer, (n_steps, 3)
+            advantages, returns, mask = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
             for copy in range(3):
                 for t, (advantage, value) in slow_gae(learner, agent, column, copy, start, recorder.steps).items():
                     advantages[t, copy], returns[t, copy], mask[t, copy] = advantage, advantage + value, True
