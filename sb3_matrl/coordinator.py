@@ -41,6 +41,8 @@ AGGREGATIONS = ("parameters", "distill")
 BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
 # The dense payoff table is reported up to this many agents (n 2^n numbers).
 MAX_REPORTED_AGENTS = 4
+# Ratios beyond exp(20) say no more than that; without a limit products of them could become inf or nan.
+MAX_LOG_RATIO = 20.0
 
 Parameters = dict[str, th.Tensor]
 
@@ -208,7 +210,8 @@ class MATRLCoordinator:
         predicted = [self._snapshot(name, batch.observations) for name, batch in pairs]
         mask = live_rows(batches).cpu()
         columns = [_log_prob(self.learners[name].policy, batch) - batch.old_log_prob for name, batch in pairs]
-        ratios = th.exp(th.stack([column.cpu() for column in columns], dim=1).double())
+        log_ratios = th.stack([column.cpu() for column in columns], dim=1).double()
+        ratios = th.exp(log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
         return _Prediction(batches, current, predicted, th.where(mask, ratios, 1.0), mask)
 
     def _metagame(self, prediction: _Prediction) -> MetaGame:

@@ -131,6 +131,7 @@ class MATRL(BaseAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPO.policy_aliases
 
+    env: JointVecEnv | None
     agents: dict[str, OnPolicyAlgorithm]
     coordinator: MATRLCoordinator
 
@@ -214,24 +215,25 @@ class MATRL(BaseAlgorithm):
 
     # ------------------------------------------------------------------ set-up
 
-    def _make_env(self, env: Any) -> VecEnv:
-        if isinstance(env, VecEnvWrapper) and isinstance(env.unwrapped, JointVecEnv):
-            return env
+    def _make_env(self, env: Any) -> JointVecEnv:
+        if isinstance(env, VecEnvWrapper):
+            raise ValueError(
+                f"MATRL takes no SB3 wrapper ({type(env).__name__}) around a JointVecEnv, which would miss final observations "
+                "and masks: wrap the ParallelEnv instead (SuperSuit, PettingZoo)"
+            )
         arguments = self.arguments
         # A JointVecEnv has its own number of copies; 1 is the default and no conflict.
-        n_envs = None if isinstance(env, JointVecEnv) and arguments["n_envs"] == 1 else arguments["n_envs"]
+        own_copies = isinstance(env, JointVecEnv) and arguments["n_envs"] == 1
         return make_joint_vec_env(
             env,
-            n_envs=env.num_envs if n_envs is None else n_envs,
+            n_envs=env.num_envs if own_copies else arguments["n_envs"],
             vec_env=arguments["vec_env"],
             env_kwargs=arguments["env_kwargs"],
         )
 
-    def _attach(self, env: VecEnv) -> None:
-        joint = env.unwrapped
-        assert isinstance(joint, JointVecEnv)
+    def _attach(self, env: JointVecEnv) -> None:
         self.env = env
-        self._set_spaces(joint.observation_spaces, joint.action_spaces, env.num_envs)
+        self._set_spaces(env.observation_spaces, env.action_spaces, env.num_envs)
 
     def _set_spaces(
         self, observation_spaces: Mapping[str, spaces.Space[Any]], action_spaces: Mapping[str, spaces.Space[Any]], n_envs: int
@@ -293,9 +295,7 @@ class MATRL(BaseAlgorithm):
         :raises ValueError: if agents, spaces or the number of copies differ
         """
         new = self._make_env(env)
-        joint = new.unwrapped
-        assert isinstance(joint, JointVecEnv)
-        self._check_spaces(joint)
+        self._check_spaces(new)
         if new.num_envs != self.n_envs:
             raise ValueError(
                 f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()"
@@ -337,7 +337,7 @@ class MATRL(BaseAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         if fresh:
-            self._alive = self.env.alive.copy()  # type: ignore[attr-defined]
+            self._alive = self.env.alive.copy()
             self._last_episode_starts = np.ones_like(self._alive)
         for agent, learner in self.agents.items():
             learner.set_logger(AgentLogger(self.logger, agent))

@@ -17,9 +17,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import maybe_transpose
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_matrl.vec_env.step import JointObservation, JointStep
+from sb3_matrl.vec_env import JointObservation, JointStep, JointVecEnv
 
 
 class MaskedRolloutMixin:
@@ -193,7 +192,7 @@ OnStep = Callable[[dict[str, Any]], bool]
 
 
 def collect_rollout(
-    env: VecEnv, learners: Mapping[str, OnPolicyAlgorithm], position: Position, n_steps: int, on_step: OnStep
+    env: JointVecEnv, learners: Mapping[str, OnPolicyAlgorithm], position: Position, n_steps: int, on_step: OnStep
 ) -> tuple[Position, bool]:
     """
     Play ``n_steps`` joint steps in every copy and fill all learners' rollout buffers, advantages included.
@@ -201,7 +200,7 @@ def collect_rollout(
     A truncated agent's last reward is bootstrapped with its own value of its final observation; a terminated one's is
     not. Rows of agents that did not act are masked.
 
-    :param env: a ``JointVecEnv``, possibly wrapped
+    :param env: has been reset
     :param learners: agent -> learner, in the environment's order
     :param position: where to start
     :param n_steps: steps per copy, the size of the buffers
@@ -215,7 +214,8 @@ def collect_rollout(
         choices = {name: _act(learner, position.observations[name]) for name, learner in learners.items()}
         actions = {name: choice.env_actions for name, choice in choices.items()}
         new_obs, rewards, dones, infos = env.step(actions)  # type: ignore[arg-type]
-        step: JointStep = env.last_step  # type: ignore[attr-defined]
+        step = env.last_step
+        assert step is not None
         ended = step.terminated | step.truncated | step.dones[:, None] | ~position.alive
         previous, position = position, Position(step.observations, ended, step.alive)
         seen = {"n_steps": n, "actions": actions, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}

@@ -20,6 +20,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_matrl import MATRL
 from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
@@ -462,6 +463,18 @@ def test_env_may_be_an_id_an_instance_or_a_joint_vec_env() -> None:
     env = make_joint_vec_env(checkers_v0.parallel_env, n_envs=3)
     model = MATRL("MlpPolicy", env, **{**SMALL, "n_envs": 1})
     assert model.env is env and model.n_envs == 3
+
+
+def test_sb3_wrappers_are_refused() -> None:
+    class Wrapper(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            return self.venv.step_wait()
+
+    with pytest.raises(ValueError, match="wrap the ParallelEnv instead"):
+        make(Wrapper(make_joint_vec_env(checkers_v0.parallel_env, n_envs=2)))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def restore_arguments(
     for name in given:
         if name not in defaults:
             raise ValueError(f"{name!r} is no argument of MATRL{did_you_mean(name, defaults)}")
-    arguments = {name: argument_from_json(value) for name, value in stored.items() if name in defaults and name not in given}
+    arguments = {name: _restore(name, value) for name, value in stored.items() if name in defaults and name not in given}
     for name, value in arguments.items():
         lost = _find_unsaved(value)
         if lost is None:
@@ -113,6 +113,13 @@ def restore_arguments(
         warnings.warn(f"{name} was the function {lost.text}, which is not saved: to go on training, {hint}", stacklevel=3)
         arguments[name] = defaults[name]
     return arguments | given
+
+
+def _restore(name: str, value: Any) -> Any:
+    try:
+        return argument_from_json(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; pass custom_objects={{{name!r}: ...}} if you trust the file") from error
 
 
 def _find_unsaved(value: Any) -> Unsaved | None:

@@ -1,0 +1,91 @@
+"""
+The tables of docs/results.md, as Markdown, from the JSON files in benchmarks/results.
+
+    python -m benchmarks.tables
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def with_interval(row: dict[str, Any], key: str, interval: str) -> str:
+    low, high = row[interval]
+    return f"{row[key]:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def zero_sum(record: dict[str, Any]) -> str:
+    """Settings by game and entropy: NashConv with its interval."""
+    columns = list(dict.fromkeys((row["game"], row["ent_coef"]) for row in record["table"]))
+    cells = {
+        (row["setting"], row["game"], row["ent_coef"]): with_interval(row, "nash_conv", "ci95") for row in record["table"]
+    }
+    settings = dict.fromkeys(row["setting"] for row in record["table"])
+    rows = [[setting, *(cells.get((setting, *column), "") for column in columns)] for setting in settings]
+    return markdown(["", *(f"{game}, entropy {ent_coef:g}" for game, ent_coef in columns)], rows)
+
+
+def grid_world(record: dict[str, Any]) -> str:
+    """Settings by team return: late training, final sampled, final greedy."""
+    kinds = ("last_10_iterations", "sampled", "greedy")
+    rows = [
+        [
+            row["setting"],
+            str(row["seeds"]),
+            *(with_interval(row, kind, f"{kind}_ci95") for kind in kinds),
+            f"{row['mean_rho']:.3f}",
+        ]
+        for row in record["table"]
+    ]
+    return markdown(["", "seeds", "last 10 iterations", "final, sampled", "final, greedy", "mean rho"], rows)
+
+
+def speed(record: dict[str, Any]) -> str:
+    """Milliseconds per phase and steps per second."""
+    phases = ("collect", "predict", "metagame", "best_response", "iteration")
+    rows = [
+        [
+            row["env"],
+            row["algorithm"],
+            str(row["agents"]),
+            *(f"{row[phase]:.1f}" for phase in phases),
+            f"{row['steps_per_second']:.0f}",
+        ]
+        for row in record["table"]
+    ]
+    return markdown(["env", "algorithm", "agents", *(f"{phase} ms" for phase in phases), "steps/s"], rows)
+
+
+def solvers(record: dict[str, Any]) -> str:
+    """Worst lines of each method over the kinds of game."""
+    rows = []
+    for n_agents, method in dict.fromkeys((row["n_agents"], row["method"]) for row in record["rows"]):
+        lines = [row for row in record["rows"] if (row["n_agents"], row["method"]) == (n_agents, method)]
+        worst, accepted = max(row["max"] for row in lines), min(row["share_accepted"] for row in lines)
+        times = f"{min(row['mean_ms'] for row in lines):.1f} to {max(row['mean_ms'] for row in lines):.1f}"
+        rows.append([str(n_agents), method, str(lines[0]["games"]), f"{worst:.1e}", f"{accepted:.0%}", times])
+    return markdown(["agents", "method", "games per kind", "largest NashConv / scale", "within 1e-6", "mean ms"], rows)
+
+
+RENDERERS = {"zero_sum": zero_sum, "speed": speed, "metagame_solvers": solvers}
+
+
+def main() -> None:
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        print(f"{path.stem} ({record['machine']['command']})\n\n{RENDERERS.get(path.stem, grid_world)(record)}")
+
+
+if __name__ == "__main__":
+    main()
