@@ -60,6 +60,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: dict(switches) for name, switches in ALGORITHMS.items()},
     "ippo, 15 epochs": {**ALGORITHMS["ippo"], "n_epochs": 15},
 }
+# Runs of different settings can coincide exactly (rho = 0 throughout): dashes keep both visible.
+STYLES = dict(zip(SETTINGS, ["-", "-", "--", "--", "-"], strict=True))
 COLOURS = dict(zip(SETTINGS, ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73"], strict=True))
 
 
@@ -149,7 +151,7 @@ def draw(results: list[dict[str, Any]], path: Path, title: str) -> None:
         curves = np.array([_smooth(np.array(r["returns_curve"], dtype=float)) for r in chosen])
         draws = np.random.default_rng(0).choice(len(curves), size=(1000, len(curves)))
         low, high = np.percentile(curves[draws].mean(axis=1), [2.5, 97.5], axis=0)
-        axes.plot(steps, curves.mean(axis=0), label=setting, color=COLOURS[setting])
+        axes.plot(steps, curves.mean(axis=0), label=setting, color=COLOURS[setting], linestyle=STYLES[setting], linewidth=2)
         axes.fill_between(steps, low, high, color=COLOURS[setting], alpha=0.15, linewidth=0)
     axes.set(xlabel="environment steps", ylabel="team return (sampled)", title=title)
     axes.grid(alpha=0.3)
