@@ -35,7 +35,7 @@ from sb3_matrl.mixture import (
     total_variation,
 )
 from sb3_matrl.report import MetaGameReport
-from sb3_matrl.rollout import AgentBatch, agent_batch, live_rows
+from sb3_matrl.rollout import AgentBatch, agent_batch, install_masked_buffer, live_rows
 
 AGGREGATIONS = ("parameters", "distill")
 BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
@@ -147,10 +147,10 @@ class MATRLCoordinator:
     """
     Coordinates the updates of several SB3 on-policy learners that share one environment.
 
-    It holds configuration, the best responses' optimisers and a random generator, nothing else.
+    It hooks their rollout buffers (see :func:`sb3_matrl.rollout.install_masked_buffer`); it holds configuration, the best
+    responses' optimisers and a random generator, nothing else.
 
-    :param learners: agent -> learner; their rollout buffers must know masks (see
-        :func:`sb3_matrl.rollout.install_masked_buffer`)
+    :param learners: agent -> learner; fill their buffers by :func:`sb3_matrl.rollout.collect_rollout`
     :param config: switches and solver
     :param best_response: agent -> best-response arguments; defaults for all when ``None``
     :param rng: draws equilibria, solver restarts and minibatches
@@ -165,6 +165,8 @@ class MATRLCoordinator:
         rng: np.random.Generator | None = None,
     ) -> None:
         self.learners = dict(learners)
+        for learner in self.learners.values():
+            install_masked_buffer(learner)
         self.config = config or CoordinatorConfig()
         check_applicable(self.config.solver, len(self.learners))
         self.best_response = dict(best_response or {name: BestResponseArguments() for name in learners})

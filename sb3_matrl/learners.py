@@ -12,7 +12,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.common.suggest import did_you_mean
-from sb3_matrl.rollout import install_masked_buffer
 
 # Arguments whose value is itself a dict: such a dict is per agent only if its keys name agents.
 DICT_VALUED = frozenset({"policy_kwargs", "learner_kwargs", "rollout_buffer_kwargs"})
@@ -122,7 +121,7 @@ def build_learner(
     learner_kwargs: Mapping[str, Any] | None,
 ) -> OnPolicyAlgorithm:
     """
-    One agent's learner, with a rollout buffer that knows masks.
+    One agent's learner.
 
     :param learner_class: SB3 or sb3-contrib on-policy algorithm
     :param policy: policy name or class
@@ -144,11 +143,9 @@ def build_learner(
     check_space(env.observation_space, "observation")
     check_space(env.action_space, "action")
     try:
-        learner = learner_class(policy, env, **arguments)
+        return learner_class(policy, env, **arguments)
     except AssertionError as error:  # SB3 checks its arguments by assertions
         raise ValueError(
             f"{learner_class.__name__} cannot use these spaces or arguments (observations {env.observation_space}, actions "
             f"{env.action_space}){f': {error}' if str(error) else ''}"
         ) from error
-    install_masked_buffer(learner)
-    return learner

@@ -85,9 +85,12 @@ def install_masked_buffer(learner: OnPolicyAlgorithm) -> None:
     """
     Hook a learner's rollout buffer: replace it by one of the same class and size that knows masks.
 
-    Only the instance is replaced, ``learner.rollout_buffer_class`` is not: a saved learner refers to SB3 alone.
+    Only the instance is replaced, ``learner.rollout_buffer_class`` is not: a saved learner refers to SB3 alone. A buffer
+    that is hooked already stays as it is.
     """
     old = learner.rollout_buffer
+    if isinstance(old, MaskedRolloutMixin):
+        return
     learner.rollout_buffer = masked_buffer_class(type(old))(
         learner.n_steps,
         learner.observation_space,

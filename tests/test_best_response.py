@@ -22,7 +22,7 @@ from sb3_matrl.best_response import (
     value_loss,
 )
 from sb3_matrl.learners import SpacesVecEnv, build_learner
-from sb3_matrl.rollout import agent_batch, take_rows
+from sb3_matrl.rollout import agent_batch, install_masked_buffer, take_rows
 
 N_STEPS, N_ENVS = 8, 3
 ROWS = N_STEPS * N_ENVS
@@ -62,6 +62,7 @@ def make_learner(action_space, config=CONFIG, seed=0, **policy_kwargs):
     names += ("vf_coef", "max_grad_norm", "target_kl")
     arguments |= {name: getattr(config, name) for name in names}
     learner = build_learner(PPO, "MlpPolicy", SpacesVecEnv(N_ENVS, spaces.Box(-2, 2, (4,)), action_space), arguments, None)
+    install_masked_buffer(learner)
     learner.set_logger(Logger(None, []))
     rng = np.random.default_rng(seed)
     for _ in range(N_STEPS):

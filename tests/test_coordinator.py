@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from torch.distributions import Categorical
 
 from sb3_matrl import MATRL, MATRLCoordinator
 from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, actor_parameter_names
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
+from sb3_matrl.learners import SpacesVecEnv
 from sb3_matrl.metagame import MetaGame, Solution
 from sb3_matrl.mixture import blend_logits, kl
 from sb3_matrl.rollout import agent_batch
@@ -244,6 +248,17 @@ def test_coordinator_stands_alone_with_plain_learners() -> None:
     report = coordinator.update(progress_remaining=0.5)
     assert report.agents == tuple(model.agents)
     assert all(stats.n_updates > 0 for stats in report.best_response.values())
+
+
+def test_coordinator_hooks_the_rollout_buffers_and_no_more_than_once() -> None:
+    space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    learner = PPO("MlpPolicy", SpacesVecEnv(2, space, gym.spaces.Discrete(3)), n_steps=8, batch_size=16, device="cpu")
+    MATRLCoordinator({"a": learner})
+    buffer: Any = learner.rollout_buffer
+    assert buffer.mask.shape == (8, 2) and buffer.observations.shape == (8, 2, 2)
+    assert learner.rollout_buffer_class is RolloutBuffer
+    MATRLCoordinator({"a": learner})
+    assert learner.rollout_buffer is buffer
 
 
 def test_schedules_are_evaluated_at_the_remaining_progress() -> None:

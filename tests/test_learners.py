@@ -6,10 +6,11 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, check_space, per_agent
-from sb3_matrl.rollout import MaskedRolloutMixin
+from sb3_matrl.rollout import install_masked_buffer
 
 AGENTS = ["alice", "bob"]
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
@@ -95,7 +96,7 @@ def test_a_learner_is_the_sb3_algorithm_itself(learner_class):
     arguments = ARGUMENTS | {"batch_size": 8, "gamma": 0.5}
     learner = build_learner(learner_class, "MlpPolicy", spaces_of_agent(), arguments, None)
     assert type(learner) is learner_class
-    assert isinstance(learner.rollout_buffer, MaskedRolloutMixin)
+    assert type(learner.rollout_buffer) is RolloutBuffer
     assert (learner.n_steps, learner.n_envs, learner.gamma, learner.rollout_buffer.gamma) == (4, 2, 0.5, 0.5)
     th.manual_seed(0)
     ours = build_learner(learner_class, "MlpPolicy", spaces_of_agent(), ARGUMENTS | {"batch_size": 8}, None)
@@ -170,7 +171,7 @@ def test_only_on_policy_algorithms_are_learners(learner_class):
 @pytest.mark.parametrize(("learner_class", "policy"), [(RecurrentPPO, "MlpLstmPolicy"), (MaskablePPO, "MlpPolicy")])
 def test_algorithms_that_need_more_than_observations_are_refused(learner_class, policy):
     with pytest.raises(TypeError, match="recurrent and action-masking algorithms cannot be learners"):
-        build_learner(learner_class, policy, spaces_of_agent(), ARGUMENTS | {"batch_size": 8}, None)
+        install_masked_buffer(build_learner(learner_class, policy, spaces_of_agent(), ARGUMENTS | {"batch_size": 8}, None))
 
 
 # ---------------------------------------------------------------- spaces
