@@ -84,7 +84,8 @@ RENDERERS = {"zero_sum": zero_sum, "speed": speed, "metagame_solvers": solvers}
 def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        print(f"{path.stem} ({record['machine']['command']})\n\n{RENDERERS.get(path.stem, grid_world)(record)}")
+        command = record["machine"].get("command", record.get("command"))
+        print(f"{path.stem} ({command})\n\n{RENDERERS.get(path.stem, grid_world)(record)}")
 
 
 if __name__ == "__main__":

@@ -24,80 +24,21 @@ from numpy.typing import ArrayLike
 from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.envs.checks import check_flag, check_integer
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep, discrete_actions
+from sb3_matrl.games.normal_form import NormalFormGame
+from sb3_matrl.games.payoffs import check_payoffs, game_names, named_payoffs
 
-_PRISONERS_DILEMMA = ((3, 1), (4, 2))  # actions: cooperate, defect
-_CHICKEN = ((3, 2), (4, 1))  # swerve, straight
-_STAG_HUNT = ((4, 1), (3, 2))  # stag, hare
-_COORDINATION = ((1, 0), (0, 1))
-_MATCHING_PENNIES = ((1, -1), (-1, 1))  # heads, tails
-_RPS = ((0, -1, 1), (1, 0, -1), (-1, 1, 0))  # rock, paper, scissors
-_SHAPLEY_ROW = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-_SHAPLEY_COLUMN = ((0, 1, 0), (0, 0, 1), (1, 0, 0))
-
-
-def _symmetric(row_payoffs: ArrayLike) -> np.ndarray:
-    row = np.asarray(row_payoffs, dtype=np.float64)
-    return np.stack([row, row.T])
-
-
-def _zero_sum(row_payoffs: ArrayLike) -> np.ndarray:
-    row = np.asarray(row_payoffs, dtype=np.float64)
-    return np.stack([row, 0.0 - row])
-
-
-_GAMES = {
-    "rps": _zero_sum(_RPS),
-    "matching_pennies": _zero_sum(_MATCHING_PENNIES),
-    "prisoners_dilemma": _symmetric(_PRISONERS_DILEMMA),
-    "chicken": _symmetric(_CHICKEN),
-    "stag_hunt": _symmetric(_STAG_HUNT),
-    "coordination": _symmetric(_COORDINATION),
-    "shapley": np.array([_SHAPLEY_ROW, _SHAPLEY_COLUMN], dtype=np.float64),
-}
-
-
-def game_names() -> list[str]:
-    """Names that :func:`named_payoffs` and :func:`parallel_env` know."""
-    return list(_GAMES)
-
-
-def named_payoffs(game: str) -> np.ndarray:
-    """
-    Look up the payoffs of a named game.
-
-    :param game: one of :func:`game_names`
-    :return: float64, (2, A_1, A_2), a copy
-    :raises ValueError: on an unknown name, with the nearest one
-    """
-    if game not in _GAMES:
-        raise ValueError(unknown("game", game, _GAMES))
-    return _GAMES[game].copy()
-
-
-def check_payoffs(payoffs: ArrayLike) -> np.ndarray:
-    """
-    Check the payoffs of a normal-form game.
-
-    :param payoffs: shape (n, A_1, ..., A_n)
-    :return: float64 copy
-    :raises ValueError: when the shape is another, or a payoff is not finite
-    """
-    try:
-        array = np.array(payoffs, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"payoffs must be an array of numbers of shape (n, A_1, ..., A_n): {error}") from error
-    if array.ndim < 2 or array.ndim != len(array) + 1 or array.size == 0:
-        raise ValueError(
-            f"payoffs must have shape (n, A_1, ..., A_n): first axis the n players, then one axis of actions per player; "
-            f"got shape {array.shape}"
-        )
-    if not np.isfinite(array).all():
-        where = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-        raise ValueError(f"payoffs must be finite, got {array[where]} at {where}")
-    return array
+__all__ = [
+    "MatrixGameCore",
+    "MatrixGameOptions",
+    "check_payoffs",
+    "env",
+    "game_names",
+    "named_payoffs",
+    "nash_conv",
+    "parallel_env",
+]
 
 
 def nash_conv(payoffs: ArrayLike, strategies: Sequence[ArrayLike]) -> float:
@@ -111,27 +52,12 @@ def nash_conv(payoffs: ArrayLike, strategies: Sequence[ArrayLike]) -> float:
     :return: NashConv, at least 0 up to rounding
     :raises ValueError: on invalid payoffs, or a strategy that is no probability vector of the right length
     """
-    game = check_payoffs(payoffs)
-    mixed = _check_strategies(strategies, game.shape[1:])
-    gain = 0.0
-    for player, own in enumerate(mixed):
-        values = game[player]
-        for other in reversed(range(len(mixed))):  # from the last axis, so that the remaining ones keep their places
-            if other != player:
-                values = np.tensordot(values, mixed[other], axes=(other, 0))
-        gain += float(values.max() - values @ own)
-    return gain
-
-
-def _check_strategies(strategies: Sequence[ArrayLike], counts: Sequence[int]) -> list[np.ndarray]:
-    if len(strategies) != len(counts):
-        raise ValueError(f"strategies must be one per player: expected {len(counts)}, got {len(strategies)}")
-    mixed = [np.asarray(strategy, dtype=np.float64) for strategy in strategies]
-    for player, (strategy, count) in enumerate(zip(mixed, counts, strict=True)):
-        is_valid = strategy.shape == (count,) and (strategy >= -1e-9).all() and abs(strategy.sum() - 1) < 1e-6
-        if not is_valid:
+    table = check_payoffs(payoffs)
+    for player, strategy in enumerate(strategies):
+        if np.ndim(strategy) != 1:
+            count = table.shape[1:][player] if player < len(table) else "A_i"
             raise ValueError(f"strategy of player {player} must be {count} probabilities that sum to 1, got {strategy}")
-    return mixed
+    return float(NormalFormGame(table, len(table)).nash_conv(strategies))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,7 +1,7 @@
 """Two strategies per agent, current and predicted: payoffs from one rollout, equilibria, stability."""
 
 from sb3_matrl.metagame.game import MetaGame
-from sb3_matrl.metagame.solvers import METHODS, SELECTIONS, Solution, check_applicable, solve
+from sb3_matrl.metagame.solvers import METHODS, SELECTIONS, Solution, check_applicable, solve, solve_two_agents
 from sb3_matrl.metagame.stability import classify, eigenvalues, fixed_point_type, improvement_lower_bound
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "fixed_point_type",
     "improvement_lower_bound",
     "solve",
+    "solve_two_agents",
 ]

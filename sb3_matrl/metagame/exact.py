@@ -1,11 +1,9 @@
 """Solvers that miss nothing: all pure equilibria by enumeration, all equilibria of two agents in closed form."""
 
-import itertools
-
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, regrets
+from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, normalised, regrets
 from sb3_matrl.metagame.payoffs import Array
 
 
@@ -45,32 +43,69 @@ def enumerate_pure(incentives: DenseIncentives) -> Array:
 
 def closed_form(incentives: DenseIncentives) -> Array:
     """
-    All equilibria of at most two agents.
-
-    Agent 1's incentive is linear in rho_2 and agent 2's in rho_1, so best responses change at 0, 1 and one root each.
-    The set of equilibria is a union of products of the resulting intervals, all of whose corners are products of these break
-    points. Checking the nine products therefore finds every isolated equilibrium and the end points of every continuum.
+    All equilibria of at most two agents, by :func:`two_agent_points`.
 
     :param incentives: of one or two agents
     :return: (k, n) isolated equilibria and end points of the components
     """
     if incentives.n_agents == 1:
         return enumerate_pure(incentives)
-    first, second = incentives.difference[0, [0, 1]], incentives.difference[1, [0, 2]]
-    candidates = np.array(list(itertools.product(_break_points(second), _break_points(first))))
-    regret = regrets(candidates, incentives.gradient(candidates))
-    return np.asarray(candidates[regret.max(axis=1) <= TOLERANCE])
+    points, regret = two_agent_points(incentives.difference[[[0, 0], [1, 1]], [[0, 1], [0, 2]]][:, :, None])
+    return np.asarray(points[:, regret[:, 0] <= TOLERANCE, 0].T)
 
 
-def _break_points(incentive: Array) -> list[float]:
+# The batch of games is the last axis below: NumPy's inner loops then run over games, which is several times faster.
+
+
+def two_agent_incentives(tables: Array) -> Array:
     """
-    :param incentive: (2,) the other agent's incentive where this agent plays current and predicted
-    :return: this agent's weights on current at which the other's best response changes, with 0 and 1
+    :param tables: (2, 2, 2, B) payoffs of agent i (first index) at every pure profile; 0 is current, 1 is predicted
+    :return: (2, 2, B) entry [i, s]: what agent i gains from current over predicted while the other plays s, normalised
+    """
+    difference = np.stack([tables[0, 0] - tables[0, 1], tables[1, :, 0] - tables[1, :, 1]])
+    return normalised(difference, np.abs(tables).max(axis=(1, 2)))
+
+
+def two_agent_points(incentives: Array) -> tuple[Array, Array]:
+    """
+    The points among which are all equilibria of two agents, for a batch of games.
+
+    Agent 1's incentive is linear in rho_2 and agent 2's in rho_1, so best responses change at 0, 1 and one root each.
+    The set of equilibria is a union of products of the resulting intervals, all of whose corners are products of these break
+    points. Checking the nine products therefore finds every isolated equilibrium and the end points of every continuum.
+
+    :param incentives: (2, 2, B) as from :func:`two_agent_incentives`
+    :return: (2, 9, B) points, weights on current, and (9, B) the larger of the two agents' regrets there; where a root does
+        not exist the regret is infinite. The pure profiles are at 0 (both current), 1, 3 and 4 (both predicted).
+    """
+    first, second = break_points(incentives[1])[:, None], break_points(incentives[0])[None]
+    regret = two_agent_regrets(incentives, first, second)
+    points = np.stack(np.broadcast_arrays(first, second))
+    shape = (9, points.shape[-1])
+    return points.reshape(2, *shape), np.where(np.isnan(regret), np.inf, regret).reshape(shape)
+
+
+def two_agent_regrets(incentives: Array, first: Array, second: Array) -> Array:
+    """
+    :param incentives: (2, 2, B) as from :func:`two_agent_incentives`
+    :param first: (k, 1, B) weights on current of agent 1
+    :param second: (1, m, B) weights on current of agent 2
+    :return: (k, m, B) the larger of the two agents' regrets
+    """
+    own, other = incentives
+    one = regrets(first, own[1] + second * (own[0] - own[1]))
+    two = regrets(second, other[1] + first * (other[0] - other[1]))
+    return np.maximum(one, two)
+
+
+def break_points(incentive: Array) -> Array:
+    """
+    :param incentive: (2, B) the other agent's incentive where this agent plays current and predicted
+    :return: (3, B) this agent's weights on current at which the other's best response changes: 1, 0, and the root inside, or
+        NaN if there is none
     """
     at_current, at_predicted = incentive
-    points = [1.0, 0.0]
-    if at_current * at_predicted < 0.0:
-        root = float(at_predicted / (at_predicted - at_current))
-        if TOLERANCE < root < 1.0 - TOLERANCE:
-            points.append(root)
-    return points
+    changes = at_current * at_predicted < 0.0
+    root = at_predicted / np.where(changes, at_predicted - at_current, 1.0)
+    root = np.where(changes & (root > TOLERANCE) & (root < 1.0 - TOLERANCE), root, np.nan)
+    return np.stack([np.ones_like(root), np.zeros_like(root), root])

@@ -81,11 +81,23 @@ def regrets(rho: Array, gradient: Array) -> Array:
     :param gradient: (..., n) current minus predicted at ``rho``
     :return: (..., n) what each agent gains by its best deviation, >= 0
     """
-    return np.where(gradient > 0.0, (1.0 - rho) * gradient, -rho * gradient)
+    return np.maximum((1.0 - rho) * gradient, -rho * gradient)
 
 
-def _normalised(values: Array, scale: Array) -> Array:
-    return values / np.where(scale > 0.0, scale, 1.0)[:, None]
+def normalised(difference: Array, largest_payoff: Array) -> Array:
+    """
+    Incentives in units of each agent's largest; rounding errors become exact zeros.
+
+    :param difference: (n, k, ...) each agent's gain from current over predicted at k profiles; further axes are a batch
+    :param largest_payoff: (n, ...) each agent's largest |payoff|
+    :return: (n, k, ...) within [-1, 1]
+    """
+    difference = np.where(np.abs(difference) <= _ROUNDING * largest_payoff[:, None], 0.0, difference)
+    return _over(difference, np.abs(difference).max(axis=1))
+
+
+def _over(values: Array, scale: Array) -> Array:
+    return np.asarray(values / np.where(scale > 0.0, scale, 1.0)[:, None])
 
 
 class DenseIncentives:
@@ -105,10 +117,7 @@ class DenseIncentives:
         :return: its normalised incentives
         """
         table = game._table
-        difference = DensePayoffs(table).difference
-        noise = _ROUNDING * np.abs(table).reshape(len(table), -1).max(axis=1)
-        difference = np.where(np.abs(difference) <= noise[:, None], 0.0, difference)
-        return cls(_normalised(difference, np.abs(difference).max(axis=1)))
+        return cls(normalised(DensePayoffs(table).difference, np.abs(table).reshape(len(table), -1).max(axis=1)))
 
     def gradient(self, rho: Array) -> Array:
         """:return: (K, n)"""
@@ -149,7 +158,7 @@ class SampleIncentives:
         self.n_agents = n = payoffs.n_agents
         probes = [payoffs.gradient(np.full(n, value)) for value in (0.0, 0.5, 1.0)]
         scale = np.abs(probes).max(axis=0)
-        self._payoffs = SamplePayoffs(payoffs.ratios, _normalised(payoffs.weights, scale))
+        self._payoffs = SamplePayoffs(payoffs.ratios, _over(payoffs.weights, scale))
 
     def gradient(self, rho: Array) -> Array:
         """:return: (K, n)"""

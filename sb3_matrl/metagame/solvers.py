@@ -8,7 +8,7 @@ import numpy as np
 from sb3_matrl.common.suggest import unknown
 from sb3_matrl.metagame.dynamics import best_response
 from sb3_matrl.metagame.evolution import cmaes
-from sb3_matrl.metagame.exact import closed_form, enumerate_pure
+from sb3_matrl.metagame.exact import closed_form, enumerate_pure, two_agent_incentives, two_agent_points
 from sb3_matrl.metagame.game import MetaGame
 from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, Incentives, incentives_of, regrets
 from sb3_matrl.metagame.payoffs import MAX_DENSE_AGENTS, Array
@@ -20,6 +20,8 @@ SELECTIONS = ("random", "welfare", "progress")
 _LIMITS = {"enumeration": MAX_DENSE_AGENTS, "closed-form": 2, "support": 8}
 #: Payoff sums closer than this share of the scale count as equal in selection.
 _TIE = 1e-9
+#: Number of mixing agents at the nine points of two agents.
+_MIXING = np.array([0, 0, 1, 0, 0, 1, 1, 1, 2])[:, None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,19 @@ def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: 
     if method == "auto":
         return _first_success(game, incentives, _order(game.n_agents), selection, rng)
     return _attempt(game, incentives, method, selection, rng)
+
+
+def solve_two_agents(tables: Array, rng: np.random.Generator) -> Array:
+    """
+    :func:`solve` by closed form with random selection, for a batch of games of two agents at once.
+
+    :param tables: (B, 2, 2, 2) payoffs of agent i (second index) at every pure profile; 0 is current, 1 is predicted
+    :param rng: draws among the equilibria with the fewest mixing agents, one block of draws for the whole batch
+    :return: (B, 2) weights on the CURRENT policies
+    """
+    points, regret = two_agent_points(two_agent_incentives(np.ascontiguousarray(np.moveaxis(tables, 0, -1))))
+    rank = np.where(regret <= TOLERANCE, _MIXING, 3.0 + regret) + rng.random(regret.shape)
+    return np.asarray(points[:, rank.argmin(axis=0), np.arange(len(tables))].T)
 
 
 def check_applicable(method: str, n_agents: int) -> None:
