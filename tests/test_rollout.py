@@ -14,6 +14,7 @@ from sb3_matrl.rollout import (
     Position,
     agent_batch,
     collect_rollout,
+    install_masked_buffer,
     live_rows,
     masked_buffer_class,
     take_rows,
@@ -80,6 +81,7 @@ def build(env, n_steps, **arguments):
         own |= arguments | {"policy_kwargs": network}
         spaces_of_agent = SpacesVecEnv(env.num_envs, space, env.action_spaces[agent])
         learners[agent] = build_learner(PPO, policy_for(space), spaces_of_agent, own, None)
+        install_masked_buffer(learners[agent])
         with th.no_grad():  # fresh networks have biases of 0, and so a value of 0 where there is nothing to see
             for parameter in learners[agent].policy.parameters():
                 parameter.add_(0.1 * th.randn_like(parameter))
@@ -497,6 +499,7 @@ def test_a_learner_keeps_its_buffer_s_class_and_settings():
     arguments = {"n_steps": 4, "batch_size": 8, "gamma": 0.5, "gae_lambda": 0.25, "device": "cpu"}
     own = {"rollout_buffer_class": Own, "rollout_buffer_kwargs": {"flavour": "mint"}}
     learner = build_learner(PPO, "MlpPolicy", SpacesVecEnv(2, BOX, spaces.Discrete(2)), arguments, own)
+    install_masked_buffer(learner)
     buffer = learner.rollout_buffer
     assert isinstance(buffer, Own) and buffer.flavour == "mint"
     assert learner.rollout_buffer_class is Own, "a saved learner refers to the original"
