@@ -78,7 +78,13 @@ def solvers(record: dict[str, Any]) -> str:
     return markdown(["agents", "method", "games per kind", "largest NashConv / scale", "within 1e-6", "mean ms"], rows)
 
 
-RENDERERS = {"zero_sum": zero_sum, "zero_sum_no_br": zero_sum, "speed": speed, "metagame_solvers": solvers}
+RENDERERS = {
+    "zero_sum": zero_sum,
+    "zero_sum_no_br": zero_sum,
+    "zero_sum_no_br_pennies": zero_sum,
+    "speed": speed,
+    "metagame_solvers": solvers,
+}
 
 
 def main() -> None:
