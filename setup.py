@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["sb3_matrl", "sb3_matrl.*", "zoo", "zoo.*"]),
-    package_data={"sb3_matrl": ["py.typed"], "zoo": ["hyperparams/*.yml"]},
+    package_data={"sb3_matrl": ["py.typed"], "zoo": ["hyperparams/*.yml", "sweeps/*.yaml"]},
     install_requires=[
         "torch>=2.8,<3",
         "stable-baselines3>=2.9,<3",
@@ -33,7 +33,12 @@ setup(
         "contrib": ["sb3-contrib>=2.9,<3"],
         "track": ["wandb>=0.22"],
         "render": ["pygame>=2.5"],
+        "record": ["imageio>=2.34", "imageio-ffmpeg>=0.5"],
+        "sweep": ["optuna>=4.0"],
+        "benchmark": ["rliable>=1.2", "pandas>=2,<3"],
+        "ray": ["ray>=2.40"],
         "mujoco": ["mujoco>=3.2", "gymnasium-robotics>=1.4"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "dev": ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.15", "types-PyYAML"],
     },
     classifiers=[
