@@ -7,8 +7,10 @@ from sb3_matrl.metagame.homotopy import trace
 from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, Incentives, regrets
 from sb3_matrl.metagame.payoffs import Array
 
-#: Best-response walks, and the steps of one as a multiple of the number of agents.
+#: Best-response walks, after how many without a pure equilibrium to give up (where the first two cycle, the rest nearly
+#: always do), and the steps of one as a multiple of the number of agents.
 _WALKS = 8
+_FAILED_WALKS = 3
 _STEPS_PER_AGENT = 6
 #: Steps along the homotopy path, and rounds and size of the batches of random Newton starts, small games only.
 _PATH_STEPS = 500
@@ -27,16 +29,22 @@ def best_response(incentives: Incentives, rng: np.random.Generator) -> Array:
     """
     n = incentives.n_agents
     starts = np.concatenate([np.zeros((1, n)), np.ones((1, n)), rng.integers(0, 2, size=(_WALKS - 2, n)).astype(np.float64)])
-    ends, averages = zip(*(_walk(incentives, start, rng) for start in starts), strict=True)
+    ends: list[Array] = []
+    averages: list[Array] = []
+    for start in starts:
+        end, average = _walk(incentives, start, rng)
+        if end is not None:
+            ends.append(end)
+        averages.append(average)
+        if not ends and len(averages) == _FAILED_WALKS:
+            return complementarity(incentives, np.stack(averages), rng)
     pure = np.unique(np.stack(ends), axis=0)
     found = regrets(pure, incentives.gradient(pure)).max(axis=1) <= TOLERANCE
-    if found.any():
-        return np.asarray(pure[found])
-    return complementarity(incentives, np.stack(averages), rng)
+    return np.asarray(pure[found]) if found.any() else complementarity(incentives, np.stack(averages), rng)
 
 
-def _walk(incentives: Incentives, start: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """:return: (n,) the last pure profile, and (n,) the average of the profiles visited"""
+def _walk(incentives: Incentives, start: Array, rng: np.random.Generator) -> tuple[Array | None, Array]:
+    """:return: (n,) the pure equilibrium where it ended, or ``None``, and (n,) the average of the profiles visited"""
     walk = incentives.walk(start)
     total, visited = np.zeros(len(start)), 0
     for _ in range(_STEPS_PER_AGENT * len(start)):
@@ -44,9 +52,9 @@ def _walk(incentives: Incentives, start: Array, rng: np.random.Generator) -> tup
         improving = np.flatnonzero(regret > TOLERANCE)
         total, visited = total + walk.profile, visited + 1
         if len(improving) == 0:
-            break
+            return walk.profile, total / visited
         walk.flip(int(rng.choice(improving)))
-    return walk.profile, total / visited
+    return None, total / visited
 
 
 def complementarity(incentives: Incentives, starts: Array, rng: np.random.Generator) -> Array:

@@ -1,5 +1,7 @@
 """A path that leads to an equilibrium of any generic game: the last resort where local methods stall."""
 
+import math
+
 import numpy as np
 
 from sb3_matrl.metagame.incentives import Incentives
@@ -7,12 +9,14 @@ from sb3_matrl.metagame.payoffs import Array
 
 _FIRST_STEP = 0.05
 _LONGEST_STEP = 0.4
+_FASTEST_GROWTH = 2.0
 _SHORTEST_STEP = 1e-9
 _CORRECTIONS = 5
-_ACCURACY = 1e-7
+_ACCURACY = 1e-6
 #: The path has arrived when t is this close to 1.
 _ARRIVED = 1e-9
-#: A bend of more than this between two tangents (cosine) means that the step was too long.
+#: Steps are chosen to turn the tangent by this angle; a bend of more than the cosine means that the step was too long.
+_TURN = 0.3
 _STRAIGHT = 0.8
 
 
@@ -26,8 +30,8 @@ def trace(incentives: Incentives, max_steps: int) -> Array:
         F(rho, t) = t rho (1-rho) gradient(rho) + (1-t) (1 - 2 rho) = 0.
 
     At t = 0 its only solution is the centre; for a generic game the curve through it stays inside the cube and ends at t = 1
-    in an equilibrium. It may turn back in t, so it is followed by arc length: tangent predictor, Newton corrector on the
-    hyperplane, one Jacobian per step.
+    in an equilibrium. It may turn back in t, so it is followed by arc length: second-order predictor from the last two
+    tangents, Newton corrector on the hyperplane, one Jacobian per step.
 
     :param incentives: of any number of agents
     :param max_steps: bound on predictor steps
@@ -38,9 +42,9 @@ def trace(incentives: Incentives, max_steps: int) -> Array:
     # At t = 0: dF = -2 d rho + gradient / 4 dt = 0.
     tangent = np.append(incentives.gradient(centre[None])[0] / 8.0, 1.0)
     point, tangent = np.append(centre, 0.0), tangent / np.linalg.norm(tangent)
-    step = _FIRST_STEP
+    step, bend = _FIRST_STEP, np.zeros(n + 1)
     for _ in range(max_steps):
-        moved = _advance(incentives, point, tangent, step)
+        moved = _advance(incentives, point, tangent, bend, step)
         if moved is None:
             step *= 0.4
             if step < _SHORTEST_STEP:
@@ -51,16 +55,17 @@ def trace(incentives: Incentives, max_steps: int) -> Array:
             # Past the end: shorten the step by the secant rule until it lands there.
             step *= (1.0 - point[-1]) / (reached - point[-1])
             continue
+        bend, angle = (moved[1] - tangent) / step, math.acos(min(float(moved[1] @ tangent), 1.0))
         point, tangent = moved
         if point[-1] >= 1.0 - _ARRIVED:
             break
-        step = min(1.6 * step, _LONGEST_STEP)
+        step = min(step * min(_TURN / max(angle, 0.1 * _TURN), _FASTEST_GROWTH), _LONGEST_STEP)
     return np.asarray(np.clip(point[:-1], 0.0, 1.0))
 
 
-def _advance(incentives: Incentives, point: Array, tangent: Array, step: float) -> tuple[Array, Array] | None:
+def _advance(incentives: Incentives, point: Array, tangent: Array, bend: Array, step: float) -> tuple[Array, Array] | None:
     """:return: the next point on the curve and the tangent there; ``None`` when the step was too long"""
-    trial = point + step * tangent
+    trial = point + step * tangent + 0.5 * step**2 * bend
     bordered = np.vstack([_jacobian(incentives, trial), tangent])
     last_row = np.zeros(len(point))
     last_row[-1] = 1.0
@@ -92,7 +97,7 @@ def _system(incentives: Incentives, point: Array) -> Array:
 def _jacobian(incentives: Incentives, point: Array) -> Array:
     """:return: (n, n + 1) derivative of the system in rho and t"""
     rho, t = point[:-1], point[-1]
-    gradient, hessian = incentives.gradient(rho[None])[0], incentives.jacobian(rho[None])[0]
+    gradient, hessian = incentives.linearised(rho)
     barrier = rho * (1.0 - rho)
     in_rho = t * barrier[:, None] * hessian + np.diag(t * (1.0 - 2.0 * rho) * gradient - 2.0 * (1.0 - t))
     return np.column_stack([in_rho, barrier * gradient - (1.0 - 2.0 * rho)])

@@ -55,6 +55,13 @@ class Incentives(Protocol):
         """
         ...
 
+    def linearised(self, rho: Array) -> tuple[Array, Array]:
+        """
+        :param rho: (n,) one profile
+        :return: (n,) and (n, n) ``gradient`` and ``jacobian`` there, perhaps in single precision
+        """
+        ...
+
     def walk(self, profile: Array) -> Walk:
         """
         :param profile: (n,) of zeros and ones, the start
@@ -128,6 +135,10 @@ class DenseIncentives:
         derivatives = joint_weight_derivatives(joint_weights(rho), self.n_agents)
         return np.asarray(np.swapaxes(derivatives @ self.difference.T, 1, 2))
 
+    def linearised(self, rho: Array) -> tuple[Array, Array]:
+        """:return: (n,) and (n, n)"""
+        return self.gradient(rho[None])[0], self.jacobian(rho[None])[0]
+
     def walk(self, profile: Array) -> Walk:
         """:return: a pure profile to move"""
         return _DenseWalk(self.difference, profile)
@@ -167,6 +178,10 @@ class SampleIncentives:
     def jacobian(self, rho: Array) -> Array:
         """:return: (K, n, n)"""
         return np.stack([self._payoffs.hessian(row) for row in rho])
+
+    def linearised(self, rho: Array) -> tuple[Array, Array]:
+        """:return: (n,) and (n, n), in single precision"""
+        return self._payoffs.linearised(rho)
 
     def walk(self, profile: Array) -> Walk:
         """:return: a pure profile to move; a flip costs one matrix-vector product when ratios may be divided by"""

@@ -64,6 +64,19 @@ def test_hessian_is_the_finite_difference_of_the_gradient(n, clip, masked):
     np.testing.assert_allclose(dense.gradient(rho), game.gradient(rho), atol=1e-12)
 
 
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_derivatives_of_more_samples_than_a_block_agree_with_the_table(clip):
+    rng = np.random.default_rng(5)
+    ratios, advantages = random_samples(rng, 5, 2300, spread=0.5)
+    game, rho = MetaGame(ratios, advantages, clip), rng.uniform(size=5)
+    dense = MetaGame.from_payoffs(game.payoffs())
+    np.testing.assert_allclose(game.gradient(rho), dense.gradient(rho), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(game.hessian(rho), dense.hessian(rho), rtol=1e-10, atol=1e-13)
+    gradient, hessian = game._payoffs.linearised(rho)
+    np.testing.assert_allclose(gradient, dense.gradient(rho), atol=1e-5 * np.abs(dense.gradient(rho)).max())
+    np.testing.assert_allclose(hessian, dense.hessian(rho), atol=1e-5 * np.abs(dense.hessian(rho)).max())
+
+
 def test_hessian_of_unclipped_zero_ratios_needs_no_division():
     ratios, advantages = random_samples(np.random.default_rng(0), 4)
     ratios[::3] = 0.0
