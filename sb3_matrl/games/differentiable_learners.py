@@ -274,11 +274,20 @@ class Matrl(DifferentiableLearner):
 
     def direction(self, joint: Array) -> Array:
         """:return: (d,) each player's own gradient at its current strategy against the others' mixed strategies"""
+        return _own_gradients(self.game, joint, self.mixed(joint))
+
+    def mixed(self, joint: Array) -> Array:
+        """
+        Predict, solve the meta-game and mix.
+
+        :param joint: (d,)
+        :return: (d,) every player's mixed strategy
+        """
         predicted = self.predict(joint)
         meta = MetaGame.from_payoffs(meta_payoffs(self.game, joint, predicted))
         self.rho = solve(meta, self.solver, self.selection, self._rng).rho
         weight = self.rho[self.game.owner]
-        return _own_gradients(self.game, joint, weight * joint + (1.0 - weight) * predicted)
+        return np.asarray(weight * joint + (1.0 - weight) * predicted)
 
     def predict(self, joint: Array) -> Array:
         """
@@ -298,26 +307,19 @@ class TrustRegionMatrl(Matrl):
     """
     MATRL with steps measured from the game, so that nothing is tuned per game.
 
-    - Predicted step: ``look_ahead`` / L, where L = |xi_t - xi_{t-1}| / |w_t - w_{t-1}| is the Lipschitz constant seen over
-      the last step (1 / L is the longest forecast for which extragradient is known to be stable); at most ten times the last
-      predicted step. It is large where the game allows it, and the meta-game decides who takes it.
-    - Best-response step, one for all players: half the last one where the direction flips (<d_t, d_{t-1}> < 0), else
-      ``growth`` times the last one.
+    - Predicted step: tau = ``look_ahead`` / L, L = |xi(w - tau xi(w)) - xi(w)| / |tau xi(w)| being the Lipschitz constant of
+      the gradient over the very step that is predicted. It is found by backtracking (Khobotov 1987): the first candidate is
+      ten times the last step (``learning_rate`` at first), every further one what the L just measured allows.
+    - Best-response step: tau / (1 + look_ahead^2), which contracts a rotation the most after such a prediction; see
+      :class:`~sb3_matrl.games.matrl.TrustRegionMATRL` for the reasons and the sources.
 
-    Both are ``learning_rate`` at first. Where nothing moved, the predicted step stays.
+    L is measured along the gradient only. Where L differs much between directions (ill-conditioned losses), steps that fit
+    the present direction are now and then too long for another one, as with Barzilai-Borwein steps.
 
-    Keep ``look_ahead`` at 1 or above. Against a pure rotation of strength L the best-response field is L (l, 1) (contraction,
-    rotation) with l = ``look_ahead``: the direction flips from step 1 / (l L) on, the iteration diverges from
-    2 l / ((1 + l^2) L) on, and only for l >= 1 does the flip come first.
-
-    Secant (Barzilai-Borwein) best-response steps took fewer iterations where they converged, but on random quadratic games
-    they failed more often with this predicted step. A likely reason, not tested: the meta-game's equilibrium jumps between
-    profiles, and the secant measures the jump.
-
-    :param learning_rate: both first steps, > 0
+    :param learning_rate: first candidate of the predicted step, > 0
     :param look_ahead: predicted step in units of 1 / L, > 0
-    :param growth: factor of the best-response step while its direction holds, > 1
-    :param predicted_steps: see :class:`Matrl`
+    :param metagame: ``False`` answers the predicted strategies
+    :param best_response: ``False`` ends with the mixed strategies
     :param solver: see :class:`Matrl`
     :param selection: see :class:`Matrl`
     :param seed: see :class:`Matrl`
@@ -326,27 +328,22 @@ class TrustRegionMatrl(Matrl):
     def __init__(
         self,
         learning_rate: float = 0.02,
-        look_ahead: float = 1.0,
-        growth: float = 1.1,
-        predicted_steps: int = 1,
+        look_ahead: float = 1.5,
+        metagame: bool = True,
+        best_response: bool = True,
         solver: str = "auto",
         selection: str = "random",
         seed: int = 0,
     ) -> None:
-        super().__init__(learning_rate, None, predicted_steps, solver, selection, seed)
+        super().__init__(learning_rate, solver=solver, selection=selection, seed=seed)
         self.look_ahead = _positive(look_ahead, "look_ahead")
-        if not 1.0 < growth < np.inf:
-            raise ValueError(f"growth must be a number above 1, got {growth}")
-        self.growth = float(growth)
-        #: The best-response step last taken.
-        self.best_response_step = self.learning_rate
-        self._last: tuple[Array, Array, Array] | None = None
+        self.metagame, self.best_response = metagame, best_response
+        self._candidate = self.learning_rate
 
     def reset(self, game: DifferentiableGame) -> None:
-        """Start on a game with the first steps."""
+        """Start on a game with the first step."""
         super().reset(game)
-        self.best_response_step = self.predicted_learning_rate = self.learning_rate
-        self._last = None
+        self._candidate = self.predicted_learning_rate = self.learning_rate
 
     def step(self, strategies: npt.ArrayLike) -> Array:
         """
@@ -356,22 +353,31 @@ class TrustRegionMatrl(Matrl):
         """
         joint = self.game.joint(strategies)
         gradient = self.game.gradient(joint)
-        self._measure_predicted_step(joint, gradient)
-        direction = self.direction(joint)
-        if self._last is not None:
-            flipped = float(direction @ self._last[2]) < 0.0
-            self.best_response_step *= 0.5 if flipped else self.growth
-        self._last = joint, gradient, direction
-        return np.asarray(joint - self.best_response_step * direction)
+        if not gradient.any():
+            return joint  # Nothing measures a step here; candidates would grow without end.
+        self.predicted_learning_rate = self._trusted_step(joint, gradient)
+        self._candidate = 10.0 * self.predicted_learning_rate
+        mixed = self.mixed(joint) if self.metagame else self.predict(joint)
+        if not self.best_response:
+            return mixed
+        length = self.predicted_learning_rate / (1.0 + self.look_ahead**2)
+        return np.asarray(joint - length * _own_gradients(self.game, joint, mixed))
 
-    def _measure_predicted_step(self, joint: Array, gradient: Array) -> None:
-        if self._last is None:
-            return
-        moved = float(np.linalg.norm(joint - self._last[0]))
-        change = float(np.linalg.norm(gradient - self._last[1]))
-        if moved > 0.0 and change > 0.0:
-            largest = 10.0 * self.predicted_learning_rate
-            self.predicted_learning_rate = min(self.look_ahead * moved / change, largest)
+    def _trusted_step(self, joint: Array, gradient: Array) -> float:
+        """:return: tau; every candidate refused is at least a tenth longer than the next one, so the search ends"""
+        tau = self._candidate
+        while tau * (lipschitz := self._lipschitz(joint, gradient, tau)) > 1.1 * self.look_ahead:
+            tau = self.look_ahead / lipschitz if lipschitz < np.inf else 0.1 * tau
+        return tau
+
+    def _lipschitz(self, joint: Array, gradient: Array, tau: float) -> float:
+        """:return: L over the step tau along the gradient; infinite where the gradient overflows there, 0 without a move"""
+        predicted = joint - tau * gradient
+        moved = float(np.linalg.norm(predicted - joint))
+        change = float(np.linalg.norm(self.game.gradient(predicted) - gradient))
+        if not np.isfinite(change):
+            return float("inf")
+        return change / moved if moved > 0.0 else 0.0
 
 
 def meta_payoffs(game: DifferentiableGame, current: Array, predicted: Array) -> Array:

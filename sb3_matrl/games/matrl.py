@@ -41,6 +41,19 @@ def aggregate(rho: Array, current: Array, predicted: Array) -> Array:
     return np.asarray(rho * current + (1.0 - rho) * predicted)
 
 
+def mixtures(field: GradientField, current: Array, predicted: Array, rng: np.random.Generator) -> Array:
+    """
+    Solve the meta-games and mix.
+
+    :param field: of 2x2 games
+    :param current: (batch, 2) probabilities of action 0
+    :param predicted: (batch, 2)
+    :param rng: draws among the equilibria
+    :return: (batch, 2) the mixtures that the meta-games' equilibria stand for
+    """
+    return aggregate(solve_two_agents(metagame_payoffs(field, current, predicted), rng), current, predicted)
+
+
 @dataclass(frozen=True)
 class MATRL(Learner):
     """
@@ -85,73 +98,99 @@ class _MATRLDynamics:
     def target(self, strategies: Array) -> Array:
         """:return: (batch, 2) the mixtures that the best response answers"""
         predicted = ascend(strategies, self._learner.predicted_step, self._field.gradient(strategies))
-        if not self._learner.metagame:
-            return predicted
-        rho = solve_two_agents(metagame_payoffs(self._field, strategies, predicted), self._rng)
-        return aggregate(rho, strategies, predicted)
+        return mixtures(self._field, strategies, predicted, self._rng) if self._learner.metagame else predicted
 
 
 @dataclass(frozen=True)
 class TrustRegionMATRL(Learner):
     """
-    MATRL with a large predicted step and an adaptive best-response step.
+    MATRL whose steps are in the game's own units, with a metric that adapts to the border of the strategy space.
 
-    Gradients are divided by each player's largest possible one, so that steps are in units of probability and the rule does
-    not depend on the scale of the payoffs. The meta-game is solved as in :class:`MATRL`; the best response starts from the
-    current strategy. In each game the best-response step is halved when either player's direction differs in sign from its
-    last one (the dynamics turn: the step was too large), and grows slowly otherwise.
+    1. **Units.** Each player's payoffs are divided by m_i = max(|u_i|, |c_i|, |u_i + c_i|) (:func:`unit_field`), which leaves
+       the equilibria as they are. The gradients and their Lipschitz constants are then at most 1, and every cyclic game
+       becomes zero-sum: (p, q) rotates about the equilibrium with speed 1, however small its payoffs are.
+    2. **Steps.** Predicted: gamma = ``look_ahead``. Best response: eta = gamma / (1 + gamma^2). Answering the predicted
+       strategies multiplies the distance to the centre of such a rotation by |lambda|,
+       |lambda|^2 = (1 - eta gamma)^2 + eta^2, which this eta makes least: 1 / (1 + gamma^2). At gamma = 1 these are the steps
+       1 / L and 1 / (2 L) of EG+ (Diakonikolas, Daskalakis and Jordan 2021; "explore aggressively, update conservatively",
+       Hsieh et al. 2020). Above 1, look-ahead alone misses equilibria of coordination games: the meta-game is what allows it.
+    3. **Metric.** Player 1 takes its steps times w, player 2 times 1 / w. The dynamics of 2. depend on the product of the two
+       alone, so any w is as stable, but near the border a bad one is slow: while one player is held at the border, the
+       other's gradient may be as small as the equilibrium is near it. So w starts at 1 and, whenever one player was held by
+       the border while the other moved, is multiplied (the first moved) or divided (the second moved) by ``balance``. This
+       is the primal weight of primal-dual methods (Applegate et al. 2021), adapted by which player is held.
 
-    :param predicted_step: size of the prediction
-    :param initial_step: first best-response step
-    :param shrink: factor when a direction flips, below 1
-    :param growth: factor otherwise, above 1
-    :param largest_step: bound of the best-response step
-    :param metagame: ``False`` takes the predicted strategies
+    The meta-game is solved as in :class:`MATRL`, and the best response starts from the current strategy.
+
+    :param look_ahead: gamma, the predicted step
+    :param balance: factor by which the metric adapts, at least 1; 1 keeps it
+    :param metagame: ``False`` answers the predicted strategies
+    :param best_response: ``False`` ends with the mixtures
     :param seed: of the draws among equilibria
     """
 
-    predicted_step: float = 0.5
-    initial_step: float = 0.5
-    shrink: float = 0.5
-    growth: float = 1.02
-    largest_step: float = 2.0
+    look_ahead: float = 1.5
+    balance: float = 2.0
     metagame: bool = True
+    best_response: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("predicted_step", "initial_step", "shrink", "growth", "largest_step"):
-            check_positive(name, getattr(self, name))
-        if self.shrink >= 1.0 or self.growth < 1.0:
-            raise ValueError(f"shrink must be below 1 and growth at least 1, got {self.shrink} and {self.growth}")
+        check_positive("look_ahead", self.look_ahead)
+        check_positive("balance", self.balance)
+        if self.balance < 1.0:
+            raise ValueError(f"balance must be at least 1, got {self.balance}")
+
+    @property
+    def best_response_step(self) -> float:
+        """eta, the best-response step."""
+        return self.look_ahead / (1.0 + self.look_ahead**2)
 
     def start(self, games: NormalFormGame, strategies: Array) -> Dynamics:
-        """:return: dynamics that hold the steps, the last directions and a generator"""
-        return _TrustRegionDynamics(self, normalised_field(games.field()), len(strategies))
+        """:return: dynamics that hold the metric of every game and a generator"""
+        return _TrustRegionDynamics(self, unit_field(games.field()), len(strategies))
 
 
 class _TrustRegionDynamics:
     def __init__(self, learner: TrustRegionMATRL, field: GradientField, batch: int) -> None:
-        inner = MATRL(predicted_step=learner.predicted_step, metagame=learner.metagame, seed=learner.seed)
-        self._target = _MATRLDynamics(inner, field).target
         self._learner = learner
         self._field = field
-        self._step = np.full((batch, 1), learner.initial_step)
-        self._last = np.zeros((batch, 2))
+        self._rng = np.random.default_rng(learner.seed)
+        self._weight = np.ones(batch)
 
     def step(self, strategies: Array) -> Array:
-        direction = self._field.gradient(self._target(strategies))
-        flipped = (direction * self._last < 0.0).any(axis=1, keepdims=True)
-        grown = np.minimum(self._step * self._learner.growth, self._learner.largest_step)
-        self._step = np.where(flipped, self._step * self._learner.shrink, grown)
-        self._last = direction
-        return ascend(strategies, self._step, direction)
+        metric = np.stack([self._weight, 1.0 / self._weight], axis=1)
+        target = self._target(strategies, metric)
+        if not self._learner.best_response:
+            return target
+        reached = ascend(strategies, self._learner.best_response_step * metric, self._field.gradient(target))
+        self._weight *= self._learner.balance ** held_by_the_border(strategies, reached)
+        return reached
+
+    def _target(self, strategies: Array, metric: Array) -> Array:
+        predicted = ascend(strategies, self._learner.look_ahead * metric, self._field.gradient(strategies))
+        return mixtures(self._field, strategies, predicted, self._rng) if self._learner.metagame else predicted
 
 
-def normalised_field(field: GradientField) -> GradientField:
+def unit_field(field: GradientField) -> GradientField:
     """
     :param field: of 2x2 games
-    :return: the field of the games with each player's payoffs divided by its largest possible |gradient|
+    :return: the field of the games with each player's payoffs divided by the largest of its |gradients| and |slope|; players
+        whose payoffs depend on nothing of this keep them
     """
-    largest = np.maximum(np.abs(field.offset), np.abs(field.slope + field.offset))
+    largest = np.abs([field.slope, field.offset, field.slope + field.offset]).max(axis=0)
     unit = np.where(largest > 0.0, largest, 1.0)
     return GradientField(field.slope / unit, field.offset / unit, field.external / unit)
+
+
+def held_by_the_border(before: Array, after: Array) -> Array:
+    """
+    Who alone moved in a step, because the other one stayed at a border of [0, 1].
+
+    :param before: (batch, 2) probabilities of action 0
+    :param after: (batch, 2) after the step
+    :return: (batch,) 1 where the first player moved and the second was held, -1 the other way round, else 0
+    """
+    moved = before != after
+    held = ~moved & ((after == 0.0) | (after == 1.0))
+    return np.asarray(1.0 * (moved[:, 0] & held[:, 1]) - 1.0 * (moved[:, 1] & held[:, 0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sb3_matrl.games.equilibria import Equilibria
 from sb3_matrl.games.learners import Learner
 from sb3_matrl.games.normal_form import NormalFormGame
 from sb3_matrl.games.payoffs import Array
@@ -79,8 +80,17 @@ def convergence(trajectories: Array, games: NormalFormGame, tolerance: float = 0
     :param tolerance: largest difference of a probability
     :return: (batch,) first step, 0 being the start; -1 where there is none
     """
-    close = distances(trajectories, games) <= tolerance
-    return np.where(close.any(axis=0), close.argmax(axis=0), -1)
+    equilibria = (games if games.batch_shape else games[None]).equilibria()
+    first = np.full(trajectories.shape[1], -1)
+    left = np.arange(len(first))
+    for begin in range(0, len(trajectories), _BLOCK):
+        # Games that have arrived are not looked at again.
+        nearest = Equilibria(equilibria.lower[left], equilibria.upper[left], equilibria.valid[left])
+        close = nearest.distance(trajectories[begin : begin + _BLOCK, left]) <= tolerance
+        arrived = close.any(axis=0)
+        first[left[arrived]] = begin + close[:, arrived].argmax(axis=0)
+        left = left[~arrived]
+    return first
 
 
 def final_distance(trajectories: Array, games: NormalFormGame) -> Array:

@@ -193,19 +193,6 @@ def test_trust_region_needs_fewer_steps_than_sos_consensus_and_sga() -> None:
     assert needed is not None and needed < min(count for count in rivals if count is not None)
 
 
-def test_trust_region_rule_halves_on_a_flip_and_grows_otherwise() -> None:
-    # One player, L = w^2 / 2: the direction is w; from 1 with step 1.5 it flips every time until the step is below 1.
-    game = DifferentiableGame.quadratic((1,), [[[1.0]]])
-    learner = make_differentiable_learner("matrl-tr", learning_rate=1.5, growth=1.2)
-    learner.reset(game)
-    w = learner.step([1.0])
-    np.testing.assert_allclose(w, -0.5)
-    w = learner.step(w)
-    np.testing.assert_allclose(w, -0.5 + 0.75 * 0.5)
-    np.testing.assert_allclose(learner.predicted_learning_rate, 1.0)
-    np.testing.assert_allclose(learner.step(w), -0.125 * (1 - 0.75 * 1.2))
-
-
 @pytest.mark.parametrize("factor", [0.01, 100.0])
 def test_trust_region_adapts_to_the_scale_of_the_losses(factor: float) -> None:
     quadratic = factor * np.array([[[1.0, 10.0], [10.0, 0.0]], [[0.0, -10.0], [-10.0, 1.0]]])
@@ -267,7 +254,7 @@ def test_steps_to_tolerance_counts_from_the_start() -> None:
         ("matrl", {"predicted_steps": 0}, "predicted_steps must be a whole number >= 1"),
         ("matrl", {"solver": "enumerate"}, "'enumerate' is unknown; did you mean 'enumeration'"),
         ("matrl", {"selection": "randm"}, "'randm' is unknown; did you mean 'random'"),
-        ("matrl-tr", {"growth": 1.0}, "growth must be a number above 1"),
+        ("matrl-tr", {"look_ahead": 0.0}, "look_ahead must be a positive number"),
     ],
 )
 def test_bad_learners_are_refused(name: str, options: dict[str, float], message: str) -> None:

@@ -118,7 +118,7 @@ def test_a_start_of_the_wrong_shape_is_refused():
 
 
 @pytest.mark.parametrize("value", [0, -0.1, np.nan, "a"])
-@pytest.mark.parametrize(("name", "option"), [("iga", "step_size"), ("matrl", "predicted_step"), ("matrl-tr", "initial_step")])
+@pytest.mark.parametrize(("name", "option"), [("iga", "step_size"), ("matrl", "predicted_step"), ("matrl-tr", "look_ahead")])
 def test_step_sizes_must_be_positive(name, option, value):
     with pytest.raises(ValueError, match=f"{option} must be a finite number above 0, got"):
         make_learner(name, **{option: value})
