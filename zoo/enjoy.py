@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_matrl import MATRL
-from sb3_matrl.evaluation import EvaluationResult, evaluate_policy, isolated_random_streams
+import torch as th
+from tqdm import tqdm
+
+from sb3_matrl.evaluation import EvaluationResult, MixedPolicy, evaluate_policy, isolated_random_streams
+from sb3_matrl.evaluation.evaluate import JointPredictor
 from sb3_matrl.vec_env import make_joint_vec_env
 from zoo.cli import USER_ERROR, StrictParser, algorithm, count, device, positive_count, seed, user_errors
-from zoo.config import ALGORITHMS, Hyperparameters, parse_pairs, read_yaml
-from zoo.environments import check_env, make_env
+from zoo.config import ALGORITHMS, parse_pairs
+from zoo.environments import make_env
+from zoo.players import (
+    ModelChoice,
+    TrainedPlayer,
+    check_players,
+    load_players,
+    model_path,
+    open_run_folder,
+    parse_guests,
+    trained_env_kwargs,
+)
 from zoo.playing import play_episodes
 from zoo.runs import RunFolder, find_run_folder
 from zoo.tables import returns_table
+from zoo.video import VideoError, check_recordable, record_video
 
 MAX_COPIES = 32
+DEFAULT_ALGORITHM, DEFAULT_ENV = "matrl", "checkers_v0"
 EXAMPLES = """\
   python zoo/enjoy.py --algo matrl --env checkers_v0
   python zoo/enjoy.py --algo matrl --env checkers_v0 --render --n-episodes 3
   python zoo/enjoy.py --algo ippo --env switch_v0 --exp-id 2 --load-best --deterministic
+  python zoo/enjoy.py --run-dir runs/mine --record mine.mp4
+  python zoo/enjoy.py --env switch_v0 --agent agent_0=ippo/switch_v0_1 --agent agent_1=old.zip:agent_0
 """
 
 
@@ -30,176 +48,249 @@ EXAMPLES = """\
 class EnjoyOptions:
     """The command line of ``enjoy.py``, which ``--help`` explains."""
 
-    algo: str
-    env: str
+    algo: str | None
+    env: str | None
     log_folder: str
     exp_id: int
+    run_dir: str | None
+    agent: dict[str, str]
     n_timesteps: int | None
     n_episodes: int | None
     deterministic: bool
     stochastic: bool
     seed: int
     render: bool
+    record: str | None
+    fps: int | None
     load_best: bool
     load_checkpoint: int | None
     load_last_checkpoint: bool
     env_kwargs: dict[str, Any]
     device: str
+    num_threads: int
+    progress: bool
     verbose: int
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks on: then few episodes, one after the other."""
+        return self.render or self.record is not None
 
     @property
     def policies(self) -> dict[str, bool]:
         """What is played: name of the policy -> whether it is greedy."""
         if self.deterministic:
             return {"greedy": True}
-        if self.stochastic or self.render:
+        if self.stochastic or self.watched:
             return {"sampled": False}
         return {"sampled": False, "greedy": True}
 
     @property
-    def episodes(self) -> int:
-        """How many episodes are played with each policy."""
-        return self.n_episodes or (5 if self.render else 100)
+    def episodes(self) -> int | None:
+        """How many episodes are played with each policy; ``None`` for as many as ``n_timesteps`` takes."""
+        if self.n_timesteps is not None:
+            return None
+        return self.n_episodes or (5 if self.watched else 100)
+
+    @property
+    def choice(self) -> ModelChoice:
+        """Which model of a run is loaded."""
+        return ModelChoice(self.load_best, self.load_checkpoint, self.load_last_checkpoint)
 
 
 def build_parser() -> StrictParser:
     """The flags, with rl-zoo's names where it has them."""
     parser = StrictParser("Play trained agents and print what they earn.", EXAMPLES)
+    _add_models(parser)
+    _add_game(parser)
+    _add_display(parser)
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--num-threads", type=positive_count, default=1, help="threads of PyTorch")
+    return parser
+
+
+def _add_models(parser: StrictParser) -> None:
+    """Whose agents play."""
     add = parser.add_argument
-    add("--algo", type=algorithm, default="matrl", help=f"algorithm: {', '.join(ALGORITHMS)}")
-    add("--env", default="checkers_v0", help="environment that the agents were trained in")
-    add("-f", "--log-folder", default="logs", help="where the runs are")
-    add("--exp-id", type=count, default=0, help="number of the run; 0: the latest")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("-n", "--n-timesteps", type=positive_count, help="play at least this many steps, one env copy")
-    length.add_argument("--n-episodes", type=positive_count, help="episodes to play; None: 100, or 5 with --render")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--deterministic", action="store_true", help="only greedy actions")
-    kind.add_argument("--stochastic", action="store_true", help="only sampled actions (with --render: anyway)")
-    add("--seed", type=seed, default=0, help="seed of the environment and of sampled actions")
-    window = parser.add_mutually_exclusive_group()
-    window.add_argument("--render", action="store_true", dest="render", help="show the game in a window")
-    window.add_argument("--no-render", action="store_false", dest="render", help="show only the table")
+    add("--algo", type=algorithm, help=f"algorithm: {', '.join(ALGORITHMS)}; None: {DEFAULT_ALGORITHM}, or that of --run-dir")
+    add("--env", help=f"environment that the agents were trained in; None: {DEFAULT_ENV}, or that of --run-dir")
+    add("-f", "--log-folder", "--folder", default="logs", help="where the runs are")
+    run = parser.add_mutually_exclusive_group()
+    run.add_argument("--exp-id", type=count, default=0, help="number of the run; 0: the latest")
+    run.add_argument("--run-dir", help="folder of the run, wherever it lies")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--load-best", action="store_true", help="the best model instead of the last one")
     which.add_argument("--load-checkpoint", type=positive_count, metavar="STEPS", help="the checkpoint after that many steps")
     which.add_argument("--load-last-checkpoint", action="store_true", help="the latest checkpoint")
+    add(
+        "--agent",
+        action="append",
+        default=[],
+        metavar="AGENT=RUN[:OTHER]",
+        help="let an agent be played by one of another run, OTHER if it has another name there; RUN: folder of a run, "
+        "a model's .zip, or <algo>/<env>_<k> in the log folder; may be repeated",
+    )
+
+
+def _add_game(parser: StrictParser) -> None:
+    """What they play, and how."""
+    add = parser.add_argument
     pairs: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "KEY:VALUE"}
     add("--env-kwargs", help="options of the environment to change, as YAML", **pairs)
-    add("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("-n", "--n-timesteps", type=positive_count, help="play at least this many steps, one env copy")
+    length.add_argument("--n-episodes", type=positive_count, help="episodes to play; None: 100, or 5 when shown or recorded")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--deterministic", action="store_true", help="only greedy actions")
+    kind.add_argument("--stochastic", action="store_true", help="only sampled actions (when shown or recorded: anyway)")
+    add("--seed", type=seed, default=0, help="seed of the environment and of sampled actions")
+
+
+def _add_display(parser: StrictParser) -> None:
+    """What is seen of it."""
+    add = parser.add_argument
+    window = parser.add_mutually_exclusive_group()
+    window.add_argument("--render", action="store_true", dest="render", help="show the game in a window")
+    window.add_argument("--no-render", action="store_false", dest="render", help="open no window")
+    add("--record", metavar="VIDEO", help="write a video of the game: a path that ends in .mp4 or .gif")
+    add("--fps", type=positive_count, help="frames per second of the video; None: those of the environment")
+    add("-P", "--progress", action="store_true", help="show a progress bar over the episodes")
     add("--verbose", type=int, choices=[0, 1], default=1, help="0: only the table, 1: also what was loaded")
-    return parser
 
 
 def parse_options(words: Sequence[str]) -> EnjoyOptions:
     """
     :param words: of the command line, without the program's name
-    :raises ValueError: on unknown flags or values that cannot be read
+    :raises ValueError: on unknown flags, values that cannot be read, or flags that contradict each other
     """
     given = vars(build_parser().parse_strictly(words))
     given["env_kwargs"] = parse_pairs(given["env_kwargs"], "--env-kwargs")
+    given["agent"] = parse_guests(given["agent"])
+    if given["render"] and given["record"] is not None:
+        raise ValueError("--render shows the game, --record writes it to a file: choose one")
+    if given["fps"] is not None and given["record"] is None:
+        raise ValueError("--fps is the speed of a video: it needs --record")
     return EnjoyOptions(**given)
 
 
-def model_path(folder: RunFolder, options: EnjoyOptions) -> Path:
+def find_run(options: EnjoyOptions) -> RunFolder:
     """
-    Which file to load.
+    The run whose agents play.
 
-    :raises FileNotFoundError: when it is not there; says what is
+    :raises FileNotFoundError: when there is none
+    :raises ValueError: when ``--run-dir`` holds another algorithm or environment than the command line says
     """
-    steps = folder.checkpoint_steps()
-    path = folder.last_model
-    if options.load_best:
-        path = folder.best_model
-    elif options.load_checkpoint is not None:
-        path = folder.checkpoint(options.load_checkpoint)
-    elif options.load_last_checkpoint:
-        path = folder.checkpoint(steps[-1] if steps else 0)
-    if not path.is_file():
-        models = [name.name for name in (folder.last_model, folder.best_model) if name.is_file()]
-        models += [f"checkpoint {step}" for step in steps]
-        raise FileNotFoundError(
-            f"{folder.path} has no {path.relative_to(folder.path)}; it has: {', '.join(models) or 'no model'}"
-        )
-    return path
+    if options.run_dir is None:
+        algo, env_id = options.algo or DEFAULT_ALGORITHM, options.env or DEFAULT_ENV
+        return find_run_folder(Path(options.log_folder), algo, env_id, options.exp_id)
+    folder, algo = open_run_folder(Path(options.run_dir))
+    for flag, given, trained in (("--algo", options.algo, algo), ("--env", options.env, folder.env_id)):
+        if given not in (None, trained):
+            raise ValueError(f"{folder.path} is a run of {algo} on {folder.env_id}, not with {flag} {given}: leave {flag} out")
+    return folder
 
 
-def trained_env_kwargs(folder: RunFolder) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Game:
     """
-    The environment's options in training.
+    Who plays what.
 
-    :raises FileNotFoundError: when the run has no ``config.yml``
-    :raises ValueError: when that is damaged
+    :param env_id: the environment
+    :param env_kwargs: its options
+    :param players: agent -> who plays it
     """
-    if not folder.config.is_file():
-        raise FileNotFoundError(f"{folder.path} has no {folder.config.name}: it is no run of train.py, or not a whole one")
-    entry = read_yaml(folder.config).get(folder.env_id)
-    if not isinstance(entry, dict):
-        raise ValueError(f"{folder.config} has no entry for {folder.env_id}")
-    return Hyperparameters.from_mapping(entry, str(folder.config)).env_kwargs
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    players: Mapping[str, TrainedPlayer]
+
+    def __str__(self) -> str:
+        """Where the players come from: one line for all if they trained together, else one for each."""
+        steps = {agent: f"trained for {player.model.num_timesteps} steps" for agent, player in self.players.items()}
+        homes = {player.path for player in self.players.values()}
+        if len(homes) == 1 and all(player.agent == agent for agent, player in self.players.items()):
+            return f"{homes.pop()}, {next(iter(steps.values()))}"
+        return "\n".join(f"{agent}: {player}, {steps[agent]}" for agent, player in self.players.items())
 
 
-def play(model: MATRL, options: EnjoyOptions, env_kwargs: dict[str, Any]) -> dict[str, EvaluationResult]:
+def prepare(options: EnjoyOptions) -> Game:
+    """
+    Load everything and check that it fits together; nothing is played.
+
+    :raises FileNotFoundError: when a run or a model is missing
+    :raises ValueError: on anything else that the user got wrong
+    :raises ImportError: when a package is missing that an option needs
+    """
+    th.set_num_threads(options.num_threads)
+    folder = find_run(options)
+    home = model_path(folder, options.choice)
+    env_kwargs = {**trained_env_kwargs(folder), **options.env_kwargs}
+    if options.record is not None:
+        check_recordable(folder.env_id, env_kwargs, Path(options.record))
+    with closing(make_env(folder.env_id, env_kwargs)) as env:
+        players = load_players(home, options.agent, Path(options.log_folder), options.choice, options.device)
+        check_players(players, env, f"{folder.env_id} with {env_kwargs}" if env_kwargs else folder.env_id)
+    return Game(folder.env_id, env_kwargs, players)
+
+
+def play(game: Game, options: EnjoyOptions) -> dict[str, EvaluationResult]:
     """
     Play with each kind of policy; the same seed plays the same episodes.
 
-    :param model: trained
+    :param game: who plays what
     :param options: how long, and how
-    :param env_kwargs: options of the environment
     :return: name of the policy -> its episodes
     """
-    if options.render or options.n_timesteps is not None:
-        return {name: _play_one_copy(model, options, env_kwargs, greedy) for name, greedy in options.policies.items()}
-    env = make_joint_vec_env(options.env, n_envs=min(options.episodes, MAX_COPIES), env_kwargs=env_kwargs)
-    try:
-        return {
-            name: evaluate_policy(model, env, options.episodes, deterministic=greedy, seed=options.seed)
-            for name, greedy in options.policies.items()
-        }
-    finally:
-        env.close()
+    results = {}
+    for name, greedy in options.policies.items():
+        with tqdm(total=options.episodes, desc=name, unit="episode", disable=not options.progress) as bar:
+            results[name] = _play(MixedPolicy(game.players), game, options, greedy, bar)
+    return results
 
 
-def _play_one_copy(model: MATRL, options: EnjoyOptions, env_kwargs: dict[str, Any], greedy: bool) -> EvaluationResult:
-    if options.render:
-        env_kwargs = {**env_kwargs, "render_mode": "human"}
-    env = make_env(options.env, env_kwargs)
-    try:
-        with isolated_random_streams(options.seed):
-            return play_episodes(
-                model,
-                env,
-                n_episodes=None if options.n_timesteps else options.episodes,
-                n_timesteps=options.n_timesteps,
-                deterministic=greedy,
-                seed=options.seed,
-                render=options.render,
-            )
-    finally:
-        env.close()
+def _play(policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: bool, bar: tqdm[Any]) -> EvaluationResult:
+    if options.record is not None:
+        return record_video(
+            policy,
+            game.env_id,
+            game.env_kwargs,
+            options.record,
+            deterministic=greedy,
+            n_episodes=options.episodes,
+            n_timesteps=options.n_timesteps,
+            seed=options.seed,
+            fps=options.fps,
+            on_episode=bar.update,
+        )
+    if options.render or options.episodes is None:
+        return _play_one_copy(policy, game, options, greedy, bar)
+    env = make_joint_vec_env(game.env_id, n_envs=min(options.episodes, MAX_COPIES), env_kwargs=game.env_kwargs)
+    with closing(env):
+        return evaluate_policy(
+            policy,
+            env,
+            options.episodes,
+            deterministic=greedy,
+            seed=options.seed,
+            callback=lambda seen, _: bar.update(sum(map(len, seen["episodes"])) - bar.n),
+        )
 
 
-def check_agents(model: MATRL, options: EnjoyOptions, env_kwargs: dict[str, Any]) -> None:
-    """
-    :raises ValueError: when the environment's options give other agents or spaces than the model was trained with
-    """
-    env = make_env(options.env, env_kwargs)
-    try:
-        for agent, learner in model.agents.items():
-            if agent not in env.possible_agents:
-                raise ValueError(f"{options.env} with {env_kwargs} has no {agent}; the model was trained with it")
-            space = env.observation_space(agent)
-            if space.shape != learner.observation_space.shape:
-                raise ValueError(
-                    f"{options.env} with {env_kwargs} gives {agent} observations of shape {space.shape}, "
-                    f"the model was trained on {learner.observation_space.shape}"
-                )
-        if len(env.possible_agents) != len(model.agents):
-            raise ValueError(
-                f"{options.env} with {env_kwargs} has agents {env.possible_agents}, the model {list(model.agents)}"
-            )
-    finally:
-        env.close()
+def _play_one_copy(
+    policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: bool, bar: tqdm[Any]
+) -> EvaluationResult:
+    env_kwargs = {**game.env_kwargs, "render_mode": "human"} if options.render else game.env_kwargs
+    with closing(make_env(game.env_id, env_kwargs)) as env, isolated_random_streams(options.seed):
+        return play_episodes(
+            policy,
+            env,
+            n_episodes=options.episodes,
+            n_timesteps=options.n_timesteps,
+            deterministic=greedy,
+            seed=options.seed,
+            on_frame=env.render if options.render else None,
+            on_episode=bar.update,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -212,20 +303,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with user_errors():
             options = parse_options(words)
-            folder = find_run_folder(Path(options.log_folder), options.algo, options.env, options.exp_id)
-            path = model_path(folder, options)
-            env_kwargs = {**trained_env_kwargs(folder), **options.env_kwargs}
-            check_env(options.env, env_kwargs)
-            model = MATRL.load(path, device=options.device)
-            check_agents(model, options, env_kwargs)
+            game = prepare(options)
         if options.verbose:
-            print(f"{path}, trained for {model.num_timesteps} steps")
-        print(returns_table(play(model, options, env_kwargs), per_agent=True))
+            print(game)
+        print(returns_table(play(game, options), per_agent=True))
+        if options.record is not None and options.verbose:
+            print(f"The video is in {options.record}.")
         return 0
-    except ImportError as error:  # pygame, say
+    except (ImportError, OSError, VideoError) as error:  # no pygame, a full disk, frames that are no pictures
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult, mean_confidence_interval
 
@@ -15,15 +18,21 @@ def returns_table(results: Mapping[str, EvaluationResult], per_agent: bool = Fal
     :param per_agent: whether to add a line for each agent below the team's
     :return: lines of text without a final newline
     """
-    lines = [f"{'policy':<10}{'return of':<14}{'mean':>9}{'std':>9}  {'95 % interval':<20}{'length':>8}{'episodes':>10}"]
+    width = max([14, *(len(agent) + 2 for result in results.values() for agent in result.agents if per_agent)])
+    lines = [f"{'policy':<10}{'return of':<{width}}{'mean':>9}{'std':>9}  {'95 % interval':<20}{'length':>8}{'episodes':>10}"]
     for policy, result in results.items():
         columns = {"team": result.returns}
         if per_agent:
             columns |= {agent: result.agent_returns[:, i] for i, agent in enumerate(result.agents)}
         for name, returns in columns.items():
-            low, high = mean_confidence_interval(returns)
             lines.append(
-                f"{policy:<10}{name:<14}{returns.mean():>9.2f}{returns.std():>9.2f}  {f'[{low:.2f}, {high:.2f}]':<20}"
+                f"{policy:<10}{name:<{width}}{returns.mean():>9.2f}{returns.std():>9.2f}  {_interval(returns):<20}"
                 f"{result.mean_length:>8.1f}{result.n_episodes:>10}"
             )
     return "\n".join(lines)
+
+
+def _interval(returns: np.ndarray) -> str:
+    """A single episode has no interval."""
+    low, high = mean_confidence_interval(returns)
+    return "-" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"

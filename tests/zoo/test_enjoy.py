@@ -1,12 +1,15 @@
-import numpy as np
+import errno
+import shutil
+
+import imageio.v2 as imageio
 import pytest
+import torch as th
 
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
-from tests.evaluation.worlds import RandomLength, Scripted
+from tests.evaluation.worlds import RandomLength
 from zoo.enjoy import main, parse_options
-from zoo.playing import play_episodes
 from zoo.train import main as train
 
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
@@ -36,6 +39,15 @@ def expected(logs, path, deterministic, episodes=6):
     model = MATRL.load(logs / "matrl" / path)
     env = make_joint_vec_env("switch_v0", n_envs=episodes, env_kwargs={"n_agents": 2})
     return evaluate_policy(model, env, episodes, deterministic=deterministic, seed=0)
+
+
+def error_of(capsys, *words):
+    with pytest.raises(SystemExit) as exit_info:
+        main(words)
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
 
 
 def test_table_holds_the_returns_of_the_latest_run(logs, capsys):
@@ -106,14 +118,6 @@ def test_rendering_draws_every_step(logs, capsys, monkeypatch):
     assert {mode for mode, _ in drawn} == {"human"}
 
 
-def test_playing_one_copy_equals_the_vectorised_evaluation():
-    vectorised = evaluate_policy(Scripted(), make_joint_vec_env(RandomLength), 5, deterministic=True, seed=3)
-    single = play_episodes(Scripted(), RandomLength(), 5, None, deterministic=True, seed=3)
-    np.testing.assert_array_equal(single.agent_returns, vectorised.agent_returns)
-    np.testing.assert_array_equal(single.lengths, vectorised.lengths)
-    assert single.agents == vectorised.agents
-
-
 def test_renders_a_shipped_world_without_a_screen(logs, capsys, monkeypatch):
     pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
@@ -133,39 +137,151 @@ def test_renders_a_shipped_world_without_a_screen(logs, capsys, monkeypatch):
             "has no checkpoints/rl_model_5_steps.zip; it has: switch_v0.zip, best_model.zip, checkpoint 100, checkpoint 200",
         ),
         (["--env", WORLD, "--load-last-checkpoint"], "it has: tests.evaluation.worlds-RandomLength.zip, best_model.zip"),
-        (["--env", "switch_v0", "--env-kwargs", "clock:true"], "observations of shape (3,), the model was trained on (2,)"),
+        (
+            ["--env", "switch_v0", "--env-kwargs", "clock:true"],
+            "gives agent_0 observations Box(0.0, 1.0, (3,), float32), but agent_0 of",
+        ),
         (["--env", "switch_v0", "--env-kwargs", "n_agents:3"], "has agents ['agent_0', 'agent_1', 'agent_2'], the model"),
         (["--env", "switch_v0", "--env-kwargs", "agents:3"], "'agents' is unknown"),
         (["--loadbest"], "flag --loadbest is unknown; did you mean '--load-best'?"),
         (["--deterministic", "--stochastic"], "not allowed with argument --deterministic"),
+        (["--exp-id", "1", "--run-dir", "x"], "not allowed with argument --exp-id"),
+        (["--run-dir", "nowhere"], "there is no run folder nowhere"),
+        (["--render", "--record", "a.mp4"], "--render shows the game, --record writes it to a file: choose one"),
+        (["--fps", "5"], "--fps is the speed of a video: it needs --record"),
+        (["--env", "switch_v0", "--record", "a.avi"], "suffix '.avi' is unknown"),
+        (["--env", WORLD, "--record", "a.mp4"], "it has no render_mode 'rgb_array', only human"),
+        (["--agent", "agent_0"], "--agent: expected agent=RUN or agent=RUN:agent_there, got 'agent_0'"),
+        (["--agent", "agent_0=a", "--agent", "agent_0=b"], "--agent: agent_0 is given twice"),
+        (
+            ["--env", "switch_v0", "--agent", "agent_0=matrl/switch_v0_3"],
+            "there is no run or model matrl/switch_v0_3, neither as a path nor in",
+        ),
+        (["--env", "switch_v0", "--agent", "agent_0=matrl/switch_v0_3"], "did you mean 'matrl/switch_v0_"),
+        (
+            ["--env", "switch_v0", "--agent", "agent_0=matrl/switch_v0_1:agent_x"],
+            "switch_v0.zip: agent 'agent_x' is unknown; did you mean",
+        ),
+        (
+            ["--env", "switch_v0", "--agent", "agent_7=matrl/switch_v0_1:agent_0"],
+            "agent 'agent_7' is unknown; did you mean 'agent_1'? Known: agent_0, agent_1; it would be played by agent_0 of",
+        ),
+        (
+            ["--env", "switch_v0", "--agent", f"agent_1=matrl/{WORLD.replace(':', '-')}_1:left"],
+            "gives agent_1 observations Box(0.0, 1.0, (2,), float32), but left of",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(logs, capsys, words, message):
-    with pytest.raises(SystemExit) as exit_info:
-        main(["-f", str(logs), *words])
-    assert exit_info.value.code == 2
-    captured = capsys.readouterr().err
-    assert captured.startswith("error: ") and message in captured
+    assert message in error_of(capsys, "-f", str(logs), *words)
 
 
 def test_half_a_run_is_told(tmp_path, capsys):
+    def error():
+        return error_of(capsys, "-f", str(tmp_path), "--env", "switch_v0")
+
     folder = tmp_path / "matrl" / "switch_v0_1"
     folder.mkdir(parents=True)
-    with pytest.raises(SystemExit):
-        main(["-f", str(tmp_path), "--env", "switch_v0"])
-    assert "has no switch_v0.zip; it has: no model" in capsys.readouterr().err
+    assert "has no switch_v0.zip; it has: no model" in error()
     (folder / "switch_v0.zip").write_text("garbage")
-    with pytest.raises(SystemExit):
-        main(["-f", str(tmp_path), "--env", "switch_v0"])
-    assert "has no config.yml" in capsys.readouterr().err
+    assert "has no config.yml: it is no run of train.py, or not a whole one" in error()
     (folder / "config.yml").write_text("other: {}")
-    with pytest.raises(SystemExit):
-        main(["-f", str(tmp_path), "--env", "switch_v0"])
-    assert "has no entry for switch_v0" in capsys.readouterr().err
+    assert "has no entry for switch_v0" in error()
     (folder / "config.yml").write_text("switch_v0: {}")
-    with pytest.raises(SystemExit):
-        main(["-f", str(tmp_path), "--env", "switch_v0"])
-    assert "is not a saved model, or it is damaged" in capsys.readouterr().err
+    assert "is not a saved model, or it is damaged" in error()
+
+
+def test_half_a_run_by_its_path_is_told(tmp_path, capsys):
+    def error():
+        return error_of(capsys, "--run-dir", str(tmp_path))
+
+    assert "has no args.yml: it is no run of train.py, or not a whole one" in error()
+    (tmp_path / "args.yml").write_text("env: switch_v0")
+    assert "args.yml must say 'env' and 'algo'; it has: env" in error()
+    (tmp_path / "args.yml").write_text("env: [")
+    assert "is not valid YAML" in error()
+    (tmp_path / "args.yml").write_text("{env: switch_v0, algo: matrl}")
+    assert "has no switch_v0.zip; it has: no model" in error()
+
+
+def test_run_can_be_given_by_its_path(logs, tmp_path, capsys):
+    shutil.copytree(logs / "matrl" / "switch_v0_1", tmp_path / "mine")
+    path = str(tmp_path / "mine")
+    words = ["--run-dir", path, "--n-episodes", "6"]
+    assert enjoy(logs, capsys, *words) == enjoy(logs, capsys, "--env", "switch_v0", "--exp-id", "1", "--n-episodes", "6")
+    assert "is a run of matrl on switch_v0, not with --algo ippo: leave --algo out" in error_of(
+        capsys, "--run-dir", path, "--algo", "ippo"
+    )
+    assert "not with --env checkers_v0: leave --env out" in error_of(capsys, "--run-dir", path, "--env", "checkers_v0")
+
+
+@pytest.mark.parametrize("form", ["run in the log folder", "path of the run", "model"])
+@pytest.mark.parametrize(("name", "action"), [(":left", 2), (":right", 0), ("", 0)])
+def test_an_agent_can_come_from_another_run(logs, tmp_path, capsys, form, name, action):
+    world = WORLD.replace(":", "-")
+    home, run = logs / "matrl" / f"{world}_1", tmp_path / "ippo" / f"{world}_7"
+    shutil.copytree(home, run)
+    # In the other run, left always plays 2 and right always 0; right earns its action in every step.
+    model = MATRL.load(run / f"{world}.zip")
+    for agent, favourite in (("left", 2), ("right", 0)):
+        model.agents[agent].policy.action_net.bias.data[favourite] = 1000.0
+    model.save(run / f"{world}.zip")
+    source = {"run in the log folder": f"ippo/{world}_7", "path of the run": run, "model": run / f"{world}.zip"}[form]
+    table = enjoy(
+        tmp_path, capsys, "--run-dir", str(home), "--stochastic", "--n-episodes", "9", "--agent", f"right={source}{name}"
+    )
+    left, right = (float(table["sampled", agent][0]) for agent in ("left", "right"))
+    assert right == pytest.approx(action * left, abs=0.02) and left > 1
+
+
+def test_what_plays_is_said(logs, capsys):
+    words = ["-f", str(logs), "--env", "switch_v0", "--n-episodes", "1", "--load-checkpoint", "100"]
+    assert main([*words, "--agent", "agent_1=matrl/switch_v0_1:agent_0"]) == 0
+    model = "checkpoints/rl_model_100_steps.zip, trained for 100 steps"
+    assert capsys.readouterr().out.split("\n")[:2] == [
+        f"agent_0: agent_0 of {logs}/matrl/switch_v0_2/{model}",
+        f"agent_1: agent_0 of {logs}/matrl/switch_v0_1/{model}",
+    ]
+    assert main([*words, "--verbose", "0"]) == 0
+    assert capsys.readouterr().out.startswith("policy ")
+
+
+@pytest.mark.parametrize(("words", "name"), [(["--n-episodes", "2"], "a.gif"), (["-n", "8", "--deterministic"], "a.mp4")])
+def test_video_is_recorded(logs, tmp_path, capsys, words, name):
+    path = tmp_path / name
+    more = ["--env-kwargs", "max_cycles:5", "--record", str(path), "--fps", "25", "-P"]
+    assert main(["-f", str(logs), "--env", "switch_v0", *words, *more]) == 0
+    printed = capsys.readouterr()
+    assert f"The video is in {path}." in printed.out
+    (team,) = [line.split() for line in printed.out.split("\n") if " team " in line]
+    policy = "greedy" if "--deterministic" in words else "sampled"
+    assert (team[0], team[-1]) == (policy, "2")
+    assert len(imageio.mimread(path)) == round(float(team[-2]) * 2) + 2
+    assert f"{policy}: 100%" in printed.err if "-n" not in words else "2episode" in printed.err
+
+
+def test_progress_counts_episodes(logs, capsys):
+    assert main(["-f", str(logs), "--env", "switch_v0", "--n-episodes", "40", "--progress"]) == 0
+    printed = capsys.readouterr().err
+    assert "sampled: 100%" in printed and "greedy: 100%" in printed and "40/40" in printed
+
+
+def test_errors_while_playing_are_one_line(logs, tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zoo.enjoy.record_video", full)
+    assert main(["-f", str(logs), "--env", "switch_v0", "--record", str(tmp_path / "a.gif")]) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+
+
+def test_number_of_threads_is_set(logs, capsys):
+    before = th.get_num_threads()
+    try:
+        enjoy(logs, capsys, "--env", "switch_v0", "--n-episodes", "1", "--num-threads", "2")
+        assert th.get_num_threads() == 2
+    finally:
+        th.set_num_threads(before)
 
 
 def test_default_is_a_table_of_both_policies():

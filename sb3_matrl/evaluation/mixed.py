@@ -1,0 +1,63 @@
+"""Agents from several models in one game: partners that never trained together, or old ones against new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl.common.suggest import unknown
+from sb3_matrl.evaluation.evaluate import JointPredictor
+
+
+@dataclass(frozen=True)
+class Player:
+    """
+    One agent of a model.
+
+    :param model: has MATRL's ``predict``
+    :param agent: its name in that model
+    """
+
+    model: JointPredictor
+    agent: str
+
+
+class MixedPolicy:
+    """
+    Every agent is played by some agent of some model; with the ``predict`` of a trained model.
+
+    :param players: agent of the environment -> who plays it; one model may play several
+    """
+
+    def __init__(self, players: Mapping[str, Player]) -> None:
+        self.players = dict(players)
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """
+        Actions for some or all agents, for one env or a batch of envs.
+
+        :param observation: agent -> observation, with or without a leading batch axis; only the agents that are to act
+        :param state: agent -> state of the model that plays it, as returned by the previous call
+        :param episode_start: bool (batch,), for recurrent policies
+        :param deterministic: most likely actions instead of sampled ones
+        :return: agent -> action, and the next states (``None`` without any)
+        :raises ValueError: if nobody plays an agent
+        """
+        actions, states = {}, {}
+        for agent, value in observation.items():
+            if agent not in self.players:
+                raise ValueError(unknown("agent", agent, self.players))
+            player = self.players[agent]
+            previous = None if state is None else state.get(agent)
+            chosen, states[agent] = player.model.predict({player.agent: value}, previous, episode_start, deterministic)
+            actions[agent] = chosen[player.agent]
+        return actions, None if all(one is None for one in states.values()) else states
