@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch as th
 
@@ -48,15 +49,24 @@ class StrictParser(argparse.ArgumentParser):
             raise ValueError(f"argument {rest[0]!r} belongs to no flag. See --help.")
         return namespace
 
+    @property
+    def flags(self) -> list[str]:
+        """All flags, with their dashes."""
+        return list(self._option_string_actions)
+
+    def default_of(self, flag: str) -> Any:
+        """Value of a flag that is not given."""
+        return self._option_string_actions[flag].default
+
     def _is_abbreviation(self, word: str) -> bool:
         """Whether argparse would complete it; ``allow_abbrev=False`` does not stop that after a single dash."""
-        flags = self._option_string_actions
-        single = len(word) > 2 and word[0] == "-" and word[1].isalpha()
+        flags = self.flags
+        single = len(word) > 1 and word[0] == "-" and word[1].isalpha()
         return single and word not in flags and any(flag.startswith(word) for flag in flags)
 
     def _unknown_flag(self, word: str) -> ValueError:
         flag = word.split("=")[0]
-        return ValueError(f"flag {flag} is unknown{did_you_mean(flag, self._option_string_actions) or '.'} See --help.")
+        return ValueError(f"flag {flag} is unknown{did_you_mean(flag, self.flags) or '.'} See --help.")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help.")
@@ -82,7 +92,10 @@ def user_errors() -> Iterator[None]:
 
 def count(text: str) -> int:
     """A whole number; ``1e5`` is one too."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not number.is_integer():
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(number)
@@ -94,6 +107,29 @@ def positive_count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return number
+
+
+def thread_count(text: str) -> int:
+    """A whole number of at least 1, or -1."""
+    number = count(text)
+    if number < 1 and number != -1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, or -1, got {text!r}")
+    return number
+
+
+def log_interval(text: str) -> int:
+    """A whole number of at least 1, or -1 or -2."""
+    number = count(text)
+    if number < 1 and number not in (-1, -2):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, or -1 or -2, got {text!r}")
+    return number
+
+
+def boolean(text: str) -> bool:
+    """``true`` or ``false``, in any spelling of their letters."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
 
 
 def seed(text: str) -> int:

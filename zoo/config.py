@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -12,8 +13,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from sb3_matrl.common.archive import atomic_file
 from sb3_matrl.common.suggest import unknown
-from zoo.names import LEARNERS, POLICIES, resolve_learner, resolve_policy_kwargs, resolve_schedule
+from zoo.names import LEARNERS, POLICIES, policy_options, resolve_learner, resolve_policy_kwargs, resolve_schedule
 
 HYPERPARAMS_FOLDER = Path(__file__).parent / "hyperparams"
 
@@ -140,10 +142,10 @@ def _each(resolver: Any) -> Any:
 
 
 def _is_per_agent(value: Any, dict_valued: bool) -> bool:
-    """Mappings are per agent; where the value itself is a mapping, those whose entries are all mappings."""
+    """Mappings are per agent; where the value itself is a mapping, those of mappings that are no options of a policy."""
     if not isinstance(value, Mapping) or not value:
         return False
-    return not dict_valued or all(isinstance(one, Mapping) and name != "net_arch" for name, one in value.items())
+    return not dict_valued or all(isinstance(one, Mapping) and name not in policy_options() for name, one in value.items())
 
 
 def _convert_field(name: str, value: Any, annotation: Any) -> Any:
@@ -199,7 +201,11 @@ def _number(value: Any) -> float | int | None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice (YAML keeps the last one silently)."""
+    """
+    Safe loader that refuses a key given twice (YAML keeps the last one silently).
+
+    It reads ``1e-3`` as a number, which YAML 1.1 takes for text, and ``None``, as Python and W&B write it, as null.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -209,6 +215,11 @@ class _StrictLoader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:merge":
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -228,8 +239,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping, keys in their order."""
-    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
+    """Write a mapping, keys in their order; a reader never meets half a file."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=120)
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def find_conf_file(algorithm: str, conf_file: str | None) -> Path:
@@ -301,25 +314,43 @@ def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
 
 def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     """
-    Read ``key:value`` words; values are YAML scalars or flow collections.
+    Read ``key:value`` words, and words that are whole mappings; values are YAML scalars or flow collections.
 
-    :param pairs: e.g. ``["learning_rate:0.01", "policy_kwargs:{net_arch: [64, 64]}"]``
+    :param pairs: e.g. ``["learning_rate:0.01", "policy_kwargs.net_arch:[64, 64]", "{gamma: 0.9, target_kl: None}"]``
     :param flag: said in errors
     :return: key -> value
-    :raises ValueError: on a word without a colon, a value that is not YAML, or a key given twice
+    :raises ValueError: on a word without a colon, a value that is not YAML, or a key given twice with different values
     """
     parsed: dict[str, Any] = {}
     for pair in pairs:
-        key, colon, text = pair.partition(":")
-        if not colon or not key:
-            raise ValueError(f"{flag}: expected key:value, got {pair!r}")
-        if key in parsed:
-            raise ValueError(f"{flag}: {key} is given twice")
-        try:
-            parsed[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"{flag}: the value of {key} is not valid YAML: {text!r}") from None
+        for key, value in _read_pair(pair, flag).items():
+            if key in parsed and parsed[key] != value:
+                raise ValueError(f"{flag}: {key} is given twice, as {parsed[key]!r} and {value!r}: leave one of them out")
+            parsed[key] = value
+    for key in parsed:
+        whole = next((other for other in parsed if key.startswith(f"{other}.")), None)
+        if whole is not None:
+            raise ValueError(f"{flag}: {whole} and {key} are given, which contradict each other: leave one of them out")
     return parsed
+
+
+def _read_pair(pair: str, flag: str) -> dict[str, Any]:
+    if pair.startswith("{"):
+        mapping = _parse_value(pair, f"{flag}:")
+        if isinstance(mapping, dict) and all(isinstance(key, str) for key in mapping):
+            return mapping
+        raise ValueError(f"{flag}: expected key:value or {{key: value}}, got {pair!r}")
+    key, colon, text = pair.partition(":")
+    if not colon or not key:
+        raise ValueError(f"{flag}: expected key:value, got {pair!r}")
+    return {key: _parse_value(text, f"{flag}: the value of {key}")}
+
+
+def _parse_value(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError):  # the latter for impossible dates
+        raise ValueError(f"{where} is not valid YAML: {text!r}") from None
 
 
 def schema_fields() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from sb3_matrl.common.archive import atomic_file
 from sb3_matrl.evaluation import EvaluationResult
 
 MARKS = {"sampled": "*", "greedy": "o"}
@@ -63,4 +64,5 @@ def draw_curve(
     axes.set(title=title, xlabel="steps", ylabel="team return")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix[1:])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, make_output_format
+from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
@@ -23,41 +24,57 @@ from zoo.config import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperpa
 from zoo.curves import ascii_curve, draw_curve
 from zoo.environments import check_env
 from zoo.interrupts import StopOnSignal
+from zoo.output_formats import FileFormat, ScreenTable
+from zoo.pretrained import load_pretrained
+from zoo.records import machine
 from zoo.runs import CHECKPOINT_PREFIX, RunFolder, check_output_folder, create_run_folder
 from zoo.tables import returns_table
-from zoo.tracking import Tracker, require_wandb
+from zoo.tracking import Tracker, TrackEvaluations, WandbOptions, require_wandb
 
-TABLE_WIDTH = 72
+# Errors of the disk, which end a run with a message. Any other OSError comes from elsewhere and keeps its traceback.
+STORAGE_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
+)
+STORAGE_FAILURE = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """
-    The command line of ``train.py``, which ``--help`` explains; the schema of ``args.yml``.
+    The command line of ``train.py``, which ``--help`` explains, with its defaults; the schema of ``args.yml``.
 
     :param seed: already drawn when none was given
     """
 
-    algo: str
-    env: str
-    n_timesteps: int | None
+    algo: str = "matrl"
+    env: str = "checkers_v0"
+    n_timesteps: int | None = None
     seed: int
-    log_folder: str
-    run_dir: str | None
-    conf_file: str | None
-    hyperparams: dict[str, Any]
-    env_kwargs: dict[str, Any]
-    eval_freq: int
-    eval_episodes: int
-    save_freq: int
-    vec_env: str
-    device: str
-    num_threads: int
-    verbose: int
-    progress: bool
-    track: bool
-    wandb_project_name: str
-    wandb_entity: str | None
+    trained_agent: str | None = None
+    conf_file: str | None = None
+    hyperparams: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    eval_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    log_folder: str = "logs"
+    run_dir: str | None = None
+    uuid: bool = False
+    tensorboard_log: str | None = None
+    log_interval: int = -1
+    eval_freq: int = 10_000
+    eval_episodes: int = 20
+    n_eval_envs: int | None = None
+    save_freq: int = -1
+    record: bool = False
+    vec_env: str = "auto"
+    device: str = "auto"
+    num_threads: int = 1
+    verbose: int = 1
+    progress: bool = False
+    track: bool = False
+    wandb_project_name: str = "sb3-matrl"
+    wandb_entity: str | None = None
+    wandb_group: str | None = None
+    wandb_tags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,9 +94,14 @@ class Experiment:
     eval_env: JointVecEnv
 
     @property
+    def title(self) -> str:
+        """What is trained, in words."""
+        return f"{self.options.algo} on {self.options.env}, seed {self.options.seed}"
+
+    @property
     def config(self) -> dict[str, Any]:
-        """Everything that determines the run, flat."""
-        return {**asdict(self.options), **self.hyperparameters.as_mapping()}
+        """Everything that determines the run, flat, and the machine with its versions."""
+        return {**asdict(self.options), **self.hyperparameters.as_mapping(), "machine": machine()}
 
     def close(self) -> None:
         """Close the environments."""
@@ -100,27 +122,62 @@ def prepare(options: TrainOptions) -> Experiment:
         require_wandb()
     if options.run_dir is not None:
         check_output_folder(Path(options.run_dir))
-    th.set_num_threads(options.num_threads)
+    if options.num_threads > 0:
+        th.set_num_threads(options.num_threads)
     hyperparameters = read_hyperparameters(options)
     check_env(options.env, hyperparameters.env_kwargs)
-    model = MATRL(
-        env=options.env,
-        **{**hyperparameters.model_arguments(), **ALGORITHMS[options.algo]},
-        vec_env=options.vec_env,
-        seed=options.seed,
-        device=options.device,
-        verbose=options.verbose,
-    )
-    copies = min(options.eval_episodes, hyperparameters.n_envs)
-    eval_env = make_joint_vec_env(options.env, n_envs=copies, env_kwargs=hyperparameters.env_kwargs)
-    return Experiment(options, hyperparameters, model, eval_env)
+    if options.record:
+        _check_recordable(options, hyperparameters.env_kwargs)
+    model, hyperparameters = _build_model(options, hyperparameters)
+    return Experiment(options, hyperparameters, model, _evaluation_env(options, hyperparameters, model))
+
+
+def _check_recordable(options: TrainOptions, env_kwargs: Mapping[str, Any]) -> None:
+    from zoo.video import check_recordable
+
+    check_recordable(options.env, env_kwargs, RunFolder(Path(), options.env).video)
+
+
+def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tuple[MATRL, Hyperparameters]:
+    """The model, new or as it was saved, and the hyper-parameters that it has."""
+    arguments: dict[str, Any] = {**ALGORITHMS[options.algo], "vec_env": options.vec_env, "seed": options.seed}
+    arguments |= {"device": options.device, "verbose": options.verbose}
+    if options.trained_agent is not None:
+        path = Path(options.trained_agent)
+        return load_pretrained(path, options.env, hyperparameters, options.hyperparams, **arguments)
+    return MATRL(env=options.env, **hyperparameters.model_arguments(), **arguments), hyperparameters
+
+
+def _evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, model: MATRL) -> JointVecEnv:
+    """
+    Copies of the environment for evaluations.
+
+    :raises ValueError: when ``--eval-env-kwargs`` give it other agents or spaces than the training's
+    """
+    env_kwargs = {**hyperparameters.env_kwargs, **options.eval_env_kwargs}
+    check_env(options.env, env_kwargs)
+    copies = options.n_eval_envs or min(options.eval_episodes, hyperparameters.n_envs)
+    env = make_joint_vec_env(options.env, n_envs=copies, env_kwargs=env_kwargs)
+    trained = model.env
+    assert trained is not None
+    for kind in ("observation_spaces", "action_spaces"):
+        theirs, ours = getattr(env, kind), getattr(trained, kind)
+        if dict(theirs) != dict(ours):
+            env.close()
+            raise ValueError(f"--eval-env-kwargs {options.eval_env_kwargs}: {kind} are {theirs}, in training {ours}")
+    return env
 
 
 def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
-    """The YAML entry of the environment with the changes of the command line."""
+    """
+    The YAML entry of the environment with the changes of the command line.
+
+    :raises ValueError: on a wrong name or value, or when the command line contradicts itself
+    """
     changes = dict(options.hyperparams)
-    if options.n_timesteps is not None:
-        changes["n_timesteps"] = options.n_timesteps
+    if options.n_timesteps is not None and changes.setdefault("n_timesteps", options.n_timesteps) != options.n_timesteps:
+        asked = f"{options.n_timesteps} and {changes['n_timesteps']}"
+        raise ValueError(f"--n-timesteps and --hyperparams ask for different n_timesteps, {asked}: leave one of them out")
     path = find_conf_file(options.algo, options.conf_file)
     return load_hyperparameters(path, options.env, changes, options.env_kwargs)
 
@@ -134,15 +191,26 @@ def create_folder(experiment: Experiment, command: str) -> RunFolder:
     """
     options = experiment.options
     if options.run_dir is None:
-        folder = create_run_folder(Path(options.log_folder), options.algo, options.env)
+        folder = create_run_folder(Path(options.log_folder), options.algo, options.env, options.uuid)
     else:
         Path(options.run_dir).mkdir(parents=True, exist_ok=True)
         folder = RunFolder(Path(options.run_dir), options.env)
-    write_yaml(folder.arguments, asdict(options))
-    # Keyed by env id: the file works as --conf-file of another run.
-    write_yaml(folder.config, {options.env: experiment.hyperparameters.as_mapping()})
-    folder.command.write_text(command + "\n", encoding="utf-8")
+    with _removed_on_error(folder):
+        write_yaml(folder.arguments, asdict(options))
+        # Keyed by env id: the file works as --conf-file of another run.
+        write_yaml(folder.config, {options.env: experiment.hyperparameters.as_mapping()})
+        folder.command.write_text(command + "\n", encoding="utf-8")
     return folder
+
+
+@contextmanager
+def _removed_on_error(folder: RunFolder) -> Iterator[None]:
+    """Take the run's folder away when something fails before anything was trained."""
+    try:
+        yield
+    except (ValueError, OSError):
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def start_tracking(experiment: Experiment, folder: RunFolder) -> Tracker:
@@ -153,11 +221,11 @@ def start_tracking(experiment: Experiment, folder: RunFolder) -> Tracker:
     """
     options = experiment.options
     name = f"{options.env}__{options.algo}__{options.seed}"
-    try:
-        return Tracker(options.wandb_project_name, options.wandb_entity, name, experiment.config, folder.path)
-    except ValueError:
-        shutil.rmtree(folder.path)
-        raise
+    place = WandbOptions(options.wandb_project_name, options.wandb_entity, options.wandb_group, options.wandb_tags)
+    with _removed_on_error(folder):
+        tracker = Tracker(place, name, experiment.config, folder.path)
+        folder.wandb_id.write_text(f"{tracker.run.id}\n", encoding="utf-8")
+    return tracker
 
 
 def run(experiment: Experiment, folder: RunFolder, tracker: Tracker | None = None) -> int:
@@ -167,62 +235,91 @@ def run(experiment: Experiment, folder: RunFolder, tracker: Tracker | None = Non
     :param experiment: what to train
     :param folder: where everything goes
     :param tracker: a W&B run, or ``None``
-    :return: exit code: 0, or 130 or 143 when a signal ended it early
+    :return: exit code: 0, or 130 or 143 when a signal ended it early, or 1 when the disk did
     """
-    with ExitStack() as stack:
-        stack.callback(experiment.close)
-        if tracker is not None:
-            stack.enter_context(tracker)
-        logger = make_logger(folder, experiment.options.verbose, experiment.model.agents, tracker)
-        stack.callback(logger.close)
-        experiment.model.set_logger(logger)
-        evaluation = _evaluation_callback(experiment, folder)
-        start = time.perf_counter()
-        stop = _learn(experiment, folder, evaluation)
-        seconds = time.perf_counter() - start
-        experiment.model.save(folder.last_model)
-        if stop.signal is not None:
-            steps = experiment.model.num_timesteps
-            print(f"{stop.signal.name} after {steps} steps: the model is saved in {folder.last_model}", file=sys.stderr)
-            return stop.exit_code
+    try:
+        with ExitStack() as stack:
+            stack.callback(experiment.close)
+            if tracker is not None:
+                stack.enter_context(tracker)
+            tensorboard = _tensorboard_folder(experiment.options, folder)
+            logger = make_logger(folder, experiment.options.verbose, experiment.model.agents, tracker, tensorboard)
+            stack.callback(logger.close)
+            experiment.model.set_logger(logger)
+            return _train(experiment, folder, tracker)
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        print(_storage_failure(error, experiment.model, folder), file=sys.stderr)
+        return STORAGE_FAILURE
+
+
+def _train(experiment: Experiment, folder: RunFolder, tracker: Tracker | None) -> int:
+    evaluation = _evaluation_callback(experiment, folder, tracker)
+    start, steps_before = time.perf_counter(), experiment.model.num_timesteps
+    stop = _learn(experiment, folder, evaluation)
+    seconds, steps = time.perf_counter() - start, experiment.model.num_timesteps
+    experiment.model.save(folder.last_model)
+    if stop.signal is None:
         results = final_results(experiment, evaluation)
+        _record(experiment, folder)
+        print(summary(experiment, folder, results, evaluation, steps - steps_before, seconds))
         if tracker is not None:
             tracker.summarise({f"final/{name}_reward": result.mean for name, result in results.items()})
-        print(summary(experiment, folder, results, evaluation, seconds))
-        return 0
+            tracker.log_results(steps, folder.learning_curve, folder.video)
+    else:
+        print(f"{stop.signal.name} after {steps} steps: the model is saved in {folder.last_model}", file=sys.stderr)
+    if tracker is not None:
+        tracker.log_model([folder.last_model, folder.best_model, folder.config], {"num_timesteps": steps})
+        tracker.exit_code = stop.exit_code
+    return stop.exit_code
 
 
 def _learn(experiment: Experiment, folder: RunFolder, evaluation: MultiAgentEvalCallback) -> StopOnSignal:
+    options = experiment.options
     callbacks: list[BaseCallback] = [evaluation, *_checkpoint_callbacks(experiment, folder)]
     with StopOnSignal(evaluation) as stop:
         experiment.model.learn(
             experiment.hyperparameters.n_timesteps,
             callback=[stop, *callbacks],
-            tb_log_name=experiment.options.algo,
-            progress_bar=experiment.options.progress,
+            log_interval={-1: 1, -2: None}.get(options.log_interval, options.log_interval),
+            tb_log_name=options.algo,
+            reset_num_timesteps=options.trained_agent is None,
+            progress_bar=options.progress,
         )
     return stop
 
 
-class ScreenTable(HumanOutputFormat):
-    """
-    SB3's table on the screen, without what the agents' learners say about themselves.
+def _record(experiment: Experiment, folder: RunFolder) -> None:
+    """Film a greedy episode if that is wanted; a training is not lost because its environment draws no good pictures."""
+    options = experiment.options
+    if not options.record:
+        return
+    from zoo.video import VideoError, record_video
 
-    :param agents: keys that begin with one of these names are left out, except the agents' returns
-    """
-
-    def __init__(self, agents: Iterable[str]) -> None:
-        # Wider than SB3's 36, which cuts off (and then refuses) long names of agents.
-        super().__init__(sys.stdout, max_length=TABLE_WIDTH)
-        self._hidden = tuple(f"{agent}/" for agent in agents)
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Print the keys that are shown."""
-        shown = [key for key in key_values if not key.startswith(self._hidden) or key.endswith("/ep_rew_mean")]
-        super().write({key: key_values[key] for key in shown}, {key: key_excluded[key] for key in shown}, step)
+    env_kwargs = experiment.hyperparameters.env_kwargs
+    try:
+        record_video(experiment.model, options.env, env_kwargs, folder.video, deterministic=True, seed=options.seed)
+    except VideoError as error:
+        print(f"warning: there is no video: {error}", file=sys.stderr)
 
 
-def make_logger(folder: RunFolder, verbose: int, agents: Iterable[str], tracker: Tracker | None) -> Logger:
+def _storage_failure(error: OSError, model: MATRL, folder: RunFolder) -> str:
+    """Save the model if that is still possible, and say in one line what is lost and what is not."""
+    try:
+        model.save(folder.last_model)
+        kept = f"the model after {model.num_timesteps} steps is saved in {folder.last_model}"
+    except OSError:
+        files = [file.name for file in (folder.last_model, folder.best_model) if file.is_file()]
+        files += [f"{folder.checkpoints.name}/{folder.checkpoint(steps).name}" for steps in folder.checkpoint_steps()[-1:]]
+        kept = f"the model after {model.num_timesteps} steps is lost; {folder.path} still has {', '.join(files) or 'no model'}"
+    place = error.filename or f"a file in {folder.path}"
+    return f"error: cannot write {place}: {error.strerror}. The training ended; {kept}."
+
+
+def make_logger(
+    folder: RunFolder, verbose: int, agents: Iterable[str], tracker: Tracker | None, tensorboard: Path | None = None
+) -> Logger:
     """
     SB3's logger: CSV and TensorBoard in the run's folder, and what is asked for beside them.
 
@@ -230,8 +327,9 @@ def make_logger(folder: RunFolder, verbose: int, agents: Iterable[str], tracker:
     :param verbose: 1 for a table on the screen, 2 for one with everything
     :param agents: their names
     :param tracker: W&B, or ``None``
+    :param tensorboard: folder of TensorBoard's files; ``None`` for the run's
     """
-    formats: list[KVWriter] = [make_output_format(name, str(folder.path)) for name in ("csv", "tensorboard")]
+    formats: list[KVWriter] = [FileFormat("csv", folder.path), FileFormat("tensorboard", tensorboard or folder.path)]
     if verbose > 0:
         formats.append(ScreenTable(agents if verbose == 1 else ()))
     if tracker is not None:
@@ -239,10 +337,18 @@ def make_logger(folder: RunFolder, verbose: int, agents: Iterable[str], tracker:
     return Logger(str(folder.path), formats)
 
 
-def _evaluation_callback(experiment: Experiment, folder: RunFolder) -> MultiAgentEvalCallback:
+def _tensorboard_folder(options: TrainOptions, folder: RunFolder) -> Path:
+    """Below ``--tensorboard-log`` a run has the same place as below the log folder."""
+    if options.tensorboard_log is None:
+        return folder.path
+    return Path(options.tensorboard_log) / options.algo / folder.path.name
+
+
+def _evaluation_callback(experiment: Experiment, folder: RunFolder, tracker: Tracker | None) -> MultiAgentEvalCallback:
     options = experiment.options
     return MultiAgentEvalCallback(
         experiment.eval_env,
+        callback_after_eval=None if tracker is None else TrackEvaluations(tracker),
         n_eval_episodes=options.eval_episodes,
         eval_freq=options.eval_freq,
         log_path=folder.path,
@@ -276,18 +382,19 @@ def summary(
     folder: RunFolder,
     results: Mapping[str, EvaluationResult],
     evaluation: MultiAgentEvalCallback,
+    steps: int,
     seconds: float,
 ) -> str:
-    """Draw the learning curve into the run's folder, and say in text how the training went."""
-    options, steps = experiment.options, experiment.model.num_timesteps
-    title = f"{options.algo} on {options.env}, seed {options.seed}"
+    """Draw the learning curve into the run's folder, and say in text how the training went, in how many steps and seconds."""
+    title, total = experiment.title, experiment.model.num_timesteps
     draw_curve(folder.learning_curve, title, evaluation.timesteps, evaluation.sampled, evaluation.greedy)
-    parts = [f"{title}: {steps} steps in {seconds:.1f} s ({steps / seconds:.0f} steps/s with evaluations)"]
+    in_all = f", {total} in all" if total > steps else ""
+    parts = [f"{title}: {steps} steps in {seconds:.1f} s ({steps / seconds:.0f} steps/s with evaluations){in_all}"]
     if len(evaluation.timesteps) > 1:
         sampled, greedy = ([result.mean for result in kind] for kind in (evaluation.sampled, evaluation.greedy))
         parts.append(ascii_curve(evaluation.timesteps, sampled, greedy))
     parts.append(returns_table(results))
-    parts.append(
-        f"Everything is in {folder.path}; the last model is {folder.last_model.name}, the best {folder.best_model.name}."
-    )
+    video = f", {folder.video.name} shows it" if folder.video.is_file() else ""
+    models = f"the last model is {folder.last_model.name}{video}, the best {folder.best_model.name}"
+    parts.append(f"Everything is in {folder.path}; {models}.")
     return "\n" + "\n\n".join(parts)

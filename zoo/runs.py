@@ -1,12 +1,14 @@
-"""Run folders: ``<log folder>/<algo>/<env>_<k>/`` and the files in them."""
+"""Run folders: ``<log folder>/<algo>/<env>_<k>/``, also with ``_<uuid>`` behind, and the files in them."""
 
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKPOINT_PREFIX = "rl_model"
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def safe_name(env_id: str) -> str:
@@ -51,6 +53,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def wandb_id(self) -> Path:
+        return self.path / "wandb_id.txt"
+
+    @property
+    def video(self) -> Path:
+        return self.path / "video.mp4"
+
+    @property
     def learning_curve(self) -> Path:
         return self.path / "learning_curve.png"
 
@@ -64,23 +74,26 @@ class RunFolder:
         return sorted(int(name[1]) for name in names if name)
 
 
-def run_numbers(log_folder: Path, algorithm: str, env_id: str) -> list[int]:
-    """Numbers k of the runs that there are, rising."""
-    pattern = re.compile(re.escape(safe_name(env_id)) + r"_(\d+)")
+def run_folders(log_folder: Path, algorithm: str, env_id: str) -> dict[int, Path]:
+    """Number k -> folder of the runs that there are, k rising; of several with one number, the one made last."""
+    pattern = re.compile(re.escape(safe_name(env_id)) + rf"_(\d+)(?:_{_UUID})?")
     folder = log_folder / algorithm
-    names = (pattern.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(name[1]) for name in names if name)
+    paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
+    found = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
-def create_run_folder(log_folder: Path, algorithm: str, env_id: str) -> RunFolder:
+def create_run_folder(log_folder: Path, algorithm: str, env_id: str, unique: bool = False) -> RunFolder:
     """
     Make the folder with the next free number; processes that do so at the same time get different ones.
 
+    :param unique: add a unique id to the name, for processes on different machines that share the log folder
     :raises OSError: when it cannot be made
     """
-    k = max(run_numbers(log_folder, algorithm, env_id), default=0) + 1
+    k = max(run_folders(log_folder, algorithm, env_id), default=0) + 1
+    suffix = f"_{uuid.uuid4()}" if unique else ""
     while True:
-        path = log_folder / algorithm / f"{safe_name(env_id)}_{k}"
+        path = log_folder / algorithm / f"{safe_name(env_id)}_{k}{suffix}"
         try:
             path.mkdir(parents=True)
             return RunFolder(path, env_id)
@@ -103,11 +116,11 @@ def find_run_folder(log_folder: Path, algorithm: str, env_id: str, exp_id: int =
     :param exp_id: number of the run; 0 for the latest
     :raises FileNotFoundError: when there is none; says which runs there are
     """
-    numbers = run_numbers(log_folder, algorithm, env_id)
-    if not numbers:
+    folders = run_folders(log_folder, algorithm, env_id)
+    if not folders:
         runs = sorted(str(path.relative_to(log_folder)) for path in log_folder.glob("*/*_*") if path.is_dir())
         there = f"it has: {', '.join(runs)}" if runs else "it has no runs; train one with zoo/train.py"
         raise FileNotFoundError(f"{log_folder} has no run of {algorithm} on {env_id}; {there}")
-    if exp_id and exp_id not in numbers:
-        raise FileNotFoundError(f"{algorithm} on {env_id} has no run {exp_id}; it has: {', '.join(map(str, numbers))}")
-    return RunFolder(log_folder / algorithm / f"{safe_name(env_id)}_{exp_id or numbers[-1]}", env_id)
+    if exp_id and exp_id not in folders:
+        raise FileNotFoundError(f"{algorithm} on {env_id} has no run {exp_id}; it has: {', '.join(map(str, folders))}")
+    return RunFolder(folders[exp_id or max(folders)], env_id)

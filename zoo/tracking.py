@@ -6,13 +6,20 @@ import importlib.util
 import math
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
+
+from sb3_matrl import MATRL
+from sb3_matrl.common.callbacks import MultiAgentEvalCallback
+from sb3_matrl.report import MetaGameReport
+from zoo.payoffs import draw_payoffs, payoff_table
 
 DEFAULT_HOST = "https://api.wandb.ai"
 
@@ -54,6 +61,11 @@ def _netrc_has_key(environ: Mapping[str, str]) -> bool:
     return False
 
 
+def in_sweep(environ: Mapping[str, str]) -> bool:
+    """Whether ``wandb agent`` started this process."""
+    return bool(environ.get("WANDB_SWEEP_ID"))
+
+
 class WandbWriter(KVWriter):
     """
     Output format of SB3's logger that sends every number to a W&B run, at the step that the logger gives.
@@ -75,25 +87,47 @@ class WandbWriter(KVWriter):
         """The run is finished by whoever started it."""
 
 
+@dataclass(frozen=True)
+class WandbOptions:
+    """
+    Where a run belongs.
+
+    :param project: name of the project; in a sweep, the sweep's own counts instead
+    :param entity: user or team; ``None`` for the account's default; in a sweep, the sweep's own counts instead
+    :param group: of runs that belong together
+    :param tags: of the run
+    """
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+
+    def init_arguments(self, environ: Mapping[str, str]) -> dict[str, Any]:
+        """Arguments of ``wandb.init``; in a sweep it warns of a project or entity that it ignores."""
+        place = {} if in_sweep(environ) else {"project": self.project, "entity": self.entity}
+        return {**place, "group": self.group, "tags": list(self.tags)}
+
+
 class Tracker:
     """
     One W&B run; a context manager that finishes it whatever happens, as failed when there was an error.
 
-    :param project: name of the project
-    :param entity: user or team; ``None`` for the account's default
+    :param options: where the run belongs
     :param name: of the run
     :param config: everything that determines the run
     :param folder: the run's files are kept in its subfolder ``wandb``
+    :raises ValueError: when W&B cannot start
     """
 
-    def __init__(self, project: str, entity: str | None, name: str, config: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, options: WandbOptions, name: str, config: Mapping[str, Any], folder: Path) -> None:
         import wandb
 
         self.mode = tracking_mode(os.environ)
+        self.exit_code = 0
         try:
             self.run = wandb.init(
-                project=project,
-                entity=entity,
+                **options.init_arguments(os.environ),
                 name=name,
                 config=dict(config),
                 dir=str(folder),
@@ -101,6 +135,7 @@ class Tracker:
             )
         except wandb.errors.Error as error:
             raise ValueError(f"Weights & Biases could not start: {error}; WANDB_MODE=offline works without it") from error
+        self.run.define_metric("*", step_metric="global_step")
         # The files' folder lies one above the one that the run writes media to.
         self.folder = Path(self.run.dir).parent
         if self.mode == "offline":
@@ -110,6 +145,57 @@ class Tracker:
         """For SB3's logger."""
         return WandbWriter(self.run)
 
+    def log_evaluation(self, step: int, best: float, report: MetaGameReport | None) -> None:
+        """
+        Log what stands beside the numbers of an evaluation: the best so far, and the payoffs of the latest meta-game.
+
+        :param step: of the evaluation
+        :param best: mean return of the best evaluation; set as a plain number, because a sweep's metric must be one
+        :param report: of the latest iteration; without dense payoffs there is no table
+        """
+        import wandb
+
+        self.summarise({"eval/best_mean_reward": best})
+        if report is None or report.payoffs is None:
+            return
+        columns, rows = payoff_table(report)
+        figure = draw_payoffs(report, f"meta-game after {step} steps")
+        pictures = {
+            "metagame/payoffs": wandb.Table(columns=columns, data=rows),
+            "metagame/payoffs_heatmap": wandb.Image(figure),
+        }
+        self.run.log({**pictures, "global_step": step}, step=step)
+
+    def log_results(self, step: int, learning_curve: Path, video: Path) -> None:
+        """
+        Log the pictures at the end of a training.
+
+        :param step: at which it ended
+        :param learning_curve: a picture
+        :param video: an mp4; left out when there is no such file
+        """
+        import wandb
+
+        values: dict[str, Any] = {"eval/learning_curve": wandb.Image(str(learning_curve))}
+        if video.is_file():
+            values["video"] = wandb.Video(str(video), format="mp4")
+        self.run.log({**values, "global_step": step}, step=step)
+
+    def log_model(self, files: Iterable[Path], metadata: Mapping[str, Any]) -> None:
+        """
+        Log one artifact of type ``model`` for the run.
+
+        :param files: that it has; those that do not exist are left out
+        :param metadata: shown beside it
+        """
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.run.id}", type="model", metadata=dict(metadata))
+        for file in filter(Path.is_file, files):
+            # Immutable: they are read where they lie, also when an offline run is sent later.
+            artifact.add_file(str(file), policy="immutable")
+        self.run.log_artifact(artifact)
+
     def summarise(self, values: Mapping[str, float]) -> None:
         """Set final results, shown beside the run."""
         self.run.summary.update({key: value for key, value in values.items() if math.isfinite(value)})
@@ -118,4 +204,21 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self.run.finish(exit_code=0 if kind is None else 1)
+        self.run.finish(exit_code=self.exit_code if kind is None else 1)
+
+
+class TrackEvaluations(BaseCallback):
+    """
+    Called after every evaluation: what W&B gets beside its numbers.
+
+    :param tracker: of the run
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self.tracker = tracker
+
+    def _on_step(self) -> bool:
+        assert isinstance(self.parent, MultiAgentEvalCallback) and isinstance(self.model, MATRL)
+        self.tracker.log_evaluation(self.model.num_timesteps, self.parent.best_mean_reward, self.model.report)
+        return True

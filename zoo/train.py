@@ -2,70 +2,138 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
-from zoo.cli import StrictParser, algorithm, count, device, positive_count, seed, user_errors
+from zoo.cli import (
+    StrictParser,
+    algorithm,
+    boolean,
+    count,
+    device,
+    log_interval,
+    positive_count,
+    seed,
+    thread_count,
+    user_errors,
+)
 from zoo.config import ALGORITHMS, parse_pairs
 from zoo.experiment import TrainOptions, create_folder, prepare, run, start_tracking
+from zoo.tracking import in_sweep
+from zoo.words import normalise_words
 
 EXAMPLES = """\
   python zoo/train.py --algo matrl --env checkers_v0 --seed 0 --progress
   python zoo/train.py --algo ippo --env switch_v0 -n 100000 --env-kwargs n_agents:2 clock:true
   python zoo/train.py --algo matrl --env checkers_v0 --conf-file paper
   python zoo/train.py --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
+  python zoo/train.py --env checkers_v0 -i logs/matrl/checkers_v0_1/checkers_v0.zip -n 50000 --record
+  python zoo/train.py --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"
   python zoo/train.py --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
 """
 
 
 def build_parser() -> StrictParser:
-    """The flags, with rl-zoo's names where it has them."""
+    """The flags, with rl-zoo's names where it has them, and the defaults of :class:`TrainOptions`."""
     parser = StrictParser("Train agents with MATRL or one of its ablations.", EXAMPLES)
+    _add_training_flags(parser)
+    _add_output_flags(parser)
+    _add_wandb_flags(parser)
+    defaults = {entry.name: entry.default for entry in fields(TrainOptions) if entry.default is not MISSING}
+    parser.set_defaults(**defaults)
+    return parser
+
+
+# Words that are collected in a list, however often the flag is given.
+_SEVERAL: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
+_PAIRS: dict[str, Any] = {**_SEVERAL, "metavar": "KEY:VALUE"}
+# A switch that may also be told "True" or "False", as W&B does.
+_SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+
+
+def _add_training_flags(parser: StrictParser) -> None:
     add = parser.add_argument
-    add("--algo", type=algorithm, default="matrl", help=f"algorithm: {', '.join(ALGORITHMS)}")
-    add("--env", default="checkers_v0", help="environment: a registered id, or module:callable that makes a ParallelEnv")
+    add("--algo", type=algorithm, help=f"algorithm: {', '.join(ALGORITHMS)}")
+    add("--env", help="environment: a registered id, or module:callable that makes a ParallelEnv")
     add("-n", "--n-timesteps", type=positive_count, help="steps to train for over all copies; None: from the conf file")
     add("--seed", type=seed, help="seed of everything random; None: drawn, and noted in args.yml")
-    add("--conf-file", help="hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; None: <algo>.yml")
-    pairs: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "KEY:VALUE"}
-    add("-params", "--hyperparams", help="hyper-parameters to change, as YAML", **pairs)
-    add("--env-kwargs", help="options of the environment, as YAML", **pairs)
-    add("-f", "--log-folder", default="logs", help="runs go to <log folder>/<algo>/<env>_<k>")
+    add(
+        "-i",
+        "--trained-agent",
+        metavar="MODEL.zip",
+        help="go on from this model, for n further steps: networks, learners, optimisers and counters are the file's, "
+        "all other hyper-parameters those of the conf file and of the command line",
+    )
+    add(
+        "-conf",
+        "--conf-file",
+        help="hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; None: <algo>.yml",
+    )
+    add(
+        "-params",
+        "--hyperparams",
+        "--hyperparameters",
+        help="hyper-parameters to change, as YAML; each is also a flag of its own: --learning_rate=0.01",
+        **_PAIRS,
+    )
+    add("--env-kwargs", help="options of the environment, as YAML", **_PAIRS)
+    add("--eval-env-kwargs", help="those that differ in evaluations, as YAML", **_PAIRS)
+    vec_envs = ["auto", "batched", "dummy", "subproc"]
+    add("-vec", "--vec-env", choices=vec_envs, help="how copies are stepped")
+    add("--device", type=device, help="auto, cpu, cuda, ...")
+    add("--num-threads", type=thread_count, help="threads of PyTorch; one is fastest for small networks; -1: PyTorch's choice")
+
+
+def _add_output_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    add("-f", "--log-folder", help="runs go to <log folder>/<algo>/<env>_<k>")
     add("--run-dir", help="a new or empty folder for this run; None: numbered in the log folder")
-    add("--eval-freq", type=count, default=10_000, help="steps between evaluations; -1: only at the end")
-    add("--eval-episodes", type=positive_count, default=20, help="episodes per evaluation, sampled and greedy each")
-    add("--save-freq", type=count, default=-1, help="steps between checkpoints; -1: none")
-    add("--vec-env", choices=["auto", "batched", "dummy", "subproc"], default="auto", help="how copies are stepped")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
-    add("--num-threads", type=positive_count, default=1, help="threads of PyTorch; one is fastest for small networks")
-    add("--verbose", type=int, choices=[0, 1, 2], default=1, help="0: only the summary, 1: tables, 2: with every key")
-    add("-P", "--progress", action="store_true", help="show a progress bar")
-    add("--track", action="store_true", help="log to Weights & Biases")
-    add("--wandb-project-name", default="sb3-matrl", help="project of Weights & Biases")
+    add("-uuid", "--uuid", help="add a unique id to the name of the run's folder", **_SWITCH)
+    add("-tb", "--tensorboard-log", metavar="FOLDER", help="TensorBoard's files go to <FOLDER>/<algo>; None: the run's folder")
+    add("--log-interval", type=log_interval, help="iterations between rows of the log; -1: 1; -2: only evaluations")
+    add("--eval-freq", type=count, help="steps between evaluations; -1: only at the end")
+    add("--eval-episodes", type=positive_count, help="episodes per evaluation, sampled and greedy each")
+    add("--n-eval-envs", type=positive_count, help="copies for evaluations; None: as in training, at most one per episode")
+    add("--save-freq", type=count, help="steps between checkpoints; -1: none")
+    add("--record", help="film a greedy episode of the last model, as video.mp4", **_SWITCH)
+    add("--verbose", type=int, choices=[0, 1, 2], help="0: only the summary, 1: tables, 2: with every key")
+    add("-P", "--progress", help="show a progress bar", **_SWITCH)
+
+
+def _add_wandb_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    add("--track", help="log to Weights & Biases; always on in one of its sweeps", **_SWITCH)
+    add("--wandb-project-name", help="project of Weights & Biases")
     add("--wandb-entity", help="user or team of Weights & Biases; None: the account's default")
-    return parser
+    add("--wandb-group", help="group of runs in Weights & Biases")
+    add("-tags", "--wandb-tags", metavar="TAG", help="tags of the run in Weights & Biases", **_SEVERAL)
 
 
 def parse_options(words: Sequence[str]) -> TrainOptions:
     """
-    :param words: of the command line, without the program's name
+    :param words: of the command line, without the program's name; also as ``wandb agent`` sends them
     :raises ValueError: on unknown flags or values that cannot be read
     """
-    given = vars(build_parser().parse_strictly(words))
-    given["hyperparams"] = parse_pairs(given["hyperparams"], "--hyperparams")
-    given["env_kwargs"] = parse_pairs(given["env_kwargs"], "--env-kwargs")
+    parser = build_parser()
+    given = vars(parser.parse_strictly(normalise_words(words, parser)))
+    for name in ("hyperparams", "env_kwargs", "eval_env_kwargs"):
+        given[name] = parse_pairs(given[name], f"--{name.replace('_', '-')}")
     if given["seed"] is None:
         given["seed"] = secrets.randbits(31)
+    given["track"] = given["track"] or in_sweep(os.environ)
     return TrainOptions(**given)
 
 
 def command_line(words: Sequence[str], options: TrainOptions) -> str:
     """The command that repeats this run, with its seed even if that was drawn."""
-    has_seed = any(word.split("=")[0] == "--seed" for word in words)
-    return shlex.join(["python", "zoo/train.py", *words, *([] if has_seed else ["--seed", str(options.seed)])])
+    parser = build_parser()
+    drawn = parser.parse_strictly(normalise_words(words, parser)).seed is None
+    return shlex.join(["python", "zoo/train.py", *words, *(["--seed", str(options.seed)] if drawn else [])])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

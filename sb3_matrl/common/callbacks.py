@@ -31,12 +31,12 @@ class MultiAgentEvalCallback(EventCallback):
     ``agent_returns_greedy`` (m, k, n), ``agents`` (n,).
 
     :param eval_env: a :class:`JointVecEnv` of its own, or whatever :func:`make_joint_vec_env` takes
-    :param callback_on_new_best: called when the mean team return is the best so far
+    :param callback_on_new_best: called when the mean team return is better than all before
     :param callback_after_eval: called after every evaluation
     :param n_eval_episodes: episodes per evaluation and kind of policy
     :param eval_freq: in steps of the environment, counted over all copies; 0 or less: at the end only
     :param log_path: folder for ``evaluations.npz``; none when ``None``
-    :param best_model_save_path: folder for ``best_model.zip``; none when ``None``
+    :param best_model_save_path: folder for ``best_model.zip``, the latest of equally good ones; none when ``None``
     :param deterministic: choose the best model by the greedy return instead of the sampled one
     :param seed: of the evaluations; every one has a seed of its own that depends on this and on the number of steps
     :param verbose: 1 prints the results
@@ -141,13 +141,16 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _keep_best(self) -> None:
         self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
-        if self.last_mean_reward <= self.best_mean_reward:
+        if not self.last_mean_reward >= self.best_mean_reward:  # also when it is nan
+            return
+        # Equally good models are told apart by their training: in a zero-sum game, say, where the team's return is always 0.
+        if self.best_model_save_path is not None:
+            self.model.save(self.best_model_save_path / "best_model.zip")
+        if self.last_mean_reward == self.best_mean_reward:
             return
         self.best_mean_reward = self.last_mean_reward
         if self.verbose >= 1:
             print("New best mean reward!")
-        if self.best_model_save_path is not None:
-            self.model.save(self.best_model_save_path / "best_model.zip")
         if self.callback_on_new_best is not None:
             self._continue_training = self.callback_on_new_best.on_step() and self._continue_training
 

@@ -6,7 +6,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
-from sb3_matrl.evaluation import evaluate_policy
+from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import OtherAgents, RandomLength
 
@@ -23,6 +23,11 @@ def evaluation(**changes):
 
 def flat_parameters(model):
     return th.cat([p.detach().flatten() for agent in model.agents.values() for p in agent.policy.parameters()])
+
+
+def result_of(means):
+    mean = next(means)
+    return EvaluationResult(("left", "right"), np.array([mean]), np.array([[mean, 0.0]]), np.array([1]))
 
 
 class Recorder(BaseCallback):
@@ -135,7 +140,22 @@ def test_best_model_is_that_of_the_best_evaluation(tmp_path, deterministic):
     assert callback.best_mean_reward == max(means)
     assert callback.last_mean_reward == means[-1]
     saved = MATRL.load(tmp_path / "best_model")
+    assert means.count(max(means)) == 1
     assert th.equal(flat_parameters(saved), after.parameters[int(np.argmax(means))])
+
+
+def test_of_equally_good_models_the_latest_is_kept(tmp_path, monkeypatch):
+    returns = iter([1.0, 3.0, 3.0, 2.0, float("nan")])
+    monkeypatch.setattr(
+        "sb3_matrl.common.callbacks.evaluate_policy",
+        lambda *arguments: result_of(returns if arguments[3] is False else iter([0.0])),
+    )
+    after, best = Recorder(), Recorder()
+    callback = evaluation(eval_freq=40, best_model_save_path=tmp_path, callback_after_eval=after, callback_on_new_best=best)
+    small_model().learn(200, callback)
+    assert best.steps == [40, 80]
+    assert callback.best_mean_reward == 3.0
+    assert th.equal(flat_parameters(MATRL.load(tmp_path / "best_model")), after.parameters[2])
 
 
 def test_callback_after_evaluation_can_stop_the_training():

@@ -234,6 +234,13 @@ def test_damaged_files_are_refused(tmp_path, text, message):
         load(tmp_path, text)
 
 
+def test_numbers_with_exponents_are_numbers_at_any_depth(tmp_path):
+    text = "e: {policy_kwargs: {optimizer_kwargs: {eps: 1e-5, betas: [.9e0, 1.e-1], name: e-5}}, target_kl: None}"
+    conf = load(tmp_path, text)
+    assert conf.policy_kwargs == {"optimizer_kwargs": {"eps": 1e-5, "betas": [0.9, 0.1], "name": "e-5"}}
+    assert conf.target_kl is None
+
+
 def test_merge_keys_may_be_overridden(tmp_path):
     assert load(tmp_path, "a: &a {n_steps: 3, n_envs: 2}\ne: {<<: *a, n_steps: 4}") == Hyperparameters(n_steps=4, n_envs=2)
 
@@ -278,18 +285,25 @@ def test_overrides_leave_the_original_alone():
 
 def test_pairs_are_read_as_yaml():
     words = [
-        "learning_rate:0.01",
-        "policy_kwargs:{net_arch: [64, 64]}",
-        "policy_kwargs.net_arch:[8,8]",
+        "learning_rate:1e-2",
+        "policy_kwargs:{net_arch: [64, 64], optimizer_kwargs: {eps: 1E-5}}",
+        "env_kwargs.payoffs:[8,8]",
         "clock:true",
         "x:null",
+        "target_kl:None",
+        "name:Noneuclidean",
+        "{gamma: 0.9, learning_rate: 0.01, 'ent_coef': None}",
     ]
     assert parse_pairs([*words, "url:http://a:80", "e:"], "-params") == {
         "learning_rate": 0.01,
-        "policy_kwargs": {"net_arch": [64, 64]},
-        "policy_kwargs.net_arch": [8, 8],
+        "policy_kwargs": {"net_arch": [64, 64], "optimizer_kwargs": {"eps": 1e-5}},
+        "env_kwargs.payoffs": [8, 8],
         "clock": True,
         "x": None,
+        "target_kl": None,
+        "name": "Noneuclidean",
+        "gamma": 0.9,
+        "ent_coef": None,
         "url": "http://a:80",
         "e": None,
     }
@@ -302,12 +316,26 @@ def test_pairs_are_read_as_yaml():
         ([":3"], "--flag: expected key:value, got ':3'"),
         (["a:[1"], r"--flag: the value of a is not valid YAML: '\[1'"),
         (["a:!!python/name:os.system x"], "--flag: the value of a is not valid YAML"),
-        (["a:1", "a:2"], "--flag: a is given twice"),
+        (["a:2024-99-99"], "--flag: the value of a is not valid YAML: '2024-99-99'"),
+        (["a:{b: 1, b: 2}"], "--flag: the value of a is not valid YAML"),
+        (["a:1", "a:2"], "--flag: a is given twice, as 1 and 2: leave one of them out"),
+        (["{a: 1}", "a:2"], "--flag: a is given twice, as 1 and 2"),
+        (["a.b:1", "a:{b: 2}"], "--flag: a and a.b are given, which contradict each other"),
+        (["{1: 2}"], r"--flag: expected key:value or {key: value}, got '{1: 2}'"),
+        (["{a: 1"], "--flag: is not valid YAML: '{a: 1'"),
     ],
 )
 def test_wrong_pairs_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
         parse_pairs(words, "--flag")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    write_yaml(tmp_path / "a.yml", {"a": 1})
+    with pytest.raises(yaml.YAMLError):
+        write_yaml(tmp_path / "a.yml", {"a": object()})
+    assert read_yaml(tmp_path / "a.yml") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yml"]
 
 
 def test_yaml_of_shipped_files_needs_no_special_loader():

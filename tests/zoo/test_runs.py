@@ -1,8 +1,10 @@
+import os
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from zoo.runs import RunFolder, check_output_folder, create_run_folder, find_run_folder, run_numbers, safe_name
+from zoo.runs import RunFolder, check_output_folder, create_run_folder, find_run_folder, run_folders, safe_name
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,7 @@ def test_numbers_go_on_after_the_highest(tmp_path):
     for other in ("e_v0_x", "e_v0_9_old", "e_v1_30", "xe_v0_40"):
         (tmp_path / "matrl" / other).mkdir()
     assert create_run_folder(tmp_path, "matrl", "e_v0").path == tmp_path / "matrl" / "e_v0_8"
-    assert run_numbers(tmp_path, "matrl", "e_v0") == [1, 7, 8]
+    assert list(run_folders(tmp_path, "matrl", "e_v0")) == [1, 7, 8]
     assert create_run_folder(tmp_path, "ippo", "e_v0").path == tmp_path / "ippo" / "e_v0_1"
 
 
@@ -38,6 +40,28 @@ def test_latest_run_is_found_by_number_not_by_text(tmp_path):
         find_run_folder(tmp_path, "matrl", "e", 3)
     with pytest.raises(FileNotFoundError, match="has no run of ippo on e; it has: matrl/e_10, matrl/e_2, matrl/e_9"):
         find_run_folder(tmp_path, "ippo", "e")
+
+
+def test_unique_id_is_part_of_the_name_and_not_of_the_number(tmp_path):
+    create_run_folder(tmp_path, "matrl", "e")
+    path = create_run_folder(tmp_path, "matrl", "e", unique=True).path
+    prefix, _, suffix = path.name.rpartition("_")
+    assert prefix == "e_2" and str(uuid.UUID(suffix)) == suffix
+    assert find_run_folder(tmp_path, "matrl", "e").path == find_run_folder(tmp_path, "matrl", "e", 2).path == path
+    assert create_run_folder(tmp_path, "matrl", "e").path.name == "e_3"
+    assert find_run_folder(tmp_path, "matrl", "e", 1).path.name == "e_1"
+    # Runs of an environment called e_2, not of e.
+    assert list(run_folders(tmp_path, "matrl", "e_2")) == []
+    (tmp_path / "matrl" / "e_2_5").mkdir()
+    assert list(run_folders(tmp_path, "matrl", "e")) == [1, 2, 3]
+
+
+def test_of_runs_with_one_number_the_latest_is_found(tmp_path):
+    folder = tmp_path / "matrl"
+    for seconds, name in ((200, f"e_4_{uuid.UUID(int=7)}"), (300, f"e_4_{uuid.UUID(int=5)}"), (100, "e_4")):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (seconds, seconds))
+    assert find_run_folder(tmp_path, "matrl", "e", 4).path.name == f"e_4_{uuid.UUID(int=5)}"
 
 
 def test_missing_log_folder_is_reported(tmp_path):

@@ -1,8 +1,13 @@
 import importlib.util
+import json
+import math
+import os
 import struct
 
 import pytest
+import yaml
 
+from tests.evaluation.worlds import InterruptsItself
 from zoo.tracking import require_wandb, tracking_mode
 from zoo.train import main
 
@@ -31,8 +36,6 @@ def read_records(path):
 
 
 def items(updates):
-    import json
-
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
 
 
@@ -73,48 +76,133 @@ def test_missing_package_is_named(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
-def test_offline_run_holds_config_history_and_summary(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A machine where W&B is not configured; W&B itself ends with the test."""
     wandb = pytest.importorskip("wandb")
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    words = [
-        "--env",
-        "matrix_game_v0",
-        "-n",
-        "800",
-        "--seed",
-        "3",
-        "--eval-freq",
-        "400",
-        "--eval-episodes",
-        "2",
-        "--verbose",
-        "0",
-    ]
-    words += ["-params", "n_envs:4", "n_steps:100", "batch_size:400", "--track", "--wandb-project-name", "mine"]
-    assert main([*words, "-f", str(tmp_path / "logs")]) == 0
-    run_folder = tmp_path / "logs" / "matrl" / "matrix_game_v0_1"
+    yield wandb
+    wandb.teardown()
+
+
+def read_run(wandb, run_folder):
+    """Kind -> records of the only offline run in a folder."""
     (file,) = run_folder.glob("wandb/offline-run-*/*.wandb")
-    assert f"send it with: wandb sync {file.parent}" in capsys.readouterr().out
     wandb.teardown()  # as at the end of the process: only then is the file sure to be whole
-    records = list(read_records(file))
-    (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
-    assert (run.project, run.display_name) == ("mine", "matrix_game_v0__matrl__3")
+    records = {}
+    for record in read_records(file):
+        kind = record.WhichOneof("record_type")
+        records.setdefault(kind, []).append(getattr(record, kind))
+    return file, records
+
+
+QUICK = [
+    "--eval-freq",
+    "400",
+    "--eval-episodes",
+    "2",
+    "--verbose",
+    "0",
+    "-params",
+    "n_envs:4",
+    "n_steps:100",
+    "batch_size:400",
+]
+
+
+def test_offline_run_holds_config_history_summary_and_model(tmp_path, offline, capsys):
+    words = ["--env", "matrix_game_v0", "-n", "800", "--seed", "3", *QUICK, "--track", "--wandb-project-name", "mine"]
+    assert main([*words, "--wandb-group", "night", "-tags", "a", "b", "-f", str(tmp_path / "logs")]) == 0
+    run_folder = tmp_path / "logs" / "matrl" / "matrix_game_v0_1"
+    file, records = read_run(offline, run_folder)
+    assert f"send it with: wandb sync {file.parent}" in capsys.readouterr().out
+
+    (run,) = records["run"]
+    assert (run.project, run.display_name, run.run_group) == ("mine", "matrix_game_v0__matrl__3", "night")
+    assert list(run.tags) == ["a", "b"]
+    assert (run_folder / "wandb_id.txt").read_text() == f"{run.run_id}\n"
     config = items(run.config.update)
     assert (config["algo"], config["seed"], config["n_steps"], config["br_n_epochs"]) == ("matrl", 3, 100, 5)
-    history = [items(record.history.item) for record in records if record.WhichOneof("record_type") == "history"]
+    assert config["n_timesteps"] == 800 and config["machine"]["versions"]["torch"]
+
+    assert [(metric.glob_name, metric.step_metric) for metric in records["metric"]] == [("*", "global_step")]
+    history = [items(record.item) for record in records["history"]]
     assert [row["global_step"] for row in history] == [400, 800]
     for row in history:
-        assert {"eval/mean_reward", "rollout/ep_rew_mean", "metagame/nash_conv"} <= set(row)
-    summary = {}
-    for record in records:
-        if record.WhichOneof("record_type") == "summary":
-            summary |= items(record.summary.update)
+        agents = {f"agent_{i}/metagame/rho" for i in (0, 1)}
+        assert {"eval/mean_reward", "rollout/ep_rew_mean", "metagame/nash_conv", "metagame/fixed_point", *agents} <= set(row)
+        assert isinstance(row["metagame/fixed_point"], str)
+        table = json.loads((file.parent / "files" / row["metagame/payoffs/path"]).read_text())
+        assert table["columns"] == ["agent_0", "agent_1", "probability", "payoff of agent_0", "payoff of agent_1"]
+        # Rows begin with both agents' current policies, whose payoffs against each other are the reference, 0.
+        assert table["data"][0][:2] == ["current", "current"] and table["data"][0][3:] == [0.0, 0.0]
+        assert table["data"][0][2] == pytest.approx(row["agent_0/metagame/rho"] * row["agent_1/metagame/rho"])
+        assert (file.parent / "files" / row["metagame/payoffs_heatmap/path"]).read_bytes().startswith(b"\x89PNG")
+    assert (file.parent / "files" / history[-1]["eval/learning_curve/path"]).is_file()
+
+    summary = {key: value for record in records["summary"] for key, value in items(record.update).items()}
     assert {"final/sampled_reward", "final/greedy_reward", "final/random_reward"} <= set(summary)
-    (end,) = [record.exit for record in records if record.WhichOneof("record_type") == "exit"]
-    assert end.exit_code == 0
+    assert summary["eval/best_mean_reward"] == max(row["eval/mean_reward"] for row in history)
+    assert isinstance(summary["eval/mean_reward"], (int, float))  # what a sweep reads: a number, not a mapping of extremes
+
+    (model,) = (artifact for artifact in records["artifact"] if artifact.type == "model")
+    files = {entry.path: entry.local_path for entry in model.manifest.contents}
+    names = ("matrix_game_v0.zip", "best_model.zip", "config.yml")
+    assert files == {name: str(run_folder / name) for name in names}
+    assert [record.exit_code for record in records["exit"]] == [0]
+
+
+def test_video_is_sent(tmp_path, offline):
+    pytest.importorskip("imageio_ffmpeg")
+    words = ["--env", "checkers_v0", "-n", "400", *QUICK, "--track", "--record", "-f", str(tmp_path / "logs")]
+    assert main(words) == 0
+    run_folder = tmp_path / "logs" / "matrl" / "checkers_v0_1"
+    file, records = read_run(offline, run_folder)
+    row = items(records["history"][-1].item)
+    assert (file.parent / "files" / row["video/path"]).read_bytes() == (run_folder / "video.mp4").read_bytes()
+
+
+def test_run_that_wandb_agent_starts_is_part_of_its_sweep(tmp_path, offline, monkeypatch):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    parameters = {
+        "learning_rate": 0.5,
+        "n_epochs": 2,
+        "policy_kwargs.net_arch": [8, 8],
+        "target_kl": None,
+        "env": "matrix_game_v0",
+    }
+    values = {name: {"value": value} for name, value in parameters.items()}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"wandb_version": 1, **values}))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep7")
+    monkeypatch.setenv("WANDB_RUN_ID", "run7")
+    monkeypatch.setenv("WANDB_PROJECT", "of-the-sweep")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "config.yaml"))
+    words = create_sweep_command_args({"args": values})["args"]
+    assert main([*words, "-n", "400", *QUICK, "-f", str(tmp_path / "logs")]) == 0
+    _, records = read_run(offline, tmp_path / "logs" / "matrl" / "matrix_game_v0_1")
+    (run,) = records["run"]
+    assert (run.run_id, run.sweep_id, run.project) == ("run7", "sweep7", "of-the-sweep")
+    config = items(run.config.update)
+    assert config["policy_kwargs"]["net_arch"] == config["policy_kwargs.net_arch"] == [8, 8]
+    assert (config["learning_rate"], config["n_epochs"], config["target_kl"]) == (0.5, 2, None)
+    (row,) = [items(record.item) for record in records["history"]]
+    assert row["global_step"] == 400 and math.isfinite(row["eval/mean_reward"])
+
+
+def test_run_ended_by_a_signal_keeps_its_model_and_says_so(tmp_path, offline, monkeypatch):
+    words = ["--env", "tests.evaluation.worlds:InterruptsItself", "-n", "1e9", *QUICK, "--track", "-f", str(tmp_path / "logs")]
+    monkeypatch.setattr(InterruptsItself, "steps", 0)
+    assert main(words) == 130
+    _, records = read_run(offline, tmp_path / "logs" / "matrl" / "tests.evaluation.worlds-InterruptsItself_1")
+    (model,) = records["artifact"]
+    assert "tests.evaluation.worlds-InterruptsItself.zip" in [entry.path for entry in model.manifest.contents]
+    assert [record.exit_code for record in records["exit"]] == [130]
 
 
 def test_failure_to_start_leaves_no_folder(tmp_path, monkeypatch, capsys):

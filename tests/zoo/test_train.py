@@ -1,18 +1,24 @@
 import csv
+import errno
 import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch as th
 import yaml
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import CSVOutputFormat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_matrl import MATRL
+from tests.evaluation.worlds import InterruptsItself
 from zoo.config import ALGORITHMS, load_hyperparameters
+from zoo.experiment import TrainOptions, prepare
+from zoo.runs import find_run_folder
 from zoo.train import build_parser, main, parse_options
 
 WORLD = "tests.evaluation.worlds:RandomLength"
@@ -128,6 +134,109 @@ def test_run_dir_is_used_as_it_is(tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+def test_unique_id_is_added_to_the_folder(tmp_path):
+    train(tmp_path, "--env", "matrix_game_v0", "-n", "100", "-uuid")
+    (path,) = (tmp_path / "matrl").iterdir()
+    assert path.name.startswith("matrix_game_v0_1_") and path == find_run_folder(tmp_path, "matrl", "matrix_game_v0").path
+
+
+def test_tensorboard_files_go_where_they_are_wanted(tmp_path):
+    train(tmp_path / "logs", "--env", "matrix_game_v0", "-n", "100", "-tb", str(tmp_path / "board"))
+    assert not list((tmp_path / "logs").rglob("events.out*"))
+    events = EventAccumulator(str(tmp_path / "board" / "matrl" / "matrix_game_v0_1")).Reload()
+    assert [event.step for event in events.Scalars("eval/mean_reward")] == [100]
+
+
+@pytest.mark.parametrize(("interval", "steps"), [("-1", [100, 200, 300, 400]), ("3", [300, 400]), ("-2", [400])])
+def test_log_has_a_row_every_so_many_iterations_and_for_the_evaluation(tmp_path, interval, steps):
+    train(tmp_path, "--env", "matrix_game_v0", "-n", "400", "--eval-freq", "-1", "--log-interval", interval)
+    progress = rows(tmp_path / "matrl" / "matrix_game_v0_1" / "progress.csv")
+    seen = [int(float(row["time/total_timesteps"])) for row in progress]
+    assert list(dict.fromkeys(seen)) == steps
+
+
+def test_evaluation_has_copies_and_options_of_its_own():
+    words = ["--env", WORLD, "--env-kwargs", "long:20", *SMALL, "--device", "cpu", "--eval-episodes", "3"]
+    experiment = prepare(parse_options(words))
+    assert experiment.eval_env.num_envs == 3
+    other = prepare(parse_options([*words, "--n-eval-envs", "7", "--eval-env-kwargs", "long:20"]))
+    assert other.eval_env.num_envs == 7
+    for one in (experiment, other):
+        one.close()
+
+
+def test_options_of_the_evaluation_change_those_of_the_training(tmp_path):
+    words = ["--env", "tests.zoo.worlds:Pays", "-n", "100", "--env-kwargs", "reward:1.0", "--eval-env-kwargs", "reward:5.0"]
+    train(tmp_path, *words)
+    (folder,) = (tmp_path / "matrl").iterdir()
+    seen = [(row["rollout/ep_rew_mean"], row["eval/mean_reward"]) for row in rows(folder / "progress.csv")]
+    assert {float(trained) for trained, _ in seen if trained} == {2.0}
+    assert {float(evaluated) for _, evaluated in seen if evaluated} == {10.0}
+
+
+# ---------------------------------------------------------------- going on from a model
+
+
+def test_trained_agent_goes_on_as_sb3_would(tmp_path):
+    train(tmp_path, "--env", "checkers_v0", "-n", "200", "--seed", "1")
+    path = tmp_path / "matrl" / "checkers_v0_1" / "checkers_v0.zip"
+    words = ["--env", "checkers_v0", "-i", str(path), "-n", "300", "--seed", "2", "--save-freq", "100"]
+    quick = ["-params", "n_envs:2", "n_steps:50", "batch_size:50", "n_epochs:1", "learning_rate:0.03"]
+    assert main(["-f", str(tmp_path), *QUICK, *words, *quick]) == 0
+    folder = tmp_path / "matrl" / "checkers_v0_2"
+    model = MATRL.load(folder / "checkers_v0")
+    assert (model.num_timesteps, model.n_envs, model.n_steps) == (500, 2, 50)
+    assert model.agents["agent_0"].learning_rate == 0.03
+    steps = [int(float(row["time/total_timesteps"])) for row in rows(folder / "progress.csv")]
+    assert sorted(set(steps)) == [300, 400, 500]
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {f"rl_model_{k}_steps.zip" for k in (300, 400, 500)}
+
+    by_hand = load_hyperparameters(folder / "config.yml", "checkers_v0")
+    assert by_hand.policy_kwargs["net_arch"] == [8]
+    changes = {key: value for key, value in by_hand.model_arguments().items() if key not in ("policy", "policy_kwargs")}
+    twin = MATRL.load(path, env="checkers_v0", device="cpu", **{**changes, "seed": 2, "vec_env": "auto"})
+    twin.learn(300, reset_num_timesteps=False)
+    assert th.equal(parameters(twin), parameters(model))
+
+
+def test_trained_agent_keeps_its_networks_and_learners(tmp_path):
+    words = ["--env", "matrix_game_v0", "-n", "100", "--learner_class=A2C", "--policy_kwargs.activation_fn=relu"]
+    small = ["-params", "n_envs:4", "n_steps:25", "policy_kwargs.net_arch:[5]"]
+    assert main(["-f", str(tmp_path), *QUICK, *words, *small]) == 0
+    path = tmp_path / "matrl" / "matrix_game_v0_1" / "matrix_game_v0.zip"
+    again = ["--env", "matrix_game_v0", "-n", "100", "-i", str(path), "-params", "n_envs:4", "n_steps:25"]
+    assert main(["-f", str(tmp_path), *QUICK, *again]) == 0
+    conf = load_hyperparameters(tmp_path / "matrl" / "matrix_game_v0_2" / "config.yml", "matrix_game_v0")
+    assert conf.learner_class == "A2C"
+    assert conf.policy_kwargs["net_arch"] == [5] and conf.model_arguments()["policy_kwargs"]["activation_fn"] is th.nn.ReLU
+
+
+def test_trained_agent_of_another_environment_is_refused(tmp_path, capsys):
+    train(tmp_path, "--env", "switch_v0", "-n", "100", "--env-kwargs", "n_agents:2")
+    path = tmp_path / "matrl" / "switch_v0_1" / "switch_v0.zip"
+    for words, message in (
+        (["--env", "switch_v0", "--env-kwargs", "n_agents:3"], "the env's agents are"),
+        (["--env", "checkers_v0"], "it is another environment"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["-f", str(tmp_path), *QUICK, "-i", str(path), "-n", "100", *words])
+        errors = capsys.readouterr().err
+        assert errors.startswith(f"error: --trained-agent {path}: ") and message in errors
+    assert [folder.name for folder in (tmp_path / "matrl").iterdir()] == ["switch_v0_1"]
+
+
+# ---------------------------------------------------------------- videos
+
+
+def test_record_films_the_last_model(tmp_path, capsys):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    train(tmp_path, "--env", "checkers_v0", "-n", "100", "--record")
+    path = tmp_path / "matrl" / "checkers_v0_1" / "video.mp4"
+    n_frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    assert n_frames > 1
+    assert "the last model is checkers_v0.zip, video.mp4 shows it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("verbose", "has_learners"), [("1", False), ("2", True)])
 def test_screen_shows_sb3s_table(tmp_path, capsys, verbose, has_learners):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "100", "--verbose", verbose)
@@ -158,14 +267,15 @@ def test_progress_bar_is_shown(tmp_path, capsys):
         (["--evalfreq=3"], "flag --evalfreq is unknown; did you mean '--eval-freq'?"),
         (["--eval"], "flag --eval is unknown"),
         (["-param", "n_steps:3"], "flag -param is unknown; did you mean '-params'?"),
+        (["-v", "2"], "flag -v is unknown"),
         (["stray"], "argument 'stray' belongs to no flag"),
-        (["--seed", "x"], "argument --seed: invalid seed value: 'x'. See --help."),
+        (["--seed", "x"], "argument --seed: expected a whole number, got 'x'. See --help."),
         (["--seed", "-1"], "argument --seed: expected a whole number from 0 to"),
         (["-n", "0"], "expected a whole number of at least 1, got '0'"),
         (["-n", "1.5"], "expected a whole number, got '1.5'"),
         (["--eval-episodes", "0"], "argument --eval-episodes: expected a whole number of at least 1"),
         (["--device", "gpu9"], "argument --device: expected auto, cpu, cuda or cuda:<index>, got 'gpu9'"),
-        (["--vec-env", "fast"], "argument --vec-env: invalid choice: 'fast'"),
+        (["--vec-env", "fast"], "argument -vec/--vec-env: invalid choice: 'fast'"),
         (["-params", "learning_rat:1"], "hyper-parameter 'learning_rat' is unknown; did you mean 'learning_rate'?"),
         (["-params", "learning_rate"], "--hyperparams: expected key:value, got 'learning_rate'"),
         (["-params", "n_steps:many"], "command line, n_steps: expected an integer, got 'many'"),
@@ -174,6 +284,25 @@ def test_progress_bar_is_shown(tmp_path, capsys):
         (["--env-kwargs", "observations:codes"], "'observations' is unknown; did you mean 'observation'?"),
         (["--env-kwargs", "observation:code"], "did you mean 'codes'?"),
         (["--conf-file", "missing.yml"], "there is no file missing.yml"),
+        (["-conf", "papper"], "did you mean 'paper'?"),
+        (["--log-interval", "0"], "argument --log-interval: expected a whole number of at least 1, or -1 or -2, got '0'"),
+        (["--num-threads", "0"], "argument --num-threads: expected a whole number of at least 1, or -1, got '0'"),
+        (["--n-eval-envs", "0"], "argument --n-eval-envs: expected a whole number of at least 1"),
+        (["-i", "missing.zip"], "no saved model at missing.zip"),
+        (["-i", __file__], "is not a saved model, or it is damaged"),
+        (
+            ["-i", "a.zip", "-params", "policy_kwargs.net_arch:[8]"],
+            "policy_kwargs.net_arch cannot be changed: --trained-agent",
+        ),
+        (
+            ["--env", "switch_v0", "--eval-env-kwargs", "n_agents:2"],
+            "--eval-env-kwargs {'n_agents': 2}: observation_spaces are",
+        ),
+        (["--eval-env-kwargs", "observatio:codes"], "did you mean 'observation'?"),
+        (
+            ["--env", "tests.evaluation.worlds:RandomLength", "--record"],
+            "cannot be recorded: it has no render_mode 'rgb_array'",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, capsys, words, message):
@@ -200,9 +329,81 @@ def test_log_folder_that_cannot_be_made_is_told(tmp_path, capsys):
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
+def test_log_folder_without_permission_is_told(tmp_path, capsys, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--env", "matrix_game_v0", "-f", str(tmp_path / "logs"), "-n", "100"])
+    assert exit_info.value.code == 2
+    folder = tmp_path / "logs" / "matrl" / "matrix_game_v0_1"
+    assert capsys.readouterr().err == f"error: [Errno 13] Permission denied: '{folder}'\n"
+
+
+def test_full_disk_at_the_start_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    def refuse(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("zoo.experiment.write_yaml", refuse)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--env", "matrix_game_v0", "-f", str(tmp_path), "-n", "100"])
+    assert exit_info.value.code == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "matrl").iterdir()) == []
+
+
+@pytest.mark.parametrize("model_fits", [True, False])
+def test_full_disk_in_training_ends_it_and_keeps_the_models(tmp_path, capsys, monkeypatch, model_fits):
+    full = []
+    write, save = CSVOutputFormat.write, MATRL.save
+
+    def write_until_full(self, key_values, key_excluded, step=0):
+        if step >= 300:
+            full.append(step)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, key_values, key_excluded, step)
+
+    def save_if_it_fits(self, path):
+        if full and not model_fits:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path)
+
+    monkeypatch.setattr(CSVOutputFormat, "write", write_until_full)
+    monkeypatch.setattr(MATRL, "save", save_if_it_fits)
+    words = ["--env", "matrix_game_v0", "-n", "1e9", "--save-freq", "200", "-f", str(tmp_path), *QUICK, *SMALL]
+    assert main(words) == 1
+    folder = tmp_path / "matrl" / "matrix_game_v0_1"
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: cannot write {folder / 'progress.csv'}: No space left on device. The training ended; ")
+    assert errors.count("\n") == 1
+    last = folder / "matrix_game_v0.zip"
+    if model_fits:
+        assert f"the model after 300 steps is saved in {last}" in errors
+        assert MATRL.load(last).num_timesteps == 300
+    else:
+        kept = "best_model.zip, checkpoints/rl_model_200_steps.zip"
+        assert f"the model after 300 steps is lost; {folder} still has {kept}." in errors and not last.exists()
+    assert MATRL.load(folder / "best_model").num_timesteps <= 200
+    assert [int(float(row["time/total_timesteps"])) for row in rows(folder / "progress.csv")][-1] == 200
+
+
+def test_other_errors_of_the_system_keep_their_traceback(tmp_path, monkeypatch):
+    def fail(self, *arguments):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(CSVOutputFormat, "write", fail)
+    with pytest.raises(ConnectionResetError):
+        train(tmp_path, "--env", "matrix_game_v0", "-n", "100")
+
+
 def test_bug_in_an_environment_keeps_its_traceback(tmp_path):
     with pytest.raises(ZeroDivisionError, match="a bug in the world"):
         train(tmp_path, "--env", "tests.evaluation.worlds:BrokenOnPurpose", "-n", "100")
+
+
+def test_defaults_of_the_parser_are_those_of_the_options():
+    assert parse_options(["--seed", "0"]) == TrainOptions(seed=0)
 
 
 def test_help_shows_defaults_and_examples():
@@ -213,7 +414,8 @@ def test_help_shows_defaults_and_examples():
 # ---------------------------------------------------------------- interruption
 
 
-def test_interrupted_run_saves_its_model(tmp_path, capsys):
+def test_interrupted_run_saves_its_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(InterruptsItself, "steps", 0)
     words = ["--env", "tests.evaluation.worlds:InterruptsItself", "-n", "1e9", "-f", str(tmp_path), *QUICK, *SMALL]
     assert main(words) == 130
     path = tmp_path / "matrl" / "tests.evaluation.worlds-InterruptsItself_1" / "tests.evaluation.worlds-InterruptsItself.zip"
