@@ -1,0 +1,70 @@
+"""One run of a benchmark, in a process of its own: ``train.py``, then the absolute metrics, and last the result's file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl import MATRL
+from sb3_matrl.evaluation import evaluate_policy
+from sb3_matrl.vec_env import make_joint_vec_env
+from zoo import train
+from zoo.benchmarking.plan import RESULT_FILE
+from zoo.experiment import TrainOptions, read_hyperparameters
+from zoo.records import write_record
+from zoo.runs import RunFolder
+
+# Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", p. 9.
+ABSOLUTE_FACTOR = 10
+
+
+def absolute_metrics(options: TrainOptions) -> dict[str, Any]:
+    """
+    Play the best model of a finished run for ten times as many episodes as an evaluation has, sampled and greedy.
+
+    :param options: of the run
+    :return: metric -> value of every episode
+    """
+    assert options.run_dir is not None
+    model = MATRL.load(RunFolder(Path(options.run_dir), options.env).best_model, device=options.device)
+    hyperparameters = read_hyperparameters(options)
+    episodes = ABSOLUTE_FACTOR * options.eval_episodes
+    copies = min(episodes, hyperparameters.n_envs)
+    # A stream of its own: evaluations during training, which chose the model, have seeds made of two numbers.
+    seed = int(np.random.SeedSequence([options.seed, 0, ABSOLUTE_FACTOR]).generate_state(1)[0])
+    with closing(make_joint_vec_env(options.env, n_envs=copies, env_kwargs=hyperparameters.env_kwargs)) as env:
+        sampled = evaluate_policy(model, env, episodes, deterministic=False, seed=seed)
+        greedy = evaluate_policy(model, env, episodes, deterministic=True, seed=seed)
+    return {
+        "return": sampled.returns,
+        "return_greedy": greedy.returns,
+        "episode_length": sampled.lengths,
+        "episode_length_greedy": greedy.lengths,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: command line of ``train.py``, with ``--run-dir`` and ``--seed``; the process's own by default
+    :return: exit code of ``train.py``
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    start = time.perf_counter()
+    exit_code = train.main(words)
+    if exit_code == 0:
+        seconds = time.perf_counter() - start
+        options = train.parse_options(words)
+        assert options.run_dir is not None
+        record = {"seconds": seconds, "absolute_metrics": absolute_metrics(options)}
+        write_record(Path(options.run_dir) / RESULT_FILE, record)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
