@@ -1,0 +1,371 @@
+import csv
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+
+from sb3_matrl.evaluation import mean_confidence_interval
+from zoo.report import main
+from zoo.reporting.charts import BOTTOM, LEFT, MAX_POINTS, RIGHT, TOP, Series, line_chart, share_chart, thinned
+from zoo.reporting.loading import load_run, read_evaluations, read_progress, run_names
+from zoo.reporting.media import FilmStrip
+from zoo.reporting.page import duration, number
+from zoo.reporting.sections import differences, phase_times
+from zoo.train import main as train
+
+SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
+QUICK = ["--eval-freq", "100", "--eval-episodes", "3", "--verbose", "0", "--device", "cpu", "-n", "200", "--seed", "1"]
+AGENTS = ("left", "right")
+VOID = {"meta", "img"}
+NASTY = '<script>alert("x")</script>&'
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    for algorithm in ("matrl", "ippo"):
+        words = ["--algo", algorithm, "--env", "checkers_v0", "--env-kwargs", "max_cycles:6"]
+        assert train(["-f", str(folder), *QUICK, *SMALL, *words]) == 0
+    return folder
+
+
+class Page(HTMLParser):
+    """Checks nesting while it reads, and collects what the tests ask for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.headings, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and re.fullmatch("h[1-6]", self.open[-1]):
+            self.headings.append((self.open[-1], data))
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def report(*words):
+    assert main([str(word) for word in words]) == 0
+
+
+def synthetic_run(path, rows=20, evaluations=4, fixed_points=("stable", "saddle")):
+    """A run folder with known numbers, without training."""
+    path.mkdir(parents=True)
+    (path / "args.yml").write_text(yaml.safe_dump({"algo": "matrl", "env": "checkers_v0", "seed": 3, "n_timesteps": None}))
+    (path / "config.yml").write_text(yaml.safe_dump({"checkers_v0": {"gamma": 0.9, "policy_kwargs": {"net_arch": [8]}}}))
+    (path / "command.txt").write_text("python zoo/train.py\n")
+    header = ["time/total_timesteps", "metagame/nash_conv", "metagame/fixed_point", "time/collect_seconds"]
+    header += [f"{agent}/metagame/{key}" for agent in AGENTS for key in ("rho", "current_payoffs", "kl_next")]
+    with (path / "progress.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for i in range(rows):
+            writer.writerow([100 * (i + 1), i, fixed_points[i % len(fixed_points)], 0.5, *np.linspace(0, 1, 6)])
+    generator = np.random.default_rng(0)
+    shape = (evaluations, 5)
+    arrays = {"timesteps": 100 * np.arange(1, evaluations + 1), "agents": np.array(AGENTS)}
+    for ending in ("", "_greedy"):
+        arrays[f"agent_returns{ending}"] = generator.normal(size=(*shape, 2))
+        arrays[f"results{ending}"] = arrays[f"agent_returns{ending}"].sum(axis=2)
+        arrays[f"ep_lengths{ending}"] = np.full(shape, 7)
+    np.savez(path / "evaluations.npz", **arrays)
+    return path
+
+
+def test_page_of_several_runs_is_well_formed_self_contained_and_accessible(logs, tmp_path):
+    out = tmp_path / "new" / "page.html"
+    report(logs / "matrl/checkers_v0_1", logs / "ippo/checkers_v0_1", "--out", out, "--frames", "3")
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    assert "url(" not in text and "@import" not in text and not page.of("script") and not page.of("link")
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) and {link[1:] for link in links if link[0] == "#"} <= set(ids)
+    assert len(page.of("img")) == 6 and all(image["alt"] for image in page.of("img"))
+    assert all(one["aria-label"] for one in page.of("svg") if one.get("role") == "img")
+    assert all("aria-hidden" in one for one in page.of("svg") if one.get("role") != "img")
+    assert dict(page.of("html")[0])["lang"] == "en" and [level for level, _ in page.headings].count("h1") == 1
+
+
+def test_page_shows_every_section(logs, tmp_path):
+    out = tmp_path / "page.html"
+    report(logs / "matrl/checkers_v0_1", logs / "ippo/checkers_v0_1", "--out", out, "--no-frames", "--title", "My title")
+    page = Page(out.read_text(encoding="utf-8"))
+    charts = {one["aria-label"].split(".")[0] for one in page.of("svg") if one.get("role") == "img"}
+    assert charts >= {
+        "Team return, sampled actions",
+        "Team return, greedy actions",
+        "Weight on the current policy",
+        "NashConv",
+        "Payoffs",
+        "Type of the fixed point",
+        "KL divergence",
+        "Clip fraction, meta-game",
+        "Clip fraction, best response",
+        "Effective sample size",
+    }
+    assert ("h1", "My title") in page.headings
+    assert [title for level, title in page.headings if level == "h2"] == [
+        "Runs",
+        "Learning curves",
+        "Meta-game over time",
+        "Final returns",
+        "Time",
+        "At play",
+        "Settings",
+    ]
+    words = "\n".join(page.words)
+    assert "--algo ippo" in words and "torch" in words and "switched off" in words and not page.of("img")
+
+
+def test_final_table_holds_the_returns_of_the_last_evaluation(tmp_path):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    report(run, "--no-frames")
+    words = Page((run / "report.html").read_text(encoding="utf-8")).words
+    arrays = np.load(run / "evaluations.npz")
+    for returns in (arrays["results_greedy"][-1], arrays["agent_returns"][-1, :, 1]):
+        low, high = mean_confidence_interval(returns)
+        assert f"[{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}") in words
+        assert f"{returns.mean():.2f}".replace("-", "\N{MINUS SIGN}") in words
+
+
+def test_one_run_lands_in_its_folder_and_several_in_the_current_one(tmp_path, monkeypatch):
+    runs = [synthetic_run(tmp_path / f"matrl/checkers_v0_{k}") for k in (1, 2)]
+    monkeypatch.chdir(tmp_path)
+    report(runs[0], "--no-frames")
+    report(*runs, "--no-frames")
+    assert (runs[0] / "report.html").is_file() and (tmp_path / "report.html").is_file()
+    report(*runs, "--no-frames")  # its own report may be replaced
+
+
+def test_text_from_the_run_is_escaped(tmp_path):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    (run / "command.txt").write_text(NASTY)
+    (run / "config.yml").write_text(yaml.safe_dump({"checkers_v0": {NASTY: NASTY}}))
+    text = (run / "progress.csv").read_text().replace("left/", "<b>left</b>/").replace("saddle", "<i>x</i>")
+    (run / "progress.csv").write_text(text)
+    report(run, "--no-frames", "--title", NASTY)
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert not page.of("script") and not page.of("b") and not page.of("i")
+    assert "".join(page.words).count(NASTY) >= 2
+
+
+def test_videos_are_embedded_up_to_a_size(tmp_path, monkeypatch):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    (run / "a.mp4").write_bytes(b"12345")
+    (run / "b.gif").write_bytes(b"123")
+    (run / "c.mp4").write_bytes(b"1" * 11)
+    monkeypatch.setattr("zoo.reporting.media.MAX_VIDEO_BYTES", 10)
+    report(run)
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert [video["src"] for video in page.of("video")] == ["data:video/mp4;base64,MTIzNDU="]
+    assert [image["src"] for image in page.of("img")] == ["data:image/gif;base64,MTIz"]
+    assert any("c.mp4 is not shown" in words for words in page.words)
+
+
+def test_frames_that_cannot_be_had_are_told(tmp_path):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    report(run)
+    assert "No frames: there is no saved model" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("length", [1, 5, 9, 100, 1000])
+def test_film_strip_spreads_frames_over_an_episode_of_any_length(length):
+    strip = FilmStrip(4)
+    for step in range(length):
+        strip.add(np.full((2, 2, 3), step % 256, dtype=np.uint8))
+    steps = [step for step, _ in strip.frames()]
+    wanted = np.linspace(0, length - 1, min(4, length))
+    assert steps[0] == 0 and steps[-1] == length - 1 and len(steps) == min(4, length)
+    np.testing.assert_allclose(steps, wanted, atol=max(1, length / 16))
+    assert all(picture[0, 0, 0] == step % 256 for step, picture in strip.frames())
+
+
+def test_film_strip_refuses_what_is_no_picture():
+    with pytest.raises(ValueError, match="did not return uint8"):
+        FilmStrip(2).add("text")
+
+
+def test_damaged_rows_are_left_out(tmp_path):
+    path = synthetic_run(tmp_path / "run") / "progress.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], "1,2\n", *lines[3:]])[:-3])  # a short row, and the last one cut off
+    progress = read_progress(path)
+    assert progress.dropped == 2 and len(progress.fixed_points) == 19
+    steps, values = progress.curve("metagame/nash_conv")
+    np.testing.assert_array_equal(steps, 100 * np.arange(1, 20))
+    np.testing.assert_array_equal(values, np.arange(19))
+
+
+def test_cells_that_are_no_numbers_are_left_out_of_a_curve(tmp_path):
+    path = tmp_path / "progress.csv"
+    path.write_text("time/total_timesteps,a\n1,5\n2,\n3,oops\n4,nan\n5,7\n")
+    steps, values = read_progress(path).curve("a")
+    assert steps.tolist() == [1, 5] and values.tolist() == [5, 7]
+    assert not len(read_progress(path).curve("unknown")[0])
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "time/total_timesteps,a\n", "time/total_timesteps,a\n1,2", "\0\xff"])
+def test_log_without_a_whole_row_is_told_and_the_rest_is_reported(tmp_path, capsys, text):
+    run = synthetic_run(tmp_path / "run")
+    (run / "progress.csv").write_text(text)
+    report(run, "--no-frames")
+    assert "warning: " in capsys.readouterr().err
+    assert "progress.csv cannot be used" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_damaged_evaluations_are_told_and_the_rest_is_reported(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    whole = (run / "evaluations.npz").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"garbage", whole[:-1]):
+        (run / "evaluations.npz").write_bytes(content)
+        report(run, "--no-frames")
+        assert "evaluations.npz cannot be used" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_evaluations_never_run_pickles(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    arrays = dict(np.load(run / "evaluations.npz"))
+    np.savez(run / "evaluations.npz", **{**arrays, "results": np.array([object()])})
+    with pytest.raises(ValueError, match="damaged"):
+        read_evaluations(run / "evaluations.npz")
+    np.savez(run / "evaluations.npz", **{**arrays, "results": arrays["results"][:, 1:]})
+    with pytest.raises(ValueError, match="do not fit together"):
+        read_evaluations(run / "evaluations.npz")
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    empty = tmp_path / "matrl" / "new_1"
+    empty.mkdir()
+    started = synthetic_run(tmp_path / "matrl" / "started_1")
+    (started / "progress.csv").unlink()
+    (started / "evaluations.npz").unlink()
+    cases = {
+        (tmp_path / "matrl" / "checkers_v0_2",): "there is no run folder",
+        (tmp_path / "matrl" / "chekers_v0_1",): "did you mean 'checkers_v0_1'?",
+        (run / "args.yml",): "is a file; give the run's folder",
+        (empty,): "is no run of train.py",
+        (tmp_path,): f"below it: {run}",
+        (started,): "has no results to report (yet): progress.csv is missing; evaluations.npz is missing",
+        (run, run / "."): "is given twice",
+        (run, "--out", tmp_path): "is a folder; give a file",
+        (run, "--out", run / "config.yml"): "is no report; nothing is overwritten",
+        (run, "--frames", "0"): "at least 1",
+        (run, "--no-frame"): "did you mean '--no-frames'?",
+        (): "required: RUN",
+    }
+    before = (run / "config.yml").read_bytes()
+    for words, message in cases.items():
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(word) for word in words])
+        error = capsys.readouterr().err
+        assert exit_info.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+        assert message in error
+    assert (run / "config.yml").read_bytes() == before and not (run / "report.html").exists()
+
+
+def test_large_log_gives_a_small_page(tmp_path):
+    run = synthetic_run(tmp_path / "run", rows=20_000, evaluations=1000)
+    report(run, "--no-frames")
+    assert (run / "report.html").stat().st_size < 5_000_000
+
+
+def test_differences_hold_only_what_differs(tmp_path):
+    runs = [synthetic_run(tmp_path / f"matrl/checkers_v0_{k}") for k in (1, 2)]
+    config = {"checkers_v0": {"gamma": 0.9, "policy_kwargs": {"net_arch": [16]}, "ent_coef": 0.1}}
+    (runs[1] / "config.yml").write_text(yaml.safe_dump(config))
+    rows = differences([load_run(path, path.name) for path in runs])
+    assert {row.key: row.values for row in rows} == {
+        "policy_kwargs.net_arch": ("[8]", "[16]"),
+        "ent_coef": ("\N{EN DASH}", "0.1"),
+    }
+
+
+def test_phase_times_are_sums_over_the_whole_run(tmp_path):
+    (times,) = phase_times([load_run(synthetic_run(tmp_path / "run", rows=1000), "run")])
+    assert times.total == 500.0 and times.phases[0].share == 1.0
+
+
+def test_names_of_runs_tell_them_apart(tmp_path):
+    paths = [tmp_path / "a/matrl/x_1", tmp_path / "b/matrl/x_1", tmp_path / "b/matrl/x_2"]
+    assert run_names(paths[1:]) == ["matrl/x_1", "matrl/x_2"]
+    assert run_names(paths) == ["a/matrl/x_1", "b/matrl/x_1", "b/matrl/x_2"]
+
+
+def test_curve_is_drawn_where_its_values_are():
+    chart = line_chart("t", [Series("s", np.array([0.0, 50, 100]), np.array([0.0, 1, 0.5]))], limits=(0.0, 1.0))
+    (line,) = chart.lines
+    middle = (LEFT + RIGHT) / 2
+    assert line.path == f"M{LEFT},{BOTTOM} {middle},{TOP} {RIGHT},{(TOP + BOTTOM) / 2}"
+    assert [dot.title for dot in line.dots] == ["s, 0 steps: 0", "s, 50 steps: 1", "s, 100 steps: 0.5"]
+    assert chart.summary == "s: from 0 to 0.5, between 0 and 1"
+    assert [(tick.at, tick.text) for tick in chart.y_ticks][-1] == (TOP, "1")
+    assert line_chart("t", [Series("s", np.empty(0), np.empty(0))]) is None
+
+
+def test_equal_curves_are_both_seen():
+    x, y = np.array([0.0, 1.0]), np.array([2.0, 2.0])
+    lines = line_chart("t", [Series("a", x, y), Series("b", x, y), Series("c", x, y + 1)]).lines
+    assert lines[0].width > lines[1].width == lines[2].width
+
+
+def test_thinning_keeps_the_mean():
+    x = np.arange(30_000.0)
+    thin = thinned(Series("s", x, np.sin(x)))
+    assert len(thin.x) == MAX_POINTS
+    np.testing.assert_allclose(thin.y, np.sin(x).reshape(MAX_POINTS, -1).mean(axis=1), atol=1e-12)
+
+
+def test_shares_of_the_fixed_points_add_up():
+    cells = ["stable"] * 300 + ["saddle", "odd"] * 150
+    chart = share_chart("t", np.arange(1.0, 601.0), cells, ["stable", "saddle", "odd"])
+    assert chart.summary == "stable 50%, saddle 25%, odd 25%"
+    area = {colour: sum(bar.width * bar.height for bar in chart.bars if bar.colour == colour) for colour in (0, 1, 2)}
+    whole = (RIGHT - LEFT) * (BOTTOM - TOP)
+    np.testing.assert_allclose([area[colour] / whole for colour in (0, 1, 2)], [0.5, 0.25, 0.25], atol=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_numbers_have_no_negative_zero():
+    assert [number(value) for value in (-0.001, -1.5, np.nan)] == ["0.00", "\N{MINUS SIGN}1.50", "\N{EN DASH}"]
+
+
+@pytest.mark.expensive
+def test_page_is_shown_by_a_browser(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium")
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    report(run, "--no-frames")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [browser, *flags, "--window-size=500,4000", "--dump-dom", f"file://{run / 'report.html'}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    ours, theirs = Page((run / "report.html").read_text(encoding="utf-8")), Page(shown)
+    for tag in ("svg", "path", "circle", "rect", "section", "tr", "details"):
+        assert len(theirs.of(tag)) == len(ours.of(tag)) > 0
