@@ -2,7 +2,6 @@ import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult
 from zoo.curves import ascii_curve, draw_curve
-from zoo.tables import returns_table
 
 
 def result(returns, agents=("a", "b")):
@@ -31,14 +30,3 @@ def test_ascii_curve_of_constant_values_and_of_one_point():
 def test_picture_is_a_png(tmp_path):
     draw_curve(tmp_path / "curve.png", "title", [1, 2], [result([1, 2]), result([2, 3])], [result([1, 1]), result([4, 4])])
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_table_of_returns():
-    lines = returns_table({"sampled": result([1.0, 2.0, 3.0])}, per_agent=True).split("\n")
-    assert [line.split() for line in lines] == [
-        ["policy", "return", "of", "mean", "std", "95", "%", "interval", "length", "episodes"],
-        ["sampled", "team", "2.00", "0.82", "[-0.48,", "4.48]", "7.0", "3"],
-        ["sampled", "a", "0.50", "0.20", "[-0.12,", "1.12]", "7.0", "3"],
-        ["sampled", "b", "1.50", "0.61", "[-0.36,", "3.36]", "7.0", "3"],
-    ]
-    assert len(returns_table({"sampled": result([1.0]), "greedy": result([2.0])}).split("\n")) == 3
