@@ -51,7 +51,12 @@ def mixtures(field: GradientField, current: Array, predicted: Array, rng: np.ran
     :param rng: draws among the equilibria
     :return: (batch, 2) the mixtures that the meta-games' equilibria stand for
     """
-    return aggregate(solve_two_agents(metagame_payoffs(field, current, predicted), rng), current, predicted)
+    # Where nobody would move there is nothing to mix.
+    mixed, moves = current.copy(), (current != predicted).any(axis=1)
+    here = GradientField(field.slope[moves], field.offset[moves], field.external[moves])
+    before, after = current[moves], predicted[moves]
+    mixed[moves] = aggregate(solve_two_agents(metagame_payoffs(here, before, after), rng), before, after)
+    return mixed
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_equilibria_are_fixed_points(name, game):
 @pytest.mark.parametrize("kind", KINDS)
 def test_il_la_is_iga_pp_with_the_same_steps(kind):
     games = random_games(kind, 20)
-    same = make_learner("iga-pp", step_size=0.03, forecast_step=0.02)
+    same = make_learner("iga-pp", step_size=0.03, forecast_step=0.02, project_forecast=True)
     np.testing.assert_array_equal(run(make_learner("il-la"), games, START, 50), run(same, games, START, 50))
 
 
@@ -129,3 +129,16 @@ def test_unknown_names_are_answered_with_the_nearest():
         make_learner("wolf-igaa")
     with pytest.raises(ValueError, match="option of 'iga' 'stepsize' is unknown; did you mean 'step_size'"):
         make_learner("iga", stepsize=0.1)
+
+
+def test_free_forecast_differs_from_the_projected_one_only_beyond_the_border():
+    games = random_games("cyclic", 50, seed=3)
+    inside = np.random.default_rng(0).uniform(0.2, 0.8, size=(50, 2))
+    projected, free = make_learner("iga-pp", project_forecast=True), make_learner("iga-pp")
+    np.testing.assert_array_equal(run(projected, games, inside, 1), run(free, games, inside, 1))
+    # Both at the border, the gradient pointing outward for player 1: its forecast 0 + 0.01 * -2 moves player 2's gradient.
+    pennies = named_game("matching_pennies")
+    step = run(free, pennies, (0.0, 0.25), 1)[1, 0]
+    gradient = -4 * (0.0 + 0.01 * (4 * 0.25 - 2)) + 2
+    assert step[1] == pytest.approx(0.25 + 0.02 * gradient)
+    assert run(projected, pennies, (0.0, 0.25), 1)[1, 0, 1] == pytest.approx(0.25 + 0.02 * 2)
