@@ -110,6 +110,7 @@ class CheckersCore(GridCore):
     :param options: the world's options; the defaults when ``None``
     """
 
+    changing = (*GridCore.changing, "_grid", "_apples_left")
     floor = ("." * _N_COLS,) * _N_ROWS
     NEXT_CELL = next_cells(floor)
     metadata = {  # noqa: RUF012 - PettingZoo's convention

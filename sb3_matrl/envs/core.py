@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -19,6 +19,7 @@ from pettingzoo import ParallelEnv
 
 from sb3_matrl.envs.checks import check_choice
 from sb3_matrl.envs.rendering import Window
+from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,14 @@ class BatchedCore(ABC):
     ``alive`` (num_envs, n_agents) says which agents act in the next step. A copy whose agents have all ended has no
     live agent; it must be :meth:`reset` before its next step (nothing resets by itself). Arrays that a core returns
     are fresh: a caller may keep them.
+
+    ``changing`` names the attributes that change while the world is played, all of them: they are what a snapshot holds.
+    Each is an array, a ``numpy.random.Generator``, a bool, an int, a float or a str, or a list of these whose length never
+    changes (one generator per copy, say). Options and lookup tables are no part of it. A core that leaves ``changing``
+    empty cannot save its state.
     """
 
+    changing: ClassVar[tuple[str, ...]] = ()
     metadata: dict[str, Any]
     num_envs: int
     possible_agents: list[str]
@@ -81,6 +88,37 @@ class BatchedCore(ABC):
     @abstractmethod
     def state(self) -> np.ndarray:
         """Global state, shape (num_envs, state size)."""
+
+    @property
+    def can_snapshot(self) -> bool:
+        """Whether :meth:`snapshot` works."""
+        return bool(self.changing)
+
+    def snapshot(self) -> Snapshot:
+        """
+        Everything that decides the future of all copies, given the options and the actions.
+
+        :return: a dict that shares no memory with this object and holds only arrays, numbers, texts, and lists and dicts
+            of these
+        :raises TypeError: when this core cannot save its state
+        """
+        if not self.can_snapshot:
+            raise TypeError(f"{type(self).__name__} cannot save its state: it names no attributes in 'changing'")
+        return {name: saved(f"{type(self).__name__}.{name}", getattr(self, name)) for name in self.changing}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """
+        Go on from a snapshot, taken from a core with the same options and number of copies.
+
+        :param snapshot: what :meth:`snapshot` returned; it is copied
+        :raises ValueError: when it does not fit; says what is wrong, and changes nothing
+        """
+        what = f"snapshot of {type(self).__name__}"
+        check_keys(what, snapshot, self.changing)
+        for name in self.changing:
+            check_saved(f"{what}: {name!r}", getattr(self, name), snapshot[name])
+        for name in self.changing:
+            setattr(self, name, restored(getattr(self, name), snapshot[name]))
 
     def render(self, mode: str) -> np.ndarray | str:
         """
@@ -210,6 +248,37 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         truncated = self._by_agent(outcome.truncated, acted)
         self.agents = [agent for agent in acted if not (terminated[agent] or truncated[agent])]
         return self._observations(acted), rewards, terminated, truncated, {agent: {} for agent in acted}
+
+    @property
+    def can_snapshot(self) -> bool:
+        """Whether :meth:`snapshot` works."""
+        return self._core.can_snapshot
+
+    def snapshot(self) -> Snapshot:
+        """
+        Everything that decides the future, given the options and the actions.
+
+        :return: ``"core"``: :meth:`BatchedCore.snapshot`, ``"agents"``: who acts next, ``"started"``: whether an episode
+            has ever begun
+        :raises TypeError: when the core cannot save its state
+        """
+        return {"core": self._core.snapshot(), "agents": list(self.agents), "started": self._started}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """
+        Go on from a snapshot, taken from an environment with the same options.
+
+        :param snapshot: what :meth:`snapshot` returned; it is copied
+        :raises ValueError: when it does not fit; says what is wrong, and changes nothing
+        """
+        what = f"snapshot of {self}"
+        check_keys(what, snapshot, ["core", "agents", "started"])
+        agents, started = snapshot["agents"], snapshot["started"]
+        if not isinstance(agents, list) or agents != [agent for agent in self.possible_agents if agent in agents]:
+            raise ValueError(f"{what}: 'agents' must list some of {self.possible_agents} in that order, got {agents!r}")
+        check_saved(f"{what}: 'started'", self._started, started)
+        self._core.restore(snapshot["core"])
+        self.agents, self._started = list(agents), started
 
     def render(self) -> np.ndarray | str | None:
         """

@@ -103,6 +103,7 @@ class GridCore(BatchedCore):
     :param state_size: how many numbers the global state has, with the step counter
     """
 
+    changing: ClassVar[tuple[str, ...]] = ("cells", "steps", "alive")
     floor: tuple[str, ...]
     NEXT_CELL: ClassVar[np.ndarray]
 

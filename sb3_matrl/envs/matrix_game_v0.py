@@ -88,6 +88,7 @@ class MatrixGameCore(BatchedCore):
     :param options: the game
     """
 
+    changing = ("alive", "_rounds", "_last_actions", "_last_rewards")
     metadata = {  # noqa: RUF012 - PettingZoo's convention
         "name": "matrix_game_v0",
         "render_modes": ["ansi"],

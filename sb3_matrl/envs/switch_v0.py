@@ -84,6 +84,7 @@ class SwitchCore(GridCore):
     :param options: the world's options; the defaults when ``None``
     """
 
+    changing = (*GridCore.changing, "_arrived")
     NEXT_CELL = next_cells(_FLOOR)
     metadata = {  # noqa: RUF012 - PettingZoo's convention
         "name": "switch_v0",

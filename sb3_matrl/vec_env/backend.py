@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from sb3_matrl.envs.snapshot import Snapshot
 from sb3_matrl.vec_env.spaces import AgentSpaces
 from sb3_matrl.vec_env.step import JointObservation
 
@@ -55,8 +56,15 @@ class BackendStep:
 
 
 class Backend(ABC):
-    """``num_envs`` copies of one multi-agent env that reset themselves."""
+    """
+    ``num_envs`` copies of one multi-agent env that reset themselves.
 
+    ``layout`` says how snapshots are laid out, ``"batched"`` or ``"separate"``; ``snapshot_obstacle`` says why there are
+    none, ``None`` where there are.
+    """
+
+    layout: ClassVar[str]
+    snapshot_obstacle: str | None
     num_envs: int
     agents: list[str]
     observation_spaces: AgentSpaces
@@ -83,6 +91,19 @@ class Backend(ABC):
     @abstractmethod
     def step_wait(self) -> BackendStep:
         """Finish the joint step."""
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """Everything that decides the copies' future; only between steps, and where there is no ``snapshot_obstacle``."""
+
+    @abstractmethod
+    def restore(self, snapshot: Snapshot) -> Start:
+        """
+        Go on from a snapshot of the same layout.
+
+        :return: the situation in which it was taken, without infos
+        :raises ValueError: when it does not fit; the copies must then be reset
+        """
 
     @abstractmethod
     def close(self) -> None:

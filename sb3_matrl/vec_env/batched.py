@@ -10,7 +10,9 @@ import numpy as np
 
 from sb3_matrl.envs.core import CoreParallelEnv, CoreStep
 from sb3_matrl.envs.rendering import Window
+from sb3_matrl.envs.snapshot import Snapshot
 from sb3_matrl.vec_env.backend import Backend, BackendStep, Start
+from sb3_matrl.vec_env.describe import snapshot_obstacle
 from sb3_matrl.vec_env.spaces import mask_rows
 from sb3_matrl.vec_env.step import JointObservation
 
@@ -30,8 +32,11 @@ class BatchedBackend(Backend):
     :param num_envs: number of copies
     """
 
+    layout = "batched"
+
     def __init__(self, env: CoreParallelEnv, num_envs: int) -> None:
         self.env = env
+        self.snapshot_obstacle = snapshot_obstacle(env)
         self.core = env.make_core(num_envs)
         self.num_envs = num_envs
         self.agents = list(self.core.possible_agents)
@@ -47,6 +52,16 @@ class BatchedBackend(Backend):
         if any(seed is not None for seed in seeds):
             self.core.seed(list(seeds))
         self.core.reset()
+        return self._start()
+
+    def snapshot(self) -> Snapshot:
+        return self.core.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> Start:
+        self.core.restore(snapshot)
+        return self._start()
+
+    def _start(self) -> Start:
         alive = self.core.alive.copy()
         return Start(self._masked(self.core.observations(), alive), alive, {})
 

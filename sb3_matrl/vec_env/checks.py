@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from sb3_matrl.vec_env.spaces import AgentSpaces, Leaf, leaves_of
 from sb3_matrl.vec_env.step import JointObservation
 
 _RELATIVE_TOLERANCE = 1e-5
+
+# copy -> the moment in its episode, e.g. "after step 3"; called for messages only
+When = Callable[[int], str]
 
 
 def bounds_of(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
@@ -67,13 +70,13 @@ class ValueCheck:
         self.low, self.high = _scalar_if_uniform(low), _scalar_if_uniform(high)
         self.uniform = not isinstance(self.low, np.ndarray) and not isinstance(self.high, np.ndarray)
 
-    def __call__(self, values: np.ndarray, rows: np.ndarray, when: str) -> None:
+    def __call__(self, values: np.ndarray, rows: np.ndarray, when: When) -> None:
         """
         Raise if a value is not acceptable.
 
         :param values: (num_envs, *leaf shape)
         :param rows: bool (num_envs,), the copies where the agent's value means something
-        :param when: e.g. ``"after reset"``, for the message
+        :param when: for the message
         :raises ValueError: names copy, agent, index and value
         """
         if values.size == 0:
@@ -85,10 +88,10 @@ class ValueCheck:
         if bad.any():
             raise ValueError(self._message(values, tuple(int(i) for i in np.argwhere(bad)[0]), when))
 
-    def _message(self, values: np.ndarray, where: tuple[int, ...], when: str) -> str:
+    def _message(self, values: np.ndarray, where: tuple[int, ...], when: When) -> str:
         value = values[where].item()
         element = f" at index {list(where[1:])}" if where[1:] else ""
-        start = f"env copy {where[0]}, agent {self.agent!r}: observation {when} has {value}{element}"
+        start = f"env copy {where[0]}, agent {self.agent!r}: observation {when(where[0])} has {value}{element}"
         if not np.isfinite(value):
             return f"{start}; observations must be finite. Look for a division by zero or an overflow in the env"
         return (
@@ -113,7 +116,7 @@ class ObservationCheck:
             if check_bounds or leaf.dtype.kind == "f"
         ]
 
-    def __call__(self, observations: JointObservation, rows: np.ndarray, when: str) -> None:
+    def __call__(self, observations: JointObservation, rows: np.ndarray, when: When) -> None:
         """
         Raise on the first unacceptable value.
 
@@ -126,19 +129,20 @@ class ObservationCheck:
             check(values, rows[:, column], when)
 
 
-def check_rewards(rewards: np.ndarray, agents: list[str]) -> None:
+def check_rewards(rewards: np.ndarray, agents: list[str], when: When) -> None:
     """
     Raise unless all rewards are finite.
 
     :param rewards: (num_envs, n_agents)
     :param agents: names of the columns
+    :param when: for the message
     :raises ValueError: names copy and agent
     """
     finite = np.isfinite(rewards)
     if not finite.all():
-        copy, column = np.argwhere(~finite)[0]
+        copy, column = np.argwhere(~finite)[0].tolist()
         raise ValueError(
-            f"env copy {copy}, agent {agents[column]!r}: reward is {rewards[copy, column]}; rewards must be finite. "
+            f"env copy {copy}, agent {agents[column]!r}: reward {when(copy)} is {rewards[copy, column]}; it must be finite. "
             "Look for a division by zero or an overflow in the env's reward"
         )
 

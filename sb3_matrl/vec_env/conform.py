@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.spaces import Leaf
 
 
@@ -95,6 +96,23 @@ class Life:
             raise ValueError("env.agents is empty after reset(); expected at least one live agent")
         self._ended, self._gone = set(), set()
         self.live = self._in_order(listed)
+
+    def snapshot(self) -> Snapshot:
+        """Who is alive, has ended and is no longer listed, each in order."""
+        out = {"ended": self._ended, "gone": self._gone}
+        return {"live": list(self.live), **{key: self._in_order(list(agents)) for key, agents in out.items()}}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """
+        Go on from a snapshot.
+
+        :raises ValueError: when it does not fit; changes nothing
+        """
+        check_keys("who is alive", snapshot, ["live", "ended", "gone"])
+        if not all(isinstance(agents, list) for agents in snapshot.values()):
+            raise ValueError(f"who is alive: expected three lists of agents, got {snapshot!r}")
+        live, ended, gone = (self._in_order(snapshot[key]) for key in ("live", "ended", "gone"))
+        self.live, self._ended, self._gone = live, set(ended), set(gone)
 
     def advance(self, listed: list[str], terminations: Mapping[str, Any], truncations: Mapping[str, Any]) -> list[str]:
         """

@@ -23,6 +23,7 @@ class EnvDescription:
     :param action_spaces: agent -> space, in that order
     :param metadata: the env's metadata
     :param render_mode: ``None`` where the env has none
+    :param snapshot_obstacle: see :func:`snapshot_obstacle`
     """
 
     agents: list[str]
@@ -30,6 +31,7 @@ class EnvDescription:
     action_spaces: AgentSpaces
     metadata: dict[str, Any]
     render_mode: str | None
+    snapshot_obstacle: str | None
 
 
 def describe(env: Any) -> EnvDescription:
@@ -45,7 +47,8 @@ def describe(env: Any) -> EnvDescription:
     observation_spaces = {agent: _space(env, "observation_space", agent) for agent in agents}
     action_spaces = {agent: _space(env, "action_space", agent) for agent in agents}
     metadata = getattr(env, "metadata", {})
-    return EnvDescription(agents, observation_spaces, action_spaces, metadata, render_mode_of(env))
+    obstacle = snapshot_obstacle(env)
+    return EnvDescription(agents, observation_spaces, action_spaces, metadata, render_mode_of(env), obstacle)
 
 
 def require_parallel_env(env: Any) -> None:
@@ -68,6 +71,26 @@ def render_mode_of(env: Any) -> str | None:
     """The env's render mode; ``None`` where neither it nor the unwrapped env has such an attribute."""
     mode: str | None = getattr(env, "render_mode", None) or getattr(getattr(env, "unwrapped", None), "render_mode", None)
     return mode
+
+
+def snapshot_obstacle(env: Any) -> str | None:
+    """
+    Why an env cannot save its state: its class, that of the outermost wrapper, must define ``snapshot()`` and ``restore()``.
+
+    PettingZoo's wrappers pass on the methods of what they wrap, which know nothing of the wrapper's own state; they do not
+    count. An env that has the methods but cannot always use them says so by an attribute ``can_snapshot``.
+
+    :param env: a ParallelEnv
+    :return: a sentence that names the env; ``None`` when nothing is in the way
+    """
+    kind = type(env)
+    missing = [name for name in ("snapshot", "restore") if not callable(getattr(kind, name, None))]
+    if missing:
+        wrapper = ", for the wrapped env's state and its own" if getattr(env, "unwrapped", env) is not env else ""
+        return f"{env} cannot save its state: {kind.__name__} would have to define {'() and '.join(missing)}(){wrapper}"
+    if not getattr(env, "can_snapshot", True):
+        return f"{env} cannot save its state: its attribute can_snapshot is false"
+    return None
 
 
 def _agents(env: Any) -> list[str]:

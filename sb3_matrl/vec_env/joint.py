@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep
+from sb3_matrl.envs.snapshot import Snapshot, check_keys
+from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
 from sb3_matrl.vec_env.checks import ActionCheck, ObservationCheck, check_rewards
+from sb3_matrl.vec_env.episodes import Episodes, check_seeds
+from sb3_matrl.vec_env.errors import CopyFailure, EnvError, WorkerLost
 from sb3_matrl.vec_env.spaces import row_of
 from sb3_matrl.vec_env.step import JointObservation, JointStep
+
+T = TypeVar("T")
 
 
 def copy_seeds(seed: int, num_envs: int) -> list[int]:
@@ -68,9 +72,8 @@ class JointVecEnv(VecEnv):
         self.last_step: JointStep | None = None
         self._check_observations = ObservationCheck(self.observation_spaces, check_bounds)
         self._check_actions = ActionCheck(self.action_spaces, self.num_envs)
-        self._returns = np.zeros((self.num_envs, len(self.agents)))
-        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
-        self._created = time.time()
+        self._episodes = Episodes(self.num_envs, self.agents)
+        self._actions: dict[str, np.ndarray] | None = None  # of the last step, for messages
         self._running = False
         self._waiting = False
         self._closed = False
@@ -98,23 +101,96 @@ class JointVecEnv(VecEnv):
         The env's own infos are in ``reset_infos[k]["agents"][agent]`` where there are any.
 
         :return: agent -> (num_envs, *shape), zeros for agents that are not (yet) alive
+        :raises EnvError: when an env raises an error or a worker process dies
         """
-        self._require_open()
-        self._running = False  # unless all goes well
-        if self._waiting:
-            self._waiting = False
-            self.backend.step_wait()
-        start = self.backend.reset(self._seeds, self._options)
+        self._interrupt()
+        self._episodes.begin(self._seeds)
+        start = self._told(self.backend.reset, self._seeds, self._options)
         self._reset_seeds()
         self._reset_options()
-        self._check_observations(start.observations, start.alive, "after reset")
+        return self._begin(start, "after reset")
+
+    def _interrupt(self) -> None:
+        """Abandon a step under way; until :meth:`_begin` nothing can be played."""
+        self._require_open()
+        self._running = False
+        if self._waiting:
+            self._waiting = False
+            self._told(self.backend.step_wait)
+        self._actions = None
+
+    def _begin(self, start: Start, when: str) -> JointObservation:
+        self._check_observations(start.observations, start.alive, lambda copy: when)
         self.alive = start.alive
         self.last_step = None
         self.reset_infos = [_with_agents({}, start.infos.get(copy)) for copy in range(self.num_envs)]
-        self._returns[:] = 0.0
-        self._lengths[:] = 0
         self._running = True
         return start.observations
+
+    @property
+    def can_snapshot(self) -> bool:
+        """Whether the envs can save their state, so that :meth:`snapshot` works."""
+        return self.backend.snapshot_obstacle is None
+
+    def snapshot(self) -> Snapshot:
+        """
+        Everything that decides how the copies go on, given the actions: their state, pending seeds, episode statistics.
+
+        Options of the envs are no part of it, nor are ``reset_infos``.
+
+        :return: a dict of arrays, numbers, texts, ``None``, and lists and dicts of these, as far as the env keeps to that
+        :raises TypeError: when the env cannot save its state; names it
+        :raises RuntimeError: when no episode has begun, while a step is under way, and after an error
+        """
+        self._require_open()
+        if self.backend.snapshot_obstacle is not None:
+            raise TypeError(self.backend.snapshot_obstacle)
+        if self._waiting:
+            raise RuntimeError("snapshot() while a step is under way: call step_wait() first")
+        if not self._running:
+            raise RuntimeError("call reset() before snapshot(), and after an error")
+        if any(self._options):
+            raise RuntimeError("snapshot() does not hold what set_options() has set for the next reset(): call reset() first")
+        return {
+            "layout": self.backend.layout,
+            "num_envs": self.num_envs,
+            "agents": list(self.agents),
+            "pending_seeds": list(self._seeds),
+            "episodes": self._episodes.snapshot(),
+            "envs": self.backend.snapshot(),
+        }
+
+    def restore(self, snapshot: Snapshot) -> JointObservation:
+        """
+        Go on from a snapshot, as the JointVecEnv would have from which it was taken; a step under way is abandoned.
+
+        :param snapshot: from a JointVecEnv of the same env, options and number of copies
+        :return: the observations of that moment, agent -> (num_envs, *shape); :attr:`alive` is of that moment, too
+        :raises TypeError: when the env cannot save its state; names it
+        :raises ValueError: when the snapshot does not fit; :meth:`reset` must then be called
+        """
+        self._interrupt()
+        if self.backend.snapshot_obstacle is not None:
+            raise TypeError(self.backend.snapshot_obstacle)
+        self._check_snapshot(snapshot)
+        self._episodes.restore(snapshot["episodes"])
+        start = self.backend.restore(snapshot["envs"])
+        self._seeds = list(snapshot["pending_seeds"])
+        self._reset_options()
+        return self._begin(start, "after restore")
+
+    def _check_snapshot(self, snapshot: Any) -> None:
+        what = "snapshot of a JointVecEnv"
+        check_keys(what, snapshot, ["layout", "num_envs", "agents", "pending_seeds", "episodes", "envs"])
+        for name, own in (("agents", self.agents), ("num_envs", self.num_envs)):
+            if snapshot[name] != own:
+                raise ValueError(f"{what}: it is of {name} {snapshot[name]!r}, but here they are {own!r}")
+        if snapshot["layout"] != self.backend.layout:
+            raise ValueError(
+                f"{what}: its copies are {snapshot['layout']}, but here they are {self.backend.layout}; copies are batched "
+                "with vec_env='batched', and separate with 'dummy' and 'subproc'"
+            )
+        check_seeds(f"{what}: 'pending_seeds'", snapshot["pending_seeds"], self.num_envs)
 
     def step_async(self, actions: Mapping[str, Any]) -> None:  # type: ignore[override]
         """
@@ -128,7 +204,8 @@ class JointVecEnv(VecEnv):
             raise RuntimeError("call reset() before the first step, and after an error")
         if self._waiting:
             raise RuntimeError("step_async() was called twice: call step_wait() in between")
-        self.backend.step_async(self._check_actions(actions))
+        self._actions = self._check_actions(actions)
+        self._told(self.backend.step_async, self._actions)
         self._waiting = True
 
     def step_wait(self) -> tuple[JointObservation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -143,11 +220,13 @@ class JointVecEnv(VecEnv):
 
         :return: observations agent -> (num_envs, *shape), rewards float32 (num_envs, n_agents), dones bool (num_envs,),
             infos (one dict per copy)
+        :raises EnvError: when an env raises an error or a worker process dies
+        :raises ValueError: when what an env returns breaks PettingZoo's rules or its own spaces
         """
         if not self._waiting:
             raise RuntimeError("step_wait() without step_async()")
         self._waiting = self._running = False
-        step = self.backend.step_wait()
+        step = self._told(self.backend.step_wait)
         self._check(step)
         self._running = True
         infos = self._infos(step)
@@ -165,15 +244,45 @@ class JointVecEnv(VecEnv):
         return step.observations, self.last_step.rewards, step.dones, infos
 
     def _check(self, step: BackendStep) -> None:
-        check_rewards(step.rewards, self.agents)
-        self._check_observations(step.observations, step.alive, "after a step")
+        """Look for numbers that are not finite or not in their spaces; the step has not been counted yet."""
+
+        def after_step(copy: int) -> str:
+            return f"after step {self._episodes.lengths[copy] + 1}"
+
+        def now(copy: int) -> str:
+            return "after reset" if step.dones[copy] else after_step(copy)
+
+        check_rewards(step.rewards, self.agents, after_step)
+        self._check_observations(step.observations, step.alive, now)
         if step.final_observations is not None:
-            self._check_observations(step.final_observations, step.terminated | step.truncated, "at an episode's end")
+            self._check_observations(step.final_observations, step.terminated | step.truncated, after_step)
+
+    def _told(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Call the backend; what goes wrong inside the envs becomes an error that says where they were."""
+        try:
+            return call(*arguments)
+        except CopyFailure as failure:
+            raise self._env_error(failure) from failure.error
+        except WorkerLost as failure:
+            raise self._env_error(failure) from failure
+
+    def _env_error(self, failure: CopyFailure | WorkerLost) -> EnvError:
+        """What the user is told: which copy, when, after which actions; what was raised is the error's cause."""
+        if isinstance(failure, CopyFailure):
+            return EnvError(f"env copy {failure.copy}: {failure} in {self._moment(failure.copy)}")
+        moments = [f"env copy {copy} in {self._moment(copy)}" for copy in failure.copies or range(self.num_envs)]
+        return EnvError(f"{failure}. It happened to {' or '.join(moments)}")
+
+    def _moment(self, copy: int) -> str:
+        if self._actions is None:
+            return f"reset() with seed {self._episodes.seeds[copy]}"
+        live = zip(self.agents, self.alive[copy], strict=True)
+        actions = {agent: self._actions[agent][copy].tolist() for agent, acts in live if acts}
+        return f"{self._episodes.moment(copy)}, with actions {actions}"
 
     def _infos(self, step: BackendStep) -> list[dict[str, Any]]:
         """Count the step in the episode statistics and build the copies' infos."""
-        self._returns += step.rewards
-        self._lengths += 1
+        self._episodes.count(step.rewards)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for copy, agent_infos in step.infos.items():
             _with_agents(infos[copy], agent_infos)
@@ -184,21 +293,12 @@ class JointVecEnv(VecEnv):
 
     def _final_info(self, step: BackendStep, copy: int) -> dict[str, Any]:
         """What SB3 expects to know about an episode that is over; starts the statistics of the next one."""
-        returns = self._returns[copy]
         assert step.final_observations is not None
-        info = {
+        return {
             "terminal_observation": {agent: row_of(step.final_observations[agent], copy) for agent in self.agents},
             "TimeLimit.truncated": bool((step.truncated[copy] & ~step.terminated[copy]).any()),
-            "episode": {
-                "r": float(returns.sum()),
-                "l": int(self._lengths[copy]),
-                "t": time.time() - self._created,
-                "agents": dict(zip(self.agents, returns.tolist(), strict=True)),
-            },
+            "episode": self._episodes.finish(copy),
         }
-        self._returns[copy] = 0.0
-        self._lengths[copy] = 0
-        return info
 
     def close(self) -> None:
         """Close every copy's env, in worker processes too; calling it again does nothing."""

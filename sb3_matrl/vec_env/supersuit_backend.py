@@ -16,6 +16,7 @@ import numpy as np
 from supersuit import pettingzoo_env_to_vec_env_v1
 from supersuit.vector import ConcatVecEnv, ProcConcatVec
 
+from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
 from sb3_matrl.vec_env.checks import ActionRangeCheck
 from sb3_matrl.vec_env.describe import EnvDescription
@@ -32,13 +33,19 @@ from sb3_matrl.vec_env.uniform import (
     Layout,
     UniformParallelEnv,
 )
-from sb3_matrl.vec_env.workers import end_workers, silent_workers
+from sb3_matrl.vec_env.workers import end_workers, leave_interruptions_to_the_parent, silent_workers
 
 EnvFactory = Callable[[], Any]
 
 
 def _vectorised_copy(factory: EnvFactory, copy: int, remote: bool) -> Any:
     return pettingzoo_env_to_vec_env_v1(UniformParallelEnv(factory, copy, remote))
+
+
+def _worker_envs(copies: Sequence[Callable[[], Any]]) -> ConcatVecEnv:
+    """What a worker process runs."""
+    leave_interruptions_to_the_parent()
+    return ConcatVecEnv(copies)
 
 
 class SuperSuitBackend(Backend):
@@ -50,6 +57,8 @@ class SuperSuitBackend(Backend):
     :param num_envs: number of copies
     """
 
+    layout = "separate"
+
     def __init__(self, vec: Any, description: EnvDescription, num_envs: int) -> None:
         self.vec = vec
         self.num_envs = num_envs
@@ -57,15 +66,31 @@ class SuperSuitBackend(Backend):
         self.observation_spaces = description.observation_spaces
         self.action_spaces = description.action_spaces
         self.render_mode = description.render_mode
+        self.snapshot_obstacle = description.snapshot_obstacle
         self._layout = Layout(description)
         self._check_range = ActionRangeCheck(self.action_spaces)
         self._alive = np.zeros((num_envs, len(self.agents)), dtype=bool)
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
         rows, infos = self._command("begin", list(seeds), list(options))
+        return self._start(rows, _by_copy(infos, "agents"))
+
+    def snapshot(self) -> Snapshot:
+        _, snapshots = self._ask("save")
+        return {"copies": [snapshots[copy] for copy in range(self.num_envs)]}
+
+    def restore(self, snapshot: Snapshot) -> Start:
+        check_keys("snapshot of the env copies", snapshot, ["copies"])
+        copies = snapshot["copies"]
+        if not isinstance(copies, list) or len(copies) != self.num_envs:
+            raise ValueError(f"snapshot of the env copies: 'copies' must be a list of {self.num_envs}, one per copy")
+        rows, _ = self._ask("restore", copies)
+        return self._start(rows, {})
+
+    def _start(self, rows: np.ndarray, infos: dict[int, AgentInfos]) -> Start:
         grid = self._grid(rows)
         self._alive = _flag(grid, ALIVE)
-        return Start(self._observations(grid), self._alive, _by_copy(infos, "agents"))
+        return Start(self._observations(grid), self._alive, infos)
 
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
         self._check_range(actions, self._alive)
@@ -130,6 +155,20 @@ class SuperSuitBackend(Backend):
         :return: all rows, and the copies' nonempty infos
         """
 
+    def _ask(self, name: str, *arguments: Any) -> tuple[np.ndarray, dict[int, Any]]:
+        """
+        Have the copies carry out a command that answers.
+
+        :param name: a method of :class:`UniformParallelEnv`
+        :return: all rows, and copy -> answer
+        """
+        rows, infos = self._command(name, *arguments)
+        answers = {info["copy"]: cloudpickle.loads(info["answer"]) for info in infos}
+        for succeeded, result in answers.values():
+            if not succeeded:
+                raise result
+        return rows, {copy: result for copy, (_, result) in answers.items()}
+
     @abstractmethod
     def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
         """Call a method of :class:`EnvAccess` for each of the copies."""
@@ -189,16 +228,17 @@ class SubprocBackend(SuperSuitBackend):
     def __init__(self, factories: Sequence[EnvFactory], description: EnvDescription, num_cpus: int | None = None) -> None:
         workers = min(len(factories), num_cpus or max(2, os.cpu_count() or 2))
         copies = [partial(_vectorised_copy, factory, copy, True) for copy, factory in enumerate(factories)]
-        shares = [copies[share[0] : share[-1] + 1] for share in np.array_split(np.arange(len(copies)), workers)]
+        self._shares = [share.tolist() for share in np.array_split(np.arange(len(copies)), workers)]
         layout = Layout(description)
         with silent_workers():
             vec = ProcConcatVec(
-                [partial(ConcatVecEnv, share) for share in shares],
+                [partial(_worker_envs, [copies[copy] for copy in share]) for share in self._shares],
                 layout.observation_space,
                 layout.action_space,
                 len(copies) * len(description.agents),
                 description.metadata,
             )
+        vec.close = lambda: None  # its __del__ calls it, also in processes forked off later, where it fails
         # Workers are no daemons (envs may have processes of their own): they end with this object or, before Python
         # waits for them, at exit. SuperSuit would kill them without closing the envs.
         self._end_workers = Finalize(self, end_workers, (vec.pipes, vec.procs), exitpriority=10)
@@ -223,12 +263,8 @@ class SubprocBackend(SuperSuitBackend):
         return rows, [info for worker in by_worker for _, info in worker]
 
     def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
-        _, infos = self._command("query", list(copies), name, *arguments)
-        answers = {info["copy"]: cloudpickle.loads(info["answer"]) for info in infos}
-        for succeeded, result in answers.values():
-            if not succeeded:
-                raise result
-        return [answers[copy][1] for copy in copies]
+        _, answers = self._ask("query", list(copies), name, *arguments)
+        return [answers[copy] for copy in copies]
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -236,7 +272,7 @@ class SubprocBackend(SuperSuitBackend):
         if not self._end_workers.still_active():
             raise RuntimeError("the worker processes have ended after an earlier error; make a new JointVecEnv")
         try:
-            with silent_workers():
+            with silent_workers(self.vec.procs, self._shares):
                 yield
         except BaseException:
             self._end_workers()

@@ -20,8 +20,10 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys
 from sb3_matrl.vec_env.conform import Life, conforming_leaves, outcome_of
 from sb3_matrl.vec_env.describe import EnvDescription, describe
+from sb3_matrl.vec_env.errors import CopyFailure
 from sb3_matrl.vec_env.spaces import ByteCodec
 
 # Key of the reset options that holds a command: a tuple (method of UniformParallelEnv, *arguments), or its cloudpickle.
@@ -137,16 +139,43 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         :param name: method of :class:`EnvAccess`
         :return: ``"answer"``: whether it went well, and the result or the error
         """
-        if self.copy not in copies:
-            return {}
+        return self._answer(getattr(EnvAccess, name), self.env, *arguments) if self.copy in copies else {}
+
+    def save(self) -> dict[str, Any]:
+        """Command: answer with a snapshot of this copy."""
+        return self._answer(self._snapshot)
+
+    def restore(self, snapshots: list[Snapshot]) -> dict[str, Any]:
+        """
+        Command: go on from a snapshot, and answer whether it went well.
+
+        :param snapshots: of all copies
+        """
+        return self._answer(self._restore, snapshots[self.copy])
+
+    def _answer(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """``"answer"``: whether it went well, and the result or the error; an error must not end a worker process."""
         try:
-            answer = (True, getattr(EnvAccess, name)(self.env, *arguments))
-            return {"answer": cloudpickle.dumps(answer)}
+            return {"answer": cloudpickle.dumps((True, function(*arguments)))}
         except Exception as error:
             return {"answer": cloudpickle.dumps((False, _portable(error)))}
 
+    def _snapshot(self) -> Snapshot:
+        with self._errors_named():
+            return {"env": self.env.snapshot(), "life": self._life.snapshot(), "rows": self._rows.copy()}
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        with self._errors_named():
+            check_keys("snapshot", snapshot, ["env", "life", "rows"])
+            check_array("snapshot: 'rows'", snapshot["rows"], self._rows)
+            self._life.restore(snapshot["life"])
+            self.env.restore(snapshot["env"])
+        self._rows = snapshot["rows"].copy()
+
     def _begin(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-        observations, infos = _pair(self.env.reset(seed=seed, options=options))
+        with self._failures_of("reset"):
+            result = self.env.reset(seed=seed, options=options)
+        observations, infos = _pair(result)
         self._life.begin(list(self.env.possible_agents), list(self.env.agents))
         for agent in self._life.live:
             self._write(self._rows[self._column(agent)], agent, observations)
@@ -155,7 +184,9 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
     def _step(self, actions: dict[str, np.ndarray]) -> dict[str, Any]:
         acting = self._life.live
         joint_action = {agent: self.layout.actions[agent].read(actions[agent][None])[0] for agent in acting}
-        observations, rewards, terminations, truncations, infos = outcome_of(self.env.step(joint_action))
+        with self._failures_of("step"):
+            result = self.env.step(joint_action)
+        observations, rewards, terminations, truncations, infos = outcome_of(result)
         ended = self._life.advance(list(self.env.agents), terminations, truncations)
         rows = self._rows = self._blank_rows()
         for agent in acting:
@@ -209,17 +240,33 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         return {self.possible_agents[0]: {"copy": self.copy, **content}} if content else {}
 
     @contextmanager
+    def _failures_of(self, method: str) -> Iterator[None]:
+        """Tell what the env itself raises from what is wrong with its results."""
+        try:
+            yield
+        except Exception as error:
+            raise CopyFailure(self.copy, method, self._fit(error)) from error
+
+    @contextmanager
     def _errors_named(self) -> Iterator[None]:
         """Errors say which copy they come from; in a worker process they are fit for travelling."""
         try:
             yield
+        except CopyFailure:
+            raise
         except Exception as error:
             _name_copy(error, self.copy)
             if not self.remote:
                 raise
-            portable = _portable(error)
-            portable.add_note(f"Traceback in the worker process:\n{traceback.format_exc()}")
-            raise portable from None
+            raise self._fit(error) from None
+
+    def _fit(self, error: Exception) -> Exception:
+        """The error being handled, in a worker process made fit for travelling: with its traceback as a note."""
+        if not self.remote:
+            return error
+        portable = _portable(error)
+        portable.add_note(f"Traceback in the worker process:\n{traceback.format_exc()}")
+        return portable
 
 
 class EnvAccess:

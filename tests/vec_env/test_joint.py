@@ -210,6 +210,31 @@ def test_workers_end_with_the_program_even_without_close():
             os.kill(int(pid), 0)
 
 
+def test_workers_forked_later_do_not_touch_those_of_a_vec_env_that_is_garbage():
+    program = """
+        import gc, os
+        from tests.vec_env import toys
+        from sb3_matrl.vec_env import make_joint_vec_env
+        here = os.getpid()
+        def make():
+            if os.getpid() != here:
+                gc.collect()
+            return toys.plain()
+        gc.disable()
+        first = make_joint_vec_env(toys.plain, 2, "subproc")
+        first.itself = first
+        first.close()
+        del first
+        second = make_joint_vec_env(make, 2, "subproc")
+        second.reset()
+        second.close()
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stderr == ""
+
+
 def test_an_error_on_closing_in_a_worker_is_raised_after_all_have_ended(tmp_path):
     def make():
         env = toys.plain()

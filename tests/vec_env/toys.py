@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -341,3 +343,91 @@ class Doubled(BaseParallelWrapper):
     """A PettingZoo wrapper."""
 
     label = "doubled"
+
+
+class Saving(ToyEnv):
+    """A ToyEnv that can save its state."""
+
+    def snapshot(self):
+        state = {"time": self.time, "delay": self.delay, "agents": list(self.agents)}
+        return {**state, "rng": self.rng.bit_generator.state}
+
+    def restore(self, snapshot):
+        self.time, self.delay, self.agents = snapshot["time"], snapshot["delay"], list(snapshot["agents"])
+        self.rng.bit_generator.state = snapshot["rng"]
+
+
+def saving(name):
+    """One of WELL_BEHAVED, able to save its state."""
+    model = WELL_BEHAVED[name]()
+    return Saving(model._observation_spaces, model._action_spaces, model.ends, model.enters)
+
+
+class Counting(BaseParallelWrapper):
+    """Adds the number of steps ever taken to the rewards: a wrapper with a state of its own."""
+
+    steps = 0
+
+    def step(self, actions):
+        self.steps += 1
+        observations, rewards, *rest = super().step(actions)
+        return observations, {agent: reward + self.steps for agent, reward in rewards.items()}, *rest
+
+
+class SavingCounting(Counting):
+    """The same, able to save its state and that of what it wraps."""
+
+    def snapshot(self):
+        return {"steps": self.steps, "env": self.env.snapshot()}
+
+    def restore(self, snapshot):
+        self.steps = snapshot["steps"]
+        self.env.restore(snapshot["env"])
+
+
+class Failing(ToyEnv):
+    """
+    ``plain`` whose episodes last long; fails in the copy that was seeded with a certain number.
+
+    :param seed: of the copy that fails
+    :param how: ``"raise"`` in step 3, ``"exit"`` the process in step 3, ``"reset"``: raise in every reset but the first two
+    """
+
+    def __init__(self, seed, how):
+        model = plain()
+        ends = dict.fromkeys(model.possible_agents, (5, "truncated"))
+        super().__init__(model._observation_spaces, model._action_spaces, ends, jitter=0)
+        self.failing_seed, self.how, self.resets, self.seeded = seed, how, 0, None
+
+    def reset(self, seed=None, options=None):
+        self.seeded = self.seeded if seed is None else seed
+        self.resets += 1
+        if self.how == "reset" and self.resets > 2 and self.seeded == self.failing_seed:
+            raise OSError("no more levels")
+        return super().reset(seed, options)
+
+    def step(self, actions):
+        if self.time == 2 and self.seeded == self.failing_seed:
+            if self.how == "exit":
+                os._exit(3)
+            if self.how == "raise":
+                raise KeyError("lost")
+        return super().step(actions)
+
+
+class Spawning(ToyEnv):
+    """``plain`` that starts processes of its own."""
+
+    def __init__(self):
+        model = plain()
+        super().__init__(model._observation_spaces, model._action_spaces, model.ends)
+
+    def exit_code_of_a_terminated_child(self):
+        context = multiprocessing.get_context("fork")
+        running = context.Event()
+        child = context.Process(target=lambda: (running.set(), time.sleep(60)))
+        child.start()
+        running.wait()  # Python forgets signals that arrive while it forks
+        child.terminate()
+        child.join()
+        return child.exitcode

@@ -1,0 +1,111 @@
+"""Saving what changes in a world, and putting it back: plain values that can be stored without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+# Holds arrays, numbers, texts, None, and lists and dicts (with str keys) of these; nothing else.
+Snapshot = dict[str, Any]
+
+
+def check_keys(what: str, snapshot: Any, keys: Iterable[str]) -> None:
+    """
+    :param what: the snapshot, for the message
+    :param snapshot: what was given
+    :param keys: the keys it must have
+    :raises ValueError: unless it is a dict with exactly these keys
+    """
+    expected = list(keys)
+    if not isinstance(snapshot, Mapping):
+        raise ValueError(f"{what} must be a dict with {expected}, got a {type(snapshot).__name__}")
+    missing = [key for key in expected if key not in snapshot]
+    unknown = [key for key in snapshot if key not in expected]
+    if missing or unknown:
+        raise ValueError(f"{what} lacks {missing} and has unknown {unknown}; was it taken from another environment?")
+
+
+def check_array(what: str, value: Any, model: np.ndarray) -> None:
+    """
+    :param what: the entry of the snapshot, for the message
+    :param value: what it holds
+    :param model: an array of the shape and dtype that it must have
+    :raises ValueError: unless ``value`` is such an array
+    """
+    expected = f"an array of shape {model.shape} and dtype {model.dtype}"
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{what} must be {expected}, got a {type(value).__name__}")
+    if value.shape != model.shape or value.dtype != model.dtype:
+        raise ValueError(f"{what} must be {expected}, got shape {value.shape} and dtype {value.dtype}")
+
+
+def saved(what: str, value: Any) -> Any:
+    """
+    A plain copy of an attribute that changes.
+
+    :param what: the attribute, for the message
+    :param value: an array, a ``numpy.random.Generator`` (its bit generator's state is saved) or a list of them, a bool, an
+        int, a float or a str
+    :raises TypeError: on anything else
+    """
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return value.copy()
+    if isinstance(value, np.random.Generator):
+        return dict(value.bit_generator.state)
+    if isinstance(value, list):
+        return [saved(f"{what}[{index}]", entry) for index, entry in enumerate(value)]
+    if type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(
+        f"{what} is of type {type(value).__name__}, which a snapshot cannot hold; expected an array, a "
+        "numpy.random.Generator, a bool, an int, a float, a str or a list of these"
+    )
+
+
+def check_saved(what: str, current: Any, value: Any) -> None:
+    """
+    Check a saved value before it takes the place of an attribute.
+
+    :param what: the attribute, for the message
+    :param current: the attribute as it is now
+    :param value: what :func:`saved` returned for it
+    :raises ValueError: unless the value fits
+    """
+    if isinstance(current, np.ndarray):
+        check_array(what, value, current)
+    elif isinstance(current, np.random.Generator):
+        _check_generator(what, current, value)
+    elif type(value) is not type(current):
+        raise ValueError(f"{what} must be of type {type(current).__name__}, got {type(value).__name__}")
+    elif isinstance(current, list):
+        if len(value) != len(current):
+            raise ValueError(f"{what} must have {len(current)} entries, got {len(value)}")
+        for index, (old, new) in enumerate(zip(current, value, strict=True)):
+            check_saved(f"{what}[{index}]", old, new)
+
+
+def restored(current: Any, value: Any) -> Any:
+    """
+    What an attribute becomes. Generators stay the same objects, because others may refer to them.
+
+    :param current: the attribute as it is now
+    :param value: a saved value that :func:`check_saved` has accepted
+    """
+    if isinstance(current, np.ndarray):
+        return value.copy()
+    if isinstance(current, np.random.Generator):
+        current.bit_generator.state = value
+        return current
+    if isinstance(current, list):
+        return [restored(old, new) for old, new in zip(current, value, strict=True)]
+    return value
+
+
+def _check_generator(what: str, generator: np.random.Generator, state: Any) -> None:
+    kind = type(generator.bit_generator)
+    try:
+        kind().state = state
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise ValueError(f"{what} must be the state of a {kind.__name__}, which it is not: {error!r}") from error

@@ -1,0 +1,118 @@
+"""Where every copy is in its episode, and what SB3 wants to know about an episode that is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys
+
+
+class Episodes:
+    """
+    The running episodes of all copies.
+
+    - ``returns``: float64 (num_envs, n_agents), undiscounted, so far
+    - ``lengths``: int64 (num_envs,), joint steps so far
+    - ``numbers``: int64 (num_envs,), counted from 1 since the copy was seeded
+    - ``seeds``: what each copy was last seeded with
+
+    :param num_envs: number of copies
+    :param agents: names of the columns
+    """
+
+    def __init__(self, num_envs: int, agents: Sequence[str]) -> None:
+        self.agents = list(agents)
+        self.returns = np.zeros((num_envs, len(agents)))
+        self.lengths = np.zeros(num_envs, dtype=np.int64)
+        self.numbers = np.zeros(num_envs, dtype=np.int64)
+        self.seeds: list[int | None] = [None] * num_envs
+        self._created = time.time()
+
+    def begin(self, seeds: Sequence[int | None]) -> None:
+        """
+        All copies begin an episode.
+
+        :param seeds: per copy; ``None`` where it is not seeded anew
+        """
+        for copy, seed in enumerate(seeds):
+            if seed is not None:
+                self.seeds[copy], self.numbers[copy] = seed, 0
+        self.returns[:] = 0.0
+        self.lengths[:] = 0
+        self.numbers += 1
+
+    def count(self, rewards: np.ndarray) -> None:
+        """
+        All copies have taken a step.
+
+        :param rewards: (num_envs, n_agents)
+        """
+        self.returns += rewards
+        self.lengths += 1
+
+    def finish(self, copy: int) -> dict[str, Any]:
+        """
+        A copy's episode is over and the next one begins.
+
+        :return: ``"r"`` the return summed over agents, ``"l"`` the number of steps, ``"t"`` seconds since this object was
+            made, ``"agents"`` each agent's return
+        """
+        returns = self.returns[copy]
+        statistics = {
+            "r": float(returns.sum()),
+            "l": int(self.lengths[copy]),
+            "t": time.time() - self._created,
+            "agents": dict(zip(self.agents, returns.tolist(), strict=True)),
+        }
+        self.returns[copy] = 0.0
+        self.lengths[copy] = 0
+        self.numbers[copy] += 1
+        return statistics
+
+    def moment(self, copy: int) -> str:
+        """Which step the copy is about to take, in which episode: for messages."""
+        return f"step {self.lengths[copy] + 1} of episode {self.numbers[copy]} since seed {self.seeds[copy]}"
+
+    def snapshot(self) -> Snapshot:
+        """Everything, with the time that has passed."""
+        return {
+            "returns": self.returns.copy(),
+            "lengths": self.lengths.copy(),
+            "numbers": self.numbers.copy(),
+            "seeds": list(self.seeds),
+            "elapsed": time.time() - self._created,
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """
+        Go on from a snapshot.
+
+        :raises ValueError: when it does not fit; changes nothing
+        """
+        what = "snapshot of the episodes"
+        check_keys(what, snapshot, ["returns", "lengths", "numbers", "seeds", "elapsed"])
+        for name in ("returns", "lengths", "numbers"):
+            check_array(f"{what}: {name!r}", snapshot[name], getattr(self, name))
+        check_seeds(f"{what}: 'seeds'", snapshot["seeds"], len(self.seeds))
+        if type(snapshot["elapsed"]) not in (int, float):
+            raise ValueError(f"{what}: 'elapsed' must be a number of seconds, got {snapshot['elapsed']!r}")
+        for name in ("returns", "lengths", "numbers"):
+            setattr(self, name, snapshot[name].copy())
+        self.seeds = list(snapshot["seeds"])
+        self._created = time.time() - snapshot["elapsed"]
+
+
+def check_seeds(what: str, seeds: Any, num_envs: int) -> None:
+    """
+    :param what: the entry of the snapshot, for the message
+    :param seeds: what it holds
+    :param num_envs: number of copies
+    :raises ValueError: unless it is a list of nonnegative integers or ``None``, one per copy
+    """
+    good = isinstance(seeds, list) and len(seeds) == num_envs
+    if not good or not all(seed is None or (type(seed) is int and seed >= 0) for seed in seeds):
+        raise ValueError(f"{what} must be a list of {num_envs} seeds, nonnegative integers or None, got {seeds!r}")
