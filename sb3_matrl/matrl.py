@@ -27,6 +27,7 @@ from sb3_matrl.common.suggest import did_you_mean
 from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, MATRLCoordinator
 from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, per_agent
 from sb3_matrl.report import MetaGameReport
+from sb3_matrl.resume import TrainingState, capture, resume
 from sb3_matrl.rollout import Position, collect_rollout
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
@@ -201,6 +202,9 @@ class MATRL(BaseAlgorithm):
         self.n_steps = n_steps
         self.report: MetaGameReport | None = None
         self._alive: np.ndarray | None = None
+        # Where the training stood before the current rollout, and where a loaded one is to go on.
+        self._state: TrainingState | None = None
+        self._resume_from: TrainingState | None = None
         self._config = CoordinatorConfig(
             metagame, best_response, solver, selection, aggregation, best_response_start, payoff_clip_range, distill_steps
         )
@@ -294,7 +298,7 @@ class MATRL(BaseAlgorithm):
         :param force_reset: begin with fresh episodes
         :raises ValueError: if agents, spaces or the number of copies differ
         """
-        new = self._make_env(env)
+        new = env if isinstance(env, JointVecEnv) else self._make_env(env)
         self._check_spaces(new)
         if new.num_envs != self.n_envs:
             raise ValueError(
@@ -302,7 +306,7 @@ class MATRL(BaseAlgorithm):
             )
         self.env = new
         if force_reset:
-            self._last_obs = None
+            self._last_obs = self._state = self._resume_from = None
 
     def _check_spaces(self, env: JointVecEnv) -> None:
         if list(env.agents) != self.possible_agents:
@@ -339,6 +343,9 @@ class MATRL(BaseAlgorithm):
         if fresh:
             self._alive = self.env.alive.copy()
             self._last_episode_starts = np.ones_like(self._alive)
+        if self._resume_from is not None and not reset_num_timesteps:
+            resume(self, self._resume_from)
+        self._resume_from = None
         for agent, learner in self.agents.items():
             learner.set_logger(AgentLogger(self.logger, agent))
         return total_timesteps, callback
@@ -368,6 +375,7 @@ class MATRL(BaseAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         callback.on_training_start(locals(), globals())
+        self._state = capture(self)
         while self.num_timesteps < total_timesteps:
             start = time.perf_counter()
             if not self.collect_rollouts(callback):
@@ -375,6 +383,7 @@ class MATRL(BaseAlgorithm):
             self.logger.record("time/collect_seconds", time.perf_counter() - start)
             iteration += 1
             self.train(total_timesteps)
+            self._state = capture(self)
             if log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(iteration)
         callback.on_training_end()
@@ -411,6 +420,7 @@ class MATRL(BaseAlgorithm):
 
         :param total_timesteps: end of the training, for schedules; that of the last ``learn`` by default
         """
+        self._state = None  # not between two iterations
         total = total_timesteps or self._total_timesteps
         self._update_current_progress_remaining(self.num_timesteps, total)
         for learner in self.agents.values():
@@ -503,17 +513,25 @@ class MATRL(BaseAlgorithm):
             if "best_response.optimizer" in parameters:
                 self.coordinator.optimizers[agent].load_state_dict(parameters["best_response.optimizer"])
 
-    def save(self, path: str | Path) -> None:  # type: ignore[override]
+    @property
+    def resumable_timesteps(self) -> int:
+        """Steps of the training that :meth:`save` stores: in the middle of a rollout those before it."""
+        return self.num_timesteps if self._state is None else self._state.num_timesteps
+
+    def save(self, path: str | Path, documents: Mapping[str, Any] | None = None) -> None:  # type: ignore[override]
         """
         Save the model: a zip of JSON and weights-only tensors, written atomically.
+
+        During and after ``learn`` the state of the training is part of it, as it was before the rollout under way.
 
         A single agent is saved by ``model.agents[name].save(path)``, as plain SB3.
 
         :param path: ``.zip`` is added where there is no suffix
+        :param documents: name -> value in JSON types, stored beside the model
         """
         counters = {
             "n_envs": self.n_envs,
-            "num_timesteps": self.num_timesteps,
+            "num_timesteps": self.resumable_timesteps,
             "total_timesteps": self._total_timesteps,
             "n_updates": self._n_updates,
             "learner_n_updates": [learner._n_updates for learner in self.agents.values()],
@@ -523,8 +541,13 @@ class MATRL(BaseAlgorithm):
             for space in (self.observation_space, self.action_space)
         )
         generator = self.coordinator.rng.bit_generator.state
-        saved = SavedModel(observation_spaces, action_spaces, self.arguments, counters, dict(generator), self.get_parameters())
-        write_model(path, saved)
+        training = None if self._state is None else self._state.as_tree()
+        parameters = self.get_parameters()
+        write_model(
+            path,
+            SavedModel(observation_spaces, action_spaces, self.arguments, counters, dict(generator), parameters, training),
+            documents,
+        )
 
     @classmethod
     def load(  # type: ignore[override]
@@ -537,6 +560,10 @@ class MATRL(BaseAlgorithm):
     ) -> SelfMATRL:
         """
         Load a model; nothing in the file is executed.
+
+        With an env, ``learn(reset_num_timesteps=False)`` goes on where the saved training stood: in the same episodes if the
+        env can save its state, and with the random generators' states of then, so that it is bit for bit the training that
+        was never stopped. A changed ``seed`` or ``n_envs`` begins new episodes with fresh draws instead.
 
         :param path: of the file, with or without ``.zip``
         :param env: to go on training: as in the constructor; ``None`` for a model that only acts
@@ -556,6 +583,8 @@ class MATRL(BaseAlgorithm):
         model._setup_model()
         model.set_parameters(saved.parameters, device=device)
         model._restore_counters(saved)
+        if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
+            model._resume_from = TrainingState.from_tree(saved.training)
         return model
 
     def _restore_counters(self, saved: SavedModel) -> None:

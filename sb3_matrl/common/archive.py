@@ -117,6 +117,8 @@ class atomic_file:
     """
     Context manager: a binary file that takes the place of ``path`` only when everything was written.
 
+    Errors of the disk name ``path``.
+
     :param path: of the finished file
     """
 
@@ -130,6 +132,15 @@ class atomic_file:
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(self.path)
+        try:
+            self._finish(kind)
+        except OSError as failure:
+            failure.filename = failure.filename or str(self.path)
+            raise
+
+    def _finish(self, kind: type[BaseException] | None) -> None:
         try:
             if kind is None:
                 self._file.flush()

@@ -31,6 +31,7 @@ class SavedModel:
     :param counters: ``n_envs``, ``num_timesteps``, ``total_timesteps``, ``n_updates``, and ``learner_n_updates`` (a list)
     :param coordinator_rng: state of the coordinator's bit generator
     :param parameters: agent -> state dicts, as ``MATRL.get_parameters`` returns them
+    :param training: state of the training, as ``TrainingState.as_tree`` returns it; ``None`` outside a training
     """
 
     observation_spaces: dict[str, spaces.Space[Any]]
@@ -39,6 +40,7 @@ class SavedModel:
     counters: dict[str, Any]
     coordinator_rng: dict[str, Any]
     parameters: dict[str, dict[str, Any]]
+    training: dict[str, Any] | None = None
 
 
 def zip_path(path: str | Path) -> Path:
@@ -47,8 +49,14 @@ def zip_path(path: str | Path) -> Path:
     return path if path.suffix else path.with_suffix(".zip")
 
 
-def write_model(path: str | Path, saved: SavedModel) -> None:
-    """Write a model file atomically, see :func:`~sb3_matrl.common.archive.write_archive`."""
+def write_model(path: str | Path, saved: SavedModel, documents: Mapping[str, Any] | None = None) -> None:
+    """
+    Write a model file atomically, see :func:`~sb3_matrl.common.archive.write_archive`.
+
+    :param path: of the file
+    :param saved: the model
+    :param documents: name -> value in JSON types, stored beside it
+    """
     document = {
         "agents": list(saved.observation_spaces),
         "observation_spaces": [space_to_json(space) for space in saved.observation_spaces.values()],
@@ -59,7 +67,9 @@ def write_model(path: str | Path, saved: SavedModel) -> None:
     }
     # Numbered, because an agent's name need not be a file's.
     tensors = {f"agents/{i}": parameters for i, parameters in enumerate(saved.parameters.values())}
-    write_archive(zip_path(path), {"model": document}, tensors)
+    if saved.training is not None:
+        tensors["training"] = saved.training
+    write_archive(zip_path(path), {**(documents or {}), "model": document}, tensors)
 
 
 def read_model(path: str | Path) -> SavedModel:
@@ -80,6 +90,7 @@ def read_model(path: str | Path) -> SavedModel:
             counters={name: document["counters"][name] for name in _COUNTERS},
             coordinator_rng=dict(document["coordinator_rng"]),
             parameters={agent: tensors[f"agents/{i}"] for i, agent in enumerate(agents)},
+            training=tensors.get("training"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or not a MATRL model: {error!r}") from error

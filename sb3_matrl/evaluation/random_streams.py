@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch as th
 
+from sb3_matrl.common.random_state import random_generators, restore_random_generators
+
 
 @contextmanager
 def isolated_random_streams(seed: int) -> Iterator[None]:
@@ -21,19 +23,13 @@ def isolated_random_streams(seed: int) -> Iterator[None]:
 
     :param seed: for all generators inside the block
     """
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), th.get_rng_state()
-    in_use: bool = th.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda_states = th.cuda.get_rng_state_all() if in_use else []
+    before = random_generators()
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         th.default_generator.manual_seed(seed)
-        if cuda_states:
+        if before["cuda"]:
             th.cuda.manual_seed_all(seed)
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        th.set_rng_state(torch_state)
-        if cuda_states:
-            th.cuda.set_rng_state_all(cuda_states)
+        restore_random_generators(before)
