@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-expensive coverage lint type format benchmarks
+.PHONY: help setup train test test-expensive coverage lint type format docs games benchmarks
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -44,11 +44,25 @@ format: setup  ## Reformat the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+games: setup  ## The table and figures of docs/games.md
+	$(BIN)/python zoo/games.py table1 --out docs/images/games
+	$(BIN)/python zoo/games.py rotational --out docs/images/games
+	for game in matching_pennies chicken prisoners_dilemma stag_hunt rps shapley; do \
+		$(BIN)/python zoo/games.py dynamics --game $$game --out docs/images/games || exit 1; done
+
 benchmarks: setup  ## Every experiment of docs/results.md (hours)
 	$(BIN)/python -m benchmarks.metagame_solvers
 	$(BIN)/python -m benchmarks.zero_sum
 	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env checkers_v0
+	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env checkers_v0 --timesteps 300000 \
+		--settings matrl ippo "ippo, 15 epochs" --out benchmarks/results/checkers_v0_paper_300k.json
 	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env switch_v0
-	$(BIN)/python -m benchmarks.grid_worlds --preset one_hot --env checkers_v0
-	$(BIN)/python -m benchmarks.grid_worlds --preset leave --env switch_v0
+	$(BIN)/python -m benchmarks.grid_worlds --preset one_hot --env checkers_v0 --timesteps 300000 --seeds 3 \
+		--settings matrl il-la ippo "ippo, 15 epochs"
+	$(BIN)/python -m benchmarks.grid_worlds --preset leave --env switch_v0 --timesteps 500000 --seeds 3 \
+		--settings matrl ippo "ippo, 15 epochs"
+	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
