@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,13 +14,7 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
-# The two switches of Sec. 4.
-ALGORITHMS: dict[str, dict[str, bool]] = {
-    "matrl": {"metagame": True, "best_response": True},
-    "matrl-no-br": {"metagame": True, "best_response": False},
-    "il-la": {"metagame": False, "best_response": True},
-    "ippo": {"metagame": False, "best_response": False},
-}
+from zoo import records
 
 
 def run_parallel(
@@ -72,23 +62,7 @@ def interval(values: Sequence[float], seed: int = 0, n_resamples: int = 10_000) 
     return float(array.mean()), float(low), float(high)
 
 
-def machine() -> dict[str, Any]:
-    """Hardware, versions, threads and the command, for the record."""
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "numpy", "pettingzoo", "SuperSuit", "cma")
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "threads_per_process": 1,
-        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
-    }
-
-
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write the record as JSON, machine included; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"machine": machine(), **record}, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write the record as JSON, machine and command included, and say so."""
+    records.write_record(path, record)
     print(f"wrote {path}")

@@ -22,11 +22,12 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.experiment import ALGORITHMS, interval, run_parallel, write_record
+from benchmarks.experiment import interval, run_parallel, write_record
 from sb3_matrl import MATRL
 from sb3_matrl.envs import factory
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
+from zoo.config import ALGORITHMS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -19,10 +19,11 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from benchmarks.experiment import ALGORITHMS, write_record
+from benchmarks.experiment import write_record
 from benchmarks.grid_worlds import HYPERPARAMETERS, NETWORK
 from sb3_matrl import MATRL
 from sb3_matrl.envs import factory
+from zoo.config import ALGORITHMS
 
 PHASES = ("collect", "predict", "metagame", "best_response")
 WARM_UP = 2

@@ -78,7 +78,17 @@ def solvers(record: dict[str, Any]) -> str:
     return markdown(["agents", "method", "games per kind", "largest NashConv / scale", "within 1e-6", "mean ms"], rows)
 
 
+def sweep(record: dict[str, Any]) -> str:
+    """Best and default hyper-parameters on fresh seeds, and their difference."""
+    rows = [
+        [name, with_interval(row, "mean", "ci95"), ", ".join(f"{value:.2f}" for value in row["values"])]
+        for name, row in record["comparison"]["table"].items()
+    ]
+    return markdown(["", record["sweep"]["metric"]["name"], "per seed"], rows)
+
+
 RENDERERS = {
+    "sweep_checkers": sweep,
     "zero_sum": zero_sum,
     "zero_sum_no_br": zero_sum,
     "zero_sum_no_br_pennies": zero_sum,
@@ -90,8 +100,9 @@ RENDERERS = {
 def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        command = record["machine"].get("command", record.get("command"))
-        print(f"{path.stem} ({command})\n\n{RENDERERS.get(path.stem, grid_world)(record)}")
+        render = RENDERERS.get(path.stem, grid_world if "preset" in record else None)
+        if render is not None:
+            print(f"{path.stem} ({record['machine']['command']})\n\n{render(record)}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": _versions(),
         "threads": th.get_num_threads(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
 
 

@@ -10,7 +10,7 @@ from zoo.records import machine, write_json, write_record
 
 
 def test_machine_names_versions_threads_and_command(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["zoo/benchmark.py", "--out", "two words"])
+    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "zoo/benchmark.py", "--out", "two words"])
     found = machine()
     assert found["command"] == "python zoo/benchmark.py --out 'two words'"
     assert found["versions"]["torch"] == version("torch") and found["versions"]["SuperSuit"] == version("SuperSuit")
