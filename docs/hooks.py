@@ -41,9 +41,16 @@ def flag_table(module: str) -> str:
     The flags of a command line, from its own parser, so that they are always those that there are.
 
     :param module: has ``build_parser``
-    :return: Markdown
+    :return: Markdown; a table for each of its commands if it has several
     """
     parser: argparse.ArgumentParser = importlib.import_module(module).build_parser()
+    commands: dict[str, argparse.ArgumentParser] = getattr(parser, "commands", {})
+    if commands:
+        return "\n\n".join(f"`{name}`: {command.description}\n\n{_table(command)}" for name, command in commands.items())
+    return _table(parser)
+
+
+def _table(parser: argparse.ArgumentParser) -> str:
     shown = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     return "\n".join(["| flag | default | |", "|---|---|---|", *(_flag_row(parser, action) for action in shown)])
 

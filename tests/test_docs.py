@@ -6,11 +6,13 @@ import argparse
 import csv
 import importlib
 import inspect
+import json
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields
 from fnmatch import fnmatch
 from html.parser import HTMLParser
@@ -63,7 +65,7 @@ class Page(HTMLParser):
             self.images_without_text.append(given["src"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
@@ -72,7 +74,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(site: Path) -> dict[Path, Page]:
     return {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
 
@@ -139,11 +141,41 @@ def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
 # ---------------------------------------------------------------------- commands
 
 
+def on_one_line(path: Path) -> str:
+    """A page whose commands are not broken by backslashes."""
+    return re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
+
+
 def commands(folder: str) -> list[tuple[str, list[str]]]:
     """Module and words of every command in the pages that runs something of ``zoo`` or ``benchmark``."""
-    found = (match for path in PAGES for match in COMMAND.finditer(path.read_text(encoding="utf-8")))
+    found = (match for path in PAGES for match in COMMAND.finditer(on_one_line(path)))
     words = ((match[folder], shlex.split(match["words"], comments=True)) for match in found if match[folder])
     return [(module, rest) for module, rest in words if rest]
+
+
+# Whatever can be run: all have a table of their flags on some page.
+COMMAND_LINES = sorted(path.stem for path in (ROOT / "zoo").glob("*.py") if "def main(" in path.read_text(encoding="utf-8"))
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """All flags of a command line, those of its commands included."""
+    own = set(parser._option_string_actions)
+    return own.union(*map(flags_of, getattr(parser, "commands", {}).values()))
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_every_flag_is_in_the_site(name: str, site: Path) -> None:
+    (page,) = (path for path in DOCS.glob("*.md") if f"<!-- flags of zoo.{name} -->" in path.read_text(encoding="utf-8"))
+    shown = set(re.findall(r"<code>(-[\w-]+)</code>", (site / page.with_suffix(".html").name).read_text(encoding="utf-8")))
+    assert flags_of(importlib.import_module(f"zoo.{name}").build_parser()) - {"-h", "--help"} <= shown
+
+
+def test_flags_that_the_text_names_exist() -> None:
+    known = set().union(*(flags_of(importlib.import_module(f"zoo.{name}").build_parser()) for name in COMMAND_LINES))
+    known |= {f"--{entry.name}".replace("_", "-") for entry in fields(Hyperparameters)}
+    named = {flag for path in PAGES for flag in re.findall(r"`(--\w[\w-]*)", path.read_text(encoding="utf-8"))}
+    # Sweeps spell flags with underscores.
+    assert named and sorted(flag for flag in named if flag.replace("_", "-") not in known) == []
 
 
 def as_id(value: object) -> str:
@@ -217,9 +249,11 @@ def test_python_blocks_run(names: tuple[str, ...], tmp_path: Path, monkeypatch: 
 # ---------------------------------------------------------------------- reference tables
 
 
-def table_rows(name: str) -> list[list[str]]:
-    """Cells of all rows of a page's tables whose first cell is code."""
-    lines = (DOCS / name).read_text(encoding="utf-8").replace(r"\|", "").splitlines()
+def table_rows(name: str, section: str = "") -> list[list[str]]:
+    """Cells of all rows of the tables of a page, or of one section of it, whose first cell is code."""
+    text = (DOCS / name).read_text(encoding="utf-8")
+    chosen = next(part for part in re.split(r"^## ", text, flags=re.MULTILINE) if part.startswith(section))
+    lines = (chosen if section else text).replace(r"\|", "").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
     return [[row[0].strip("`"), *row[1:]] for row in rows]
 
@@ -270,16 +304,88 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_documented_logger_keys_are_those_of_a_training(run_folder: Path) -> None:
     with (run_folder / "progress.csv").open(encoding="utf-8") as file:
         logged = {re.sub(r"agent_\d", "<agent>", key) for key in next(csv.reader(file))}
-    documented = {row[0] for row in table_rows("logging.md") if "/" in row[0] and "." not in row[0]}
+    documented = {row[0] for row in table_rows("logging.md", "Keys")}
     undocumented = {key for key in logged if not any(fnmatch(key, pattern) for pattern in documented)}
     unused = {pattern for pattern in documented if not any(fnmatch(key, pattern) for key in logged)}
     assert (undocumented, unused) == (set(), set())
 
 
 def test_files_of_a_run_are_documented(run_folder: Path) -> None:
-    patterns = [row[0].replace("<env>", "matrix_game_v0").replace("<steps>", "*") for row in table_rows("logging.md")]
+    patterns = [
+        row[0].replace("<env>", "matrix_game_v0").replace("<steps>", "*") for row in table_rows("logging.md", "Files of a run")
+    ]
     files = [str(path.relative_to(run_folder)) for path in run_folder.rglob("*") if path.is_file()]
     assert len(files) > 5 and [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+class RecordedWandbRun:
+    """Stands in for a run of W&B and remembers what it is sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.id, self.dir = "made_up", str(folder / "run" / "files")
+        self.keys: set[str] = set()
+        self.summary: dict[str, object] = {}
+
+    def log(self, values: dict[str, object], step: int) -> None:
+        self.keys |= set(values)
+
+    def define_metric(self, *_: object, **__: object) -> None: ...
+
+    def log_artifact(self, artifact: object) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+def test_documented_wandb_keys_are_those_of_a_tracked_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    run = RecordedWandbRun(tmp_path)
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = ["--env", "checkers_v0", "-n", "40", "--env-kwargs", "max_cycles:5", "--eval-episodes", "2", "--verbose", "0"]
+    words += ["-params", "n_envs:2", "n_steps:20", "batch_size:40", "n_epochs:1", "br_n_epochs:1", "--track", "--record"]
+    assert train.main([*words, "--run-dir", str(tmp_path / "run"), "--seed", "0"]) == 0
+    with (tmp_path / "run" / "progress.csv").open(encoding="utf-8") as file:
+        sent = (run.keys | set(run.summary)) - set(next(csv.reader(file))) - {"global_step"}
+    documented = {row[0] for row in table_rows("logging.md", "Weights & Biases")}
+    assert [key for key in sent if not any(fnmatch(key, pattern) for pattern in documented)] == []
+    assert [pattern for pattern in documented if not any(fnmatch(key, pattern) for key in sent)] == []
+
+
+# ---------------------------------------------------------------------- records
+
+
+def test_sweep_study_is_that_of_its_record() -> None:
+    page = (DOCS / "sweeps.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks/results/sweep_checkers.json").read_text(encoding="utf-8"))
+    for name, row in record["comparison"]["table"].items():
+        seeds, (low, high) = " | ".join(f"{value:.2f}" for value in row["values"]), row["ci95"]
+        assert f"| {name} | {seeds} | {row['mean']:.2f} [{low:.2f}, {high:.2f}] |" in page
+    states = Counter(trial["state"] for trial in record["trials"])
+    assert f"{states['complete']} trials were complete, {states['pruned']} were stopped early" in page
+    assert f"trial {record['best']['trial']}, {record['best']['value']:.2f}" in page
+    for name in list(record["importances"])[:2]:
+        assert f"`{name}` with {record['importances'][name]:.2f}" in page
+    steps = record["n_timesteps_per_trial"]
+    for hyperparameters in (record["best"]["hyperparameters"], read_hyperparameters(train.parse_options([])).as_mapping()):
+        rollout = hyperparameters["n_envs"] * hyperparameters["n_steps"]
+        epochs = hyperparameters["n_epochs"], hyperparameters["br_n_epochs"]
+        assert hyperparameters["batch_size"] >= rollout
+        assert f"({steps // rollout} iterations of {epochs[0]} + {epochs[1]}" in page
+        assert f"{steps // rollout * sum(epochs)} " in page
+
+
+def program_and_flags(command: str) -> tuple[str, list[str]]:
+    """``python -m benchmarks.speed --jobs 1`` and ``python benchmarks/speed.py --jobs 1`` are the same."""
+    _, program, *flags = (word for word in shlex.split(command) if word != "-m")
+    return re.findall(r"\w+", program.removesuffix(".py"))[-1], flags
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=page_name)
+def test_command_of_a_record_is_on_the_page_for_reproducing(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    command = record["machine"].get("command") or record["command"]
+    lines = on_one_line(DOCS / "reproducing.md").splitlines()
+    assert program_and_flags(command) in [program_and_flags(line) for line in lines if line.startswith("python ")]
 
 
 def test_conf_files_that_are_named_are_shipped() -> None:
