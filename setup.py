@@ -33,7 +33,9 @@ setup(
         "tensorboard>=2.18",
         "matplotlib>=3.9",
         "Jinja2>=3.1",
+        "packaging>=23",
     ],
+    entry_points={"console_scripts": ["sb3-matrl-doctor=sb3_matrl.doctor:main"]},
     extras_require={
         "contrib": ["sb3-contrib>=2.9,<3"],
         "track": ["wandb>=0.22"],

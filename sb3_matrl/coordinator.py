@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
 from sb3_matrl.common.suggest import unknown
+from sb3_matrl.finite import NonFiniteError, check_parameters, check_ratios, check_response_losses
 from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, check_applicable, solve
 from sb3_matrl.metagame.stability import eigenvalues, fixed_point_type, improvement_lower_bound
 from sb3_matrl.mixture import (
@@ -43,6 +44,8 @@ BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
 MAX_REPORTED_AGENTS = 4
 # Ratios beyond exp(20) say no more than that; without a limit products of them could become inf or nan.
 MAX_LOG_RATIO = 20.0
+# What torch.distributions say of parameters that are NaN.
+_REFUSED_BY_TORCH = "found invalid values"
 
 Parameters = dict[str, th.Tensor]
 
@@ -182,10 +185,21 @@ class MATRLCoordinator:
 
         :param progress_remaining: share of the training that is left, for schedules
         :return: the iteration's numbers
+        :raises NonFiniteError: when an agent's update leads to NaN or infinite numbers; the agents are left in mid-update
         """
+        try:
+            return self._update(progress_remaining)
+        except ValueError as error:
+            if _REFUSED_BY_TORCH not in str(error):
+                raise
+            self._check_parameters("during the update")
+            raise NonFiniteError("during the update, a policy's output on the rollout was NaN or infinite") from error
+
+    def _update(self, progress_remaining: float) -> MetaGameReport:
         seconds: dict[str, float] = {}
         with _timed(seconds, "predict"):
             prediction = self._predict()
+        check_ratios(self.learners, prediction.ratios)
         with _timed(seconds, "metagame"):
             game = self._metagame(prediction)
             solution = self._solve(game)
@@ -194,7 +208,13 @@ class MATRLCoordinator:
             configs = {name: arguments.at(progress_remaining) for name, arguments in self.best_response.items()}
             self._aggregate(prediction, solution.rho, configs)
             stats = self._best_respond(prediction, weights, configs)
+        self._check_parameters("after the best response")
+        check_response_losses(stats)
         return self._report(prediction, game, solution, weights, configs, stats, seconds)
+
+    def _check_parameters(self, when: str) -> None:
+        for name, learner in self.learners.items():
+            check_parameters(name, learner.policy, (learner.policy.optimizer, self.optimizers[name]), when)
 
     def _snapshot(self, name: str, observations: PyTorchObs) -> _Snapshot:
         policy = self.learners[name].policy
@@ -208,7 +228,9 @@ class MATRLCoordinator:
         pairs = list(zip(self.learners, batches, strict=True))
         current = [self._snapshot(name, batch.observations) for name, batch in pairs]
         for learner in self.learners.values():
-            learner.train()
+            if learner.rollout_buffer.mask.any():  # type: ignore[attr-defined]  # SB3's train() fails without any row
+                learner.train()
+        self._check_parameters("after the predicted step")
         predicted = [self._snapshot(name, batch.observations) for name, batch in pairs]
         mask = live_rows(batches).cpu()
         columns = [_log_prob(self.learners[name].policy, batch) - batch.old_log_prob for name, batch in pairs]

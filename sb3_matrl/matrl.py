@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -22,13 +23,15 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_matrl.common.logger import AgentLogger
-from sb3_matrl.common.model_file import SavedModel, read_model, restore_arguments, write_model
-from sb3_matrl.common.suggest import did_you_mean
+from sb3_matrl.common.model_file import SavedModel, blame_file, read_model, restore_arguments, write_model
+from sb3_matrl.common.suggest import did_you_mean, unknown
 from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, MATRLCoordinator
+from sb3_matrl.finite import ON_NAN, NonFiniteError, check_learner_losses, check_rollout
 from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, per_agent
 from sb3_matrl.report import MetaGameReport
 from sb3_matrl.resume import TrainingState, capture, resume
 from sb3_matrl.rollout import Position, collect_rollout
+from sb3_matrl.transaction import all_or_nothing
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
 SelfMATRL = TypeVar("SelfMATRL", bound="MATRL")
@@ -127,6 +130,8 @@ class MATRL(BaseAlgorithm):
     :param br_kl_coef: (*) weight of KL(pi || pi_theta) in the best response
     :param payoff_clip_range: clip of the meta-game's ratios; ``None`` for no clip
     :param distill_steps: Adam steps of ``aggregation="distill"``
+    :param on_nan: NaN or infinite numbers in a rollout or an update end the training (``"stop"``), or that update alone is
+        left out (``"skip"``); either way all agents stay as they were before it
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -182,6 +187,7 @@ class MATRL(BaseAlgorithm):
         br_kl_coef: float | Mapping[str, float] = 0.0,
         payoff_clip_range: float | None = 0.2,
         distill_steps: int = 10,
+        on_nan: str = "stop",
     ) -> None:
         given = dict(locals())
         # The arguments as given: what save() stores and what the learners are built from.
@@ -208,6 +214,10 @@ class MATRL(BaseAlgorithm):
         self._config = CoordinatorConfig(
             metagame, best_response, solver, selection, aggregation, best_response_start, payoff_clip_range, distill_steps
         )
+        if on_nan not in ON_NAN:
+            raise ValueError(unknown("on_nan", on_nan, ON_NAN))
+        self.on_nan = on_nan
+        self.skipped_updates = 0
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
         if env is not None:
@@ -370,10 +380,10 @@ class MATRL(BaseAlgorithm):
         :param progress_bar: show one (needs tqdm and rich)
         :return: the model
         """
-        iteration = 0
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        iteration = 0 if reset_num_timesteps else self._n_updates + self.skipped_updates
         callback.on_training_start(locals(), globals())
         self._state = capture(self)
         while self.num_timesteps < total_timesteps:
@@ -419,17 +429,46 @@ class MATRL(BaseAlgorithm):
         One update of all agents from the rollouts in their buffers; the numbers go to ``report`` and to the logger.
 
         :param total_timesteps: end of the training, for schedules; that of the last ``learn`` by default
+        :raises NonFiniteError: on NaN or infinite numbers, unless ``on_nan`` is ``"skip"``; no agent has been updated
         """
-        self._state = None  # not between two iterations
         total = total_timesteps or self._total_timesteps
         self._update_current_progress_remaining(self.num_timesteps, total)
         for learner in self.agents.values():
             learner.num_timesteps, learner._total_timesteps = self.num_timesteps, total
             learner._update_current_progress_remaining(self.num_timesteps, total)
-        self.report = self.coordinator.update(self._current_progress_remaining)
+        # While the agents change there is no state to resume from; after a failed update there is the one before.
+        before, self._state, self.report = self._state, None, None
+        try:
+            with all_or_nothing(self):
+                self._update()
+        except BaseException as error:
+            self._state = before
+            if not isinstance(error, NonFiniteError):
+                raise
+            self._leave_out_update(error)
+        if self.on_nan == "skip":
+            self.logger.record("train/skipped_updates", self.skipped_updates)
+
+    def _update(self) -> None:
+        for agent, learner in self.agents.items():
+            check_rollout(agent, learner)
+        report = self.coordinator.update(self._current_progress_remaining)
+        check_learner_losses(self.agents, self.logger.name_to_value)
+        self.report = report
         self._n_updates += 1
-        for key, value in self.report.scalars().items():
+        for key, value in report.scalars().items():
             self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
+
+    def _leave_out_update(self, error: NonFiniteError) -> None:
+        """Stop, or say it once and go on; all agents are what they were before the update."""
+        if self.on_nan == "stop":
+            raise NonFiniteError(
+                f"{error}. The update was not applied: all agents are as before it, and the model can be saved. Try a smaller "
+                "learning_rate, br_learning_rate or max_grad_norm, or smaller rewards; on_nan='skip' goes on without it"
+            ) from error
+        if self.skipped_updates == 0:
+            warnings.warn(f"{error}. The update is left out, and so will be all others like it (on_nan='skip')", stacklevel=4)
+        self.skipped_updates += 1
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the logger's values, with those of the latest episodes (returns are summed over agents)."""
@@ -534,6 +573,7 @@ class MATRL(BaseAlgorithm):
             "num_timesteps": self.resumable_timesteps,
             "total_timesteps": self._total_timesteps,
             "n_updates": self._n_updates,
+            "skipped_updates": self.skipped_updates,
             "learner_n_updates": [learner._n_updates for learner in self.agents.values()],
         }
         observation_spaces, action_spaces = (
@@ -580,16 +620,18 @@ class MATRL(BaseAlgorithm):
         model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
         if env is not None:
             model.set_env(env)
-        model._setup_model()
-        model.set_parameters(saved.parameters, device=device)
-        model._restore_counters(saved)
-        if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
-            model._resume_from = TrainingState.from_tree(saved.training)
+        with blame_file(path, MemoryError, RuntimeError, OverflowError):  # sizes that no memory holds
+            model._setup_model()
+        with blame_file(path, Exception):
+            model.set_parameters(saved.parameters, device=device)
+            model._restore_counters(saved)
+            if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
+                model._resume_from = TrainingState.from_tree(saved.training)
         return model
 
     def _restore_counters(self, saved: SavedModel) -> None:
         self.num_timesteps, self._total_timesteps = saved.counters["num_timesteps"], saved.counters["total_timesteps"]
-        self._n_updates = saved.counters["n_updates"]
+        self._n_updates, self.skipped_updates = saved.counters["n_updates"], saved.counters["skipped_updates"]
         for learner, n_updates in zip(self.agents.values(), saved.counters["learner_n_updates"], strict=True):
             learner._n_updates, learner.num_timesteps = n_updates, self.num_timesteps
         self.coordinator.rng.bit_generator.state = saved.coordinator_rng

@@ -23,6 +23,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.archive import read_archive, write_archive
+from sb3_matrl.common.argument_codec import argument_to_json
 from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.cartpole import CartPoleParallelEnv
@@ -153,6 +155,21 @@ def test_death_late_entry_and_unequal_spaces_train_and_predict(factory: Any) -> 
         assert env.action_space(agent).contains(np.asarray(action, dtype=env.action_space(agent).dtype))
 
 
+def test_an_agent_that_is_dead_for_a_whole_rollout_stays_as_it_is() -> None:
+    space = gym.spaces.Discrete(5)
+    ends = {"early": (2, "terminated"), "late": (40, "truncated")}
+
+    def factory() -> Any:
+        return toys.ToyEnv(dict.fromkeys(ends, space), dict.fromkeys(ends, gym.spaces.Discrete(3)), ends)
+
+    model = make(factory).learn(ITERATION)
+    before = parameters(model)
+    model.learn(ITERATION, reset_num_timesteps=False)  # steps 16 to 31 of the episode
+    half = len(before) // 2
+    assert_equal(before[:half], parameters(model)[:half])
+    assert not th.equal(before[half], parameters(model)[half])
+
+
 def test_subproc_and_dummy_vectorisation_give_the_same_training() -> None:
     results = []
     for vec_env in ("batched", "dummy", "subproc"):
@@ -217,7 +234,8 @@ def test_checkpoint_callback_of_sb3_saves_loadable_models(tmp_path: Path) -> Non
     make().learn(2 * ITERATION, callback=CheckpointCallback(16, str(tmp_path), name_prefix="m"))
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["m_32_steps.zip", "m_64_steps.zip"]
-    assert MATRL.load(tmp_path / "m_32_steps.zip").num_timesteps == 32
+    # Both were saved with the last step of a rollout, so they hold the training as it was before that rollout.
+    assert [MATRL.load(tmp_path / name).num_timesteps for name in files] == [0, 32]
 
 
 def test_logger_has_the_diagnostics_of_game_and_agents(tmp_path: Path) -> None:
@@ -312,7 +330,7 @@ def test_save_and_load_restore_everything_that_training_needs(tmp_path: Path) ->
     continued = []
     for one in (model, loaded):
         one.env.seed(9)
-        one._last_obs = None
+        one.set_env(one.env)
         one.set_random_seed(9)
         continued.append(parameters(one.learn(ITERATION, reset_num_timesteps=False)))
     assert_equal(*continued)
@@ -422,6 +440,25 @@ def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
         archive.writestr("manifest.json", json.dumps(manifest))
     with pytest.raises(ValueError, match="format version 99, newer than"):
         MATRL.load(tmp_path / "newer.zip")
+
+
+def test_parameters_that_do_not_fit_the_described_networks_name_the_file(tmp_path: Path) -> None:
+    model, other = make(), make(policy_kwargs={"net_arch": [9]})
+    model.save(tmp_path / "model")
+    documents, _ = read_archive(tmp_path / "model.zip")
+    tensors = {f"agents/{i}": value for i, value in enumerate(other.get_parameters().values())}
+    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
+    with pytest.raises(ValueError, match=r"model.*: its content does not make a model: .*size mismatch"):
+        MATRL.load(tmp_path / "model")
+
+
+def test_networks_that_no_memory_holds_name_the_file(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    documents, tensors = read_archive(tmp_path / "model.zip")
+    documents["model"]["arguments"]["policy_kwargs"] = argument_to_json({"net_arch": [10**9, 10**9]})
+    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
+    with pytest.raises(ValueError, match=r"model.*: its content does not make a model: .*memory"):
+        MATRL.load(tmp_path / "model")
 
 
 def test_parameters_can_be_taken_and_given(tmp_path: Path) -> None:

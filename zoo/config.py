@@ -79,6 +79,7 @@ class Hyperparameters:
     br_n_epochs: int = 5
     br_clip_range: float | None = 0.2
     br_kl_coef: float = 0.0
+    on_nan: str = "stop"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> Hyperparameters:
@@ -121,7 +122,7 @@ class Hyperparameters:
 _POSITIVE = frozenset({"n_timesteps", "n_envs", "n_steps", "batch_size", "n_epochs", "stats_window_size"})
 _JOINT = frozenset(
     {"n_timesteps", "n_envs", "env_kwargs", "n_steps", "stats_window_size", "solver", "selection", "aggregation"}
-    | {"distill_steps", "best_response_start", "payoff_clip_range"}
+    | {"distill_steps", "best_response_start", "payoff_clip_range", "on_nan"}
 )
 _RATES = ("learning_rate", "clip_range", "clip_range_vf", "br_learning_rate")
 _RESOLVERS: dict[str, Any] = {name: resolve_schedule for name in _RATES} | {"learner_class": resolve_learner}

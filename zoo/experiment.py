@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import KVWriter
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
+from sb3_matrl.common.checkpoints import ResumableCheckpointCallback, Stateful, restore_parts
 from sb3_matrl.evaluation import EvaluationResult, RandomPolicy, evaluate_policy
-from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from sb3_matrl.finite import NonFiniteError
+from sb3_matrl.vec_env import EnvError, JointVecEnv, make_joint_vec_env
 from zoo.config import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperparameters, write_yaml
 from zoo.curves import ascii_curve, draw_curve
 from zoo.environments import check_env
-from zoo.interrupts import StopOnSignal
-from zoo.output_formats import FileFormat, ScreenTable
+from zoo.interrupts import StopOnSignal, storage_failure, training_failure
+from zoo.output_formats import CsvTable, EventFile, FileFormat, RunLogger, ScreenTable
 from zoo.pretrained import load_pretrained
 from zoo.records import machine
-from zoo.runs import CHECKPOINT_PREFIX, RunFolder, check_output_folder, create_run_folder
+from zoo.runs import RunFolder, RunStart, check_output_folder, create_run_folder
 from zoo.tables import returns_table
 from zoo.tracking import Tracker, TrackEvaluations, WandbOptions, require_wandb
 
@@ -36,6 +37,7 @@ STORAGE_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
 )
 STORAGE_FAILURE = 1
+TRAINING_FAILURE = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,8 @@ class TrainOptions:
     eval_episodes: int = 20
     n_eval_envs: int | None = None
     save_freq: int = -1
+    save_every_minutes: float = 10.0
+    keep_checkpoints: int = 3
     record: bool = False
     vec_env: str = "auto"
     device: str = "auto"
@@ -80,23 +84,32 @@ class TrainOptions:
 @dataclass(frozen=True)
 class Experiment:
     """
-    A run that passed all checks and has not begun.
+    A run that passed all checks and has not begun, or was stopped.
 
     :param options: from the command line
     :param hyperparameters: with the command line's changes
-    :param model: not trained yet
+    :param model: not trained yet, or as it was when the run was stopped
     :param eval_env: for evaluations
+    :param start: how far the model was trained before the run
+    :param checkpoint: of the run from which it goes on; ``None`` for a run that begins
     """
 
     options: TrainOptions
     hyperparameters: Hyperparameters
     model: MATRL
     eval_env: JointVecEnv
+    start: RunStart
+    checkpoint: Path | None = None
 
     @property
     def title(self) -> str:
         """What is trained, in words."""
         return f"{self.options.algo} on {self.options.env}, seed {self.options.seed}"
+
+    @property
+    def total_timesteps(self) -> int:
+        """Steps of the model at the end of the run."""
+        return self.start.steps + self.hyperparameters.n_timesteps
 
     @property
     def config(self) -> dict[str, Any]:
@@ -118,18 +131,29 @@ def prepare(options: TrainOptions) -> Experiment:
     :raises ImportError: when a package is missing that an option needs
     :raises OSError: when a file cannot be read
     """
-    if options.track:
-        require_wandb()
     if options.run_dir is not None:
         check_output_folder(Path(options.run_dir))
+    hyperparameters = read_hyperparameters(options)
+    check_options(options, hyperparameters)
+    model, hyperparameters = _build_model(options, hyperparameters)
+    eval_env = evaluation_env(options, hyperparameters, model)
+    return Experiment(options, hyperparameters, model, eval_env, RunStart(model.num_timesteps))
+
+
+def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> None:
+    """
+    What can be checked before there is a model; also sets the number of threads.
+
+    :raises ValueError: on anything that the user got wrong
+    :raises ImportError: when a package is missing that an option needs
+    """
+    if options.track:
+        require_wandb()
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
-    hyperparameters = read_hyperparameters(options)
     check_env(options.env, hyperparameters.env_kwargs)
     if options.record:
         _check_recordable(options, hyperparameters.env_kwargs)
-    model, hyperparameters = _build_model(options, hyperparameters)
-    return Experiment(options, hyperparameters, model, _evaluation_env(options, hyperparameters, model))
 
 
 def _check_recordable(options: TrainOptions, env_kwargs: Mapping[str, Any]) -> None:
@@ -148,7 +172,7 @@ def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tup
     return MATRL(env=options.env, **hyperparameters.model_arguments(), **arguments), hyperparameters
 
 
-def _evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, model: MATRL) -> JointVecEnv:
+def evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, model: MATRL) -> JointVecEnv:
     """
     Copies of the environment for evaluations.
 
@@ -195,35 +219,49 @@ def create_folder(experiment: Experiment, command: str) -> RunFolder:
     else:
         Path(options.run_dir).mkdir(parents=True, exist_ok=True)
         folder = RunFolder(Path(options.run_dir), options.env)
-    with _removed_on_error(folder):
-        write_yaml(folder.arguments, asdict(options))
-        # Keyed by env id: the file works as --conf-file of another run.
-        write_yaml(folder.config, {options.env: experiment.hyperparameters.as_mapping()})
-        folder.command.write_text(command + "\n", encoding="utf-8")
+    with _removed_on_error(experiment, folder):
+        describe(experiment, folder, command)
     return folder
 
 
+def describe(experiment: Experiment, folder: RunFolder, command: str) -> None:
+    """
+    Write down what was asked for.
+
+    :param folder: of the run
+    :param command: the command line, added to those that were given before
+    :raises OSError: when it cannot be written
+    """
+    write_yaml(folder.arguments, asdict(experiment.options))
+    # Keyed by env id: the file works as --conf-file of another run.
+    write_yaml(folder.config, {experiment.options.env: experiment.hyperparameters.as_mapping()})
+    with folder.command.open("a", encoding="utf-8") as file:
+        file.write(command + "\n")
+
+
 @contextmanager
-def _removed_on_error(folder: RunFolder) -> Iterator[None]:
-    """Take the run's folder away when something fails before anything was trained."""
+def _removed_on_error(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
+    """Take a new run's folder away when something fails before anything was trained."""
     try:
         yield
     except (ValueError, OSError):
-        shutil.rmtree(folder.path, ignore_errors=True)
+        if experiment.checkpoint is None:
+            shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
 
 def start_tracking(experiment: Experiment, folder: RunFolder) -> Tracker:
     """
-    Start a W&B run.
+    Start a W&B run, or go on with the one that the folder names.
 
-    :raises ValueError: when that fails; the run's folder is gone then
+    :raises ValueError: when that fails; a new run's folder is gone then
     """
     options = experiment.options
     name = f"{options.env}__{options.algo}__{options.seed}"
     place = WandbOptions(options.wandb_project_name, options.wandb_entity, options.wandb_group, options.wandb_tags)
-    with _removed_on_error(folder):
-        tracker = Tracker(place, name, experiment.config, folder.path)
+    run_id = folder.wandb_id.read_text(encoding="utf-8").strip() if folder.wandb_id.is_file() else None
+    with _removed_on_error(experiment, folder):
+        tracker = Tracker(place, name, experiment.config, folder.path, run_id)
         folder.wandb_id.write_text(f"{tracker.run.id}\n", encoding="utf-8")
     return tracker
 
@@ -235,59 +273,103 @@ def run(experiment: Experiment, folder: RunFolder, tracker: Tracker | None = Non
     :param experiment: what to train
     :param folder: where everything goes
     :param tracker: a W&B run, or ``None``
-    :return: exit code: 0, or 130 or 143 when a signal ended it early, or 1 when the disk did
+    :return: exit code: 0, or 130 or 143 when a signal ended it early, or 1 when the disk or the environment did
     """
     try:
         with ExitStack() as stack:
             stack.callback(experiment.close)
             if tracker is not None:
                 stack.enter_context(tracker)
-            tensorboard = _tensorboard_folder(experiment.options, folder)
-            logger = make_logger(folder, experiment.options.verbose, experiment.model.agents, tracker, tensorboard)
+            logger = _logger(experiment, folder, tracker)
             stack.callback(logger.close)
             experiment.model.set_logger(logger)
-            return _train(experiment, folder, tracker)
+            evaluation = _evaluation_callback(experiment, folder, tracker)
+            checkpoints = _checkpoint_callback(experiment, folder, {"evaluation": evaluation, "log": logger})
+            exit_code = _train_or_explain(experiment, folder, tracker, evaluation, checkpoints)
+            if tracker is not None:
+                tracker.exit_code = exit_code
+            return exit_code
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
             raise
-        print(_storage_failure(error, experiment.model, folder), file=sys.stderr)
+        print(storage_failure(error, experiment.model, folder), file=sys.stderr)
         return STORAGE_FAILURE
 
 
-def _train(experiment: Experiment, folder: RunFolder, tracker: Tracker | None) -> int:
-    evaluation = _evaluation_callback(experiment, folder, tracker)
-    start, steps_before = time.perf_counter(), experiment.model.num_timesteps
-    stop = _learn(experiment, folder, evaluation)
-    seconds, steps = time.perf_counter() - start, experiment.model.num_timesteps
-    experiment.model.save(folder.last_model)
+def _train_or_explain(
+    experiment: Experiment,
+    folder: RunFolder,
+    tracker: Tracker | None,
+    evaluation: MultiAgentEvalCallback,
+    checkpoints: ResumableCheckpointCallback,
+) -> int:
+    """Train; when the environment or a number fails, save the training as it was before the rollout, and say what happened."""
+    if experiment.checkpoint is not None:
+        restore_parts(experiment.checkpoint, checkpoints.parts)
+        folder.learning_curve.unlink(missing_ok=True)
+    try:
+        return _train(experiment, folder, tracker, evaluation, checkpoints)
+    except (EnvError, NonFiniteError) as error:
+        print(training_failure(error, folder, checkpoints), file=sys.stderr)
+        return TRAINING_FAILURE
+
+
+def _train(
+    experiment: Experiment,
+    folder: RunFolder,
+    tracker: Tracker | None,
+    evaluation: MultiAgentEvalCallback,
+    checkpoints: ResumableCheckpointCallback,
+) -> int:
+    model = experiment.model
+    start, steps_before = time.perf_counter(), model.num_timesteps
+    stop = _learn(experiment, evaluation, checkpoints)
+    seconds, steps = time.perf_counter() - start, model.num_timesteps - steps_before
+    model.save(folder.last_model)
     if stop.signal is None:
-        results = final_results(experiment, evaluation)
-        _record(experiment, folder)
-        print(summary(experiment, folder, results, evaluation, steps - steps_before, seconds))
-        if tracker is not None:
-            tracker.summarise({f"final/{name}_reward": result.mean for name, result in results.items()})
-            tracker.log_results(steps, folder.learning_curve, folder.video)
+        _finish(experiment, folder, tracker, evaluation, steps, seconds)
     else:
-        print(f"{stop.signal.name} after {steps} steps: the model is saved in {folder.last_model}", file=sys.stderr)
+        place = f"{stop.signal.name} after {model.resumable_timesteps} steps: the model is saved in {folder.last_model}"
+        print(f"{place}; go on with: {folder.resume_command}", file=sys.stderr)
     if tracker is not None:
-        tracker.log_model([folder.last_model, folder.best_model, folder.config], {"num_timesteps": steps})
-        tracker.exit_code = stop.exit_code
+        if stop.signal is not None:
+            tracker.mark_preempting()
+        files = [folder.last_model, folder.best_model, folder.config]
+        tracker.log_model(files, {"num_timesteps": model.resumable_timesteps})
     return stop.exit_code
 
 
-def _learn(experiment: Experiment, folder: RunFolder, evaluation: MultiAgentEvalCallback) -> StopOnSignal:
-    options = experiment.options
-    callbacks: list[BaseCallback] = [evaluation, *_checkpoint_callbacks(experiment, folder)]
+def _learn(
+    experiment: Experiment, evaluation: MultiAgentEvalCallback, checkpoints: ResumableCheckpointCallback
+) -> StopOnSignal:
+    options, model = experiment.options, experiment.model
     with StopOnSignal(evaluation) as stop:
-        experiment.model.learn(
-            experiment.hyperparameters.n_timesteps,
-            callback=[stop, *callbacks],
+        model.learn(
+            experiment.total_timesteps - model.num_timesteps,
+            callback=[checkpoints, stop, evaluation],
             log_interval={-1: 1, -2: None}.get(options.log_interval, options.log_interval),
             tb_log_name=options.algo,
-            reset_num_timesteps=options.trained_agent is None,
+            reset_num_timesteps=options.trained_agent is None and experiment.checkpoint is None,
             progress_bar=options.progress,
         )
     return stop
+
+
+def _finish(
+    experiment: Experiment,
+    folder: RunFolder,
+    tracker: Tracker | None,
+    evaluation: MultiAgentEvalCallback,
+    steps: int,
+    seconds: float,
+) -> None:
+    """Evaluate, film and sum up."""
+    results = final_results(experiment, evaluation)
+    _record(experiment, folder)
+    print(summary(experiment, folder, results, evaluation, steps, seconds))
+    if tracker is not None:
+        tracker.summarise({f"final/{name}_reward": result.mean for name, result in results.items()})
+        tracker.log_results(experiment.model.num_timesteps, folder.learning_curve, folder.video)
 
 
 def _record(experiment: Experiment, folder: RunFolder) -> None:
@@ -304,37 +386,40 @@ def _record(experiment: Experiment, folder: RunFolder) -> None:
         print(f"warning: there is no video: {error}", file=sys.stderr)
 
 
-def _storage_failure(error: OSError, model: MATRL, folder: RunFolder) -> str:
-    """Save the model if that is still possible, and say in one line what is lost and what is not."""
-    try:
-        model.save(folder.last_model)
-        kept = f"the model after {model.num_timesteps} steps is saved in {folder.last_model}"
-    except OSError:
-        files = [file.name for file in (folder.last_model, folder.best_model) if file.is_file()]
-        files += [f"{folder.checkpoints.name}/{folder.checkpoint(steps).name}" for steps in folder.checkpoint_steps()[-1:]]
-        kept = f"the model after {model.num_timesteps} steps is lost; {folder.path} still has {', '.join(files) or 'no model'}"
-    place = error.filename or f"a file in {folder.path}"
-    return f"error: cannot write {place}: {error.strerror}. The training ended; {kept}."
+def _logger(experiment: Experiment, folder: RunFolder, tracker: Tracker | None) -> RunLogger:
+    options, model = experiment.options, experiment.model
+    # A row of this step may have been written, and is not written again.
+    purge_step = None if experiment.checkpoint is None else model.num_timesteps + 1
+    return make_logger(folder, options.verbose, model.agents, tracker, _tensorboard_folder(options, folder), purge_step)
 
 
 def make_logger(
-    folder: RunFolder, verbose: int, agents: Iterable[str], tracker: Tracker | None, tensorboard: Path | None = None
-) -> Logger:
+    folder: RunFolder,
+    verbose: int,
+    agents: Iterable[str],
+    tracker: Tracker | None,
+    tensorboard: Path | None = None,
+    purge_step: int | None = None,
+) -> RunLogger:
     """
     SB3's logger: CSV and TensorBoard in the run's folder, and what is asked for beside them.
+
+    A CSV file that is there is gone on with.
 
     :param folder: of the run
     :param verbose: 1 for a table on the screen, 2 for one with everything
     :param agents: their names
     :param tracker: W&B, or ``None``
     :param tensorboard: folder of TensorBoard's files; ``None`` for the run's
+    :param purge_step: TensorBoard forgets what it has from this step on; ``None`` to forget nothing
     """
-    formats: list[KVWriter] = [FileFormat("csv", folder.path), FileFormat("tensorboard", tensorboard or folder.path)]
+    table, events = CsvTable(folder.path / "progress.csv"), tensorboard or folder.path
+    formats: list[KVWriter] = [FileFormat(table, table.path), FileFormat(EventFile(events, purge_step), events)]
     if verbose > 0:
         formats.append(ScreenTable(agents if verbose == 1 else ()))
     if tracker is not None:
         formats.append(tracker.writer())
-    return Logger(str(folder.path), formats)
+    return RunLogger(str(folder.path), formats, table)
 
 
 def _tensorboard_folder(options: TrainOptions, folder: RunFolder) -> Path:
@@ -358,12 +443,17 @@ def _evaluation_callback(experiment: Experiment, folder: RunFolder, tracker: Tra
     )
 
 
-def _checkpoint_callbacks(experiment: Experiment, folder: RunFolder) -> list[BaseCallback]:
-    if experiment.options.save_freq <= 0:
-        return []
-    # SB3 counts calls, one for a step of all copies.
-    calls = max(experiment.options.save_freq // experiment.model.n_envs, 1)
-    return [CheckpointCallback(calls, str(folder.checkpoints), name_prefix=CHECKPOINT_PREFIX)]
+def _checkpoint_callback(
+    experiment: Experiment, folder: RunFolder, parts: Mapping[str, Stateful]
+) -> ResumableCheckpointCallback:
+    options = experiment.options
+    return ResumableCheckpointCallback(
+        folder.checkpoints,
+        options.save_freq,
+        every_minutes=options.save_every_minutes if options.save_every_minutes > 0 else None,
+        keep=options.keep_checkpoints,
+        parts={**parts, "start": experiment.start},
+    )
 
 
 def final_results(experiment: Experiment, evaluation: MultiAgentEvalCallback) -> dict[str, EvaluationResult]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-CHECKPOINT_PREFIX = "rl_model"
+from sb3_matrl.common.checkpoints import checkpoint_path, checkpoint_steps
+
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -64,14 +67,42 @@ class RunFolder:
     def learning_curve(self) -> Path:
         return self.path / "learning_curve.png"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training came to its end: the learning curve is the last file that it leaves."""
+        return self.learning_curve.is_file()
+
+    @property
+    def resume_command(self) -> str:
+        """The command line that goes on with this run."""
+        return shlex.join(["python", "zoo/train.py", "--resume", str(self.path)])
+
     def checkpoint(self, steps: int) -> Path:
-        """Model after ``steps`` steps, as SB3's ``CheckpointCallback`` names it."""
-        return self.checkpoints / f"{CHECKPOINT_PREFIX}_{steps}_steps.zip"
+        """Model after ``steps`` steps."""
+        return checkpoint_path(self.checkpoints, steps)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of all checkpoints, rising."""
-        names = (re.fullmatch(rf"{CHECKPOINT_PREFIX}_(\d+)_steps\.zip", path.name) for path in self.checkpoints.glob("*.zip"))
-        return sorted(int(name[1]) for name in names if name)
+        return checkpoint_steps(self.checkpoints)
+
+
+class RunStart:
+    """
+    How far the model was trained before the run, which its checkpoints remember.
+
+    :param steps: 0 but for ``--trained-agent``
+    """
+
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+
+    def state(self) -> dict[str, Any]:
+        """:return: in JSON types"""
+        return {"steps": self.steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """:param state: as :meth:`state` returned it"""
+        self.steps = int(state["steps"])
 
 
 def run_folders(log_folder: Path, algorithm: str, env_id: str) -> dict[int, Path]:

@@ -117,10 +117,13 @@ class Tracker:
     :param name: of the run
     :param config: everything that determines the run
     :param folder: the run's files are kept in its subfolder ``wandb``
+    :param run_id: of the run to go on with; ``None`` for a new one
     :raises ValueError: when W&B cannot start
     """
 
-    def __init__(self, options: WandbOptions, name: str, config: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self, options: WandbOptions, name: str, config: Mapping[str, Any], folder: Path, run_id: str | None = None
+    ) -> None:
         import wandb
 
         self.mode = tracking_mode(os.environ)
@@ -132,6 +135,8 @@ class Tracker:
                 config=dict(config),
                 dir=str(folder),
                 mode=self.mode,  # type: ignore[arg-type]
+                id=run_id,
+                resume=None if run_id is None else "allow",
             )
         except wandb.errors.Error as error:
             raise ValueError(f"Weights & Biases could not start: {error}; WANDB_MODE=offline works without it") from error
@@ -195,6 +200,10 @@ class Tracker:
             # Immutable: they are read where they lie, also when an offline run is sent later.
             artifact.add_file(str(file), policy="immutable")
         self.run.log_artifact(artifact)
+
+    def mark_preempting(self) -> None:
+        """Say that the run was stopped from outside and will go on; a sweep then hands it out again."""
+        self.run.mark_preempting()
 
     def summarise(self, values: Mapping[str, float]) -> None:
         """Set final results, shown beside the run."""

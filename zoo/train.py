@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from zoo.cli import (
@@ -23,7 +25,9 @@ from zoo.cli import (
     user_errors,
 )
 from zoo.config import ALGORITHMS, parse_pairs
-from zoo.experiment import TrainOptions, create_folder, prepare, run, start_tracking
+from zoo.experiment import Experiment, TrainOptions, create_folder, describe, prepare, run, start_tracking
+from zoo.resuming import MAY_CHANGE, prepare_resumed
+from zoo.runs import RunFolder
 from zoo.tracking import in_sweep
 from zoo.words import normalise_words
 
@@ -34,6 +38,7 @@ EXAMPLES = """\
   python zoo/train.py --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
   python zoo/train.py --env checkers_v0 -i logs/matrl/checkers_v0_1/checkers_v0.zip -n 50000 --record
   python zoo/train.py --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"
+  python zoo/train.py --resume logs/matrl/checkers_v0_1
   python zoo/train.py --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
 """
 
@@ -42,11 +47,20 @@ def build_parser() -> StrictParser:
     """The flags, with rl-zoo's names where it has them, and the defaults of :class:`TrainOptions`."""
     parser = StrictParser("Train agents with MATRL or one of its ablations.", EXAMPLES)
     _add_training_flags(parser)
+    _add_resume_flags(parser)
     _add_output_flags(parser)
     _add_wandb_flags(parser)
     defaults = {entry.name: entry.default for entry in fields(TrainOptions) if entry.default is not MISSING}
     parser.set_defaults(**defaults)
     return parser
+
+
+def non_negative_count(text: str) -> int:
+    """A whole number of at least 0."""
+    number = count(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return number
 
 
 # Words that are collected in a list, however often the flag is given.
@@ -89,6 +103,17 @@ def _add_training_flags(parser: StrictParser) -> None:
     add("--num-threads", type=thread_count, help="threads of PyTorch; one is fastest for small networks; -1: PyTorch's choice")
 
 
+def _add_resume_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    add(
+        "--resume",
+        metavar="RUN_DIR",
+        help="go on with a stopped run, from its newest checkpoint and with its own options; -n: for a new total of steps",
+    )
+    allowed = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(MAY_CHANGE))
+    add("--override", help=f"let options beside --resume differ from the run's; may change: {allowed}", **_SWITCH)
+
+
 def _add_output_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add("-f", "--log-folder", help="runs go to <log folder>/<algo>/<env>_<k>")
@@ -99,7 +124,9 @@ def _add_output_flags(parser: StrictParser) -> None:
     add("--eval-freq", type=count, help="steps between evaluations; -1: only at the end")
     add("--eval-episodes", type=positive_count, help="episodes per evaluation, sampled and greedy each")
     add("--n-eval-envs", type=positive_count, help="copies for evaluations; None: as in training, at most one per episode")
-    add("--save-freq", type=count, help="steps between checkpoints; -1: none")
+    add("--save-freq", type=count, help="steps between checkpoints; -1: not by steps")
+    add("--save-every-minutes", type=float, metavar="MINUTES", help="minutes between checkpoints; 0: not by the clock")
+    add("--keep-checkpoints", type=non_negative_count, metavar="K", help="how many of the latest checkpoints are kept; 0: all")
     add("--record", help="film a greedy episode of the last model, as video.mp4", **_SWITCH)
     add("--verbose", type=int, choices=[0, 1, 2], help="0: only the summary, 1: tables, 2: with every key")
     add("-P", "--progress", help="show a progress bar", **_SWITCH)
@@ -121,12 +148,34 @@ def parse_options(words: Sequence[str]) -> TrainOptions:
     """
     parser = build_parser()
     given = vars(parser.parse_strictly(normalise_words(words, parser)))
-    for name in ("hyperparams", "env_kwargs", "eval_env_kwargs"):
-        given[name] = parse_pairs(given[name], f"--{name.replace('_', '-')}")
+    _read_pairs(given)
+    if given.pop("override") and given["resume"] is None:
+        raise ValueError("--override belongs to --resume, which is not there. See --help.")
+    del given["resume"]
     if given["seed"] is None:
         given["seed"] = secrets.randbits(31)
     given["track"] = given["track"] or in_sweep(os.environ)
     return TrainOptions(**given)
+
+
+def _read_pairs(options: dict[str, Any]) -> None:
+    for name in ("hyperparams", "env_kwargs", "eval_env_kwargs"):
+        if name in options:
+            options[name] = parse_pairs(options[name], f"--{name.replace('_', '-')}")
+
+
+def given_options(words: Sequence[str]) -> dict[str, Any]:
+    """
+    :param words: of the command line, without the program's name
+    :return: name -> value of the options that are among them, ``resume`` and ``override`` included
+    :raises ValueError: as :func:`parse_options`
+    """
+    parser, unset = build_parser(), object()
+    normal = normalise_words(words, parser)
+    parser.set_defaults(**{name: unset for name, value in vars(parser.parse_strictly([])).items() if value != []})
+    given = {name: value for name, value in vars(parser.parse_strictly(normal)).items() if value is not unset and value != []}
+    _read_pairs(given)
+    return given
 
 
 def command_line(words: Sequence[str], options: TrainOptions) -> str:
@@ -145,14 +194,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with user_errors():
-            options = parse_options(words)
-            experiment = prepare(options)
-            folder = create_folder(experiment, command_line(words, options))
-            tracker = start_tracking(experiment, folder) if options.track else None
+            given = given_options(words)
+            experiment, folder = _resume(words, given) if "resume" in given else _begin(words)
+            tracker = start_tracking(experiment, folder) if experiment.options.track else None
         return run(experiment, folder, tracker)
     except KeyboardInterrupt:
         print("interrupted; nothing more was saved", file=sys.stderr)
         return 130
+
+
+def _begin(words: Sequence[str]) -> tuple[Experiment, RunFolder]:
+    options = parse_options(words)
+    experiment = prepare(options)
+    return experiment, create_folder(experiment, command_line(words, options))
+
+
+def _resume(words: Sequence[str], given: dict[str, Any]) -> tuple[Experiment, RunFolder]:
+    path, override = Path(given.pop("resume")), given.pop("override", False)
+    experiment, folder = prepare_resumed(path, given, override)
+    describe(experiment, folder, shlex.join(["python", "zoo/train.py", *words]))
+    return experiment, folder
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """
 The file format: a zip of JSON documents and weights-only tensors, written atomically, read without pickle.
 
-``manifest.json`` names the format, its version, the libraries that wrote it and the SHA-256 of every other member.
+``manifest.json`` names the format, its version, the libraries that wrote it and the SHA-256 of every other member. The
+hashes find damage. Against files that were made to do harm, nothing is executed, and nothing takes more memory or
+time than the file's size justifies.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import os
 import platform
 import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,8 @@ import torch as th
 FORMAT = "sb3-matrl"
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+# Levels of nested lists and dicts; what we write has a dozen or so.
+MAX_DEPTH = 100
 
 
 def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
@@ -63,30 +68,72 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     :param path: of the archive
     :return: documents and tensors (on the CPU), by name
     :raises FileNotFoundError: if there is no such file
-    :raises ValueError: if it is no archive of ours, is damaged, or is of a newer format
+    :raises ValueError: if it is no archive of ours, is damaged, is of a newer format, or holds what we never write
     """
     if not path.is_file():
         raise FileNotFoundError(f"no saved model at {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-    except Exception as error:  # a damaged file has many ways to fail: BadZipFile, zlib.error, EOFError, ...
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            _check_kind(path, archive.namelist())
+            members = _read_members(archive, path.stat().st_size)
+    except _ForeignFile as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a damaged file has many ways to fail: BadZipFile, EOFError, struct.error, ...
         raise ValueError(f"{path} is not a saved model, or it is damaged: {error}") from error
     _check_manifest(path, members)
-    try:
-        documents = {name[:-5]: json.loads(data) for name, data in members.items() if name.endswith(".json")}
-        tensors = {name[:-3]: _tensors_from_bytes(data) for name, data in members.items() if name.endswith(".pt")}
-    except Exception as error:
-        raise ValueError(f"{path} has a member that cannot be read safely: {error}") from error
+    documents, tensors = {}, {}
+    for name, data in members.items():
+        try:
+            if name.endswith(".json"):
+                documents[name[:-5]] = _document_from_bytes(data)
+            elif name.endswith(".pt"):
+                tensors[name[:-3]] = _tensors_from_bytes(data)
+            else:
+                raise ValueError("it is neither .json nor .pt")
+        except Exception as error:
+            raise ValueError(f"{path} has a member that cannot be read safely: {name}: {error}") from error
     return documents, tensors
 
 
+class _ForeignFile(Exception):
+    """A zip of somebody else's; the message says whose."""
+
+
+def _check_kind(path: Path, names: list[str]) -> None:
+    if _MANIFEST not in names:
+        kind = "a Stable-Baselines3 file: load it with the class that saved it" if "data" in names else "unknown"
+        raise _ForeignFile(f"{path} is not a model saved by sb3_matrl (no {_MANIFEST}); it is {kind}")
+
+
+def _read_members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
+    """
+    All members of a zip of ``size`` bytes that has no compression, so that nothing in it can be larger than it is.
+
+    :raises ValueError: for a zip of another make, which may be a zip bomb
+    """
+    infos = archive.infolist()
+    names = [info.filename for info in infos]
+    if len(set(names)) < len(names):
+        raise ValueError("it has two members of one name")
+    for info in infos:
+        _check_name(info.filename)
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
+            raise ValueError(f"its member {info.filename} is compressed or encrypted, which sb3_matrl never does")
+    if sum(info.file_size for info in infos) > size:
+        raise ValueError(f"its members are larger together than the whole file ({size:,} bytes)")
+    return {info.filename: archive.read(info) for info in infos}
+
+
+def _check_name(name: str) -> None:
+    """Refuse names that would lead out of a folder into which somebody unzips the file."""
+    path = PurePosixPath(name)
+    if str(path) != name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name.isprintable():
+        raise ValueError(f"its member {name!r} has a name that sb3_matrl never gives")
+
+
 def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
-    if _MANIFEST not in members:
-        kind = "a Stable-Baselines3 file: load it with the class that saved it" if "data" in members else "unknown"
-        raise ValueError(f"{path} is not a model saved by sb3_matrl (no {_MANIFEST}); it is {kind}")
     try:
-        manifest = json.loads(members[_MANIFEST])
+        manifest = _document_from_bytes(members[_MANIFEST])
         name, version, hashes = manifest["format"], int(manifest["format_version"]), dict(manifest["sha256"])
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: {_MANIFEST} is damaged: {error!r}") from error
@@ -103,14 +150,71 @@ def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
             raise ValueError(f"{path} is damaged: the hash of {member} is wrong")
 
 
+def _document_from_bytes(data: bytes) -> Any:
+    document = json.loads(data, parse_constant=_refuse_constant)
+    _check_tree(document, len(data), _JSON_TYPES)
+    return document
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _tensor_bytes(value: Any) -> bytes:
     buffer = io.BytesIO()
     th.save(value, buffer)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    _check_tree(value, len(data), _TENSOR_TYPES)  # what cannot be loaded is not saved
+    return data
 
 
 def _tensors_from_bytes(data: bytes) -> Any:
-    return th.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    """PyTorch's own files are zips too, with the same possibilities to do harm."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        _read_members(archive, len(data))
+    value = th.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    _check_tree(value, len(data), _TENSOR_TYPES)
+    return value
+
+
+_JSON_TYPES: frozenset[type] = frozenset({dict, list, str, int, float, bool, type(None)})
+_TENSOR_TYPES: frozenset[type] = _JSON_TYPES | {tuple, OrderedDict, th.Tensor}
+
+
+def _check_tree(value: Any, size: int, types: frozenset[type]) -> None:
+    """
+    Check nested containers: of these types only, not too deep, and no larger than what they were read from, as those
+    that contain themselves, or one another many times over, would be.
+
+    :param value: to check
+    :param size: bytes that it was read from, at least one per value
+    :param types: allowed
+    :raises ValueError: says what is wrong
+    """
+    left = size
+    open_values = [(value, 0)]
+    while open_values:
+        value, depth = open_values.pop()
+        left -= 1
+        if left < 0:
+            raise ValueError("it has more values than bytes")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"its lists and dicts are nested deeper than {MAX_DEPTH} levels")
+        _check_value(value, size, types)
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        open_values.extend((item, depth + 1) for item in items)
+
+
+def _check_value(value: Any, size: int, types: frozenset[type]) -> None:
+    if type(value) not in types:
+        raise ValueError(f"it has a value of type {type(value).__name__}")
+    if isinstance(value, dict) and any(type(key) not in (str, int) for key in value):
+        raise ValueError("it has a key that is neither text nor integer")
+    if isinstance(value, th.Tensor):
+        if value.layout != th.strided or value.is_meta:
+            raise ValueError("it has a tensor without its numbers")
+        if max(value.numel() * value.element_size(), value.untyped_storage().nbytes()) > size:
+            raise ValueError(f"it has a tensor of shape {tuple(value.shape)}, larger than itself")
 
 
 class atomic_file:

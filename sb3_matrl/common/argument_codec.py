@@ -21,6 +21,8 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 _SAFE_MODULES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.")
 _SAFE_BASES = (th.nn.Module, th.optim.Optimizer, BaseAlgorithm, BaseBuffer)
 _KIND = "__kind__"
+# Of an array: a type of a few letters must not fill the memory.
+_MAX_BYTES = 2**28
 
 
 class Unsaved:
@@ -93,7 +95,7 @@ def _decode(data: dict[str, Any]) -> Any:
     if kind == "tuple":
         return tuple(argument_from_json(item) for item in data["items"])
     if kind == "array":
-        return np.array(argument_from_json(data["items"]), dtype=data["dtype"]).reshape(data["shape"])
+        return _array(argument_from_json(data["items"]), np.dtype(data["dtype"])).reshape(data["shape"])
     if kind == "dict":
         return {argument_from_json(key): argument_from_json(item) for key, item in data["items"]}
     if kind == "class":
@@ -103,6 +105,12 @@ def _decode(data: dict[str, Any]) -> Any:
     if kind == "unsaved":
         return Unsaved(data["text"])
     raise ValueError(f"unknown kind of argument {kind!r}")
+
+
+def _array(items: list[Any], dtype: np.dtype[Any]) -> np.ndarray:
+    if not _has_json_items(dtype) or len(items) * dtype.itemsize > _MAX_BYTES:
+        raise ValueError(f"no array of {len(items)} numbers or texts of type {dtype}")
+    return np.array(items, dtype=dtype)
 
 
 def _is_safe(value: type) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 from sb3_matrl.common.archive import atomic_file
+from sb3_matrl.common.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
@@ -72,8 +73,41 @@ class MultiAgentEvalCallback(EventCallback):
         self.timesteps: list[int] = []
         self.sampled: list[EvaluationResult] = []
         self.greedy: list[EvaluationResult] = []
-        self._next_evaluation = 0
+        self._next_evaluation: int | None = None
         self._continue_training = True
+
+    def state(self) -> dict[str, Any]:
+        """
+        What a checkpoint needs so that a resumed training goes on with the same evaluations.
+
+        :return: the evaluations so far, the best mean return and the step of the next evaluation, in JSON types
+        """
+        return {
+            "timesteps": list(self.timesteps),
+            "sampled": argument_to_json([vars(result) for result in self.sampled]),
+            "greedy": argument_to_json([vars(result) for result in self.greedy]),
+            "best_mean_reward": argument_to_json(float(self.best_mean_reward)),
+            "next_evaluation": self._next_evaluation,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a checkpoint's evaluations.
+
+        :param state: as :meth:`state` returned it
+        :raises ValueError: if it is something else
+        """
+        try:
+            self.sampled, self.greedy = (
+                [EvaluationResult(**values) for values in argument_from_json(state[kind])] for kind in ("sampled", "greedy")
+            )
+            self.timesteps = [int(steps) for steps in state["timesteps"]]
+            self.best_mean_reward = argument_from_json(state["best_mean_reward"])
+            self._next_evaluation = state["next_evaluation"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the state of evaluations: {error!r}") from error
+        if self.timesteps:
+            self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
 
     def _init_callback(self) -> None:
         trained = list(getattr(self.model, "agents", self.eval_env.agents))
@@ -88,11 +122,15 @@ class MultiAgentEvalCallback(EventCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._continue_training = True
-        self._schedule_next()
+        if not self._is_due():  # as it is where a training stopped just before an evaluation
+            self._schedule_next()
 
     def _on_rollout_start(self) -> None:
-        if 0 < self.eval_freq and self._next_evaluation <= self.model.num_timesteps:
+        if self._is_due():
             self._evaluate()
+
+    def _is_due(self) -> bool:
+        return self.eval_freq > 0 and self._next_evaluation is not None and self._next_evaluation <= self.model.num_timesteps
 
     def _on_step(self) -> bool:
         return self._continue_training
@@ -108,10 +146,12 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _evaluate(self) -> None:
         self.num_timesteps = self.model.num_timesteps
+        # Both before anything is noted: where the env fails, the evaluation is still due.
+        sampled, greedy = self._play(deterministic=False), self._play(deterministic=True)
         self._schedule_next()
         self.timesteps.append(self.num_timesteps)
-        self.sampled.append(self._play(deterministic=False))
-        self.greedy.append(self._play(deterministic=True))
+        self.sampled.append(sampled)
+        self.greedy.append(greedy)
         if self.log_path is not None:
             self._save_evaluations(self.log_path / "evaluations.npz")
         self._log()

@@ -71,7 +71,7 @@ class ResumableCheckpointCallback(BaseCallback):
     The first of a list of callbacks: what it saves is then the state before the others act at the same point. A checkpoint is
     written under a temporary name and renamed, so a killed process leaves only whole ones.
 
-    :param folder: for the checkpoints; older ones than the last ``keep`` are removed
+    :param folder: for the checkpoints; of those up to the current step all but the last ``keep`` are removed
     :param save_freq: joint steps between two checkpoints; 0 or less: not by steps
     :param every_minutes: minutes between two; ``None``: not by the clock
     :param keep: how many to keep; 0 for all
@@ -94,11 +94,14 @@ class ResumableCheckpointCallback(BaseCallback):
         self.parts = dict(parts or {})
         self._saved_steps = 0
         self._saved_at = 0.0
+        # An env may fail when the training is only being set up: then there is no state yet.
+        self.can_save = False
 
     def _on_training_start(self) -> None:
         self._saved_steps, self._saved_at = self.model.num_timesteps, time.monotonic()
 
     def _on_rollout_start(self) -> None:
+        self.can_save = True
         steps = self.model.num_timesteps
         by_steps = self.save_freq > 0 and steps // self.save_freq > self._saved_steps // self.save_freq
         by_clock = self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
@@ -124,9 +127,13 @@ class ResumableCheckpointCallback(BaseCallback):
         model.save(path, {name: part.state() for name, part in self.parts.items()})
         self._saved_steps, self._saved_at = model.num_timesteps, time.monotonic()
         if self.keep > 0:
-            for steps in checkpoint_steps(self.folder)[: -self.keep]:
-                checkpoint_path(self.folder, steps).unlink(missing_ok=True)
+            self._remove_old(model.resumable_timesteps)
         return path
+
+    def _remove_old(self, current: int) -> None:
+        # Later ones can only be damaged ones that a resumed training did not use: they must not push out a good one.
+        for steps in [steps for steps in checkpoint_steps(self.folder) if steps <= current][: -self.keep]:
+            checkpoint_path(self.folder, steps).unlink(missing_ok=True)
 
 
 def restore_parts(path: Path, parts: Mapping[str, Stateful]) -> None:

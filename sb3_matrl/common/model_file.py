@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sb3_matrl.common.suggest import did_you_mean
 
 # Arguments that may be functions: where one cannot be saved, a loaded model can still act.
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "br_learning_rate")
-_COUNTERS = ("n_envs", "num_timesteps", "total_timesteps", "n_updates", "learner_n_updates")
+_COUNTERS = ("n_envs", "num_timesteps", "total_timesteps", "n_updates", "skipped_updates", "learner_n_updates")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class SavedModel:
     :param observation_spaces: agent -> space, in the agents' order
     :param action_spaces: agent -> space
     :param arguments: constructor arguments in JSON types, see :mod:`sb3_matrl.common.argument_codec`
-    :param counters: ``n_envs``, ``num_timesteps``, ``total_timesteps``, ``n_updates``, and ``learner_n_updates`` (a list)
+    :param counters: ``n_envs``, ``num_timesteps``, ``total_timesteps``, ``n_updates``, ``skipped_updates``, and
+        ``learner_n_updates`` (a list)
     :param coordinator_rng: state of the coordinator's bit generator
     :param parameters: agent -> state dicts, as ``MATRL.get_parameters`` returns them
     :param training: state of the training, as ``TrainingState.as_tree`` returns it; ``None`` outside a training
@@ -83,17 +85,33 @@ def read_model(path: str | Path) -> SavedModel:
     try:
         document = documents["model"]
         agents = list(document["agents"])
+        counters = {"skipped_updates": 0, **document["counters"]}  # files of earlier versions have none
         return SavedModel(
             observation_spaces=dict(zip(agents, map(space_from_json, document["observation_spaces"]), strict=True)),
             action_spaces=dict(zip(agents, map(space_from_json, document["action_spaces"]), strict=True)),
             arguments=dict(document["arguments"]),
-            counters={name: document["counters"][name] for name in _COUNTERS},
+            counters={name: counters[name] for name in _COUNTERS},
             coordinator_rng=dict(document["coordinator_rng"]),
             parameters={agent: tensors[f"agents/{i}"] for i, agent in enumerate(agents)},
             training=tensors.get("training"),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, or not a MATRL model: {error!r}") from error
+
+
+@contextmanager
+def blame_file(path: str | Path, *errors: type[Exception]) -> Iterator[None]:
+    """
+    Turn errors of a model's construction from a file into one that names the file.
+
+    :param path: of the file
+    :param errors: that the file's content may cause
+    :raises ValueError: in their place
+    """
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"{path}: its content does not make a model: {' '.join(str(error).split())}") from error
 
 
 def restore_arguments(

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+# Bytes of a Box's bounds: a description of a few letters must not fill the memory.
+MAX_BYTES = 2**28
+
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     """
@@ -49,6 +52,8 @@ def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
 
 def _box(data: Mapping[str, Any]) -> spaces.Box:
     shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+    if math.prod(shape) * dtype.itemsize > MAX_BYTES:
+        raise ValueError(f"its bounds would take more than {MAX_BYTES:,} bytes")
     low, high = (_bounds_from_json(data[key], shape, dtype) for key in ("low", "high"))
     box = spaces.Box(low, high, shape, dtype)
     for key in _BOUNDED:

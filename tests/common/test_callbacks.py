@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch as th
@@ -197,3 +199,51 @@ def test_prints_the_results_when_verbose(capsys):
     printed = capsys.readouterr().out
     assert f"episode_reward={sampled.mean:.2f} +/- {sampled.std:.2f} (greedy {greedy.mean:.2f}" in printed
     assert "New best mean reward!" in printed
+
+
+def test_goes_on_from_a_saved_state(tmp_path):
+    whole, stopped, resumed = (evaluation(log_path=tmp_path / name) for name in ("whole", "stopped", "resumed"))
+    model = small_model()
+    model.learn(200, whole)
+    small_model().learn(120, stopped)
+    document = json.loads(json.dumps(stopped.state(), allow_nan=False))
+    resumed.set_state(document)
+    assert (resumed.timesteps, resumed.best_mean_reward) == (stopped.timesteps, stopped.best_mean_reward)
+    assert resumed.last_mean_reward == stopped.last_mean_reward
+    assert resumed.state() == stopped.state()
+    for ours, theirs in zip(resumed.sampled + resumed.greedy, stopped.sampled + stopped.greedy, strict=True):
+        np.testing.assert_array_equal(ours.agent_returns, theirs.agent_returns)
+        assert (ours.agents, ours.lengths.dtype) == (theirs.agents, theirs.lengths.dtype)
+
+
+def test_an_evaluation_that_is_due_is_made_up_for():
+    callback, model = evaluation(), small_model()
+    callback.set_state({**evaluation().state(), "next_evaluation": 80})
+    model.num_timesteps = 80
+    model.learn(80, callback, reset_num_timesteps=False)
+    assert callback.timesteps == [80, 120, 160]
+
+
+def test_state_before_the_first_evaluation_has_no_best():
+    callback = evaluation()
+    callback.set_state(json.loads(json.dumps(evaluation().state(), allow_nan=False)))
+    assert callback.best_mean_reward == callback.last_mean_reward == -np.inf
+
+
+def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
+    callback, before = evaluation(), evaluation().state()
+
+    def fail(model, env, n_eval_episodes, deterministic, seed):
+        if deterministic:
+            raise RuntimeError("broken")
+        return result_of(iter([1.0]))
+
+    monkeypatch.setattr("sb3_matrl.common.callbacks.evaluate_policy", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        small_model().learn(200, callback)
+    assert callback.state() == {**before, "next_evaluation": 60}
+
+
+def test_state_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="not the state of evaluations"):
+        evaluation().set_state({"timesteps": []})

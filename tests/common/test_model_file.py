@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sb3_matrl.common.archive import read_archive, write_archive
 from sb3_matrl.common.model_file import SavedModel, read_model, restore_arguments, write_model, zip_path
@@ -17,7 +19,14 @@ SAVED = SavedModel(
     observation_spaces={"z/1": spaces.Box(-1, 1, (2,), np.float32), "a": spaces.Discrete(3)},
     action_spaces={"z/1": spaces.Discrete(2), "a": spaces.Discrete(4)},
     arguments={"gamma": 0.9, "policy_kwargs": {"activation_fn": th.nn.Tanh}},
-    counters={"n_envs": 2, "num_timesteps": 10, "total_timesteps": 20, "n_updates": 1, "learner_n_updates": [3, 4]},
+    counters={
+        "n_envs": 2,
+        "num_timesteps": 10,
+        "total_timesteps": 20,
+        "n_updates": 1,
+        "skipped_updates": 2,
+        "learner_n_updates": [3, 4],
+    },
     coordinator_rng=dict(np.random.default_rng(0).bit_generator.state),
     parameters={"z/1": {"policy": {"w": th.ones(2)}}, "a": {"policy": {"w": th.zeros(3)}}},
 )
@@ -56,3 +65,61 @@ def test_a_class_that_is_not_loaded_names_its_argument_and_can_be_given() -> Non
     with pytest.raises(ValueError, match=r"learner_class: .*os\.system.*custom_objects=\{'learner_class'"):
         restore_arguments(stored, defaults, {}, {})
     assert restore_arguments(stored, defaults, {"learner_class": dict}, {}) == {"gamma": 0.9, "learner_class": dict}
+
+
+def test_files_of_earlier_versions_have_no_count_of_skipped_updates(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", SAVED)
+    documents, tensors = read_archive(tmp_path / "model.zip")
+    del documents["model"]["counters"]["skipped_updates"]
+    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
+    assert read_model(tmp_path / "model").counters == SAVED.counters | {"skipped_updates": 0}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [{"type": "Box", "low": 0, "high": 1, "shape": [10**9, 10**9], "dtype": "float32"}, [], {"type": "Dict", "spaces": 1}],
+)
+def test_a_space_that_is_none_names_the_file(tmp_path: Path, space: Any) -> None:
+    write_model(tmp_path / "model", SAVED)
+    documents, tensors = read_archive(tmp_path / "model.zip")
+    documents["model"]["observation_spaces"][0] = space
+    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
+    with pytest.raises(ValueError, match=r"model\.zip is damaged, or not a MATRL model: .*not a description of a space"):
+        read_model(tmp_path / "model.zip")
+
+
+_names = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    agents=st.lists(_names, min_size=1, max_size=3, unique=True),
+    arguments=st.dictionaries(_names, _values, max_size=3),
+    numbers=st.lists(st.integers(0, 2**62), min_size=6, max_size=6),
+)
+@settings(deadline=None, max_examples=30)
+def test_any_model_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, agents: list[str], arguments: dict[str, Any], numbers: list[int]
+) -> None:
+    spaces_ = {agent: spaces.Discrete(2 + i) for i, agent in enumerate(agents)}
+    saved = SavedModel(
+        observation_spaces=spaces_,
+        action_spaces=spaces_,
+        arguments=arguments,
+        counters=dict(zip(SAVED.counters, [*numbers[:5], numbers], strict=True)),
+        coordinator_rng=SAVED.coordinator_rng,
+        parameters={agent: {"policy": {"w": th.full((2,), float(i))}} for i, agent in enumerate(agents)},
+    )
+    path = tmp_path_factory.mktemp("any") / "model.zip"
+    write_model(path, saved)
+    read = read_model(path)
+    assert list(read.observation_spaces) == agents and read.action_spaces == saved.action_spaces
+    assert read.counters == saved.counters
+    restored = restore_arguments(read.arguments, saved.arguments, {}, {})
+    assert repr(restored) == repr(saved.arguments)  # unlike ==, it takes NaN for NaN
+    for agent in agents:
+        assert th.equal(read.parameters[agent]["policy"]["w"], saved.parameters[agent]["policy"]["w"])

@@ -151,6 +151,8 @@ BOX = space_to_json(spaces.Box(-1, 1, (2,)))
         BOX | {"dtype": "O"},
         BOX | {"shape": [-1]},
         BOX | {"shape": 2},
+        BOX | {"shape": [10**6, 10**6]},
+        BOX | {"dtype": "(100000,100000)f4"},
         BOX | {"low": [0.0]},
         BOX | {"low": 2},
         BOX | {"low": "minus one"},

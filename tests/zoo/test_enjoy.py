@@ -136,7 +136,10 @@ def test_renders_a_shipped_world_without_a_screen(logs, capsys, monkeypatch):
             ["--env", "switch_v0", "--load-checkpoint", "5"],
             "has no checkpoints/rl_model_5_steps.zip; it has: switch_v0.zip, best_model.zip, checkpoint 100, checkpoint 200",
         ),
-        (["--env", WORLD, "--load-last-checkpoint"], "it has: tests.evaluation.worlds-RandomLength.zip, best_model.zip"),
+        (
+            ["--env", WORLD, "--load-checkpoint", "5"],
+            "it has: tests.evaluation.worlds-RandomLength.zip, best_model.zip, checkpoint 100",
+        ),
         (
             ["--env", "switch_v0", "--env-kwargs", "clock:true"],
             "gives agent_0 observations Box(0.0, 1.0, (3,), float32), but agent_0 of",

@@ -364,10 +364,10 @@ def test_full_disk_in_training_ends_it_and_keeps_the_models(tmp_path, capsys, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, key_values, key_excluded, step)
 
-    def save_if_it_fits(self, path):
+    def save_if_it_fits(self, path, documents=None):
         if full and not model_fits:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, path)
+        save(self, path, documents)
 
     monkeypatch.setattr(CSVOutputFormat, "write", write_until_full)
     monkeypatch.setattr(MATRL, "save", save_if_it_fits)
@@ -397,9 +397,14 @@ def test_other_errors_of_the_system_keep_their_traceback(tmp_path, monkeypatch):
         train(tmp_path, "--env", "matrix_game_v0", "-n", "100")
 
 
-def test_bug_in_an_environment_keeps_its_traceback(tmp_path):
-    with pytest.raises(ZeroDivisionError, match="a bug in the world"):
-        train(tmp_path, "--env", "tests.evaluation.worlds:BrokenOnPurpose", "-n", "100")
+def test_bug_in_an_environment_is_told_in_one_line(tmp_path, capsys):
+    words = ["--env", "tests.evaluation.worlds:BrokenOnPurpose", "-n", "100", "-f", str(tmp_path), *QUICK, *SMALL]
+    assert main(words) == 1
+    folder = tmp_path / "matrl" / "tests.evaluation.worlds-BrokenOnPurpose_1"
+    errors = capsys.readouterr().err
+    assert "ZeroDivisionError: a bug in the world" in errors and errors.count("\n") == 1
+    assert errors.endswith(f"The training ended; go on with: python zoo/train.py --resume {folder}\n")
+    assert MATRL.load(folder / "checkpoints" / "rl_model_0_steps").num_timesteps == 0
 
 
 def test_defaults_of_the_parser_are_those_of_the_options():
@@ -421,7 +426,9 @@ def test_interrupted_run_saves_its_model(tmp_path, capsys, monkeypatch):
     path = tmp_path / "matrl" / "tests.evaluation.worlds-InterruptsItself_1" / "tests.evaluation.worlds-InterruptsItself.zip"
     errors = capsys.readouterr().err
     steps = MATRL.load(path).num_timesteps
-    assert errors == f"SIGINT after {steps} steps: the model is saved in {path}\n" and steps > 0
+    resume = f"python zoo/train.py --resume {path.parent}"
+    assert errors == f"SIGINT after {steps} steps: the model is saved in {path}; go on with: {resume}\n"
+    assert MATRL.load(path.parent / "checkpoints" / f"rl_model_{steps}_steps").num_timesteps == steps
 
 
 def test_terminated_process_saves_its_model(tmp_path):
