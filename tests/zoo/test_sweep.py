@@ -216,7 +216,7 @@ def test_trial_that_fails_says_why_and_does_not_stop_the_others(tmp_path, capsys
     folder = search(tmp_path, method="grid", parameters=parameters)
     by_rate = {float(row["learning_rate"]): row for row in rows(folder)}
     assert by_rate[1e30]["state"] == "fail"
-    assert by_rate[1e30]["error"].startswith("ValueError: ") and by_rate[0.001]["state"] == "complete"
+    assert by_rate[1e30]["error"].startswith("NonFiniteError: ") and by_rate[0.001]["state"] == "complete"
     assert "2 trials: 1 complete, 0 stopped early, 1 failed" in capsys.readouterr().out
 
 
