@@ -90,8 +90,6 @@ def sweep(record: dict[str, Any]) -> str:
 RENDERERS = {
     "sweep_checkers": sweep,
     "zero_sum": zero_sum,
-    "zero_sum_no_br": zero_sum,
-    "zero_sum_no_br_pennies": zero_sum,
     "speed": speed,
     "metagame_solvers": solvers,
 }
