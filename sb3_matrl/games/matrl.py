@@ -53,6 +53,8 @@ def mixtures(field: GradientField, current: Array, predicted: Array, rng: np.ran
     """
     # Where nobody would move there is nothing to mix.
     mixed, moves = current.copy(), (current != predicted).any(axis=1)
+    if not moves.any():
+        return mixed
     here = GradientField(field.slope[moves], field.offset[moves], field.external[moves])
     before, after = current[moves], predicted[moves]
     mixed[moves] = aggregate(solve_two_agents(metagame_payoffs(here, before, after), rng), before, after)
