@@ -39,12 +39,14 @@ setup(
     extras_require={
         "contrib": ["sb3-contrib>=2.9,<3"],
         "track": ["wandb>=0.22"],
-        "render": ["pygame>=2.5"],
+        "render": ["pygame-ce>=2.5"],
         "record": ["imageio-ffmpeg>=0.5"],
         "sweep": ["optuna>=4.0"],
         "benchmark": ["rliable>=1.2", "pandas>=2,<3"],
         "ray": ["ray>=2.40"],
-        "mujoco": ["mujoco>=3.2", "gymnasium-robotics>=1.4"],
+        "mujoco": ["mujoco>=3.2", "gymnasium-robotics>=1.4,<2"],
+        "atari": ["pettingzoo[atari]>=1.26,<2", "ale-py>=0.10"],
+        "pettingzoo": ["pettingzoo[butterfly,classic,sisl]>=1.26,<2", "mpe2>=1.0"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "dev": [
             "imageio>=2.34",

@@ -3,22 +3,25 @@ Kill trainings at random points, resume them, and compare them with trainings th
 
     python -m benchmarks.kill_test --kills 200 --terms 50
 
-Every trial is ``zoo/train.py`` in a process of its own. It gets SIGKILL or SIGTERM at a random time after its first
-checkpoint; ``--resume`` must then end in the same run as the reference: all parameters and optimiser states, all
-evaluations and all rows of the log but for measured times, bit for bit.
+Every trial is ``zoo/train.py`` in a process of its own, forked from one that has only imported what that needs: imports would
+take most of the time. It gets SIGKILL or SIGTERM at a random time after its first checkpoint; ``--resume`` in another process
+must then end in the same run as the reference: all parameters and optimiser states, all evaluations and all rows of the log
+but for measured times, bit for bit. Ctrl-C ends the test after the trials under way, and keeps those that were done.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,28 +30,16 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
-from benchmarks.experiment import run_parallel, write_record
+from benchmarks.experiment import write_record
 from sb3_matrl.common.model_file import read_model
+from zoo import train
 from zoo.runs import RunFolder
+from zoo.signals import SignalWatch
 
-ROOT = Path(__file__).resolve().parents[1]
 ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
-VEC_ENVS = ("batched", "dummy")
+VEC_ENVS = ("batched", "dummy", "subproc")
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
-OPTIONS = [
-    "--eval-freq",
-    "700",
-    "--eval-episodes",
-    "4",
-    "--save-freq",
-    "300",
-    "--verbose",
-    "0",
-    "--device",
-    "cpu",
-    "--seed",
-    "7",
-]
+OPTIONS = "--eval-freq 300 --eval-episodes 2 --save-freq 200 --verbose 0 --device cpu --seed 7".split()
 HYPERPARAMETERS = ["n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1", "policy_kwargs.net_arch:[16]"]
 DEADLINE = 600.0
 
@@ -73,40 +64,62 @@ class Case:
         return [*case, *OPTIONS, "-params", *HYPERPARAMETERS]
 
 
-def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    """``train.py`` in a process of its own."""
-    command = [sys.executable, str(ROOT / "zoo" / "train.py"), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
+class Training:
     """
-    Wait for the end of a training.
+    ``train.py`` in a process of its own.
 
-    :raises RuntimeError: with its output when it fails
+    :param words: of its command line
+    :param log: file for what it prints
     """
-    output, _ = process.communicate(timeout=DEADLINE)
-    if process.returncode != 0:
-        raise RuntimeError(f"train.py ended with {process.returncode}: {output}")
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        # The server forks before it has done anything that a fork might break, such as computing in threads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["zoo.train", "torch._dynamo"])  # the latter comes with the first optimiser
+        self.log = log
+        self.process = context.Process(target=_train, args=(list(words), str(log)))
+        self.process.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return not self.process.is_alive()
+
+    def finish(self) -> None:
+        """
+        Wait for the end.
+
+        :raises RuntimeError: with what it printed when it fails
+        """
+        self.process.join(DEADLINE)
+        if self.process.exitcode != 0:
+            raise RuntimeError(f"train.py ended with {self.process.exitcode}: {self.log.read_text(encoding='utf-8')}")
+
+    def stop(self, number: signal.Signals) -> tuple[int | None, float]:
+        """
+        Send a signal.
+
+        :return: the exit code, and the seconds until the end
+        """
+        sent = time.monotonic()
+        if self.process.pid is not None and not self.has_ended:
+            os.kill(self.process.pid, number)
+        self.process.join(DEADLINE)
+        return self.process.exitcode, time.monotonic() - sent
+
+    def wait_until(self, condition: Callable[[], Any]) -> None:
+        """Return as soon as the condition holds, or the process has ended."""
+        deadline = time.monotonic() + DEADLINE
+        while not condition() and not self.has_ended and time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
-def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    """Return as soon as the condition holds, or the process has ended."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
-def stop(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, float]:
-    """
-    Send a signal.
-
-    :return: the exit code, and the seconds until the end
-    """
-    sent = time.monotonic()
-    process.send_signal(number)
-    process.communicate(timeout=DEADLINE)
-    return process.returncode, time.monotonic() - sent
+def _train(words: list[str], log: str) -> None:
+    os.setsid()  # Ctrl-C is for the test, not for its trainings
+    with open(log, "wb", buffering=0) as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    sys.exit(train.main(words))
 
 
 def differences(run: RunFolder, reference: RunFolder) -> list[str]:
@@ -156,15 +169,15 @@ def trial(task: dict[str, Any]) -> dict[str, Any]:
     case = Case(task["env"], task["vec_env"], task["n_timesteps"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary) / "run", case.env)
-        process = start(case.words(folder.path))
-        wait_until(folder.checkpoint_steps, process)
+        training = Training(case.words(folder.path), Path(temporary) / "first.txt")
+        training.wait_until(folder.checkpoint_steps)
         time.sleep(task["delay"])
-        exit_code, seconds = stop(process, SIGNALS[task["signal"]])
+        exit_code, seconds = training.stop(SIGNALS[task["signal"]])
         result: dict[str, Any] = {"exit_code": exit_code, "stop_seconds": seconds, "ended": folder.is_finished}
         result["checkpoint"] = max(folder.checkpoint_steps(), default=None)
         try:
             if not folder.is_finished:
-                finish(start(["--resume", str(folder.path)]))
+                Training(["--resume", str(folder.path)], Path(temporary) / "second.txt").finish()
             result["differences"] = differences(folder, RunFolder(Path(task["reference"]), case.env))
         except (RuntimeError, OSError, ValueError) as error:
             result["differences"] = [f"not resumed: {error}"]
@@ -177,12 +190,12 @@ def run_reference(case: Case, folder: RunFolder) -> float:
 
     :return: seconds from its first checkpoint to its last model
     """
-    process = start(case.words(folder.path))
-    wait_until(folder.checkpoint_steps, process)
+    training = Training(case.words(folder.path), folder.path.with_suffix(".txt"))
+    training.wait_until(folder.checkpoint_steps)
     began = time.monotonic()
-    wait_until(folder.last_model.is_file, process)
+    training.wait_until(folder.last_model.is_file)
     seconds = time.monotonic() - began
-    finish(process)
+    training.finish()
     return seconds
 
 
@@ -199,6 +212,24 @@ def plan(cases: Sequence[Case], references: Path, kinds: Sequence[str], seed: in
     return tasks
 
 
+def run_trials(tasks: Sequence[dict[str, Any]], jobs: int) -> list[dict[str, Any]]:
+    """
+    :param tasks: as :func:`trial` takes them
+    :param jobs: how many at a time
+    :return: task and result merged, in the order in which they ended; not all of them after Ctrl-C
+    """
+    rows: list[dict[str, Any]] = []
+    with SignalWatch() as watch, ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(lambda one: None if watch.is_set() else trial(one), task): task for task in tasks}
+        bar = tqdm(as_completed(futures), total=len(tasks), unit="trial")
+        for future in bar:
+            result = future.result()
+            if result is not None:
+                rows.append({**futures[future], **result})
+                bar.set_postfix(identical=sum(not row["differences"] for row in rows), of=len(rows))
+    return rows
+
+
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of both kinds of stop."""
     summary: dict[str, Any] = {}
@@ -206,8 +237,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         chosen = [row for row in rows if row["signal"] == kind]
         summary[kind] = {
             "trials": len(chosen),
-            "stopped_in_training": sum(not row["ended"] for row in chosen),
             "identical": sum(not row["differences"] for row in chosen),
+            "signal_before_the_end": sum(not row["ended"] for row in chosen),
+            "signal_after_the_end": sum(row["ended"] for row in chosen),
             "exit_codes": dict(Counter(str(row["exit_code"]) for row in chosen)),
             "slowest_stop_seconds": max((row["stop_seconds"] for row in chosen), default=None),
         }
@@ -219,7 +251,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="how many get SIGKILL")
     parser.add_argument("--terms", type=int, default=50, help="how many get SIGTERM")
-    parser.add_argument("--timesteps", type=int, default=2000, help="length of a training")
+    parser.add_argument("--timesteps", type=int, default=800, help="length of a training")
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the signals")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_test.json"))
@@ -228,13 +260,12 @@ def main() -> int:
     kinds = ["kill"] * args.kills + ["term"] * args.terms
     with tempfile.TemporaryDirectory() as folder:
         tasks = plan(cases, Path(folder), kinds, args.seed)
-        # References and delays are new ones every time: nothing is taken from an earlier cache.
-        rows = run_parallel(trial, tasks, args.jobs, Path(folder) / "trials.runs.jsonl")
+        rows = run_trials(tasks, args.jobs)
     summary = summarise(rows)
     for kind, numbers in summary.items():
         print(kind, numbers)
     table = [{key: value for key, value in row.items() if key != "reference"} for row in rows]
-    write_record(args.out, {"timesteps": args.timesteps, "summary": summary, "trials": table})
+    write_record(args.out, {"timesteps": args.timesteps, "planned": len(tasks), "summary": summary, "trials": table})
     return int(any(row["differences"] for row in rows))
 
 

@@ -7,17 +7,12 @@ The tables of docs/results.md, as Markdown, from the JSON files in benchmarks/re
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.markdown import markdown
+
 RESULTS = Path("benchmarks/results")
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def with_interval(row: dict[str, Any], key: str, interval: str) -> str:
@@ -100,7 +95,7 @@ def main() -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         render = RENDERERS.get(path.stem, grid_world if "preset" in record else None)
         if render is not None:
-            print(f"{path.stem} ({record['machine']['command']})\n\n{render(record)}")
+            print(f"{path.stem} ({record['machine']['command']})\n\n{render(record)}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,27 @@
 """Multi-agent trust region learning for Stable-Baselines3 and PettingZoo."""
 
-from sb3_matrl.coordinator import MATRLCoordinator
-from sb3_matrl.matrl import MATRL
-from sb3_matrl.report import MetaGameReport
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sb3_matrl.coordinator import MATRLCoordinator
+    from sb3_matrl.matrl import MATRL
+    from sb3_matrl.report import MetaGameReport
 
 __all__ = ["MATRL", "MATRLCoordinator", "MetaGameReport"]
 __version__ = "0.1.0"
+
+# Imported when they are asked for: whoever wants a game or a name alone does not wait for all of the learning.
+_HOMES = {"MATRL": "matrl", "MATRLCoordinator": "coordinator", "MetaGameReport": "report"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,16 +6,14 @@ The losses are pure functions of tensors; :func:`best_respond` runs the gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.nn import functional as F
 
-from sb3_matrl.rollout import AgentBatch, take_rows
+from sb3_matrl.batch import AgentBatch, evaluate, live_part, minibatches, take_rows
 
 
 @dataclass(frozen=True)
@@ -117,24 +115,13 @@ def best_respond(
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate
     records: list[th.Tensor] = []
-    rows = np.flatnonzero(batch.mask.cpu().numpy())
-    for _ in range(config.n_epochs if len(rows) > 0 else 0):
-        for index in _minibatches(rows, len(batch.mask), config.batch_size, rng):
+    for _ in range(config.n_epochs if bool(batch.mask.any()) else 0):
+        for index in minibatches(batch, config.batch_size, rng):
             record = _gradient_step(policy, optimizer, batch, weights, config, index)
             if record is None:
                 return _summary(records)
             records.append(record)
     return _summary(records)
-
-
-def _minibatches(rows: np.ndarray, n_rows: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray | slice]:
-    """Live rows in random order, ``batch_size`` at a time; everything at once, uncopied, when it fits and all live."""
-    if len(rows) == n_rows and n_rows <= batch_size:
-        yield slice(None)
-        return
-    order = rng.permutation(rows)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 def _gradient_step(
@@ -147,13 +134,16 @@ def _gradient_step(
 ) -> th.Tensor | None:
     """One Adam step on some rows; ``None`` (and no step) when ``target_kl`` is exceeded."""
     rows = take_rows(batch, index)
-    values, log_prob, entropy = _evaluate(policy, rows.observations, rows.actions)
-    advantages = rows.advantages
+    values, log_prob, entropies = evaluate(policy, rows)
+    # Without a closed form, the entropy is estimated from the actions.
+    columns = (values, log_prob, -log_prob if entropies is None else entropies, weights[index])
+    rows, (values, log_prob, entropies, row_weights) = live_part(rows, *columns)
+    entropy, advantages = entropies.mean(), rows.advantages
     if config.normalize_advantage and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     log_ratio = log_prob - rows.old_log_prob
     ratio = th.exp(log_ratio)
-    policy_objective = surrogate_loss(ratio, advantages, weights[index], config.clip_range)
+    policy_objective = surrogate_loss(ratio, advantages, row_weights, config.clip_range)
     critic_loss = value_loss(values, rows.old_values, rows.returns, config.clip_range_vf)
     loss = policy_objective - config.ent_coef * entropy + config.vf_coef * critic_loss
     if config.kl_coef != 0.0:
@@ -169,14 +159,6 @@ def _gradient_step(
     optimizer.step()
     # Kept as tensors: reading them here would wait for the device at every step.
     return th.stack([policy_objective.detach(), critic_loss.detach(), entropy.detach(), clip_fraction, kl_estimate])
-
-
-def _evaluate(
-    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor
-) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Values (B,), log-probabilities (B,) and mean entropy; the last from samples where no closed form exists."""
-    values, log_prob, entropy = policy.evaluate_actions(observations, actions)
-    return values.flatten(), log_prob, (-log_prob if entropy is None else entropy).mean()
 
 
 def _summary(records: list[th.Tensor]) -> BestResponseStats:

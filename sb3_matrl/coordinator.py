@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_matrl.batch import AgentBatch, action_distribution, actor_parameter_names, agent_batch, log_prob_and_distribution
 from sb3_matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
+from sb3_matrl.buffers import install_masked_buffer
 from sb3_matrl.common.suggest import unknown
-from sb3_matrl.finite import NonFiniteError, check_parameters, check_ratios, check_response_losses
+from sb3_matrl.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters, check_ratios, check_response_losses
 from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, check_applicable, solve
 from sb3_matrl.metagame.stability import eigenvalues, fixed_point_type, improvement_lower_bound
 from sb3_matrl.mixture import (
@@ -36,7 +36,6 @@ from sb3_matrl.mixture import (
     total_variation,
 )
 from sb3_matrl.report import MetaGameReport
-from sb3_matrl.rollout import AgentBatch, agent_batch, install_masked_buffer, live_rows
 
 AGGREGATIONS = ("parameters", "distill")
 BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
@@ -44,8 +43,6 @@ BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
 MAX_REPORTED_AGENTS = 4
 # Ratios beyond exp(20) say no more than that; without a limit products of them could become inf or nan.
 MAX_LOG_RATIO = 20.0
-# What torch.distributions say of parameters that are NaN.
-_REFUSED_BY_TORCH = "found invalid values"
 
 Parameters = dict[str, th.Tensor]
 
@@ -129,20 +126,27 @@ class BestResponseArguments:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """An agent's policy at one moment: parameters of its actor and its action distributions on the rollout."""
+    """A learner's policy at one moment: parameters of its actor, its action distributions and log-densities on the rollout."""
 
     parameters: Parameters
     distribution: ActionDistribution
+    log_prob: th.Tensor
 
 
 @dataclass(frozen=True)
 class _Prediction:
-    """The rollout of all agents with their current and predicted policies (lists follow the agents' order)."""
+    """
+    The rollout of all learners with their current and predicted policies (lists follow the learners' order).
+
+    The B joint samples of the meta-game are env steps: the ratio of agents that share a learner is the product of theirs,
+    the advantage the sum, over those that acted.
+    """
 
     batches: list[AgentBatch]
     current: list[_Snapshot]
     predicted: list[_Snapshot]
     ratios: th.Tensor
+    advantages: th.Tensor
     mask: th.Tensor
 
 
@@ -150,14 +154,19 @@ class MATRLCoordinator:
     """
     Coordinates the updates of several SB3 on-policy learners that share one environment.
 
-    It hooks their rollout buffers (see :func:`sb3_matrl.rollout.install_masked_buffer`); it holds configuration, the best
+    It hooks their rollout buffers (see :func:`sb3_matrl.buffers.install_masked_buffer`); it holds configuration, the best
     responses' optimisers and a random generator, nothing else.
 
-    :param learners: agent -> learner; fill their buffers by :func:`sb3_matrl.rollout.collect_rollout`
+    The players of the meta-game are the learners. One that several agents share is one player: its ratio is the product
+    of theirs, its payoff the sum, and they are mixed by one ``rho``.
+
+    :param learners: name -> learner; fill their buffers by :func:`sb3_matrl.rollout.collect_rollout`
     :param config: switches and solver
-    :param best_response: agent -> best-response arguments; defaults for all when ``None``
+    :param best_response: name -> best-response arguments; defaults for all when ``None``
     :param rng: draws equilibria, solver restarts and minibatches
-    :raises ValueError: if the solver does not apply to this number of agents
+    :param group_sizes: name -> number of agents that share the learner; 1 for all when ``None``. Its buffer has as many
+        blocks of env copies, one per agent
+    :raises ValueError: if the solver does not apply to this number of learners
     """
 
     def __init__(
@@ -166,8 +175,10 @@ class MATRLCoordinator:
         config: CoordinatorConfig | None = None,
         best_response: Mapping[str, BestResponseArguments] | None = None,
         rng: np.random.Generator | None = None,
+        group_sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.learners = dict(learners)
+        self.group_sizes = {name: (group_sizes or {}).get(name, 1) for name in self.learners}
         for learner in self.learners.values():
             install_masked_buffer(learner)
         self.config = config or CoordinatorConfig()
@@ -190,7 +201,7 @@ class MATRLCoordinator:
         try:
             return self._update(progress_remaining)
         except ValueError as error:
-            if _REFUSED_BY_TORCH not in str(error):
+            if REFUSED_BY_TORCH not in str(error):
                 raise
             self._check_parameters("during the update")
             raise NonFiniteError("during the update, a policy's output on the rollout was NaN or infinite") from error
@@ -216,34 +227,41 @@ class MATRLCoordinator:
         for name, learner in self.learners.items():
             check_parameters(name, learner.policy, (learner.policy.optimizer, self.optimizers[name]), when)
 
-    def _snapshot(self, name: str, observations: PyTorchObs) -> _Snapshot:
+    def _snapshot(self, name: str, batch: AgentBatch) -> _Snapshot:
         policy = self.learners[name].policy
         named = dict(policy.named_parameters())
         parameters = {key: named[key].detach().clone() for key in self._actor_names[name]}
-        return _Snapshot(parameters, action_distribution(policy, observations))
+        log_prob, distribution = log_prob_and_distribution(policy, batch)
+        return _Snapshot(parameters, distribution, log_prob)
 
     def _predict(self) -> _Prediction:
         """Step 2 of Algorithm 1: every agent's own SB3 update against the others' current policies (Eq. 2)."""
         batches = [agent_batch(learner) for learner in self.learners.values()]
         pairs = list(zip(self.learners, batches, strict=True))
-        current = [self._snapshot(name, batch.observations) for name, batch in pairs]
+        current = [self._snapshot(name, batch) for name, batch in pairs]
         for learner in self.learners.values():
-            if learner.rollout_buffer.mask.any():  # type: ignore[attr-defined]  # SB3's train() fails without any row
+            if learner.rollout_buffer.can_train:  # type: ignore[attr-defined]  # SB3's train() fails without any row
                 learner.train()
         self._check_parameters("after the predicted step")
-        predicted = [self._snapshot(name, batch.observations) for name, batch in pairs]
-        mask = live_rows(batches).cpu()
-        columns = [_log_prob(self.learners[name].policy, batch) - batch.old_log_prob for name, batch in pairs]
-        log_ratios = th.stack([column.cpu() for column in columns], dim=1).double()
+        predicted = [self._snapshot(name, batch) for name, batch in pairs]
+        changes = [new.log_prob - batch.old_log_prob for new, batch in zip(predicted, batches, strict=True)]
+        log_ratios = self._columns([th.where(b.mask, change, 0.0) for b, change in zip(batches, changes, strict=True)])
         ratios = th.exp(log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
-        return _Prediction(batches, current, predicted, th.where(mask, ratios, 1.0), mask)
+        advantages = self._columns([th.where(batch.mask, batch.advantages, 0.0) for batch in batches])
+        mask = self._columns([batch.mask for batch in batches]) > 0.0
+        return _Prediction(batches, current, predicted, ratios, advantages, mask)
+
+    def _columns(self, values: list[th.Tensor]) -> th.Tensor:
+        """Sums over the agents that share a learner: tensors (group size * B,) become one (B, n) of doubles."""
+        sizes = self.group_sizes.values()
+        sums = [value.cpu().double().view(size, -1).sum(dim=0) for value, size in zip(values, sizes, strict=True)]
+        return th.stack(sums, dim=1)
 
     def _metagame(self, prediction: _Prediction) -> MetaGame:
         """Step 3: payoffs of current and predicted policies, estimated on the rollout (Eqs. 3 and 5)."""
-        advantages = th.stack([batch.advantages.cpu() for batch in prediction.batches], dim=1)
         return MetaGame(
             prediction.ratios.numpy(),
-            advantages.double().numpy(),
+            prediction.advantages.numpy(),
             clip_range=self.config.payoff_clip_range,
             mask=prediction.mask.numpy(),
         )
@@ -285,7 +303,7 @@ class MATRLCoordinator:
         optimizer = th.optim.Adam([named[key] for key in self._actor_names[name]], lr=learning_rate)
         live = batch.mask.float()
         for _ in range(self.config.distill_steps):
-            divergence = kl(target, policy.get_distribution(batch.observations).distribution)  # type: ignore[arg-type]
+            divergence = kl(target, action_distribution(policy, batch))
             loss = (live * divergence).sum() / live.sum().clamp(min=1.0)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -301,7 +319,7 @@ class MATRLCoordinator:
         stats = {}
         for i, (name, learner) in enumerate(self.learners.items()):
             batch, config = prediction.batches[i], configs[name]
-            column = clip_weights(weights[:, i], config.weight_clip_range).to(batch.advantages)
+            column = clip_weights(weights[:, i], config.weight_clip_range).to(batch.advantages).repeat(self.group_sizes[name])
             stats[name] = best_respond(learner.policy, self.optimizers[name], batch, column, config, self.rng)
         return stats
 
@@ -334,17 +352,19 @@ class MATRLCoordinator:
         kl_predicted, kl_next = [], []
         for i, learner in enumerate(self.learners.values()):
             batch, current = prediction.batches[i], prediction.current[i].distribution
-            kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch, "mean"))
-            kl_next.append(_over_live(kl(current, action_distribution(learner.policy, batch.observations)), batch, "mean"))
+            kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch))
+            following = log_prob_and_distribution(learner.policy, batch)[1]
+            kl_next.append(_over_live(kl(current, following), batch))
         return {"kl_predicted": np.array(kl_predicted), "kl_next": np.array(kl_next)}
 
     def _lower_bounds(self, prediction: _Prediction, game: MetaGame, rho: np.ndarray) -> dict[str, Any]:
         """Remarks 1 and C.1 from samples: maxima over the visited states and the executed actions."""
         gamma = np.array([learner.gamma for learner in self.learners.values()])
-        epsilon = np.array([_over_live(batch.advantages.abs(), batch, "max") for batch in prediction.batches])
+        epsilon = prediction.advantages.abs().amax(dim=0).numpy()
         policies = zip(prediction.batches, prediction.current, prediction.predicted, strict=True)
-        distances = [(batch, total_variation(c.distribution, p.distribution)) for batch, c, p in policies]
-        alpha = np.array([_over_live(distance, batch, "max") for batch, distance in distances])
+        distances = [th.where(batch.mask, total_variation(c.distribution, p.distribution), 0.0) for batch, c, p in policies]
+        # Of agents that share a learner, the sum bounds their joint policy's.
+        alpha = self._columns(distances).clamp(max=1.0).amax(dim=0).numpy()
         predicted_gain = game.expected_payoffs(np.zeros(game.n_agents))
         return {
             "total_variation": alpha,
@@ -377,55 +397,10 @@ def _sample_sizes(weights: th.Tensor, mask: th.Tensor, clip_ranges: list[float |
     return np.array([effective_sample_size(column) for column in clipped])
 
 
-def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
-    """
-    Names of the parameters that shape the action distribution, shared feature extractors included.
-
-    Found by differentiating the distribution's log-density and entropy, so any policy class works.
-    """
-    observation = _example_observation(policy)
-    distribution = policy.get_distribution(observation)
-    actions = distribution.get_actions(deterministic=True)
-    objective = distribution.log_prob(actions).sum()
-    entropy = distribution.entropy()
-    if entropy is not None:
-        objective = objective + entropy.sum()
-    named = [(name, value) for name, value in policy.named_parameters() if value.requires_grad]
-    gradients = th.autograd.grad(objective, [value for _, value in named], allow_unused=True)
-    return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is not None]
-
-
-def _example_observation(policy: ActorCriticPolicy) -> PyTorchObs:
-    """A batch of one zero observation, as a tensor or a dict of tensors."""
-
-    def zero(space: spaces.Space[Any]) -> np.ndarray:
-        return np.zeros(space.shape or (), dtype=space.dtype)
-
-    space = policy.observation_space
-    if isinstance(space, spaces.Dict):
-        return policy.obs_to_tensor({key: zero(value) for key, value in space.spaces.items()})[0]
-    return policy.obs_to_tensor(zero(space))[0]
-
-
-def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> ActionDistribution:
-    """The policy's action distributions on a batch of observations, without gradient."""
-    policy.set_training_mode(False)
-    with th.no_grad():
-        return policy.get_distribution(observations).distribution  # type: ignore[return-value]
-
-
-def _log_prob(policy: ActorCriticPolicy, batch: AgentBatch) -> th.Tensor:
-    policy.set_training_mode(False)
-    with th.no_grad():
-        return policy.evaluate_actions(batch.observations, batch.actions)[1]
-
-
-def _over_live(values: th.Tensor, batch: AgentBatch, statistic: str) -> float:
-    """Mean or maximum over the rows in which the agent acted; 0 if it never did."""
+def _over_live(values: th.Tensor, batch: AgentBatch) -> float:
+    """Mean over the rows in which the agent acted; 0 if it never did."""
     live = values[batch.mask]
-    if len(live) == 0:
-        return 0.0
-    return float(live.max() if statistic == "max" else live.mean())
+    return float(live.mean()) if len(live) > 0 else 0.0
 
 
 def _clipped_share(values: th.Tensor, mask: th.Tensor, clip_ranges: list[float | None]) -> np.ndarray:

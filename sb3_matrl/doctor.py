@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import platform
 import re
 import tempfile
@@ -29,6 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from sb3_matrl.common.archive import read_archive
+from sb3_matrl.common.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.common.model_file import SavedModel, read_model, zip_path
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
 from sb3_matrl.matrl import MATRL
@@ -220,14 +222,49 @@ def check_checkpoint(path: Path) -> Iterator[Finding]:
     yield Finding("format", True, f"{manifest['format']}, version {manifest['format_version']}")
     yield Finding("written with", True, versions or "unknown versions")
     yield Finding("hashes", True, f"right for all {len(manifest['sha256'])} members: {', '.join(manifest['sha256'])}")
+    yield _describe_environment(documents.get("run"), saved)
+    yield _describe_arguments(saved)
     yield from _describe_model(saved)
-    others = sorted(set(documents) - {"manifest", "model"}) + sorted(set(tensors) - {"training"} - _agent_members(saved))
+    others = sorted(set(documents) - {"manifest", "model", "run"}) + sorted(
+        set(tensors) - {"training"} - _agent_members(saved)
+    )
     if others:
         yield Finding("beside the model", True, ", ".join(others))
 
 
 def _agent_members(saved: SavedModel) -> set[str]:
     return {f"agents/{i}" for i in range(len(saved.parameters))}
+
+
+def _describe_environment(run: Any, saved: SavedModel) -> Finding:
+    """Which environment the model learned in; a model that was not saved by the zoo does not know its id."""
+    name = run.get("env") if isinstance(run, dict) else None
+    options = _readable(saved.arguments.get("env_kwargs")) or "no options"
+    copies = f"{saved.counters['n_envs']} copies, {options}"
+    return Finding("environment", None if name is None else True, f"{name or 'its id is not in the file'}, {copies}")
+
+
+def _describe_arguments(saved: SavedModel) -> Finding:
+    """The arguments that are not MATRL's defaults."""
+    defaults = {name: one.default for name, one in inspect.signature(MATRL.__init__).parameters.items()}
+    elsewhere = ("n_envs", "env_kwargs", "verbose")
+    changed = [
+        f"{name}={_readable(value)}"
+        for name, value in saved.arguments.items()
+        if name not in elsewhere and (name not in defaults or value != argument_to_json(defaults[name]))
+    ]
+    return Finding("hyper-parameters", True, ", ".join(changed) or "MATRL's defaults")
+
+
+def _readable(value: Any) -> str:
+    """An argument in the file's JSON types as Python writes it; nothing where there is none."""
+    try:
+        value = argument_from_json(value)
+    except ValueError:
+        return str(value)
+    if isinstance(value, (type, Unsaved)):
+        return value.__name__ if isinstance(value, type) else value.text
+    return "" if value is None or value == {} else str(value)
 
 
 def _describe_model(saved: SavedModel) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from sb3_matrl.best_response import BestResponseStats
 
 # What is done with an update that has such numbers: end the training, or go on with the next rollout.
 ON_NAN = ("stop", "skip")
+# What torch.distributions say of parameters that are NaN.
+REFUSED_BY_TORCH = "found invalid values"
 # A rollout buffer's arrays in the order in which a bad number spreads, so that the first bad one is the cause.
 _ROLLOUT_ARRAYS = {
     "rewards": "reward",
@@ -30,11 +32,11 @@ class NonFiniteError(ValueError):
     """A rollout or an update has numbers that are NaN or infinite; the message says whose, which and where."""
 
 
-def check_rollout(agent: str, learner: OnPolicyAlgorithm) -> None:
+def check_rollout(agents: Sequence[str], learner: OnPolicyAlgorithm) -> None:
     """
-    Check what the losses will read of a learner's rollout; rows in which the agent did not act are left out.
+    Check what the losses will read of a learner's rollout; rows in which an agent did not act are left out.
 
-    :param agent: name of the agent
+    :param agents: names of the learner's agents
     :param learner: its buffer was filled by :func:`sb3_matrl.rollout.collect_rollout`
     :raises NonFiniteError: names the agent, the env copy and the step
     """
@@ -45,9 +47,10 @@ def check_rollout(agent: str, learner: OnPolicyAlgorithm) -> None:
         array = getattr(buffer, attribute)
         bad = ~np.isfinite(array) & buffer.mask
         if bad.any():
-            step, copy = np.argwhere(bad)[0].tolist()
+            step, column = np.argwhere(bad)[0].tolist()
+            member, copy = divmod(column, learner.n_envs // len(agents))
             raise NonFiniteError(
-                f"agent {agent!r}, env copy {copy}, step {step} of the rollout: the {what} is {array[step, copy]} "
+                f"agent {agents[member]!r}, env copy {copy}, step {step} of the rollout: the {what} is {array[step, column]} "
                 f"({int(bad.sum())} of {int(buffer.mask.sum())} are not finite)"
             )
 

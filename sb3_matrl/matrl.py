@@ -6,7 +6,7 @@ import inspect
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,55 +22,22 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_matrl.arguments import Arguments
 from sb3_matrl.common.logger import AgentLogger
-from sb3_matrl.common.model_file import SavedModel, blame_file, read_model, restore_arguments, write_model
+from sb3_matrl.common.model_file import blame_file, read_model, restore_arguments, write_model
 from sb3_matrl.common.suggest import did_you_mean, unknown
-from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, MATRLCoordinator
+from sb3_matrl.coordinator import CoordinatorConfig, MATRLCoordinator
 from sb3_matrl.finite import ON_NAN, NonFiniteError, check_learner_losses, check_rollout
-from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, per_agent
+from sb3_matrl.frozen import FrozenAgent
+from sb3_matrl.groups import group_env, learner_groups
 from sb3_matrl.report import MetaGameReport
 from sb3_matrl.resume import TrainingState, capture, resume
-from sb3_matrl.rollout import Position, collect_rollout
+from sb3_matrl.rollout import Position, Team, collect_rollout, first_position
+from sb3_matrl.saving import frozen_agents, restore, saved_model
 from sb3_matrl.transaction import all_or_nothing
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
 SelfMATRL = TypeVar("SelfMATRL", bound="MATRL")
-
-# Arguments of SB3's learners that may differ per agent, and with which agents' learners are built.
-_LEARNER_ARGUMENTS = (
-    "learning_rate",
-    "batch_size",
-    "n_epochs",
-    "gamma",
-    "gae_lambda",
-    "clip_range",
-    "clip_range_vf",
-    "normalize_advantage",
-    "ent_coef",
-    "vf_coef",
-    "max_grad_norm",
-    "use_sde",
-    "sde_sample_freq",
-    "rollout_buffer_class",
-    "rollout_buffer_kwargs",
-    "target_kl",
-    "policy_kwargs",
-)
-# MATRL's argument -> the best response's, likewise per agent.
-_BEST_RESPONSE_ARGUMENTS = {
-    "br_learning_rate": "learning_rate",
-    "br_n_epochs": "n_epochs",
-    "batch_size": "batch_size",
-    "clip_range": "clip_range",
-    "br_clip_range": "weight_clip_range",
-    "clip_range_vf": "clip_range_vf",
-    "normalize_advantage": "normalize_advantage",
-    "ent_coef": "ent_coef",
-    "vf_coef": "vf_coef",
-    "br_kl_coef": "kl_coef",
-    "max_grad_norm": "max_grad_norm",
-    "target_kl": "target_kl",
-}
 
 
 class MATRL(BaseAlgorithm):
@@ -80,9 +47,8 @@ class MATRL(BaseAlgorithm):
     two by its equilibrium, and best-respond to the others' mixtures.
 
     The arguments up to ``device`` have the names, order and meaning of SB3's PPO. Those marked (*) may also be a dict
-    keyed by agent. Defaults are those of PPO, whatever the learner class. An argument that a class does not have is not
-    passed to it; ``None`` leaves its
-    default.
+    keyed by agent (by the group's name where agents share a learner; frozen agents have no entry). Defaults are those of
+    PPO, whatever the learner class. An argument that a class does not have is not passed to it; ``None`` leaves its default.
 
     :param policy: (*) name (``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``) or class of the policy
     :param env: factory of a PettingZoo ``ParallelEnv``, such an env, an id (``"checkers_v0"``, ``"module:callable"``), or a
@@ -116,8 +82,16 @@ class MATRL(BaseAlgorithm):
     :param n_envs: copies of the env; a ``JointVecEnv`` has its own number
     :param env_kwargs: arguments of the env factory
     :param vec_env: ``"auto"``, ``"batched"``, ``"dummy"`` or ``"subproc"``, see :func:`make_joint_vec_env`
-    :param learner_class: (*) SB3 or sb3-contrib on-policy algorithm
+    :param learner_class: (*) SB3 or sb3-contrib on-policy algorithm: PPO, A2C, TRPO, RecurrentPPO, MaskablePPO
     :param learner_kwargs: (*) arguments that this class has beside the ones above
+    :param share: name of a group -> agents that share one learner, which is one player of the meta-game
+    :param frozen: agent -> who plays it without learning: an SB3 policy or algorithm, a function of the observations
+        (n_envs, ...) that returns the actions, a path of a saved MATRL model, or a tuple (model or path, agent in it)
+    :param norm_obs: (*) normalise observations by running statistics, as SB3's ``VecNormalize``; they are saved with the
+        model, and :meth:`predict` applies them as they are
+    :param norm_reward: (*) scale rewards by the running standard deviation of the discounted return, likewise
+    :param clip_obs: (*) largest normalised observation
+    :param clip_reward: (*) largest normalised reward
     :param metagame: solve the meta-game; ``False`` takes the predicted policies as they are (rho = 0)
     :param best_response: take best-response steps; ``False`` ends the iteration with the mixtures
     :param solver: of the meta-game, see :func:`sb3_matrl.metagame.solve`
@@ -138,6 +112,7 @@ class MATRL(BaseAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPO.policy_aliases
 
     env: JointVecEnv | None
+    learners: dict[str, OnPolicyAlgorithm]
     agents: dict[str, OnPolicyAlgorithm]
     coordinator: MATRLCoordinator
 
@@ -175,6 +150,12 @@ class MATRL(BaseAlgorithm):
         vec_env: str = "auto",
         learner_class: type[OnPolicyAlgorithm] | Mapping[str, type[OnPolicyAlgorithm]] = PPO,
         learner_kwargs: Mapping[str, Any] | None = None,
+        share: Mapping[str, Sequence[str]] | None = None,
+        frozen: Mapping[str, Any] | None = None,
+        norm_obs: bool | Mapping[str, bool] = False,
+        norm_reward: bool | Mapping[str, bool] = False,
+        clip_obs: float | Mapping[str, float] = 10.0,
+        clip_reward: float | Mapping[str, float] = 10.0,
         metagame: bool = True,
         best_response: bool = True,
         solver: str = "auto",
@@ -207,7 +188,6 @@ class MATRL(BaseAlgorithm):
         )
         self.n_steps = n_steps
         self.report: MetaGameReport | None = None
-        self._alive: np.ndarray | None = None
         # Where the training stood before the current rollout, and where a loaded one is to go on.
         self._state: TrainingState | None = None
         self._resume_from: TrainingState | None = None
@@ -259,46 +239,49 @@ class MATRL(BaseAlgorithm):
         self.n_envs = n_envs
 
     def _setup_model(self) -> None:
-        self._check_accepted()
+        kinds = {"observation": self.observation_space, "action": self.action_space}
+        spaces_of = {kind: {agent: of[agent] for agent in self.possible_agents} for kind, of in kinds.items()}  # type: ignore[index]
+        sources = (self.arguments["frozen"] or {}).items()
+        frozen = {agent: self._frozen_agent(agent, source) for agent, source in sources}
+        members = learner_groups(self.possible_agents, self.arguments["share"], frozen)
+        arguments = Arguments(self.arguments, _constructor_arguments(), list(members))
+        arguments.check_accepted()
         self.set_random_seed(self.seed)
-        self.agents = {agent: self._build_learner(agent) for agent in self.possible_agents}
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed).spawn(1)[0])
-        responses = {agent: self._best_response_arguments(agent) for agent in self.agents}
-        self.coordinator = MATRLCoordinator(self.agents, self._config, responses, rng)
-
-    def _argument(self, name: str, agent: str) -> Any:
-        return per_agent(name, self.arguments[name], self.possible_agents)[agent]
-
-    def _check_accepted(self) -> None:
-        """Refuse an argument that was set but that no learner, nor the best response, would read."""
-        classes = per_agent("learner_class", self.arguments["learner_class"], self.possible_agents).values()
-        accepted = set().union(*(accepted_arguments(cls) for cls in classes)) | set(_BEST_RESPONSE_ARGUMENTS)
-        defaults = _constructor_arguments()
-        for name in _LEARNER_ARGUMENTS:
-            if name not in accepted and self.arguments[name] != defaults[name]:
-                raise ValueError(
-                    f"{name} is no argument of {', '.join(sorted({cls.__name__ for cls in classes}))}: leave it out"
-                )
-
-    def _build_learner(self, agent: str) -> OnPolicyAlgorithm:
-        arguments = {name: self._argument(name, agent) for name in _LEARNER_ARGUMENTS}
-        arguments |= {"n_steps": self.n_steps, "device": self.device, "stats_window_size": self._stats_window_size}
-        if arguments["policy_kwargs"] is not None:
-            arguments["policy_kwargs"] = dict(arguments["policy_kwargs"])  # SB3 writes into it
-        observation_space, action_space = self.observation_space[agent], self.action_space[agent]  # type: ignore[index]
-        return build_learner(
-            self._argument("learner_class", agent),
-            self._argument("policy", agent),
-            SpacesVecEnv(self.n_envs, observation_space, action_space),
-            arguments,
-            self._argument("learner_kwargs", agent),
+        envs = {name: group_env(name, agents, spaces_of, self.n_envs) for name, agents in members.items()}
+        self.learners = {name: arguments.learner(name, env, self.device) for name, env in envs.items()}
+        self.agents = {agent: self.learners[name] for name, agents in members.items() for agent in agents}
+        self.team = Team(self.learners, members, arguments.normalizers(envs), frozen)
+        self.coordinator = MATRLCoordinator(
+            self.learners,
+            self._config,
+            {name: arguments.best_response(name) for name in members},
+            np.random.default_rng(np.random.SeedSequence(self.seed).spawn(1)[0]),
+            {name: len(agents) for name, agents in members.items()},
         )
 
-    def _best_response_arguments(self, agent: str) -> BestResponseArguments:
-        values = {theirs: self._argument(ours, agent) for ours, theirs in _BEST_RESPONSE_ARGUMENTS.items()}
-        if values["learning_rate"] is None:
-            values["learning_rate"] = self._argument("learning_rate", agent)
-        return BestResponseArguments(**values)
+    def _frozen_agent(self, agent: str, source: Any) -> FrozenAgent:
+        """From what the constructor takes; a saved model is read, its agent taken."""
+        model, name = source if isinstance(source, tuple) and len(source) == 2 else (source, agent)
+        if isinstance(model, (str, Path)):
+            model = MATRL.load(model, device=self.device)
+        if not isinstance(model, MATRL):
+            return source if isinstance(source, FrozenAgent) else FrozenAgent(source)
+        if name not in model.possible_agents:
+            raise ValueError(
+                f"frozen: {agent!r}: the model has no such agent: {unknown('agent', str(name), model.possible_agents)}"
+            )
+        for kind in ("observation_space", "action_space"):
+            ours, theirs = getattr(self, kind)[agent], getattr(model, kind)[name]
+            if ours != theirs:
+                raise ValueError(f"frozen: {agent!r}: its {kind} is {ours}, that of the saved {name!r} {theirs}")
+        return model.player(name)
+
+    def learner_of(self, agent: str) -> str:
+        """
+        :param agent: one that learns
+        :return: name of its learner: the agent itself, or the group that shares one
+        """
+        return next(name for name, agents in self.team.members.items() if agent in agents)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """
@@ -351,13 +334,13 @@ class MATRL(BaseAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         if fresh:
-            self._alive = self.env.alive.copy()
-            self._last_episode_starts = np.ones_like(self._alive)
+            position = first_position(self.env, self.team, self._last_obs)  # type: ignore[arg-type]
+            self._last_obs, self._last_episode_starts = position.observations, position.episode_starts
         if self._resume_from is not None and not reset_num_timesteps:
             resume(self, self._resume_from)
         self._resume_from = None
-        for agent, learner in self.agents.items():
-            learner.set_logger(AgentLogger(self.logger, agent))
+        for name, learner in self.learners.items():
+            learner.set_logger(AgentLogger(self.logger, name))
         return total_timesteps, callback
 
     def learn(
@@ -405,7 +388,7 @@ class MATRL(BaseAlgorithm):
 
         :return: False if the callback asked to stop
         """
-        assert self.env is not None and self._alive is not None
+        assert self.env is not None
 
         def on_step(seen: dict[str, Any]) -> bool:
             self.num_timesteps += self.n_envs
@@ -416,10 +399,9 @@ class MATRL(BaseAlgorithm):
             return True
 
         callback.on_rollout_start()
-        position = Position(self._last_obs, self._last_episode_starts, self._alive)  # type: ignore[arg-type]
-        position, complete = collect_rollout(self.env, self.agents, position, self.n_steps, on_step)
+        position = Position(self._last_obs, self._last_episode_starts)  # type: ignore[arg-type]
+        position, complete = collect_rollout(self.env, self.team, position, self.n_steps, on_step)
         self._last_obs, self._last_episode_starts = position.observations, position.episode_starts
-        self._alive = position.alive
         if complete:
             callback.on_rollout_end()
         return complete
@@ -433,7 +415,7 @@ class MATRL(BaseAlgorithm):
         """
         total = total_timesteps or self._total_timesteps
         self._update_current_progress_remaining(self.num_timesteps, total)
-        for learner in self.agents.values():
+        for learner in self.learners.values():
             learner.num_timesteps, learner._total_timesteps = self.num_timesteps, total
             learner._update_current_progress_remaining(self.num_timesteps, total)
         # While the agents change there is no state to resume from; after a failed update there is the one before.
@@ -450,10 +432,10 @@ class MATRL(BaseAlgorithm):
             self.logger.record("train/skipped_updates", self.skipped_updates)
 
     def _update(self) -> None:
-        for agent, learner in self.agents.items():
-            check_rollout(agent, learner)
+        for name, learner in self.learners.items():
+            check_rollout(self.team.members[name], learner)
         report = self.coordinator.update(self._current_progress_remaining)
-        check_learner_losses(self.agents, self.logger.name_to_value)
+        check_learner_losses(self.learners, self.logger.name_to_value)
         self.report = report
         self._n_updates += 1
         for key, value in report.scalars().items():
@@ -477,7 +459,7 @@ class MATRL(BaseAlgorithm):
         if len(self.ep_info_buffer) > 0:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
-            for agent in self.agents:
+            for agent in self.possible_agents:
                 mean = safe_mean([info["agents"][agent] for info in self.ep_info_buffer])
                 self.logger.record(f"{agent}/rollout/ep_rew_mean", mean)
         self.logger.record("time/iterations", iteration, exclude="tensorboard")
@@ -494,14 +476,18 @@ class MATRL(BaseAlgorithm):
         state: Mapping[str, Any] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
         """
         Actions for some or all agents, for one env or a batch of envs.
 
-        :param observation: agent -> observation, with or without a leading batch axis; only the agents that are to act
+        :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
+            that are to act
         :param state: agent -> recurrent state, as returned by the previous call
         :param episode_start: bool (batch,), for recurrent policies
         :param deterministic: most likely actions instead of sampled ones
+        :param action_masks: agent -> bool (batch, mask size), for learners that know masks; where an agent has none here, the
+            entry ``"action_mask"`` of its observation is taken
         :return: agent -> action, and the next recurrent states (``None`` without any)
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
@@ -509,22 +495,34 @@ class MATRL(BaseAlgorithm):
             raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
         actions, states = {}, {}
         for agent, value in observation.items():
-            if agent not in self.agents:
+            if agent not in self.possible_agents:
                 raise ValueError(
-                    f"agent {agent!r} is unknown{did_you_mean(agent, self.agents)} Known: {', '.join(self.agents)}"
+                    f"agent {agent!r} is unknown{did_you_mean(agent, self.possible_agents)} Known: "
+                    f"{', '.join(self.possible_agents)}"
                 )
+            masks = (action_masks or {}).get(agent, _mask_in(value))
             previous = None if state is None else state.get(agent)
-            actions[agent], states[agent] = self.agents[agent].predict(value, previous, episode_start, deterministic)
+            player = self.player(agent)
+            actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
         return actions, None if all(value is None for value in states.values()) else states
+
+    def player(self, agent: str) -> FrozenAgent:
+        """
+        :param agent: any
+        :return: its policy, with what it does to observations; it goes on learning where the agent does
+        """
+        if agent in self.team.frozen:
+            return self.team.frozen[agent]
+        return FrozenAgent(self.agents[agent], self.team.normalizers.get(self.learner_of(agent)))
 
     # ------------------------------------------------------------------ files
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """agent -> state dicts: the learner's own (policy, optimisers) and the best response's optimiser."""
+        """learner -> state dicts: its own (policy, optimisers) and the best response's optimiser."""
         optimizers = self.coordinator.optimizers
         return {
-            agent: {**learner.get_parameters(), "best_response.optimizer": optimizers[agent].state_dict()}
-            for agent, learner in self.agents.items()
+            name: {**learner.get_parameters(), "best_response.optimizer": optimizers[name].state_dict()}
+            for name, learner in self.learners.items()
         }
 
     def set_parameters(  # type: ignore[override]
@@ -534,23 +532,23 @@ class MATRL(BaseAlgorithm):
         Load parameters.
 
         :param load_path_or_dict: a saved model, or what :meth:`get_parameters` returned
-        :param exact_match: want all agents, and every part of each
+        :param exact_match: want all learners, and every part of each
         :param device: where the tensors go first
-        :raises ValueError: if agents are missing or unknown
+        :raises ValueError: if learners are missing or unknown
         """
         given: Mapping[str, Mapping[str, Any]]
         given = read_model(load_path_or_dict).parameters if isinstance(load_path_or_dict, (str, Path)) else load_path_or_dict
-        unknown_agents = [agent for agent in given if agent not in self.agents]
-        missing = [agent for agent in self.agents if agent not in given] if exact_match else []
-        if unknown_agents or missing:
+        strangers = [name for name in given if name not in self.learners]
+        missing = [name for name in self.learners if name not in given] if exact_match else []
+        if strangers or missing:
             raise ValueError(
-                f"parameters of unknown agents {unknown_agents}, or without those of {missing}; known: {list(self.agents)}"
+                f"parameters of unknown agents {strangers}, or without those of {missing}; known: {list(self.learners)}"
             )
-        for agent, parameters in given.items():
-            own = {name: value for name, value in parameters.items() if name != "best_response.optimizer"}
-            self.agents[agent].set_parameters(own, exact_match=exact_match, device=device)
+        for name, parameters in given.items():
+            own = {part: value for part, value in parameters.items() if part != "best_response.optimizer"}
+            self.learners[name].set_parameters(own, exact_match=exact_match, device=device)
             if "best_response.optimizer" in parameters:
-                self.coordinator.optimizers[agent].load_state_dict(parameters["best_response.optimizer"])
+                self.coordinator.optimizers[name].load_state_dict(parameters["best_response.optimizer"])
 
     @property
     def resumable_timesteps(self) -> int:
@@ -568,26 +566,7 @@ class MATRL(BaseAlgorithm):
         :param path: ``.zip`` is added where there is no suffix
         :param documents: name -> value in JSON types, stored beside the model
         """
-        counters = {
-            "n_envs": self.n_envs,
-            "num_timesteps": self.resumable_timesteps,
-            "total_timesteps": self._total_timesteps,
-            "n_updates": self._n_updates,
-            "skipped_updates": self.skipped_updates,
-            "learner_n_updates": [learner._n_updates for learner in self.agents.values()],
-        }
-        observation_spaces, action_spaces = (
-            {agent: space[agent] for agent in self.possible_agents}  # type: ignore[index]
-            for space in (self.observation_space, self.action_space)
-        )
-        generator = self.coordinator.rng.bit_generator.state
-        training = None if self._state is None else self._state.as_tree()
-        parameters = self.get_parameters()
-        write_model(
-            path,
-            SavedModel(observation_spaces, action_spaces, self.arguments, counters, dict(generator), parameters, training),
-            documents,
-        )
+        write_model(path, saved_model(self, self._state), documents)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -616,6 +595,8 @@ class MATRL(BaseAlgorithm):
         saved = read_model(path)
         arguments = restore_arguments(saved.arguments, _constructor_arguments(), custom_objects or {}, kwargs)
         n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
+        with blame_file(path, Exception):
+            arguments["frozen"] = {**frozen_agents(saved, device), **(arguments.get("frozen") or {})} or None
         model = cls(env=None, **{**arguments, "device": device, "n_envs": n_envs, "_init_setup_model": False})
         model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
         if env is not None:
@@ -623,18 +604,18 @@ class MATRL(BaseAlgorithm):
         with blame_file(path, MemoryError, RuntimeError, OverflowError):  # sizes that no memory holds
             model._setup_model()
         with blame_file(path, Exception):
-            model.set_parameters(saved.parameters, device=device)
-            model._restore_counters(saved)
+            restore(model, saved, device)
             if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
                 model._resume_from = TrainingState.from_tree(saved.training)
         return model
 
-    def _restore_counters(self, saved: SavedModel) -> None:
-        self.num_timesteps, self._total_timesteps = saved.counters["num_timesteps"], saved.counters["total_timesteps"]
-        self._n_updates, self.skipped_updates = saved.counters["n_updates"], saved.counters["skipped_updates"]
-        for learner, n_updates in zip(self.agents.values(), saved.counters["learner_n_updates"], strict=True):
-            learner._n_updates, learner.num_timesteps = n_updates, self.num_timesteps
-        self.coordinator.rng.bit_generator.state = saved.coordinator_rng
+
+def _mask_in(observation: Any) -> np.ndarray | None:
+    """The legal actions that an observation names; an agent whose turn it is not has none, and then may do anything."""
+    if not isinstance(observation, Mapping) or "action_mask" not in observation:
+        return None
+    mask = np.asarray(observation["action_mask"]).astype(bool)
+    return np.where(mask.any(axis=-1, keepdims=True), mask, True)
 
 
 def _constructor_arguments() -> dict[str, Any]:

@@ -21,7 +21,7 @@ def all_or_nothing(model: MATRL) -> Iterator[None]:
     :param model: whose agents are updated inside
     """
     parameters = _copied(model.get_parameters())
-    counts = {name: learner._n_updates for name, learner in model.agents.items()}
+    counts = {name: learner._n_updates for name, learner in model.learners.items()}
     generator = model.coordinator.rng.bit_generator
     drawn = generator.state
     try:
@@ -29,7 +29,7 @@ def all_or_nothing(model: MATRL) -> Iterator[None]:
     except BaseException:
         model.set_parameters(parameters)
         for name, count in counts.items():
-            model.agents[name]._n_updates = count
+            model.learners[name]._n_updates = count
         generator.state = drawn
         raise
 

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
+from sb3_matrl.batch import agent_batch, take_rows
 from sb3_matrl.best_response import (
     BestResponseConfig,
     BestResponseStats,
@@ -21,8 +22,8 @@ from sb3_matrl.best_response import (
     surrogate_loss,
     value_loss,
 )
+from sb3_matrl.buffers import install_masked_buffer
 from sb3_matrl.learners import SpacesVecEnv, build_learner
-from sb3_matrl.rollout import agent_batch, install_masked_buffer, take_rows
 
 N_STEPS, N_ENVS = 8, 3
 ROWS = N_STEPS * N_ENVS

@@ -14,12 +14,12 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch.distributions import Categorical
 
 from sb3_matrl import MATRL, MATRLCoordinator
-from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig, actor_parameter_names
+from sb3_matrl.batch import actor_parameter_names, agent_batch
+from sb3_matrl.coordinator import BestResponseArguments, CoordinatorConfig
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
 from sb3_matrl.learners import SpacesVecEnv
 from sb3_matrl.metagame import MetaGame, Solution
 from sb3_matrl.mixture import blend_logits, kl
-from sb3_matrl.rollout import agent_batch
 from tests.vec_env.toys import early_death
 
 SMALL: dict[str, Any] = {

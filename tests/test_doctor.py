@@ -95,6 +95,18 @@ def test_a_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines["steps"] == "ok 240 of 240, 2 updates"
     assert lines["resuming"].startswith("ok goes on exactly")
     assert lines["beside the model"] == "ok evaluation"
+    assert lines["environment"].startswith("- its id is not in the file, ")
+
+
+def test_environment_and_hyper_parameters_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"n_envs": 3, "env_kwargs": {"max_cycles": 9}, "n_steps": 10, "batch_size": 30, "seed": 5}
+    model = MATRL("MlpPolicy", "checkers_v0", learning_rate=lambda left: left, device="cpu", **options)
+    model.save(tmp_path / "model", {"run": {"env": "checkers_v0"}})
+    lines = report(capsys, str(tmp_path / "model"))[1]
+    assert lines["environment"] == "ok checkers_v0, 3 copies, {'max_cycles': 9}"
+    start, _, end = lines["hyper-parameters"].partition("learning_rate=<function")
+    assert start == "ok policy=MlpPolicy, " and end.endswith(">, n_steps=10, batch_size=30, seed=5")
+    assert "beside the model" not in lines
 
 
 def test_what_cannot_be_resumed_exactly_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,14 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_matrl.buffers import install_masked_buffer
 from sb3_matrl.learners import SpacesVecEnv, accepted_arguments, build_learner, check_space, per_agent
-from sb3_matrl.rollout import install_masked_buffer
 
 AGENTS = ["alice", "bob"]
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
@@ -168,10 +170,21 @@ def test_only_on_policy_algorithms_are_learners(learner_class):
         build_learner(learner_class, "MlpPolicy", spaces_of_agent(), {}, None)
 
 
-@pytest.mark.parametrize(("learner_class", "policy"), [(RecurrentPPO, "MlpLstmPolicy"), (MaskablePPO, "MlpPolicy")])
-def test_algorithms_that_need_more_than_observations_are_refused(learner_class, policy):
-    with pytest.raises(TypeError, match="recurrent and action-masking algorithms cannot be learners"):
-        install_masked_buffer(build_learner(learner_class, policy, spaces_of_agent(), ARGUMENTS | {"batch_size": 8}, None))
+@pytest.mark.parametrize(
+    ("learner_class", "policy", "buffer_class"),
+    [(RecurrentPPO, "MlpLstmPolicy", RecurrentRolloutBuffer), (MaskablePPO, "MlpPolicy", MaskableRolloutBuffer)],
+)
+def test_recurrent_and_masking_learners_keep_their_buffers_settings(learner_class, policy, buffer_class):
+    arguments = ARGUMENTS | {"batch_size": 8, "gamma": 0.5, "gae_lambda": 0.25}
+    learner = build_learner(learner_class, policy, spaces_of_agent(), arguments, None)
+    before = learner.rollout_buffer
+    assert type(before) is buffer_class
+    install_masked_buffer(learner)
+    after = learner.rollout_buffer
+    assert after is not before and isinstance(after, buffer_class) and after.mask.shape == (4, 2)
+    kept = ("buffer_size", "n_envs", "gamma", "gae_lambda", "observation_space", "action_space")
+    kept += ("hidden_state_shape",) if learner_class is RecurrentPPO else ("mask_dims",)
+    assert {name: getattr(after, name) for name in kept} == {name: getattr(before, name) for name in kept}
 
 
 # ---------------------------------------------------------------- spaces

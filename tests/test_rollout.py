@@ -4,22 +4,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
-from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import DictRolloutBuffer, ReplayBuffer, RolloutBuffer
 
+from sb3_matrl.batch import agent_batch, take_rows
+from sb3_matrl.buffers import install_masked_buffer
 from sb3_matrl.learners import SpacesVecEnv, build_learner
-from sb3_matrl.rollout import (
-    Position,
-    agent_batch,
-    collect_rollout,
-    install_masked_buffer,
-    live_rows,
-    masked_buffer_class,
-    take_rows,
-    to_env_actions,
-)
+from sb3_matrl.rollout import Position, Team, collect_rollout, to_env_actions
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.vec_env import toys
 
@@ -88,9 +78,13 @@ def build(env, n_steps, **arguments):
     return learners
 
 
+def solo(learners):
+    """Every agent with a learner of its own."""
+    return Team(learners, {agent: (agent,) for agent in learners})
+
+
 def beginning(env):
-    observations = env.reset()
-    return Position(observations, np.ones_like(env.alive), env.alive.copy())
+    return Position(env.reset(), np.ones_like(env.alive))
 
 
 def go_on(seen):
@@ -118,14 +112,14 @@ def value_of(learner, observation, copy):
         return learner.policy.predict_values(learner.policy.obs_to_tensor(row)[0]).item()
 
 
-def slow_gae(learner, agent, column, copy, start, steps):
+def slow_gae(learner, agent, column, copy, start, alive_at_start, steps):
     """
     Advantages of one agent in one copy, episode by episode, as sums of discounted TD errors.
 
     Returns step -> (advantage, value) for the steps at which the agent acted.
     """
     observations = [start.observations, *(step.observations for step in steps)]
-    alive = [start.alive, *(step.alive for step in steps)]
+    alive = [alive_at_start, *(step.alive for step in steps)]
     episodes, current = [], []
     for t, step in enumerate(steps):
         if not alive[t][copy, column]:
@@ -158,14 +152,14 @@ def test_advantages_and_returns_equal_the_slow_estimate(world, n_steps, n_rollou
     learners = build(env, n_steps)
     position = beginning(env)
     for _ in range(n_rollouts):
-        recorder, start = Recorder(env), position
-        position, complete = collect_rollout(env, learners, position, n_steps, recorder)
+        recorder, start, alive = Recorder(env), position, env.alive
+        position, complete = collect_rollout(env, solo(learners), position, n_steps, recorder)
         assert complete
         for column, (agent, learner) in enumerate(learners.items()):
             buffer, shape = learner.rollout_buffer, (n_steps, 3)
             advantages, returns, mask = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
             for copy in range(3):
-                for t, (advantage, value) in slow_gae(learner, agent, column, copy, start, recorder.steps).items():
+                for t, (advantage, value) in slow_gae(learner, agent, column, copy, start, alive, recorder.steps).items():
                     advantages[t, copy], returns[t, copy], mask[t, copy] = advantage, advantage + value, True
             np.testing.assert_array_equal(buffer.mask, mask)
             np.testing.assert_allclose(buffer.advantages, advantages, rtol=1e-4, atol=1e-5)
@@ -176,7 +170,7 @@ def test_masks_follow_the_script_of_lives():
     # Episodes of five steps: "early" acts in steps 1-2, "late" enters after step 2 and is cut off at 4.
     env = make_joint_vec_env(lambda: late_entry(jitter=0), 2, seed=0)
     learners = build(env, n_steps=7)
-    collect_rollout(env, learners, beginning(env), 7, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 7, go_on)
     lives = {"late": "..##...", "early": "##...##", "last": "#######"}
     for agent, life in lives.items():
         expected = np.array([[letter == "#"] * 2 for letter in life])
@@ -186,7 +180,7 @@ def test_masks_follow_the_script_of_lives():
 def test_rows_of_absent_agents_are_empty():
     env = make_joint_vec_env(late_entry, 2, seed=0)
     learners = build(env, n_steps=9)
-    collect_rollout(env, learners, beginning(env), 9, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 9, go_on)
     for learner in learners.values():
         buffer = learner.rollout_buffer
         assert buffer.mask.any()
@@ -202,18 +196,18 @@ def test_two_rollouts_are_one_longer_one():
         position, pieces = beginning(env), []
         th.manual_seed(9)
         for length in lengths:
-            position, _ = collect_rollout(env, learners, position, length, go_on)
+            position, _ = collect_rollout(env, solo(learners), position, length, go_on)
             names = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs", "mask")
             pieces.append({a: [getattr(x.rollout_buffer, n).copy() for n in names] for a, x in learners.items()})
-        return position, pieces
+        return position, pieces, env.alive
 
-    end, (whole,) = collect([10])
-    other_end, pieces = collect([5, 5])
+    end, (whole,), alive = collect([10])
+    other_end, pieces, other_alive = collect([5, 5])
     for agent, arrays in whole.items():
         for k, array in enumerate(arrays):
             np.testing.assert_array_equal(np.concatenate([piece[agent][k] for piece in pieces]), array)
         np.testing.assert_array_equal(end.observations[agent], other_end.observations[agent])
-    np.testing.assert_array_equal(end.alive, other_end.alive)
+    np.testing.assert_array_equal(alive, other_alive)
     np.testing.assert_array_equal(end.episode_starts, other_end.episode_starts)
 
 
@@ -221,7 +215,9 @@ def test_the_callback_stops_the_rollout_and_the_position_is_the_one_reached():
     env = make_joint_vec_env(toys.plain, 2, seed=0)
     learners = build(env, n_steps=5)
     seen = []
-    position, complete = collect_rollout(env, learners, beginning(env), 5, lambda step: seen.append(step) or len(seen) < 3)
+    position, complete = collect_rollout(
+        env, solo(learners), beginning(env), 5, lambda step: seen.append(step) or len(seen) < 3
+    )
     assert not complete
     assert [step["n_steps"] for step in seen] == [0, 1, 2]
     assert set(seen[0]) == {"n_steps", "actions", "new_obs", "rewards", "dones", "infos"}
@@ -229,7 +225,6 @@ def test_the_callback_stops_the_rollout_and_the_position_is_the_one_reached():
         assert not learner.rollout_buffer.full
     for agent, observation in position.observations.items():
         np.testing.assert_array_equal(observation, seen[-1]["new_obs"][agent])
-    np.testing.assert_array_equal(position.alive, env.alive)
 
 
 # ---------------------------------------------------------------- actions
@@ -239,7 +234,7 @@ def test_box_actions_are_clipped_for_the_environment_and_stored_as_sampled():
     env = make_joint_vec_env(toys.early_death, 2, seed=0)
     learners = build(env, n_steps=6, policy_kwargs={"log_std_init": 1.0})
     recorder = Recorder(env)
-    collect_rollout(env, learners, beginning(env), 6, recorder)
+    collect_rollout(env, solo(learners), beginning(env), 6, recorder)
     for agent, learner in learners.items():
         stored = learner.rollout_buffer.actions
         assert np.abs(stored).max() > 1
@@ -250,7 +245,7 @@ def test_box_actions_are_clipped_for_the_environment_and_stored_as_sampled():
 def test_stored_log_probabilities_belong_to_the_stored_actions(world):
     env = make_joint_vec_env(WORLDS[world], 2, seed=3)
     learners = build(env, n_steps=4)
-    collect_rollout(env, learners, beginning(env), 4, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 4, go_on)
     for learner in learners.values():
         batch = agent_batch(learner)
         with th.no_grad():
@@ -274,7 +269,7 @@ def test_exploration_noise_is_drawn_as_often_as_in_sb3(monkeypatch):
     learners = build(env, n_steps=5, use_sde=True, sde_sample_freq=2)
     draws = []
     monkeypatch.setattr(learners["a"].policy, "reset_noise", lambda n_envs: draws.append((env.last_step is None, n_envs)))
-    collect_rollout(env, learners, beginning(env), 5, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 5, go_on)
     # Once before the first step, then before steps 0, 2 and 4.
     assert draws == [(True, 2), (True, 2), (False, 2), (False, 2)]
 
@@ -286,7 +281,7 @@ def test_images_are_stored_channels_first_and_dicts_entry_by_entry():
     env = make_joint_vec_env(pictures, 2, seed=0)
     learners = build(env, n_steps=3)
     start, recorder = beginning(env), Recorder(env)
-    collect_rollout(env, learners, start, 3, recorder)
+    collect_rollout(env, solo(learners), start, 3, recorder)
     given = [start.observations, *(step.observations for step in recorder.steps[:-1])]
     stored, in_dict = learners["image"].rollout_buffer.observations, learners["dict"].rollout_buffer.observations
     for t in range(3):
@@ -317,7 +312,7 @@ def test_rows_of_all_agents_are_the_same_joint_steps_in_copy_major_order():
     env = make_joint_vec_env(Clock, 3, seed=0)
     learners = build(env, n_steps=4)
     start, recorder = beginning(env), Recorder(env)
-    collect_rollout(env, learners, start, 4, recorder)
+    collect_rollout(env, solo(learners), start, 4, recorder)
     given = [start.observations, *(step.observations for step in recorder.steps[:-1])]
     expected = [given[t]["a"][copy, 0] for copy in range(3) for t in range(4)]
     rewards = np.stack([step.rewards for step in recorder.steps])  # (n_steps, num_envs, n_agents)
@@ -331,7 +326,7 @@ def test_rows_of_all_agents_are_the_same_joint_steps_in_copy_major_order():
 def test_a_batch_has_every_column_in_the_same_order():
     env = make_joint_vec_env(late_entry, 2, seed=0)
     learners = build(env, n_steps=5)
-    collect_rollout(env, learners, beginning(env), 5, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 5, go_on)
     for learner in learners.values():
         buffer = learner.rollout_buffer
         before = {name: getattr(buffer, name).copy() for name in ("actions", "log_probs", "values", "advantages", "returns")}
@@ -354,7 +349,7 @@ def test_a_batch_has_every_column_in_the_same_order():
 def test_batches_have_the_types_that_sb3_trains_on(agent):
     env = make_joint_vec_env(pictures, 2, seed=0)
     learners = build(env, n_steps=2)
-    collect_rollout(env, learners, beginning(env), 2, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 2, go_on)
     buffer = learners[agent].rollout_buffer
     buffer.mask = np.ones_like(buffer.mask)
     batch, theirs = agent_batch(learners[agent]), next(buffer.get())
@@ -374,7 +369,7 @@ def entries(observations):
 def test_rows_are_taken_from_all_fields_alike():
     env = make_joint_vec_env(pictures, 2, seed=0)
     learners = build(env, n_steps=3)
-    collect_rollout(env, learners, beginning(env), 3, go_on)
+    collect_rollout(env, solo(learners), beginning(env), 3, go_on)
     batches = [agent_batch(learner) for learner in learners.values()]
     rows = np.array([4, 0])
     for batch in batches:
@@ -386,122 +381,3 @@ def test_rows_are_taken_from_all_fields_alike():
         assert entries(taken.observations).keys() == all_observations.keys()
         for key, value in entries(taken.observations).items():
             assert th.equal(value, all_observations[key][[4, 0]]), key
-    assert th.equal(live_rows(batches), th.stack([batch.mask for batch in batches]).T)
-
-
-# ---------------------------------------------------------------- the masked buffer
-
-FIELDS = ("actions", "old_values", "old_log_prob", "advantages", "returns")
-BOX, DICT = spaces.Box(-1, 1, (3,), np.float32), spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "k": spaces.Discrete(4)})
-BASES = [(RolloutBuffer, BOX), (DictRolloutBuffer, DICT)]
-
-
-def filled(buffer_class, observation_space, n_steps=5, n_envs=3):
-    rng = np.random.default_rng(0)
-    buffer = buffer_class(n_steps, observation_space, spaces.Discrete(4), device="cpu", n_envs=n_envs, gamma=GAMMA)
-    for _ in range(n_steps):
-        observation = {"x": rng.normal(size=(n_envs, 2)), "k": rng.integers(4, size=n_envs)}
-        buffer.add(
-            observation if buffer_class.__name__.endswith("DictRolloutBuffer") else rng.normal(size=(n_envs, 3)),
-            rng.integers(4, size=(n_envs, 1)),
-            rng.normal(size=n_envs),
-            rng.random(n_envs) < 0.3,
-            th.tensor(rng.normal(size=n_envs)),
-            th.tensor(rng.normal(size=n_envs)),
-        )
-    buffer.compute_returns_and_advantage(th.tensor(rng.normal(size=n_envs)), np.zeros(n_envs))
-    return buffer
-
-
-def fields_of(samples):
-    """Field -> array, Dict observations entry by entry."""
-    return {name: getattr(samples, name) for name in FIELDS} | entries(samples.observations)
-
-
-@pytest.mark.parametrize(("base", "space"), BASES)
-@pytest.mark.parametrize("batch_size", [None, 4, 15, 100])
-def test_with_everyone_alive_minibatches_are_sb3_s_own_bit_for_bit(base, space, batch_size):
-    theirs, ours = filled(base, space), filled(masked_buffer_class(base), space)
-    ours.mask = np.ones((5, 3), bool)
-    results, states = [], []
-    for buffer in (theirs, ours):
-        np.random.seed(11)
-        results.append([samples for _ in range(2) for samples in buffer.get(batch_size)])
-        states.append(np.random.get_state()[1:3])
-    for mine, reference in zip(results[1], results[0], strict=True):
-        ours_fields, their_fields = fields_of(mine), fields_of(reference)
-        assert ours_fields.keys() == their_fields.keys()
-        for name, value in their_fields.items():
-            assert th.equal(ours_fields[name], value) and ours_fields[name].dtype == value.dtype, name
-    np.testing.assert_array_equal(states[0][0], states[1][0])
-    assert states[0][1] == states[1][1], "and the random stream has gone equally far"
-
-
-@pytest.mark.parametrize(("base", "space"), BASES)
-@pytest.mark.parametrize("batch_size", [None, 1, 4, 100])
-def test_minibatches_hold_every_live_row_once_and_no_dead_one(base, space, batch_size):
-    theirs, ours = filled(base, space), filled(masked_buffer_class(base), space)
-    ours.mask = np.random.default_rng(1).random((5, 3)) < 0.6
-    live = [copy * 5 + t for copy in range(3) for t in range(5) if ours.mask[t, copy]]
-    next(theirs.get())  # flattens
-    key_of = {theirs._get_samples(np.array([row])).returns.item(): row for row in range(15)}
-    assert len(key_of) == 15, "returns tell the rows apart"
-    rows = []
-    for samples in ours.get(batch_size):
-        assert 1 <= len(samples.returns) <= (batch_size or len(live))
-        found = [key_of[value.item()] for value in samples.returns]
-        for name, value in fields_of(theirs._get_samples(np.array(found))).items():
-            assert th.equal(fields_of(samples)[name], value), name
-        rows += found
-    assert sorted(rows) == sorted(live)
-
-
-def test_minibatches_come_in_another_order_every_time():
-    buffer = filled(masked_buffer_class(RolloutBuffer), BOX)
-    buffer.mask = np.ones((5, 3), bool)
-    buffer.mask[0, 0] = False
-    np.random.seed(0)
-    first, second = next(buffer.get()).returns, next(buffer.get()).returns
-    assert not th.equal(first, second)
-    assert th.equal(first.sort().values, second.sort().values)
-
-
-def test_an_agent_that_never_acted_has_no_minibatch():
-    buffer = filled(masked_buffer_class(RolloutBuffer), BOX)
-    buffer.mask = np.zeros((5, 3), bool)
-    assert list(buffer.get(4)) == []
-
-
-def test_a_buffer_that_is_not_full_has_no_minibatches():
-    buffer = masked_buffer_class(RolloutBuffer)(5, BOX, spaces.Discrete(4), device="cpu")
-    buffer.mask = np.zeros((5, 1), bool)
-    with pytest.raises(AssertionError, match="not full"):
-        next(buffer.get())
-
-
-def test_only_rollout_buffers_can_be_masked():
-    with pytest.raises(TypeError, match="ReplayBuffer is not a subclass of SB3's RolloutBuffer"):
-        masked_buffer_class(ReplayBuffer)
-
-
-@pytest.mark.parametrize(("base", "name"), [(RecurrentRolloutBuffer, "lstm_states"), (MaskableRolloutBuffer, "action_masks")])
-def test_buffers_that_store_more_are_refused(base, name):
-    with pytest.raises(TypeError, match=f"{base.__name__} wants {name} at every step"):
-        masked_buffer_class(base)
-
-
-def test_a_learner_keeps_its_buffer_s_class_and_settings():
-    class Own(RolloutBuffer):
-        def __init__(self, *args, flavour="", **kwargs):
-            super().__init__(*args, **kwargs)
-            self.flavour = flavour
-
-    arguments = {"n_steps": 4, "batch_size": 8, "gamma": 0.5, "gae_lambda": 0.25, "device": "cpu"}
-    own = {"rollout_buffer_class": Own, "rollout_buffer_kwargs": {"flavour": "mint"}}
-    learner = build_learner(PPO, "MlpPolicy", SpacesVecEnv(2, BOX, spaces.Discrete(2)), arguments, own)
-    install_masked_buffer(learner)
-    buffer = learner.rollout_buffer
-    assert isinstance(buffer, Own) and buffer.flavour == "mint"
-    assert learner.rollout_buffer_class is Own, "a saved learner refers to the original"
-    assert (buffer.buffer_size, buffer.n_envs, buffer.gamma, buffer.gae_lambda) == (4, 2, 0.5, 0.25)
-    assert buffer.mask.shape == (4, 2) and buffer.mask.all()

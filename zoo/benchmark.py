@@ -14,7 +14,7 @@ import yaml
 
 from sb3_matrl.common.suggest import unknown
 from zoo.benchmarking.display import ProgressDisplay
-from zoo.benchmarking.execution import Outcome, execute, local_launcher, locked_folder
+from zoo.benchmarking.execution import Outcome, execute, local_launcher
 from zoo.benchmarking.plan import BenchmarkOptions, PlannedRun, plan_runs, read_settings, split_finished
 from zoo.benchmarking.ray_backend import ray_launcher, require_ray
 from zoo.benchmarking.report import write_report
@@ -22,6 +22,7 @@ from zoo.benchmarking.results import read_result
 from zoo.benchmarking.statistics import require_rliable
 from zoo.cli import StrictParser, algorithm, count, device, positive_count, seed, user_errors
 from zoo.config import ALGORITHMS, parse_pairs, read_yaml
+from zoo.locking import locked_folder
 
 EXAMPLES = """\
   python zoo/benchmark.py --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2
@@ -32,6 +33,7 @@ EXAMPLES = """\
 A benchmark that was broken off goes on where it stopped when the same command is given again.
 """
 
+IN_USE = "is in use by another benchmark, or by a run that one left behind"
 INTERRUPTED = "interrupted: finished runs are kept; give the same command again to go on"
 
 
@@ -171,7 +173,7 @@ def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int
     """
     with ExitStack() as stack:
         with user_errors():
-            lock = stack.enter_context(locked_folder(out))
+            lock = stack.enter_context(locked_folder(out, IN_USE))
             finished, left = split_finished(runs)
         if not left:
             print(f"all {len(finished)} runs were finished before", file=sys.stderr)

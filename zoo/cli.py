@@ -9,10 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import torch as th
-
 from sb3_matrl.common.suggest import did_you_mean, unknown
-from zoo.config import ALGORITHMS
 
 USER_ERROR = 2
 
@@ -109,6 +106,14 @@ def positive_count(text: str) -> int:
     return number
 
 
+def non_negative_count(text: str) -> int:
+    """A whole number of at least 0."""
+    number = count(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return number
+
+
 def thread_count(text: str) -> int:
     """A whole number of at least 1, or -1."""
     number = count(text)
@@ -142,6 +147,8 @@ def seed(text: str) -> int:
 
 def device(text: str) -> str:
     """A device of PyTorch, or ``auto``."""
+    import torch as th  # here and below: commands without such flags start without it
+
     try:
         return text if text == "auto" else str(th.device(text))
     except RuntimeError:
@@ -150,6 +157,8 @@ def device(text: str) -> str:
 
 def algorithm(text: str) -> str:
     """Name of an algorithm."""
+    from zoo.config import ALGORITHMS
+
     if text not in ALGORITHMS:
         raise argparse.ArgumentTypeError(unknown("algorithm", text, ALGORITHMS))
     return text

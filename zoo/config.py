@@ -16,6 +16,7 @@ import yaml
 from sb3_matrl.common.archive import atomic_file
 from sb3_matrl.common.suggest import unknown
 from zoo.names import LEARNERS, POLICIES, policy_options, resolve_learner, resolve_policy_kwargs, resolve_schedule
+from zoo.wrappers import read_wrappers
 
 HYPERPARAMS_FOLDER = Path(__file__).parent / "hyperparams"
 
@@ -27,6 +28,11 @@ ALGORITHMS: dict[str, dict[str, bool]] = {
     "ippo": {"metagame": False, "best_response": False},
 }
 
+# The policy that is chosen by what the agents observe: see zoo.policies.
+AUTO = "auto"
+# What ``normalize`` may say: the arguments of SB3's VecNormalize that MATRL has.
+NORMALIZE = ("norm_obs", "norm_reward", "clip_obs", "clip_reward")
+
 # A number, or a schedule of it such as "lin_0.002".
 Rate = float | str
 
@@ -37,18 +43,24 @@ class Hyperparameters:
     One entry of a hyper-parameter file: what is trained for how long, with the arguments of MATRL in YAML's types.
 
     Fields have the names, meanings and defaults of MATRL's arguments. Those of the agents' learners may also be mappings
-    agent -> value.
+    agent -> value. ``normalize`` is read as well, as in rl-baselines3-zoo: see :func:`expand_normalize`.
 
     :param n_timesteps: steps to train for, counted over all copies of the environment
     :param env_kwargs: options of the environment
+    :param env_wrapper: what is put around it, the innermost first: ``[supersuit.frame_stack_v1: {stack_size: 4}]``
     :param learning_rate: number, or ``lin_0.002`` for a linear decay to 0; so are the clip ranges of the learners
     :param policy_kwargs: as in SB3, with names for classes: ``{net_arch: [64, 64], activation_fn: leaky_relu}``
-    :param learner_class: ``PPO``, ``A2C`` or ``TRPO``
+    :param policy: the name of SB3's policy class, or ``auto`` for one that suits the observations
+    :param learner_class: ``PPO``, ``A2C``, ``TRPO``, ``RecurrentPPO`` or ``MaskablePPO``
+    :param share: group -> agents that share one learner
+    :param frozen: agent -> path of a saved MATRL model whose agent of that name plays it without learning, or
+        ``[path, agent]`` where it has another name there
     """
 
     n_timesteps: int = 1_000_000
     n_envs: int = 1
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_wrapper: list[Any] | dict[str, Any] | str | None = None
     policy: str = "MlpPolicy"
     learning_rate: Rate = 3e-4
     n_steps: int = 2048
@@ -69,6 +81,12 @@ class Hyperparameters:
     policy_kwargs: dict[str, Any] | None = None
     learner_class: str = "PPO"
     learner_kwargs: dict[str, Any] | None = None
+    share: dict[str, Any] | None = None
+    frozen: dict[str, Any] | None = None
+    norm_obs: bool = False
+    norm_reward: bool = False
+    clip_obs: float = 10.0
+    clip_reward: float = 10.0
     solver: str = "auto"
     selection: str = "random"
     aggregation: str = "parameters"
@@ -92,7 +110,7 @@ class Hyperparameters:
         """
         annotations = get_type_hints(cls)
         converted = {}
-        for name, value in values.items():
+        for name, value in expand_normalize(values, where).items():
             if name not in annotations:
                 raise ValueError(f"{where}: " + unknown("hyper-parameter", str(name), annotations))
             try:
@@ -106,29 +124,63 @@ class Hyperparameters:
         return asdict(self)
 
     def model_arguments(self) -> dict[str, Any]:
-        """
-        Keyword arguments of ``MATRL``, ``policy`` and ``env_kwargs`` included, with classes and schedules in place.
-
-        :raises ImportError: when the learner's package is not installed
-        """
+        """Keyword arguments of ``MATRL``, ``policy`` and ``env_kwargs`` included, with classes and schedules in place."""
         resolve = {name: _each(resolver) for name, resolver in _RESOLVERS.items()}
         return {
             name: resolve[name](value) if name in resolve and value is not None else value
             for name, value in self.as_mapping().items()
-            if name != "n_timesteps"
+            if name not in ("n_timesteps", "env_wrapper")
         }
 
 
 _POSITIVE = frozenset({"n_timesteps", "n_envs", "n_steps", "batch_size", "n_epochs", "stats_window_size"})
 _JOINT = frozenset(
-    {"n_timesteps", "n_envs", "env_kwargs", "n_steps", "stats_window_size", "solver", "selection", "aggregation"}
-    | {"distill_steps", "best_response_start", "payoff_clip_range", "on_nan"}
+    {
+        "n_timesteps",
+        "n_envs",
+        "env_kwargs",
+        "env_wrapper",
+        "n_steps",
+        "stats_window_size",
+        "solver",
+        "selection",
+        "aggregation",
+    }
+    | {"distill_steps", "best_response_start", "payoff_clip_range", "on_nan", "share", "frozen"}
 )
 _RATES = ("learning_rate", "clip_range", "clip_range_vf", "br_learning_rate")
 _RESOLVERS: dict[str, Any] = {name: resolve_schedule for name in _RATES} | {"learner_class": resolve_learner}
 _RESOLVERS["policy_kwargs"] = resolve_policy_kwargs
-_CHOICES = {"policy": POLICIES, "learner_class": LEARNERS}
-_TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping", type(None): "null"}
+_RESOLVERS["frozen"] = lambda source: tuple(source) if isinstance(source, list) else source
+_CHOICES = {"policy": (AUTO, *POLICIES), "learner_class": LEARNERS}
+_TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
+_TYPE_NAMES[type(None)] = "null"
+
+
+def expand_normalize(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """
+    Put ``norm_obs``, ``norm_reward``, ``clip_obs`` and ``clip_reward`` in place of rl-zoo's ``normalize``.
+
+    :param values: hyper-parameters; ``normalize`` is true or false, or a mapping of the arguments of SB3's ``VecNormalize``
+    :param where: said in errors
+    :return: a changed copy
+    :raises ValueError: when it is something else, or one of the four is given beside it
+    """
+    changed = dict(values)
+    if "normalize" not in changed:
+        return changed
+    given = changed.pop("normalize")
+    if not isinstance(given, (bool, Mapping)):
+        example = "{norm_obs: true, norm_reward: false}"
+        raise ValueError(f"{where}, normalize: expected true, false or a mapping such as {example}, got {given!r}")
+    options = given if isinstance(given, Mapping) else {"norm_obs": given, "norm_reward": given}
+    for name in options:
+        if name not in NORMALIZE:
+            raise ValueError(f"{where}, normalize: {unknown('key', str(name), NORMALIZE)}")
+    beside = [name for name in NORMALIZE if name in changed]
+    if beside:
+        raise ValueError(f"{where}: normalize and {beside[0]} are given, which contradict each other: leave one of them out")
+    return {**changed, "norm_obs": True, "norm_reward": True, **options}
 
 
 def _each(resolver: Any) -> Any:
@@ -164,7 +216,27 @@ def _convert_one(name: str, value: Any, annotation: Any) -> Any:
         raise ValueError(unknown(name, value, _CHOICES[name]))
     if value is not None and name in (*_RATES, "policy_kwargs"):
         _RESOLVERS[name](value)
+    if value is not None and name in _CHECKS:
+        _CHECKS[name](value)
     return value
+
+
+def _check_share(groups: Mapping[str, Any]) -> None:
+    for name, agents in groups.items():
+        if not isinstance(agents, list) or not agents or not all(isinstance(agent, str) for agent in agents):
+            raise ValueError(
+                f"expected a list of agents for the group {name!r}, as in {{team: [agent_0, agent_1]}}, got {agents!r}"
+            )
+
+
+def _check_frozen(sources: Mapping[str, Any]) -> None:
+    for agent, source in sources.items():
+        words = source if isinstance(source, list) else [source]
+        if len(words) > 2 or not words or not all(isinstance(word, str) and word for word in words):
+            raise ValueError(f"expected the path of a model, or [path, agent there], for {agent!r}, got {source!r}")
+
+
+_CHECKS: dict[str, Any] = {"env_wrapper": read_wrappers, "share": _check_share, "frozen": _check_frozen}
 
 
 def _convert(value: Any, annotation: Any) -> Any:
@@ -285,7 +357,7 @@ def load_hyperparameters(
     if not isinstance(content[key], dict):
         raise ValueError(f"{path}, {key}: expected a mapping of hyper-parameters, got {content[key]!r}")
     given = Hyperparameters.from_mapping(content[key], f"{path.name}, {key}")
-    changed = apply_overrides(given.as_mapping(), overrides or {})
+    changed = apply_overrides(given.as_mapping(), expand_normalize(overrides or {}, "command line"))
     changed["env_kwargs"] = {**(changed["env_kwargs"] or {}), **(env_kwargs or {})}
     return Hyperparameters.from_mapping(changed, "command line")
 
@@ -355,5 +427,5 @@ def _parse_value(text: str, where: str) -> Any:
 
 
 def schema_fields() -> list[str]:
-    """Names of all hyper-parameters."""
-    return [entry.name for entry in fields(Hyperparameters)]
+    """Names of all hyper-parameters, ``normalize`` included."""
+    return [*(entry.name for entry in fields(Hyperparameters)), "normalize"]

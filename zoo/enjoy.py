@@ -17,7 +17,7 @@ from sb3_matrl.evaluation.evaluate import JointPredictor
 from sb3_matrl.vec_env import make_joint_vec_env
 from zoo.cli import USER_ERROR, StrictParser, algorithm, count, device, positive_count, seed, user_errors
 from zoo.config import ALGORITHMS, parse_pairs
-from zoo.environments import make_env
+from zoo.environments import env_source, make_env
 from zoo.players import (
     ModelChoice,
     TrainedPlayer,
@@ -26,12 +26,13 @@ from zoo.players import (
     model_path,
     open_run_folder,
     parse_guests,
-    trained_env_kwargs,
+    trained_hyperparameters,
 )
 from zoo.playing import play_episodes
 from zoo.runs import RunFolder, find_run_folder
 from zoo.tables import returns_table
 from zoo.video import VideoError, check_recordable, record_video
+from zoo.wrappers import Wrappers
 
 MAX_COPIES = 32
 DEFAULT_ALGORITHM, DEFAULT_ENV = "matrl", "checkers_v0"
@@ -54,6 +55,7 @@ class EnjoyOptions:
     exp_id: int
     run_dir: str | None
     agent: dict[str, str]
+    trust: bool
     n_timesteps: int | None
     n_episodes: int | None
     deterministic: bool
@@ -130,6 +132,11 @@ def _add_models(parser: StrictParser) -> None:
         help="let an agent be played by one of another run, OTHER if it has another name there; RUN: folder of a run, "
         "a model's .zip, or <algo>/<env>_<k> in the log folder; may be repeated",
     )
+    add(
+        "--trust",
+        action="store_true",
+        help="accept an --agent of plain Stable-Baselines3, which can run code when it is loaded",
+    )
 
 
 def _add_game(parser: StrictParser) -> None:
@@ -197,11 +204,13 @@ class Game:
 
     :param env_id: the environment
     :param env_kwargs: its options
+    :param env_wrapper: what is put around it
     :param players: agent -> who plays it
     """
 
     env_id: str
     env_kwargs: dict[str, Any]
+    env_wrapper: Wrappers
     players: Mapping[str, TrainedPlayer]
 
     def __str__(self) -> str:
@@ -224,13 +233,14 @@ def prepare(options: EnjoyOptions) -> Game:
     th.set_num_threads(options.num_threads)
     folder = find_run(options)
     home = model_path(folder, options.choice)
-    env_kwargs = {**trained_env_kwargs(folder), **options.env_kwargs}
+    trained = trained_hyperparameters(folder)
+    env_kwargs = {**trained.env_kwargs, **options.env_kwargs}
     if options.record is not None:
-        check_recordable(folder.env_id, env_kwargs, Path(options.record))
-    with closing(make_env(folder.env_id, env_kwargs)) as env:
-        players = load_players(home, options.agent, Path(options.log_folder), options.choice, options.device)
+        check_recordable(folder.env_id, env_kwargs, Path(options.record), trained.env_wrapper)
+    with closing(make_env(folder.env_id, env_kwargs, trained.env_wrapper)) as env:
+        players = load_players(home, options.agent, Path(options.log_folder), options.choice, options.device, options.trust)
         check_players(players, env, f"{folder.env_id} with {env_kwargs}" if env_kwargs else folder.env_id)
-    return Game(folder.env_id, env_kwargs, players)
+    return Game(folder.env_id, env_kwargs, trained.env_wrapper, players)
 
 
 def play(game: Game, options: EnjoyOptions) -> dict[str, EvaluationResult]:
@@ -255,6 +265,7 @@ def _play(policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: boo
             game.env_id,
             game.env_kwargs,
             options.record,
+            env_wrapper=game.env_wrapper,
             deterministic=greedy,
             n_episodes=options.episodes,
             n_timesteps=options.n_timesteps,
@@ -264,7 +275,8 @@ def _play(policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: boo
         )
     if options.render or options.episodes is None:
         return _play_one_copy(policy, game, options, greedy, bar)
-    env = make_joint_vec_env(game.env_id, n_envs=min(options.episodes, MAX_COPIES), env_kwargs=game.env_kwargs)
+    source = env_source(game.env_id, game.env_wrapper)
+    env = make_joint_vec_env(source, n_envs=min(options.episodes, MAX_COPIES), env_kwargs=game.env_kwargs)
     with closing(env):
         return evaluate_policy(
             policy,
@@ -280,7 +292,7 @@ def _play_one_copy(
     policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: bool, bar: tqdm[Any]
 ) -> EvaluationResult:
     env_kwargs = {**game.env_kwargs, "render_mode": "human"} if options.render else game.env_kwargs
-    with closing(make_env(game.env_id, env_kwargs)) as env, isolated_random_streams(options.seed):
+    with closing(make_env(game.env_id, env_kwargs, game.env_wrapper)) as env, isolated_random_streams(options.seed):
         return play_episodes(
             policy,
             env,

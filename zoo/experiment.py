@@ -23,12 +23,14 @@ from sb3_matrl.finite import NonFiniteError
 from sb3_matrl.vec_env import EnvError, JointVecEnv, make_joint_vec_env
 from zoo.config import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperparameters, write_yaml
 from zoo.curves import ascii_curve, draw_curve
-from zoo.environments import check_env
-from zoo.interrupts import StopOnSignal, storage_failure, training_failure
+from zoo.environments import check_env, env_source
+from zoo.interrupts import StopOnSignal, UpdateStopped, interruptible_updates, storage_failure, training_failure
 from zoo.output_formats import CsvTable, EventFile, FileFormat, RunLogger, ScreenTable
+from zoo.policies import with_policies
 from zoo.pretrained import load_pretrained
 from zoo.records import machine
 from zoo.runs import RunFolder, RunStart, check_output_folder, create_run_folder
+from zoo.signals import Interrupted, SignalWatch
 from zoo.tables import returns_table
 from zoo.tracking import Tracker, TrackEvaluations, WandbOptions, require_wandb
 
@@ -53,6 +55,7 @@ class TrainOptions:
     n_timesteps: int | None = None
     seed: int
     trained_agent: str | None = None
+    trust: bool = False
     conf_file: str | None = None
     hyperparams: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +119,12 @@ class Experiment:
         """Everything that determines the run, flat, and the machine with its versions."""
         return {**asdict(self.options), **self.hyperparameters.as_mapping(), "machine": machine()}
 
+    @property
+    def documents(self) -> dict[str, Any]:
+        """What stands in every saved model beside it: which run it is of."""
+        world = {"env": self.options.env, "env_wrapper": self.hyperparameters.env_wrapper}
+        return {"run": {"algo": self.options.algo, **world}}
+
     def close(self) -> None:
         """Close the environments."""
         self.eval_env.close()
@@ -151,25 +160,27 @@ def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> No
         require_wandb()
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
-    check_env(options.env, hyperparameters.env_kwargs)
+    check_env(options.env, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
     if options.record:
-        _check_recordable(options, hyperparameters.env_kwargs)
+        _check_recordable(options, hyperparameters)
 
 
-def _check_recordable(options: TrainOptions, env_kwargs: Mapping[str, Any]) -> None:
+def _check_recordable(options: TrainOptions, hyperparameters: Hyperparameters) -> None:
     from zoo.video import check_recordable
 
-    check_recordable(options.env, env_kwargs, RunFolder(Path(), options.env).video)
+    video = RunFolder(Path(), options.env).video
+    check_recordable(options.env, hyperparameters.env_kwargs, video, hyperparameters.env_wrapper)
 
 
 def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tuple[MATRL, Hyperparameters]:
     """The model, new or as it was saved, and the hyper-parameters that it has."""
     arguments: dict[str, Any] = {**ALGORITHMS[options.algo], "vec_env": options.vec_env, "seed": options.seed}
     arguments |= {"device": options.device, "verbose": options.verbose}
+    source = env_source(options.env, hyperparameters.env_wrapper)
     if options.trained_agent is not None:
         path = Path(options.trained_agent)
-        return load_pretrained(path, options.env, hyperparameters, options.hyperparams, **arguments)
-    return MATRL(env=options.env, **hyperparameters.model_arguments(), **arguments), hyperparameters
+        return load_pretrained(path, source, hyperparameters, options.hyperparams, options.trust, **arguments)
+    return MATRL(env=source, **hyperparameters.model_arguments(), **arguments), hyperparameters
 
 
 def evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, model: MATRL) -> JointVecEnv:
@@ -179,9 +190,9 @@ def evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, mode
     :raises ValueError: when ``--eval-env-kwargs`` give it other agents or spaces than the training's
     """
     env_kwargs = {**hyperparameters.env_kwargs, **options.eval_env_kwargs}
-    check_env(options.env, env_kwargs)
+    check_env(options.env, env_kwargs, hyperparameters.env_wrapper)
     copies = options.n_eval_envs or min(options.eval_episodes, hyperparameters.n_envs)
-    env = make_joint_vec_env(options.env, n_envs=copies, env_kwargs=env_kwargs)
+    env = make_joint_vec_env(env_source(options.env, hyperparameters.env_wrapper), n_envs=copies, env_kwargs=env_kwargs)
     trained = model.env
     assert trained is not None
     for kind in ("observation_spaces", "action_spaces"):
@@ -194,7 +205,7 @@ def evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, mode
 
 def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
     """
-    The YAML entry of the environment with the changes of the command line.
+    The YAML entry of the environment with the changes of the command line, and policies chosen where it leaves that open.
 
     :raises ValueError: on a wrong name or value, or when the command line contradicts itself
     """
@@ -203,7 +214,7 @@ def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
         asked = f"{options.n_timesteps} and {changes['n_timesteps']}"
         raise ValueError(f"--n-timesteps and --hyperparams ask for different n_timesteps, {asked}: leave one of them out")
     path = find_conf_file(options.algo, options.conf_file)
-    return load_hyperparameters(path, options.env, changes, options.env_kwargs)
+    return with_policies(load_hyperparameters(path, options.env, changes, options.env_kwargs), options.env)
 
 
 def create_folder(experiment: Experiment, command: str) -> RunFolder:
@@ -277,22 +288,23 @@ def run(experiment: Experiment, folder: RunFolder, tracker: Tracker | None = Non
     """
     try:
         with ExitStack() as stack:
+            watch = stack.enter_context(SignalWatch())
             stack.callback(experiment.close)
             if tracker is not None:
                 stack.enter_context(tracker)
             logger = _logger(experiment, folder, tracker)
             stack.callback(logger.close)
             experiment.model.set_logger(logger)
-            evaluation = _evaluation_callback(experiment, folder, tracker)
+            evaluation = _evaluation_callback(experiment, folder, tracker, watch)
             checkpoints = _checkpoint_callback(experiment, folder, {"evaluation": evaluation, "log": logger})
-            exit_code = _train_or_explain(experiment, folder, tracker, evaluation, checkpoints)
+            exit_code = _train_or_explain(experiment, folder, tracker, watch, evaluation, checkpoints)
             if tracker is not None:
                 tracker.exit_code = exit_code
             return exit_code
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
             raise
-        print(storage_failure(error, experiment.model, folder), file=sys.stderr)
+        print(storage_failure(error, experiment.model, folder, experiment.documents), file=sys.stderr)
         return STORAGE_FAILURE
 
 
@@ -300,6 +312,7 @@ def _train_or_explain(
     experiment: Experiment,
     folder: RunFolder,
     tracker: Tracker | None,
+    watch: SignalWatch,
     evaluation: MultiAgentEvalCallback,
     checkpoints: ResumableCheckpointCallback,
 ) -> int:
@@ -308,7 +321,7 @@ def _train_or_explain(
         restore_parts(experiment.checkpoint, checkpoints.parts)
         folder.learning_curve.unlink(missing_ok=True)
     try:
-        return _train(experiment, folder, tracker, evaluation, checkpoints)
+        return _train(experiment, folder, tracker, watch, evaluation, checkpoints)
     except (EnvError, NonFiniteError) as error:
         print(training_failure(error, folder, checkpoints), file=sys.stderr)
         return TRAINING_FAILURE
@@ -318,41 +331,47 @@ def _train(
     experiment: Experiment,
     folder: RunFolder,
     tracker: Tracker | None,
+    watch: SignalWatch,
     evaluation: MultiAgentEvalCallback,
     checkpoints: ResumableCheckpointCallback,
 ) -> int:
     model = experiment.model
     start, steps_before = time.perf_counter(), model.num_timesteps
-    stop = _learn(experiment, evaluation, checkpoints)
+    _learn(experiment, watch, evaluation, checkpoints)
     seconds, steps = time.perf_counter() - start, model.num_timesteps - steps_before
-    model.save(folder.last_model)
-    if stop.signal is None:
-        _finish(experiment, folder, tracker, evaluation, steps, seconds)
-    else:
-        place = f"{stop.signal.name} after {model.resumable_timesteps} steps: the model is saved in {folder.last_model}"
+    model.save(folder.last_model, experiment.documents)
+    try:
+        with watch.at_once():  # a resumed run does all of it anew
+            _finish(experiment, folder, tracker, evaluation, steps, seconds)
+    except Interrupted:
+        folder.learning_curve.unlink(missing_ok=True)
+    if watch.received is not None:
+        place = f"{watch.received.name} after {model.resumable_timesteps} steps: the model is saved in {folder.last_model}"
         print(f"{place}; go on with: {folder.resume_command}", file=sys.stderr)
     if tracker is not None:
-        if stop.signal is not None:
+        if watch.is_set():
             tracker.mark_preempting()
         files = [folder.last_model, folder.best_model, folder.config]
         tracker.log_model(files, {"num_timesteps": model.resumable_timesteps})
-    return stop.exit_code
+    return watch.exit_code
 
 
 def _learn(
-    experiment: Experiment, evaluation: MultiAgentEvalCallback, checkpoints: ResumableCheckpointCallback
-) -> StopOnSignal:
+    experiment: Experiment, watch: SignalWatch, evaluation: MultiAgentEvalCallback, checkpoints: ResumableCheckpointCallback
+) -> None:
     options, model = experiment.options, experiment.model
-    with StopOnSignal(evaluation) as stop:
-        model.learn(
-            experiment.total_timesteps - model.num_timesteps,
-            callback=[checkpoints, stop, evaluation],
-            log_interval={-1: 1, -2: None}.get(options.log_interval, options.log_interval),
-            tb_log_name=options.algo,
-            reset_num_timesteps=options.trained_agent is None and experiment.checkpoint is None,
-            progress_bar=options.progress,
-        )
-    return stop
+    try:
+        with interruptible_updates(model, watch):
+            model.learn(
+                experiment.total_timesteps - model.num_timesteps,
+                callback=[checkpoints, StopOnSignal(watch), evaluation],
+                log_interval={-1: 1, -2: None}.get(options.log_interval, options.log_interval),
+                tb_log_name=options.algo,
+                reset_num_timesteps=options.trained_agent is None and experiment.checkpoint is None,
+                progress_bar=options.progress,
+            )
+    except UpdateStopped:
+        checkpoints.save()
 
 
 def _finish(
@@ -379,9 +398,17 @@ def _record(experiment: Experiment, folder: RunFolder) -> None:
         return
     from zoo.video import VideoError, record_video
 
-    env_kwargs = experiment.hyperparameters.env_kwargs
+    world = experiment.hyperparameters
     try:
-        record_video(experiment.model, options.env, env_kwargs, folder.video, deterministic=True, seed=options.seed)
+        record_video(
+            experiment.model,
+            options.env,
+            world.env_kwargs,
+            folder.video,
+            env_wrapper=world.env_wrapper,
+            deterministic=True,
+            seed=options.seed,
+        )
     except VideoError as error:
         print(f"warning: there is no video: {error}", file=sys.stderr)
 
@@ -429,7 +456,9 @@ def _tensorboard_folder(options: TrainOptions, folder: RunFolder) -> Path:
     return Path(options.tensorboard_log) / options.algo / folder.path.name
 
 
-def _evaluation_callback(experiment: Experiment, folder: RunFolder, tracker: Tracker | None) -> MultiAgentEvalCallback:
+def _evaluation_callback(
+    experiment: Experiment, folder: RunFolder, tracker: Tracker | None, watch: SignalWatch
+) -> MultiAgentEvalCallback:
     options = experiment.options
     return MultiAgentEvalCallback(
         experiment.eval_env,
@@ -440,6 +469,8 @@ def _evaluation_callback(experiment: Experiment, folder: RunFolder, tracker: Tra
         best_model_save_path=folder.path,
         seed=options.seed,
         verbose=options.verbose,
+        should_stop=watch.is_set,
+        documents=experiment.documents,
     )
 
 
@@ -453,6 +484,7 @@ def _checkpoint_callback(
         every_minutes=options.save_every_minutes if options.save_every_minutes > 0 else None,
         keep=options.keep_checkpoints,
         parts={**parts, "start": experiment.start},
+        documents=experiment.documents,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sb3_matrl.common.suggest import unknown
 from sb3_matrl.games.payoffs import game_names
@@ -19,7 +19,9 @@ from zoo.game_studies.outcome import Outcome
 from zoo.game_studies.portrait import DynamicsOptions
 from zoo.game_studies.rotational import RotationalOptions, rotational
 from zoo.game_studies.table1 import Table1Options, table1
-from zoo.tracking import Tracker, WandbOptions, require_wandb
+
+if TYPE_CHECKING:
+    from zoo.tracking import Tracker
 
 EXAMPLES = """\
   python zoo/games.py table1 --out logs/games
@@ -138,6 +140,8 @@ def _tracking(given: argparse.Namespace, options: Any) -> Iterator[Tracker | Non
     if not given.track:
         yield None
         return
+    from zoo.tracking import Tracker, WandbOptions
+
     place = WandbOptions(given.wandb_project_name, given.wandb_entity, group="games")
     with Tracker(place, f"games-{given.command}", asdict(options), given.out) as tracker:
         yield tracker
@@ -164,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with user_errors():
             given = build_parser().parse_strictly(words)
             if given.track:
+                from zoo.tracking import require_wandb
+
                 require_wandb()
             given.out.mkdir(parents=True, exist_ok=True)
             options = study_options(given)

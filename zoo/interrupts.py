@@ -2,74 +2,75 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from types import FrameType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
-from sb3_matrl.common.callbacks import MultiAgentEvalCallback
 from sb3_matrl.common.checkpoints import ResumableCheckpointCallback
 from sb3_matrl.finite import NonFiniteError
 from sb3_matrl.vec_env import EnvError
 from zoo.runs import RunFolder
+from zoo.signals import SignalWatch
 
 
 class StopOnSignal(BaseCallback):
     """
-    End ``learn`` at the next step after Ctrl-C or SIGTERM; a second one interrupts at once.
+    End ``learn`` at the next step after a signal.
 
-    A context manager around ``learn``, which also gets it as a callback.
-
-    :param evaluation: its evaluation at the end of training is left out when a signal came, to be quick
+    :param watch: for signals
     """
 
-    def __init__(self, evaluation: MultiAgentEvalCallback) -> None:
+    def __init__(self, watch: SignalWatch) -> None:
         super().__init__()
-        self.evaluation = evaluation
-        self.signal: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self.watch = watch
 
     def _on_step(self) -> bool:
-        if self.signal is not None:
-            self.evaluation.evaluate_at_end = False
-        return self.signal is None
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
-
-    @property
-    def exit_code(self) -> int:
-        """As shells have it: 130 after Ctrl-C, 143 after SIGTERM, 0 without a signal."""
-        return 0 if self.signal is None else 128 + self.signal
-
-    def __enter__(self) -> StopOnSignal:
-        # Python delivers signals to the main thread only, and only there lets them be handled.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        return not self.watch.is_set()
 
 
-def storage_failure(error: OSError, model: MATRL, folder: RunFolder) -> str:
+class UpdateStopped(KeyboardInterrupt):
+    """A signal came in the middle of an update, of which nothing is left."""
+
+
+@contextmanager
+def interruptible_updates(model: MATRL, watch: SignalWatch) -> Iterator[None]:
+    """
+    Inside, an update of the agents ends before its next minibatch after a signal, because it may take minutes. The model
+    undoes what was done of it and can be saved as it was before the rollout.
+
+    :param model: that learns
+    :param watch: for signals
+    :raises UpdateStopped: out of ``learn``
+    """
+
+    def check(*_: object) -> None:
+        if watch.is_set():
+            raise UpdateStopped
+
+    optimizers = [*(learner.policy.optimizer for learner in model.agents.values()), *model.coordinator.optimizers.values()]
+    hooks = [optimizer.register_step_pre_hook(check) for optimizer in optimizers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def storage_failure(error: OSError, model: MATRL, folder: RunFolder, documents: Mapping[str, Any]) -> str:
     """
     Save the model if that is still possible.
 
     :param error: of the disk
     :param model: that was trained
     :param folder: of the run
+    :param documents: saved beside the model
     :return: what is lost, what is not and how to go on, in one line
     """
     try:
-        model.save(folder.last_model)
+        model.save(folder.last_model, documents)
         kept = f"the model after {model.resumable_timesteps} steps is saved in {folder.last_model}"
     except OSError:
         files = [file.name for file in (folder.last_model, folder.best_model) if file.is_file()]

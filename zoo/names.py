@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch as th
+from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -40,8 +42,14 @@ EXTRACTORS: dict[str, type[th.nn.Module]] = {
     "flatten": FlattenExtractor,
     "nature_cnn": NatureCNN,
 }
-LEARNERS = ("PPO", "A2C", "TRPO")
-POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+LEARNERS: dict[str, type[OnPolicyAlgorithm]] = {
+    "PPO": PPO,
+    "A2C": A2C,
+    "TRPO": TRPO,
+    "RecurrentPPO": RecurrentPPO,
+    "MaskablePPO": MaskablePPO,
+}
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", *RecurrentPPO.policy_aliases)
 
 _CLASS_TABLES: dict[str, Mapping[str, type]] = {
     "activation_fn": ACTIVATIONS,
@@ -52,9 +60,10 @@ _LINEAR = re.compile(r"lin_(?P<start>[0-9.]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
 
 
 def policy_options() -> list[str]:
-    """The keys that ``policy_kwargs`` may have: the arguments of SB3's actor-critic policies."""
+    """The keys that ``policy_kwargs`` may have: the arguments of SB3's actor-critic policies, recurrent ones included."""
     given_by_sb3 = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
-    return [name for name in inspect.signature(ActorCriticPolicy.__init__).parameters if name not in given_by_sb3]
+    both = [inspect.signature(cls.__init__).parameters for cls in (ActorCriticPolicy, RecurrentActorCriticPolicy)]
+    return [name for name in both[0] | both[1] if name not in given_by_sb3]
 
 
 def resolve_policy_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,21 +118,13 @@ def _is_size(value: Any) -> bool:
 
 def resolve_learner(name: str) -> type[OnPolicyAlgorithm]:
     """
-    :param name: ``"PPO"``, ``"A2C"`` or ``"TRPO"`` (the latter from sb3-contrib)
+    :param name: one of :data:`LEARNERS`
     :return: the learner's class
     :raises ValueError: when the name is unknown
-    :raises ImportError: when sb3-contrib is needed and not installed
     """
     if name not in LEARNERS:
         raise ValueError(unknown("learner_class", name, LEARNERS))
-    if name != "TRPO":
-        return PPO if name == "PPO" else A2C
-    try:
-        from sb3_contrib import TRPO
-    except ImportError as error:
-        raise ImportError("learner_class TRPO needs sb3-contrib: pip install 'sb3-matrl[contrib]'") from error
-    learner: type[OnPolicyAlgorithm] = TRPO
-    return learner
+    return LEARNERS[name]
 
 
 def resolve_schedule(value: float | str) -> float | Schedule:

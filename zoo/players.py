@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+from stable_baselines3 import PPO
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.foreign import is_sb3_file, load_sb3_agent
 from sb3_matrl.common.suggest import did_you_mean, unknown
 from sb3_matrl.evaluation import Player
+from sb3_matrl.frozen import FrozenAgent
 from zoo.config import Hyperparameters, read_yaml
 from zoo.runs import RunFolder
 
@@ -32,6 +36,36 @@ class ModelChoice:
     last_checkpoint: bool = False
 
 
+class SingleAgent:
+    """
+    An agent that plain SB3 saved, with the ``predict`` of a model that has no other.
+
+    :param learner: of SB3
+    """
+
+    name = "agent"
+
+    def __init__(self, learner: PPO) -> None:
+        self.possible_agents = [self.name]
+        self.observation_space = spaces.Dict({self.name: learner.observation_space})
+        self.action_space = spaces.Dict({self.name: learner.action_space})
+        self.num_timesteps = learner.num_timesteps
+        self._player = FrozenAgent(learner)
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, Any], Any]:
+        """As :meth:`sb3_matrl.MATRL.predict`."""
+        masks = (action_masks or {}).get(self.name)
+        action, state = self._player.predict(observation[self.name], state, episode_start, deterministic, masks)
+        return {self.name: action}, state
+
+
 @dataclass(frozen=True)
 class TrainedPlayer(Player):
     """
@@ -40,7 +74,7 @@ class TrainedPlayer(Player):
     :param path: where the model was
     """
 
-    model: MATRL
+    model: MATRL | SingleAgent
     path: Path
 
     def __str__(self) -> str:
@@ -89,9 +123,9 @@ def model_path(folder: RunFolder, choice: ModelChoice) -> Path:
     return path
 
 
-def trained_env_kwargs(folder: RunFolder) -> dict[str, Any]:
+def trained_hyperparameters(folder: RunFolder) -> Hyperparameters:
     """
-    The environment's options in training.
+    The hyper-parameters of a run, the options of its environment among them.
 
     :raises FileNotFoundError: when the run has no ``config.yml``
     :raises ValueError: when that is damaged
@@ -101,7 +135,7 @@ def trained_env_kwargs(folder: RunFolder) -> dict[str, Any]:
     entry = read_yaml(folder.config).get(folder.env_id)
     if not isinstance(entry, dict):
         raise ValueError(f"{folder.config} has no entry for {folder.env_id}")
-    return Hyperparameters.from_mapping(entry, str(folder.config)).env_kwargs
+    return Hyperparameters.from_mapping(entry, str(folder.config))
 
 
 def _no_run(folder: RunFolder, missing: Path) -> str:
@@ -126,7 +160,7 @@ def parse_guests(words: Iterable[str]) -> dict[str, str]:
 
 
 def load_players(
-    home: Path, guests: Mapping[str, str], log_folder: Path, choice: ModelChoice, device: str
+    home: Path, guests: Mapping[str, str], log_folder: Path, choice: ModelChoice, device: str, trust: bool
 ) -> dict[str, TrainedPlayer]:
     """
     Load the agents that play; a model that several come from is loaded once.
@@ -136,21 +170,29 @@ def load_players(
     :param log_folder: where runs named ``<algo>/<env>_<k>`` lie
     :param choice: which model of a guest's run folder
     :param device: of the networks
+    :param trust: accept guests in files of plain SB3, which can run code when they are loaded
     :return: agent of the game -> who plays it
     :raises FileNotFoundError: when a run or model is not there
     :raises ValueError: when a file is no model, or has no such agent
     """
-    models = {home: MATRL.load(home, device=device)}
-    players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].agents}
+    models: dict[Path, MATRL | SingleAgent] = {home: MATRL.load(home, device=device)}
+    players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].possible_agents}
     for agent, source in guests.items():
         path, name = find_guest(source, log_folder, choice)
         if path not in models:
-            models[path] = MATRL.load(path, device=device)
-        name = agent if name is None else name
-        if name not in models[path].agents:
-            raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].agents)}")
+            models[path] = _load_guest(path, device, trust)
+        if name is None:
+            name = SingleAgent.name if isinstance(models[path], SingleAgent) else agent
+        if name not in models[path].possible_agents:
+            raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].possible_agents)}")
         players[agent] = TrainedPlayer(models[path], name, path)
     return players
+
+
+def _load_guest(path: Path, device: str, trust: bool) -> MATRL | SingleAgent:
+    if is_sb3_file(path):
+        return SingleAgent(load_sb3_agent(path, trust, device))
+    return MATRL.load(path, device=device)
 
 
 def find_guest(source: str, log_folder: Path, choice: ModelChoice) -> tuple[Path, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from pettingzoo import ParallelEnv
 
 from sb3_matrl.evaluation import EvaluationResult
 from sb3_matrl.evaluation.evaluate import JointPredictor
+from sb3_matrl.vec_env.conform import acting_of
+from sb3_matrl.vec_env.masks import MASK, MaskReader
 
 
 def play_episodes(
@@ -55,17 +57,54 @@ def _play_episode(
     on_frame: Callable[[], object] | None,
 ) -> tuple[dict[str, float], int]:
     """Returns of the agents, and the number of steps."""
-    returns, length, state = dict.fromkeys(env.possible_agents, 0.0), 0, None
-    observations, _ = env.reset(seed=seed)
+    returns, length = dict.fromkeys(env.possible_agents, 0.0), 0
+    observations, infos = env.reset(seed=seed)
+    # Agents begin without a state, also those that come later; those that wait for a while keep theirs.
+    states: dict[str, Any] = {}
     if on_frame is not None:
         on_frame()
     while env.agents:
-        living = {agent: observations[agent] for agent in env.agents}
-        actions, state = model.predict(living, state=state, episode_start=np.array([length == 0]), deterministic=deterministic)
-        observations, rewards, *_ = env.step(actions)
+        living, acting = list(env.agents), acting_of(env, list(env.agents), list(env.possible_agents))
+        masks = _masks(env, acting, observations, infos)
+        # All look, for the recurrent ones among them remember what they see while they wait; so it was in training.
+        actions, new = model.predict(
+            {agent: observations[agent] for agent in living},
+            state=states or None,
+            episode_start=np.array([length == 0]),
+            deterministic=deterministic,
+            # Passed where there are any: scripts need not know of masks.
+            **({"action_masks": masks} if masks else {}),
+        )
+        states.update(new or {})
+        observations, rewards, _, _, infos = env.step({agent: np.asarray(actions[agent])[()] for agent in acting})
         for agent, reward in rewards.items():
             returns[agent] += float(reward)
         length += 1
         if on_frame is not None:
             on_frame()
     return returns, length
+
+
+def _masks(
+    env: ParallelEnv[Any, Any, Any], acting: list[str], observations: Mapping[str, Any], infos: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """
+    The legal actions of those that act, agent -> bool (mask size,), where observation or info names them.
+
+    :raises ValueError: on a mask of the wrong length, with other values than 0 and 1, or without a legal action
+    """
+    masks = {}
+    for column, agent in enumerate(env.possible_agents):
+        if agent not in acting:
+            continue
+        places = (observations[agent], infos.get(agent))
+        told = next((place[MASK] for place in places if isinstance(place, Mapping) and MASK in place), None)
+        if told is not None:
+            reader = MaskReader(agent, column, env.action_space(agent))
+            masks[agent] = reader.single(told, 0, _now)
+            reader.require_choice(masks[agent][None], _now)
+    return masks
+
+
+def _now(copy: int) -> str:
+    return "now"

@@ -7,23 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3 import PPO
+
 from sb3_matrl import MATRL
+from sb3_matrl.common.foreign import is_sb3_file, load_sb3_agent
 from zoo.config import Hyperparameters
+from zoo.environments import EnvSource
 
 # What the networks in the file were built from.
 ARCHITECTURE = ("policy", "policy_kwargs", "learner_class", "learner_kwargs", "use_sde")
 
 
 def load_pretrained(
-    path: Path, env_id: str, hyperparameters: Hyperparameters, changed: Mapping[str, Any], **arguments: Any
+    path: Path, env: EnvSource, hyperparameters: Hyperparameters, changed: Mapping[str, Any], trust: bool, **arguments: Any
 ) -> tuple[MATRL, Hyperparameters]:
     """
     Load a model to train it further: parameters, optimisers and counters from the file, all else as given.
 
+    A file of plain SB3 has one agent's policy and optimiser, which all agents get; its counters are not taken over.
+
     :param path: of the model
-    :param env_id: the environment, with the agents and spaces of the model's
+    :param env: the environment, with the agents and spaces of the model's
     :param hyperparameters: take the place of those in the file, except ``ARCHITECTURE``
     :param changed: the hyper-parameters among them that the user asked for
+    :param trust: load files of plain SB3, too, which can run code
     :param arguments: others of ``MATRL.load``
     :return: the model, and the hyper-parameters that it has now
     :raises ValueError: when the user wants another architecture, the file is not a model, or the environment does not fit it
@@ -32,13 +39,38 @@ def load_pretrained(
     refused = sorted({key for key in changed if key.partition(".")[0] in ARCHITECTURE})
     if refused:
         raise ValueError(f"{', '.join(refused)} cannot be changed: --trained-agent {path} has its networks already")
-    overrides = {key: value for key, value in hyperparameters.model_arguments().items() if key not in ARCHITECTURE}
     try:
-        model = MATRL.load(path, env=env_id, **overrides, **arguments)
+        if is_sb3_file(path):
+            return _share_one_agent(load_sb3_agent(path, trust, "cpu"), env, hyperparameters, arguments)
+        overrides = {key: value for key, value in hyperparameters.model_arguments().items() if key not in ARCHITECTURE}
+        model = MATRL.load(path, env=env, **overrides, **arguments)
     except ValueError as error:
         raise ValueError(f"--trained-agent {path}: {error}") from error
     kept = {key: _in_yaml(model.arguments[key]) for key in ARCHITECTURE}
     return model, replace(hyperparameters, **kept)
+
+
+def _share_one_agent(
+    learner: PPO, env: EnvSource, hyperparameters: Hyperparameters, arguments: Mapping[str, Any]
+) -> tuple[MATRL, Hyperparameters]:
+    """A new model, all of whose agents begin with the policy of one that SB3 trained."""
+    names = {policy: name for name, policy in PPO.policy_aliases.items()}
+    policy = names.get(learner.policy_class)
+    if policy is None:
+        raise ValueError(f"its policy is a {learner.policy_class.__name__}, expected one of {', '.join(names.values())}")
+    kept = replace(
+        hyperparameters, policy=policy, policy_kwargs=_in_yaml(learner.policy_kwargs), use_sde=bool(learner.use_sde)
+    )
+    model = MATRL(env=env, **kept.model_arguments(), **arguments)
+    for agent, own in model.agents.items():
+        for kind, theirs, ours in (
+            ("observation", learner.observation_space, own.observation_space),
+            ("action", learner.action_space, own.action_space),
+        ):
+            if theirs != ours:
+                raise ValueError(f"its {kind} space is {theirs}, that of {agent} is {ours}: it learned something else")
+        own.set_parameters(learner.get_parameters())  # type: ignore[arg-type]
+    return model, kept
 
 
 def _in_yaml(value: Any) -> Any:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.archive import read_archive
 from sb3_matrl.common.argument_codec import argument_to_json
 from sb3_matrl.common.checkpoints import latest_checkpoint, restore_parts
 from sb3_matrl.common.suggest import unknown
-from zoo.config import ALGORITHMS, Hyperparameters, apply_overrides, load_hyperparameters, read_yaml
+from zoo.config import ALGORITHMS, Hyperparameters, apply_overrides, expand_normalize, load_hyperparameters, read_yaml
+from zoo.environments import env_source
 from zoo.experiment import Experiment, TrainOptions, check_options, evaluation_env
 from zoo.players import open_run_folder
 from zoo.runs import RunFolder, RunStart
@@ -46,7 +48,9 @@ def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tup
     check_options(options, hyperparameters)
     checkpoint, start = _find_checkpoint(folder), RunStart()
     restore_parts(checkpoint, {"start": start})
-    model = MATRL.load(checkpoint, env=options.env, device=options.device, verbose=options.verbose)
+    _check_origin(checkpoint, options, hyperparameters, folder)
+    source = env_source(options.env, hyperparameters.env_wrapper)
+    model = MATRL.load(checkpoint, env=source, device=options.device, verbose=options.verbose)
     _check_model(model, options, hyperparameters, folder)
     _check_steps(model.num_timesteps, start.steps + hyperparameters.n_timesteps, folder)
     env = evaluation_env(options, hyperparameters, model)
@@ -98,7 +102,8 @@ def _differences(stored: TrainOptions, hyperparameters: Hyperparameters, given: 
     for name, wanted in given.items():
         has = run[name]
         if name in ("hyperparams", "env_kwargs", "eval_env_kwargs"):
-            changed = apply_overrides(has, wanted)
+            spelt_out = expand_normalize(wanted, "command line") if name == "hyperparams" else wanted
+            changed = apply_overrides(has, spelt_out)
             same, has = changed == has, {key: has.get(key) for key, value in changed.items() if value != has.get(key)}
         else:
             same = wanted == has
@@ -133,6 +138,28 @@ def _warnings_on_screen() -> Iterator[None]:
         print(f"warning: {warning.message}", file=sys.stderr)
 
 
+def _check_origin(checkpoint: Path, options: TrainOptions, hyperparameters: Hyperparameters, folder: RunFolder) -> None:
+    """
+    :raises ValueError: when the files of the run name another environment, wrapper or algorithm than its checkpoint
+    """
+    origin = read_archive(checkpoint)[0].get("run", {})
+    written = {"env": options.env, "algo": options.algo, "env_wrapper": hyperparameters.env_wrapper}
+    differing = [name for name, value in written.items() if origin.get(name, value) != value]
+    if differing:
+        raise _changed(folder, {name: (written[name], origin[name]) for name in differing})
+
+
+def _changed(folder: RunFolder, values: Mapping[str, tuple[Any, Any]]) -> ValueError:
+    """:param values: name -> what is written in the run's files, and what the checkpoint has"""
+    texts = [
+        f"{name} is {written!r}, the checkpoint was trained with {stored!r}" for name, (written, stored) in values.items()
+    ]
+    return ValueError(
+        f"{folder.arguments.name} and {folder.config.name} in {folder.path} were changed: {'; '.join(texts)}. "
+        "Undo that, or train a new run with --trained-agent"
+    )
+
+
 def _check_model(model: MATRL, options: TrainOptions, hyperparameters: Hyperparameters, folder: RunFolder) -> None:
     """
     :raises ValueError: when the files of the run say something else than its checkpoint
@@ -143,15 +170,14 @@ def _check_model(model: MATRL, options: TrainOptions, hyperparameters: Hyperpara
         "vec_env": options.vec_env,
         "seed": options.seed,
     }
-    # Compared as a file would hold them: schedules have no equality.
-    stored = {name: argument_to_json(model.arguments[name]) for name in written}
-    changed = [name for name, value in written.items() if argument_to_json(value) != stored[name]]
+    changed = [name for name, value in written.items() if _comparable(name, value) != _comparable(name, model.arguments[name])]
     if changed:
-        texts = [f"{name} is {written[name]!r}, the checkpoint was trained with {model.arguments[name]!r}" for name in changed]
-        raise ValueError(
-            f"{folder.arguments.name} and {folder.config.name} in {folder.path} were changed: {'; '.join(texts)}. "
-            "Undo that, or train a new run with --trained-agent"
-        )
+        raise _changed(folder, {name: (written[name], model.arguments[name]) for name in changed})
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """As a file would hold it, because schedules have no equality; frozen agents, which a loaded model has whole, by name."""
+    return sorted(value or {}) if name == "frozen" else argument_to_json(value)
 
 
 def _check_steps(steps: int, total: int, folder: RunFolder) -> None:

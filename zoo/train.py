@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from zoo.cli import (
     count,
     device,
     log_interval,
+    non_negative_count,
     positive_count,
     seed,
     thread_count,
@@ -26,11 +27,15 @@ from zoo.cli import (
 )
 from zoo.config import ALGORITHMS, parse_pairs
 from zoo.experiment import Experiment, TrainOptions, create_folder, describe, prepare, run, start_tracking
+from zoo.locking import locked_folder
+from zoo.players import open_run_folder
 from zoo.resuming import MAY_CHANGE, prepare_resumed
 from zoo.runs import RunFolder
+from zoo.signals import exit_code
 from zoo.tracking import in_sweep
 from zoo.words import normalise_words
 
+IN_USE = "is in use by another training"
 EXAMPLES = """\
   python zoo/train.py --algo matrl --env checkers_v0 --seed 0 --progress
   python zoo/train.py --algo ippo --env switch_v0 -n 100000 --env-kwargs n_agents:2 clock:true
@@ -55,14 +60,6 @@ def build_parser() -> StrictParser:
     return parser
 
 
-def non_negative_count(text: str) -> int:
-    """A whole number of at least 0."""
-    number = count(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return number
-
-
 # Words that are collected in a list, however often the flag is given.
 _SEVERAL: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
 _PAIRS: dict[str, Any] = {**_SEVERAL, "metavar": "KEY:VALUE"}
@@ -83,6 +80,7 @@ def _add_training_flags(parser: StrictParser) -> None:
         help="go on from this model, for n further steps: networks, learners, optimisers and counters are the file's, "
         "all other hyper-parameters those of the conf file and of the command line",
     )
+    add("--trust", help="accept a --trained-agent of plain Stable-Baselines3, which can run code when it is loaded", **_SWITCH)
     add(
         "-conf",
         "--conf-file",
@@ -193,24 +191,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with user_errors():
-            given = given_options(words)
-            experiment, folder = _resume(words, given) if "resume" in given else _begin(words)
-            tracker = start_tracking(experiment, folder) if experiment.options.track else None
-        return run(experiment, folder, tracker)
-    except KeyboardInterrupt:
+        with ExitStack() as stack:
+            with user_errors():
+                given = given_options(words)
+                experiment, folder = _resume(words, given, stack) if "resume" in given else _begin(words, stack)
+                tracker = start_tracking(experiment, folder) if experiment.options.track else None
+            return run(experiment, folder, tracker)
+    except KeyboardInterrupt as error:
         print("interrupted; nothing more was saved", file=sys.stderr)
-        return 130
+        return exit_code(error)
 
 
-def _begin(words: Sequence[str]) -> tuple[Experiment, RunFolder]:
+def _begin(words: Sequence[str], stack: ExitStack) -> tuple[Experiment, RunFolder]:
     options = parse_options(words)
     experiment = prepare(options)
-    return experiment, create_folder(experiment, command_line(words, options))
+    folder = create_folder(experiment, command_line(words, options))
+    stack.enter_context(locked_folder(folder.path, IN_USE))
+    return experiment, folder
 
 
-def _resume(words: Sequence[str], given: dict[str, Any]) -> tuple[Experiment, RunFolder]:
+def _resume(words: Sequence[str], given: dict[str, Any], stack: ExitStack) -> tuple[Experiment, RunFolder]:
     path, override = Path(given.pop("resume")), given.pop("override", False)
+    open_run_folder(path)
+    # Before anything is read: what another process trains is old in a moment.
+    stack.enter_context(locked_folder(path, IN_USE))
     experiment, folder = prepare_resumed(path, given, override)
     describe(experiment, folder, shlex.join(["python", "zoo/train.py", *words]))
     return experiment, folder

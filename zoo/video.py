@@ -18,6 +18,7 @@ from sb3_matrl.evaluation import EvaluationResult, isolated_random_streams
 from sb3_matrl.evaluation.evaluate import JointPredictor
 from zoo.environments import make_env
 from zoo.playing import play_episodes
+from zoo.wrappers import Wrappers
 
 MIN_SIDE = 320  # pixels
 DEFAULT_FPS = 10.0
@@ -36,20 +37,21 @@ class VideoError(ValueError):
     """What an environment draws cannot become a video."""
 
 
-def check_recordable(env_id: str, env_kwargs: Mapping[str, Any], path: Path) -> None:
+def check_recordable(env_id: str, env_kwargs: Mapping[str, Any], path: Path, env_wrapper: Wrappers = None) -> None:
     """
     Find out, before anything is played, whether it can be recorded.
 
     :param env_id: as for :func:`zoo.environments.make_env`
     :param env_kwargs: its options
     :param path: of the video
+    :param env_wrapper: what is put around the environment
     :raises ValueError: when the suffix is unknown or the environment draws no pictures
     :raises ImportError: when a package is missing
     """
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"video {path}: {unknown('suffix', path.suffix, _FORMATS)}")
     _import_ffmpeg()
-    env = make_env(env_id, env_kwargs)
+    env = make_env(env_id, env_kwargs, env_wrapper)
     modes = list(env.metadata.get("render_modes") or [])
     env.close()
     if "rgb_array" not in modes:
@@ -64,6 +66,7 @@ def record_video(
     env_kwargs: Mapping[str, Any],
     path: str | Path,
     *,
+    env_wrapper: Wrappers = None,
     deterministic: bool = True,
     n_episodes: int | None = 1,
     n_timesteps: int | None = None,
@@ -78,6 +81,7 @@ def record_video(
     :param env_id: as for :func:`zoo.environments.make_env`
     :param env_kwargs: options of the environment, without ``render_mode``
     :param path: of the video, ``.mp4`` or ``.gif``; its folder is made, an older file is replaced, once the video is whole
+    :param env_wrapper: what is put around the environment
     :param deterministic: greedy actions
     :param n_episodes: how many; ``None`` for as many as ``n_timesteps`` takes
     :param n_timesteps: start no further episode after so many steps
@@ -90,8 +94,9 @@ def record_video(
     :raises OSError: when the file cannot be written
     """
     path = Path(path)
-    check_recordable(env_id, env_kwargs, path)
-    with closing(make_env(env_id, {**env_kwargs, "render_mode": "rgb_array"})) as env, isolated_random_streams(seed):
+    check_recordable(env_id, env_kwargs, path, env_wrapper)
+    shown = {**env_kwargs, "render_mode": "rgb_array"}
+    with closing(make_env(env_id, shown, env_wrapper)) as env, isolated_random_streams(seed):
         rate = float(env.metadata.get("render_fps") or DEFAULT_FPS) if fps is None else fps
         with video_file(path, rate) as add_frame:
 

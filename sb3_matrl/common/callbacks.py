@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from sb3_matrl.common.archive import atomic_file
 from sb3_matrl.common.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+
+
+class _BrokenOff(Exception):
+    """Ends an evaluation that somebody wants stopped."""
 
 
 class MultiAgentEvalCallback(EventCallback):
@@ -41,6 +45,9 @@ class MultiAgentEvalCallback(EventCallback):
     :param deterministic: choose the best model by the greedy return instead of the sampled one
     :param seed: of the evaluations; every one has a seed of its own that depends on this and on the number of steps
     :param verbose: 1 prints the results
+    :param should_stop: asked before every step of an evaluation; once it says yes the evaluation is broken off without a
+        trace, and the training ends. The evaluation is still due then.
+    :param documents: name -> value in JSON types, stored beside the best model
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class MultiAgentEvalCallback(EventCallback):
         deterministic: bool = False,
         seed: int = 0,
         verbose: int = 1,
+        should_stop: Callable[[], bool] = lambda: False,
+        documents: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(callback_after_eval, verbose=verbose)
         self.callback_on_new_best = callback_on_new_best
@@ -67,6 +76,8 @@ class MultiAgentEvalCallback(EventCallback):
         self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
         self.deterministic = deterministic
         self.seed = seed
+        self.should_stop = should_stop
+        self.documents = documents
         self.evaluate_at_end = True
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
@@ -146,8 +157,12 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _evaluate(self) -> None:
         self.num_timesteps = self.model.num_timesteps
-        # Both before anything is noted: where the env fails, the evaluation is still due.
-        sampled, greedy = self._play(deterministic=False), self._play(deterministic=True)
+        try:
+            # Both before anything is noted: where the env fails, the evaluation is still due.
+            sampled, greedy = self._play(deterministic=False), self._play(deterministic=True)
+        except _BrokenOff:
+            self._continue_training = False
+            return
         self._schedule_next()
         self.timesteps.append(self.num_timesteps)
         self.sampled.append(sampled)
@@ -160,7 +175,19 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _play(self, deterministic: bool) -> EvaluationResult:
         seed = int(np.random.SeedSequence([self.seed, self.num_timesteps]).generate_state(1)[0])
-        return evaluate_policy(self.model, self.eval_env, self.n_eval_episodes, deterministic, seed)  # type: ignore[arg-type]
+        self._break_off_if_wanted()
+        return evaluate_policy(
+            self.model,  # type: ignore[arg-type]
+            self.eval_env,
+            self.n_eval_episodes,
+            deterministic,
+            seed,
+            self._break_off_if_wanted,
+        )
+
+    def _break_off_if_wanted(self, *_: object) -> None:
+        if self.should_stop():
+            raise _BrokenOff
 
     def _log(self) -> None:
         sampled, greedy = self.sampled[-1], self.greedy[-1]
@@ -185,7 +212,8 @@ class MultiAgentEvalCallback(EventCallback):
             return
         # Equally good models are told apart by their training: in a zero-sum game, say, where the team's return is always 0.
         if self.best_model_save_path is not None:
-            self.model.save(self.best_model_save_path / "best_model.zip")
+            model: Any = self.model
+            model.save(self.best_model_save_path / "best_model.zip", self.documents)
         if self.last_mean_reward == self.best_mean_reward:
             return
         self.best_mean_reward = self.last_mean_reward

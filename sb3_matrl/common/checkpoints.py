@@ -76,6 +76,7 @@ class ResumableCheckpointCallback(BaseCallback):
     :param every_minutes: minutes between two; ``None``: not by the clock
     :param keep: how many to keep; 0 for all
     :param parts: name -> whatever else has a state, stored in the checkpoint as ``<name>.json``
+    :param documents: name -> value in JSON types, stored likewise
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ResumableCheckpointCallback(BaseCallback):
         every_minutes: float | None = None,
         keep: int = 0,
         parts: Mapping[str, Stateful] | None = None,
+        documents: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.folder = Path(folder)
@@ -92,6 +94,7 @@ class ResumableCheckpointCallback(BaseCallback):
         self.every_seconds = None if every_minutes is None else 60.0 * every_minutes
         self.keep = keep
         self.parts = dict(parts or {})
+        self.documents = dict(documents or {})
         self._saved_steps = 0
         self._saved_at = 0.0
         # An env may fail when the training is only being set up: then there is no state yet.
@@ -124,7 +127,7 @@ class ResumableCheckpointCallback(BaseCallback):
         model: Any = self.model
         self.folder.mkdir(parents=True, exist_ok=True)
         path = checkpoint_path(self.folder, model.resumable_timesteps)
-        model.save(path, {name: part.state() for name, part in self.parts.items()})
+        model.save(path, {**self.documents, **{name: part.state() for name, part in self.parts.items()}})
         self._saved_steps, self._saved_at = model.num_timesteps, time.monotonic()
         if self.keep > 0:
             self._remove_old(model.resumable_timesteps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ class SavedModel:
     :param counters: ``n_envs``, ``num_timesteps``, ``total_timesteps``, ``n_updates``, ``skipped_updates``, and
         ``learner_n_updates`` (a list)
     :param coordinator_rng: state of the coordinator's bit generator
-    :param parameters: agent -> state dicts, as ``MATRL.get_parameters`` returns them
+    :param parameters: learner -> state dicts, as ``MATRL.get_parameters`` returns them
     :param training: state of the training, as ``TrainingState.as_tree`` returns it; ``None`` outside a training
+    :param normalizers: learner -> state of its normaliser, with tensors for arrays
+    :param frozen: frozen agent -> JSON document and tensors, as ``FrozenAgent.to_file`` returns them
     """
 
     observation_spaces: dict[str, spaces.Space[Any]]
@@ -43,6 +45,8 @@ class SavedModel:
     coordinator_rng: dict[str, Any]
     parameters: dict[str, dict[str, Any]]
     training: dict[str, Any] | None = None
+    normalizers: dict[str, Any] = field(default_factory=dict)
+    frozen: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
 
 def zip_path(path: str | Path) -> Path:
@@ -66,9 +70,14 @@ def write_model(path: str | Path, saved: SavedModel, documents: Mapping[str, Any
         "arguments": {name: argument_to_json(value) for name, value in saved.arguments.items()},
         "counters": saved.counters,
         "coordinator_rng": saved.coordinator_rng,
+        "learners": list(saved.parameters),
+        "frozen": {agent: description for agent, (description, _) in saved.frozen.items()},
     }
     # Numbered, because an agent's name need not be a file's.
     tensors = {f"agents/{i}": parameters for i, parameters in enumerate(saved.parameters.values())}
+    tensors |= {f"frozen/{i}": state for i, (_, state) in enumerate(saved.frozen.values())}
+    if saved.normalizers:
+        tensors["normalizers"] = saved.normalizers
     if saved.training is not None:
         tensors["training"] = saved.training
     write_archive(zip_path(path), {**(documents or {}), "model": document}, tensors)
@@ -92,8 +101,13 @@ def read_model(path: str | Path) -> SavedModel:
             arguments=dict(document["arguments"]),
             counters={name: counters[name] for name in _COUNTERS},
             coordinator_rng=dict(document["coordinator_rng"]),
-            parameters={agent: tensors[f"agents/{i}"] for i, agent in enumerate(agents)},
+            parameters={name: tensors[f"agents/{i}"] for i, name in enumerate(document.get("learners", agents))},
             training=tensors.get("training"),
+            normalizers=dict(tensors.get("normalizers", {})),
+            frozen={
+                agent: (dict(description), tensors[f"frozen/{i}"])
+                for i, (agent, description) in enumerate(document.get("frozen", {}).items())
+            },
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, or not a MATRL model: {error!r}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -70,3 +70,25 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(unknown(name, value, choices))
+
+
+def check_turns(env: Any, agents: Sequence[str], started: bool, actions: Mapping[str, Any]) -> None:
+    """
+    Check who acts in a step of a parallel environment.
+
+    :param env: for the message
+    :param agents: whose turn it is, all of them at once
+    :param started: whether an episode has ever begun
+    :param actions: agent -> action
+    :raises RuntimeError: before the first reset and after the episode's end
+    :raises ValueError: when an agent's action is missing, or an agent without a turn has one
+    """
+    if not agents:
+        reason = "the episode is over" if started else "no episode has begun"
+        raise RuntimeError(f"{env}: step() was called although {reason}; call reset() first")
+    if actions.keys() != set(agents):
+        missing = [agent for agent in agents if agent not in actions]
+        extra = [agent for agent in actions if agent not in agents]
+        raise ValueError(
+            f"{env}: step() needs one action for each of {list(agents)}; missing: {missing}, without a turn: {extra}"
+        )

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from sb3_matrl.envs.checks import check_choice
+from sb3_matrl.envs.checks import check_choice, check_turns
 from sb3_matrl.envs.rendering import Window
 from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
 
@@ -320,15 +320,7 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         return np.stack([np.asarray(actions.get(agent, idle[agent])) for agent in self.possible_agents])[None]
 
     def _check_actions(self, actions: dict[str, Any]) -> None:
-        if not self.agents:
-            reason = "the episode is over" if self._started else "no episode has begun"
-            raise RuntimeError(f"{self}: step() was called although {reason}; call reset() first")
-        if actions.keys() != set(self.agents):
-            missing = [agent for agent in self.agents if agent not in actions]
-            extra = [agent for agent in actions if agent not in self.agents]
-            raise ValueError(
-                f"{self}: step() needs one action for each of {self.agents}; missing: {missing}, without a turn: {extra}"
-            )
+        check_turns(self, self.agents, self._started, actions)
         for agent, action in actions.items():
             space = self.action_spaces[agent]
             if not space.contains(action):

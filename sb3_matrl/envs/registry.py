@@ -1,4 +1,4 @@
-"""Environments by id: those shipped here, and any other as ``module:callable``."""
+"""Environments by id: those shipped here, PettingZoo's as ``pettingzoo:family/name-vN``, any other as ``module:callable``."""
 
 from __future__ import annotations
 
@@ -8,34 +8,75 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from pettingzoo import ParallelEnv
+from pettingzoo import AECEnv, ParallelEnv
 
 from sb3_matrl.common.suggest import did_you_mean, unknown
+from sb3_matrl.envs import mamujoco, pettingzoo_ids
 
 _IDS = {
     "checkers_v0": "sb3_matrl.envs.checkers_v0:parallel_env",
     "switch_v0": "sb3_matrl.envs.switch_v0:parallel_env",
     "matrix_game_v0": "sb3_matrl.envs.matrix_game_v0:parallel_env",
+    "pong_v3": "sb3_matrl.envs.pong_v3:parallel_env",
 }
 
 
 def registered_ids() -> list[str]:
-    """Ids of the environments shipped here."""
-    return list(_IDS)
+    """Ids of the environments shipped here, whether or not the packages that some of them need are installed."""
+    return [*_IDS, *mamujoco.env_ids()]
 
 
-def factory(env_id: str) -> Callable[..., ParallelEnv[Any, Any, Any]]:
+def factory(env_id: str) -> Callable[..., Any]:
     """
     Look up the function that makes an environment.
 
-    :param env_id: one of :func:`registered_ids`, or ``"module:callable"``, e.g.
-        ``"pettingzoo.butterfly.cooperative_pong_v6:parallel_env"``
-    :return: a function of keyword options that returns a PettingZoo parallel environment
+    :param env_id: one of
+
+        - :func:`registered_ids`
+        - ``"manysegmentant_<agents>x<joints>"`` or ``"manysegmentswimmer_<agents>x<joints>"``
+        - ``"pettingzoo:<family>/<name>-v<version>"``, e.g. ``"pettingzoo:sisl/multiwalker-v9"``
+        - ``"module:callable"``, e.g. ``"my_package.my_envs:parallel_env"``
+    :return: a function of keyword options that returns a PettingZoo parallel environment, or an AEC environment where
+        PettingZoo has no other
     :raises ValueError: when the id is unknown, the module cannot be imported or has no such callable
+    :raises ImportError: when PettingZoo's environment needs packages that are not installed; says how to install them
     """
+    if env_id.startswith(pettingzoo_ids.PREFIX):
+        return pettingzoo_ids.factory(env_id)
+    if env_id.partition("_")[0] in mamujoco.robot_names():
+        return mamujoco.factory(env_id)
     if env_id not in _IDS and ":" not in env_id:
-        raise ValueError(f"{unknown('env', env_id, _IDS)}; or give 'module:callable'")
-    module_name, _, name = _IDS.get(env_id, env_id).partition(":")
+        others = f"'{pettingzoo_ids.PREFIX}<family>/<name>-v<version>' or 'module:callable'"
+        raise ValueError(f"{unknown('env', env_id, registered_ids())}; or give {others}")
+    return _function(env_id, _IDS.get(env_id, env_id))
+
+
+def make(env_id: str, **kwargs: Any) -> ParallelEnv[Any, Any, Any] | AECEnv[Any, Any, Any]:
+    """
+    Make an environment.
+
+    :param env_id: as for :func:`factory`
+    :param kwargs: the environment's options
+    :return: a parallel environment, or an AEC environment where PettingZoo has no other
+    :raises ValueError: on an unknown id or an invalid option
+    :raises TypeError: on an option the environment does not have, or when the callable returns no parallel environment
+    :raises ImportError: when it needs packages that are not installed; says how to install them
+    """
+    make_env = factory(env_id)
+    if env_id in registered_ids():
+        _check_keywords(env_id, make_env, kwargs)
+    env = make_env(**kwargs)
+    turn_based = env_id.startswith(pettingzoo_ids.PREFIX) and isinstance(env, AECEnv)
+    if not isinstance(env, ParallelEnv) and not turn_based:
+        raise TypeError(
+            f"env {env_id!r} returned a {type(env).__name__}, expected a pettingzoo.ParallelEnv "
+            "(convert an AEC environment by pettingzoo.utils.conversions.aec_to_parallel)"
+        )
+    return env
+
+
+def _function(env_id: str, target: str) -> Callable[..., Any]:
+    module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise ValueError(f"env {env_id!r} must have the form 'module:callable'")
     module = _import_module(env_id, module_name)
@@ -44,27 +85,6 @@ def factory(env_id: str) -> Callable[..., ParallelEnv[Any, Any, Any]]:
         what = "is not callable" if hasattr(module, name) else f"does not exist{_callable_hint(module, name)}"
         raise ValueError(f"env {env_id!r}: {name!r} in module {module_name!r} {what}")
     return found  # type: ignore[no-any-return]
-
-
-def make(env_id: str, **kwargs: Any) -> ParallelEnv[Any, Any, Any]:
-    """
-    Make an environment.
-
-    :param env_id: as for :func:`factory`
-    :param kwargs: the environment's options
-    :raises ValueError: on an unknown id or an invalid option
-    :raises TypeError: on an option the environment does not have, or when the callable returns no parallel environment
-    """
-    make_env = factory(env_id)
-    if env_id in _IDS:
-        _check_keywords(env_id, make_env, kwargs)
-    env = make_env(**kwargs)
-    if not isinstance(env, ParallelEnv):
-        raise TypeError(
-            f"env {env_id!r} returned a {type(env).__name__}, expected a pettingzoo.ParallelEnv "
-            "(convert an AEC environment by pettingzoo.utils.conversions.aec_to_parallel)"
-        )
-    return env
 
 
 def _import_module(env_id: str, module_name: str) -> ModuleType:
@@ -79,7 +99,10 @@ def _callable_hint(module: ModuleType, name: str) -> str:
 
 
 def _check_keywords(env_id: str, make_env: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    known = list(inspect.signature(make_env).parameters)
+    parameters = inspect.signature(make_env).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # the environment checks them itself
+    known = list(parameters)
     for keyword in kwargs:
         if keyword not in known:
             raise TypeError(unknown(f"{env_id}: option", keyword, known))

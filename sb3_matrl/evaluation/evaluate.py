@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.evaluation.random_streams import isolated_random_streams
 from sb3_matrl.evaluation.statistics import mean_confidence_interval
-from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from sb3_matrl.vec_env import JointObservation, JointVecEnv, make_joint_vec_env
 
 
 class JointPredictor(Protocol):
@@ -131,18 +131,47 @@ def _play(
     """The ``infos["episode"]`` of the episodes that count, copy by copy."""
     targets = [(n_eval_episodes + copy) // env.num_envs for copy in range(env.num_envs)]
     episodes: list[list[dict[str, Any]]] = [[] for _ in targets]
+    joint = cast(JointVecEnv, env.unwrapped)
     observations: Any = env.reset()
-    state, episode_start = None, np.ones(env.num_envs, dtype=bool)
+    state, starts = None, np.ones_like(joint.alive)
     while any(len(done) < target for done, target in zip(episodes, targets, strict=True)):
-        actions, state = model.predict(observations, state=state, episode_start=episode_start, deterministic=deterministic)
+        actions, state = _choose(model, joint, observations, state, starts, deterministic)
+        alive = joint.alive.copy()
         observations, _, dones, infos = env.step(actions)  # type: ignore[arg-type]
-        episode_start = np.asarray(dones, dtype=bool)
-        for copy in np.flatnonzero(episode_start):
+        # An agent that comes later begins then.
+        starts = dones[:, None] | (joint.alive & ~alive)
+        for copy in np.flatnonzero(dones):
             if len(episodes[copy]) < targets[copy]:
                 episodes[copy].append(infos[copy]["episode"])
         if callback is not None:
             callback(locals(), globals())
     return [episode for done in episodes for episode in done]
+
+
+def _choose(
+    model: JointPredictor,
+    env: JointVecEnv,
+    observations: JointObservation,
+    state: Any,
+    starts: np.ndarray,
+    deterministic: bool,
+) -> tuple[dict[str, Any], Any]:
+    """
+    Actions of all agents and the next state; agents whose episodes begin at different times are asked one by one.
+
+    :param starts: bool (num_envs, n_agents)
+    """
+    # Passed where there are any: scripts need not know of masks.
+    masks: dict[str, Any] = {"action_masks": env.action_masks} if env.action_masks else {}
+    if (starts == starts[:, :1]).all():
+        return model.predict(observations, state, starts[:, 0], deterministic, **masks)
+    actions: dict[str, Any] = {}
+    states: dict[str, Any] = dict(state or {})
+    for column, agent in enumerate(env.agents):
+        chosen, new = model.predict({agent: observations[agent]}, state, starts[:, column], deterministic, **masks)
+        actions |= chosen
+        states |= new or {}
+    return actions, states or None
 
 
 def _agents(env: VecEnv) -> tuple[str, ...]:

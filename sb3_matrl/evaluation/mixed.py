@@ -41,6 +41,7 @@ class MixedPolicy:
         state: Mapping[str, Any] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """
         Actions for some or all agents, for one env or a batch of envs.
@@ -49,6 +50,7 @@ class MixedPolicy:
         :param state: agent -> state of the model that plays it, as returned by the previous call
         :param episode_start: bool (batch,), for recurrent policies
         :param deterministic: most likely actions instead of sampled ones
+        :param action_masks: agent -> bool (batch, mask size); a model whose agent has none here is not told of masks
         :return: agent -> action, and the next states (``None`` without any)
         :raises ValueError: if nobody plays an agent
         """
@@ -58,6 +60,10 @@ class MixedPolicy:
                 raise ValueError(unknown("agent", agent, self.players))
             player = self.players[agent]
             previous = None if state is None else state.get(agent)
-            chosen, states[agent] = player.model.predict({player.agent: value}, previous, episode_start, deterministic)
+            mask = (action_masks or {}).get(agent)
+            masks = {} if mask is None else {"action_masks": {player.agent: mask}}
+            chosen, states[agent] = player.model.predict(
+                {player.agent: value}, previous, episode_start, deterministic, **masks
+            )
             actions[agent] = chosen[player.agent]
         return actions, None if all(one is None for one in states.values()) else states

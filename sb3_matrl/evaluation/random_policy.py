@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_matrl.vec_env.masks import options_of
+
 
 class RandomPolicy:
     """
@@ -38,6 +40,7 @@ class RandomPolicy:
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, Any], Any]:
         """
         Draw an action for every agent in ``observation``.
@@ -46,14 +49,31 @@ class RandomPolicy:
         :param state: handed back as it is
         :param episode_start: ignored
         :param deterministic: ignored, chance has no greedy version
+        :param action_masks: agent -> bool (batch, mask size) as :class:`~sb3_matrl.vec_env.JointVecEnv` has them, or (mask
+            size,) for a single observation; legal actions are equally likely, the others are not drawn
         :return: agent -> action, or array of actions with a leading batch axis; and ``state``
         """
-        return {agent: self._draw(agent, value) for agent, value in observation.items()}, state
+        masks = action_masks or {}
+        return {agent: self._draw(agent, value, masks.get(agent)) for agent, value in observation.items()}, state
 
-    def _draw(self, agent: str, observation: Any) -> Any:
+    def _draw(self, agent: str, observation: Any, masks: np.ndarray | None) -> Any:
         space = self._action_spaces[agent]
         batch = _batch_size(observation, self._observation_spaces[agent])
-        return space.sample() if batch is None else np.array([space.sample() for _ in range(batch)])
+        if batch is None:
+            return _sample(space, masks)
+        return np.array([_sample(space, None if masks is None else masks[row]) for row in range(batch)])
+
+
+def _sample(space: spaces.Space[Any], mask: np.ndarray | None) -> Any:
+    """One legal action; the mask has a value per option, part by part."""
+    if mask is None:
+        return space.sample()
+    if isinstance(space, spaces.MultiBinary):
+        # Gymnasium's own form: a bit, or 2 where both are legal.
+        may = mask.reshape(*space.shape, 2)
+        return space.sample(mask=np.where(may.all(axis=-1), 2, may[..., 1]).astype(np.int8))
+    parts = np.split(mask.astype(np.int8), np.cumsum(options_of(space))[:-1])
+    return space.sample(mask=parts[0] if isinstance(space, spaces.Discrete) else tuple(parts))
 
 
 def _batch_size(observation: Any, space: spaces.Space[Any]) -> int | None:

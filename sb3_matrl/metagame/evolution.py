@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import cma
 import numpy as np
 
 from sb3_matrl.metagame.incentives import TOLERANCE, Incentives, regrets
@@ -34,6 +33,8 @@ def cmaes(incentives: Incentives, rng: np.random.Generator) -> Array:
 
 
 def _run(incentives: Incentives, rng: np.random.Generator, population_factor: int) -> tuple[Array, float]:
+    import cma  # takes a second, and no other solver needs it
+
     n = incentives.n_agents
     # CMA-ES needs two dimensions; a single agent gets one that does not matter.
     start = rng.uniform(0.2, 0.8, size=max(n, 2))

@@ -24,11 +24,13 @@ class Start:
 
     :param observations: agent -> (num_envs, *shape); zeros where not ``alive``
     :param alive: bool (num_envs, n_agents)
+    :param acting: bool (num_envs, n_agents), who chooses the next action; the same array as ``alive`` where all do
     :param infos: copy -> agent -> the env's own info, nonempty ones only
     """
 
     observations: JointObservation
     alive: np.ndarray
+    acting: np.ndarray
     infos: dict[int, AgentInfos]
 
 
@@ -49,6 +51,7 @@ class BackendStep:
     terminated: np.ndarray
     truncated: np.ndarray
     alive: np.ndarray
+    acting: np.ndarray
     dones: np.ndarray
     final_observations: JointObservation | None
     infos: dict[int, AgentInfos]
@@ -78,6 +81,9 @@ class Backend(ABC):
 
         :param seeds: per copy; ``None`` lets the copy's own random generator go on
         :param options: per copy; an empty dict passes ``options=None`` to the env
+        :raises DataFault: when what an env returns is wrong (so does :meth:`step_wait`)
+        :raises CopyFailure: when an env raises an error (so does :meth:`step_wait`)
+        :raises WorkerLost: when a worker process dies (so do all other methods)
         """
 
     @abstractmethod
@@ -85,7 +91,9 @@ class Backend(ABC):
         """
         Begin a joint step.
 
-        :param actions: agent -> (num_envs, *action shape) of the action space's dtype
+        :param actions: agent -> (num_envs, *action shape) of the action space's dtype; rows of agents that do not act are
+            ignored
+        :raises ValueError: on an action outside its space
         """
 
     @abstractmethod

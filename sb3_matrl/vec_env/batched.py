@@ -63,7 +63,7 @@ class BatchedBackend(Backend):
 
     def _start(self) -> Start:
         alive = self.core.alive.copy()
-        return Start(self._masked(self.core.observations(), alive), alive, {})
+        return Start(self._masked(self.core.observations(), alive), alive, alive, {})
 
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
         self._actions = actions
@@ -79,7 +79,7 @@ class BatchedBackend(Backend):
             self.core.reset(dones)
         alive = self.core.alive.copy()
         observations = self._masked(self.core.observations(), alive)
-        return BackendStep(observations, step.rewards, step.terminated, step.truncated, alive, dones, final, {}, {})
+        return BackendStep(observations, step.rewards, step.terminated, step.truncated, alive, alive, dones, final, {}, {})
 
     def _final_observations(self, step: CoreStep) -> JointObservation | None:
         ended = step.terminated | step.truncated

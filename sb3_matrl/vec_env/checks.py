@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_matrl.vec_env.errors import DataFault
 from sb3_matrl.vec_env.spaces import AgentSpaces, Leaf, leaves_of
 from sb3_matrl.vec_env.step import JointObservation
 
@@ -38,6 +39,8 @@ def bounds_of(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
 def _accepted_range(leaf: Leaf, check_bounds: bool) -> tuple[np.ndarray, np.ndarray]:
     """Bounds with room for rounding; the largest finite numbers stand in for infinite bounds."""
     low, high = bounds_of(leaf)
+    if leaf.dtype.kind == "b":
+        return np.asarray(0), np.asarray(1)
     if leaf.dtype.kind != "f":
         info = np.iinfo(leaf.dtype)
         return (low, high) if check_bounds else (np.asarray(info.min), np.asarray(info.max))
@@ -77,7 +80,7 @@ class ValueCheck:
         :param values: (num_envs, *leaf shape)
         :param rows: bool (num_envs,), the copies where the agent's value means something
         :param when: for the message
-        :raises ValueError: names copy, agent, index and value
+        :raises DataFault: names copy, agent, index and value
         """
         if values.size == 0:
             return
@@ -86,12 +89,13 @@ class ValueCheck:
             return
         bad = ~((values >= self.low) & (values <= self.high)) & rows.reshape(-1, *[1] * (values.ndim - 1))
         if bad.any():
-            raise ValueError(self._message(values, tuple(int(i) for i in np.argwhere(bad)[0]), when))
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise DataFault(where[0], self._message(values, where, when))
 
     def _message(self, values: np.ndarray, where: tuple[int, ...], when: When) -> str:
         value = values[where].item()
         element = f" at index {list(where[1:])}" if where[1:] else ""
-        start = f"env copy {where[0]}, agent {self.agent!r}: observation {when(where[0])} has {value}{element}"
+        start = f"agent {self.agent!r}: observation {when(where[0])} has {value}{element}"
         if not np.isfinite(value):
             return f"{start}; observations must be finite. Look for a division by zero or an overflow in the env"
         return (
@@ -123,6 +127,7 @@ class ObservationCheck:
         :param observations: agent -> (num_envs, *shape)
         :param rows: bool (num_envs, n_agents), where observations mean something
         :param when: for the message
+        :raises DataFault: names copy, agent, index and value
         """
         for column, agent, key, check in self._checks:
             values = observations[agent] if key is None else observations[agent][key]
@@ -136,14 +141,15 @@ def check_rewards(rewards: np.ndarray, agents: list[str], when: When) -> None:
     :param rewards: (num_envs, n_agents)
     :param agents: names of the columns
     :param when: for the message
-    :raises ValueError: names copy and agent
+    :raises DataFault: names copy and agent
     """
     finite = np.isfinite(rewards)
     if not finite.all():
         copy, column = np.argwhere(~finite)[0].tolist()
-        raise ValueError(
-            f"env copy {copy}, agent {agents[column]!r}: reward {when(copy)} is {rewards[copy, column]}; it must be finite. "
-            "Look for a division by zero or an overflow in the env's reward"
+        raise DataFault(
+            copy,
+            f"agent {agents[column]!r}: reward {when(copy)} is {rewards[copy, column]}; it must be finite. "
+            "Look for a division by zero or an overflow in the env's reward",
         )
 
 
@@ -180,7 +186,7 @@ class ActionCheck:
         parts = [f"missing for {missing}"] * bool(missing) + [f"given for unknown agents {extra}"] * bool(extra)
         return (
             f"actions are {' and '.join(parts)}; give one array per possible agent {list(self._expected)} "
-            "(rows of agents that are not alive are ignored, but must be there)"
+            "(rows of agents that do not act are ignored, but must be there)"
         )
 
     def _converted(self, agent: str, action: Any) -> np.ndarray:
@@ -211,12 +217,12 @@ class ActionRangeCheck:
             leaf = leaves_of(space)[0]
             self._ranges[agent] = _accepted_range(leaf, check_bounds=leaf.dtype.kind != "f")
 
-    def __call__(self, actions: dict[str, np.ndarray], alive: np.ndarray) -> None:
+    def __call__(self, actions: dict[str, np.ndarray], acting: np.ndarray) -> None:
         """
-        Check the actions of live agents.
+        Check the actions of the agents that act.
 
         :param actions: agent -> (num_envs, *action shape)
-        :param alive: bool (num_envs, n_agents)
+        :param acting: bool (num_envs, n_agents)
         :raises ValueError: names copy, agent and action
         """
         for column, (agent, (low, high)) in enumerate(self._ranges.items()):
@@ -224,7 +230,7 @@ class ActionRangeCheck:
             good = (values >= low) & (values <= high)
             if good.all():
                 continue
-            bad = ~good.reshape(len(values), -1).all(axis=1) & alive[:, column]
+            bad = ~good.reshape(len(values), -1).all(axis=1) & acting[:, column]
             if bad.any():
                 copy = int(bad.argmax())
                 raise ValueError(

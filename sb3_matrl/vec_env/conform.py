@@ -1,8 +1,8 @@
-"""Whether what an env returns agrees with PettingZoo's rules and with its own spaces."""
+"""Whether what an env returns agrees with PettingZoo's rules and with its own spaces; if not, a ValueError says why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,54 @@ def outcome_of(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     return result
 
 
+def start_of(result: Any) -> tuple[Mapping[str, Any], Any]:
+    """
+    What ``reset()`` returned, if it has the right form.
+
+    :raises ValueError: says what form is expected
+    """
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Mapping)):
+        raise ValueError("reset() must return (observations, infos), two dicts keyed by agent")
+    return result
+
+
+def nonempty_infos(infos: Any) -> dict[str, dict[str, Any]]:
+    """
+    The agents' infos where there is something in them.
+
+    :param infos: as ``reset()`` or ``step()`` returned them; ``None`` and ``{}`` will do
+    :raises ValueError: when they are not dicts keyed by agent
+    """
+    if not isinstance(infos or {}, Mapping):
+        raise ValueError(f"the infos are of type {type(infos).__name__}, expected a dict keyed by agent")
+    nonempty = {agent: info for agent, info in (infos or {}).items() if info}
+    for agent, info in nonempty.items():
+        if not isinstance(info, Mapping):
+            raise ValueError(f"agent {agent!r}: its info is of type {type(info).__name__}, expected a dict")
+    return {agent: dict(info) for agent, info in nonempty.items()}
+
+
+def acting_of(env: Any, live: list[str], possible_agents: list[str]) -> list[str]:
+    """
+    Who chooses the next action: ``env.acting_agents`` where the env has that attribute, else everybody who is alive.
+
+    :param env: a ParallelEnv
+    :param live: who is alive, in order
+    :param possible_agents: everybody
+    :return: in order; agents that are not alive are left out
+    :raises ValueError: when the attribute is no collection of possible agents
+    """
+    acting = getattr(env, "acting_agents", None)
+    if acting is None:
+        return live
+    if isinstance(acting, str) or not isinstance(acting, Collection):
+        raise ValueError(f"env.acting_agents is {acting!r}, expected a list of agents")
+    strangers = [agent for agent in acting if agent not in possible_agents]
+    if strangers:
+        raise ValueError(f"agent {strangers[0]!r} is in env.acting_agents but not in possible_agents {possible_agents}")
+    return [agent for agent in live if agent in acting]
+
+
 class Life:
     """
     Who is alive in the current episode of one env, and whether the env keeps to the rules about it.
@@ -121,7 +169,7 @@ class Life:
         :param listed: ``env.agents`` after the step
         :param terminations: as ``step()`` returned them
         :param truncations: as ``step()`` returned them
-        :return: the agents that ended in this step; :attr:`live` is who acts next
+        :return: the agents that ended in this step; :attr:`live` is who is there after it
         :raises ValueError: when agents vanish without an end, come back, or are strangers
         """
         ended = [agent for agent in self.live if any(self.flags(agent, terminations, truncations))]
@@ -162,7 +210,7 @@ class Life:
         """
         if agent not in terminations or agent not in truncations:
             which = "truncation" if agent in terminations else "termination"
-            raise ValueError(f"agent {agent!r}: step() returned no {which}; expected one for every agent that acted")
+            raise ValueError(f"agent {agent!r}: step() returned no {which}; expected one for every agent that was alive")
         return bool(terminations[agent]), bool(truncations[agent])
 
     @staticmethod
@@ -173,7 +221,7 @@ class Life:
         :raises ValueError: when it is missing or no number
         """
         if agent not in rewards:
-            raise ValueError(f"agent {agent!r}: step() returned no reward; expected one for every agent that acted")
+            raise ValueError(f"agent {agent!r}: step() returned no reward; expected one for every agent that was alive")
         reward = rewards[agent]
         try:
             if np.ndim(reward) != 0:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
+from sb3_matrl.vec_env.turns import TurnBasedParallelEnv
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ def snapshot_obstacle(env: Any) -> str | None:
     PettingZoo's wrappers pass on the methods of what they wrap, which know nothing of the wrapper's own state; they do not
     count. An env that has the methods but cannot always use them says so by an attribute ``can_snapshot``.
 
-    :param env: a ParallelEnv
+    :param env: a ParallelEnv or AECEnv
     :return: a sentence that names the env; ``None`` when nothing is in the way
     """
+    if isinstance(env, TurnBasedParallelEnv):
+        return snapshot_obstacle(env.env)  # it has no state of its own
     kind = type(env)
     missing = [name for name in ("snapshot", "restore") if not callable(getattr(kind, name, None))]
     if missing:

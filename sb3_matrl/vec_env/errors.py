@@ -6,7 +6,28 @@ from collections.abc import Sequence
 
 
 class EnvError(RuntimeError):
-    """An env raised an error or its worker process died: the message says in which copy, when and after which actions."""
+    """An env failed or its worker process died: the message says in which copy, when and after which actions."""
+
+
+class EnvDataError(EnvError, ValueError):
+    """What an env returned breaks PettingZoo's rules or its own spaces, or is not finite."""
+
+
+class DataFault(ValueError):
+    """
+    What the env of one copy returned is wrong. (Travels from worker processes, so its arguments are all it has.)
+
+    :param copy: the copy's index
+    :param message: what is wrong, what is expected and what to do
+    """
+
+    def __init__(self, copy: int, message: str) -> None:
+        super().__init__(copy, message)
+        self.copy = copy
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"env copy {self.copy}, {self.message}"
 
 
 class CopyFailure(Exception):

@@ -19,6 +19,7 @@ from sb3_matrl.vec_env.batched import BatchedBackend
 from sb3_matrl.vec_env.describe import describe, require_parallel_env
 from sb3_matrl.vec_env.joint import JointVecEnv
 from sb3_matrl.vec_env.supersuit_backend import DummyBackend, EnvFactory, SubprocBackend
+from sb3_matrl.vec_env.turns import TurnBasedParallelEnv
 
 KINDS = ("auto", "batched", "dummy", "subproc")
 
@@ -38,8 +39,9 @@ def make_joint_vec_env(
 
     :param env: one of
 
-        - a factory: called without arguments (but ``env_kwargs``) for every copy, returns a PettingZoo ParallelEnv, or an
-          AECEnv that PettingZoo can convert; with worker processes it is called once more, to learn the spaces
+        - a factory: called without arguments (but ``env_kwargs``) for every copy, returns a PettingZoo ParallelEnv or
+          AECEnv; with worker processes it is called once more, to learn the spaces. In an AECEnv that PettingZoo cannot
+          convert to a ParallelEnv agents take turns
         - a ParallelEnv or AECEnv itself; it becomes copy 0, the others are cloudpickled copies of it
           (with worker processes all are, and it stays untouched)
         - an id known to ``sb3_matrl.envs.registry``
@@ -90,7 +92,7 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
     if instance and kwargs:
         raise ValueError(f"env_kwargs {sorted(kwargs)} need a factory, but env is a {type(env).__name__} that exists already")
     if instance:
-        first = _parallel(env)
+        first = as_parallel(env)
         factory: EnvFactory = _Copies(first)
     else:
         factory = _factory(env, kwargs)
@@ -161,18 +163,13 @@ def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:
 
 
 def _make(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-    return _parallel(make(**kwargs))
+    return as_parallel(make(**kwargs))
 
 
-def _parallel(env: Any) -> Any:
-    """The env itself, or the conversion of an AECEnv."""
+def as_parallel(env: Any) -> Any:
+    """The env itself, or a parallel view of an AECEnv."""
     if isinstance(env, AECEnv):
-        try:
-            return aec_to_parallel(env)
-        except AssertionError as error:
-            raise TypeError(
-                f"{env} is an AECEnv that PettingZoo cannot convert to a ParallelEnv: agents do not all act before the world "
-                f"moves on (its metadata lack is_parallelizable). {error}"
-            ) from error
+        simultaneous = getattr(env, "metadata", {}).get("is_parallelizable", False)
+        return aec_to_parallel(env) if simultaneous else TurnBasedParallelEnv(env)
     require_parallel_env(env)
     return env

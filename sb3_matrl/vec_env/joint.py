@@ -14,11 +14,15 @@ from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
 from sb3_matrl.vec_env.checks import ActionCheck, ObservationCheck, check_rewards
 from sb3_matrl.vec_env.episodes import Episodes, check_seeds
-from sb3_matrl.vec_env.errors import CopyFailure, EnvError, WorkerLost
+from sb3_matrl.vec_env.errors import CopyFailure, DataFault, EnvDataError, EnvError, WorkerLost
+from sb3_matrl.vec_env.masks import ActionMasks
 from sb3_matrl.vec_env.spaces import row_of
 from sb3_matrl.vec_env.step import JointObservation, JointStep
 
 T = TypeVar("T")
+
+# "action_masks" is there only if envs have told masks in their infos.
+_SNAPSHOT_KEYS = ("layout", "num_envs", "agents", "pending_seeds", "episodes", "envs", "action_masks")
 
 
 def copy_seeds(seed: int, num_envs: int) -> list[int]:
@@ -50,7 +54,10 @@ class JointVecEnv(VecEnv):
 
     - ``agents``: the possible agents; their order is that of all columns. (The Dict spaces keep it too.)
     - ``observation_spaces``, ``action_spaces``: agent -> the agent's own space
-    - ``alive``: bool (num_envs, n_agents), who acts next; valid after :meth:`reset` and every step
+    - ``alive``: bool (num_envs, n_agents), who is there; valid after :meth:`reset`, :meth:`restore` and every step
+    - ``acting``: bool (num_envs, n_agents), who chooses the next action: everybody alive, unless agents take turns
+    - ``action_masks``: agent -> bool (num_envs, mask size), which actions are legal now, for agents that have masks; see
+      :class:`~sb3_matrl.vec_env.masks.ActionMasks`
     - ``last_step``: the whole :class:`~sb3_matrl.vec_env.step.JointStep` of the last step, ``None`` after a reset
 
     :param backend: steps the copies; belongs to this object from now on
@@ -68,10 +75,12 @@ class JointVecEnv(VecEnv):
             spaces.Dict(OrderedDict(self.observation_spaces)),  # a plain dict would be sorted
             spaces.Dict(OrderedDict(self.action_spaces)),
         )
-        self.alive = np.zeros((self.num_envs, len(self.agents)), dtype=bool)
+        self.alive = self.acting = np.zeros((self.num_envs, len(self.agents)), dtype=bool)
+        self.action_masks: dict[str, np.ndarray] = {}
         self.last_step: JointStep | None = None
         self._check_observations = ObservationCheck(self.observation_spaces, check_bounds)
         self._check_actions = ActionCheck(self.action_spaces, self.num_envs)
+        self._masks = ActionMasks(self.observation_spaces, self.action_spaces, self.num_envs)
         self._episodes = Episodes(self.num_envs, self.agents)
         self._actions: dict[str, np.ndarray] | None = None  # of the last step, for messages
         self._running = False
@@ -102,13 +111,14 @@ class JointVecEnv(VecEnv):
 
         :return: agent -> (num_envs, *shape), zeros for agents that are not (yet) alive
         :raises EnvError: when an env raises an error or a worker process dies
+        :raises EnvDataError: when what an env returns breaks PettingZoo's rules or its own spaces
         """
         self._interrupt()
         self._episodes.begin(self._seeds)
         start = self._told(self.backend.reset, self._seeds, self._options)
         self._reset_seeds()
         self._reset_options()
-        return self._begin(start, "after reset")
+        return self._told(self._begin, start, start.infos, "after reset")
 
     def _interrupt(self) -> None:
         """Abandon a step under way; until :meth:`_begin` nothing can be played."""
@@ -119,9 +129,10 @@ class JointVecEnv(VecEnv):
             self._told(self.backend.step_wait)
         self._actions = None
 
-    def _begin(self, start: Start, when: str) -> JointObservation:
+    def _begin(self, start: Start, infos: dict[int, AgentInfos] | None, when: str) -> JointObservation:
         self._check_observations(start.observations, start.alive, lambda copy: when)
-        self.alive = start.alive
+        self.action_masks = self._masks.read(start.observations, start.acting, infos, lambda copy: when)
+        self.alive, self.acting = start.alive, start.acting
         self.last_step = None
         self.reset_infos = [_with_agents({}, start.infos.get(copy)) for copy in range(self.num_envs)]
         self._running = True
@@ -158,6 +169,7 @@ class JointVecEnv(VecEnv):
             "pending_seeds": list(self._seeds),
             "episodes": self._episodes.snapshot(),
             "envs": self.backend.snapshot(),
+            **({"action_masks": masks} if (masks := self._masks.snapshot()) else {}),
         }
 
     def restore(self, snapshot: Snapshot) -> JointObservation:
@@ -174,14 +186,15 @@ class JointVecEnv(VecEnv):
             raise TypeError(self.backend.snapshot_obstacle)
         self._check_snapshot(snapshot)
         self._episodes.restore(snapshot["episodes"])
+        self._masks.restore(snapshot.get("action_masks", {}))
         start = self.backend.restore(snapshot["envs"])
         self._seeds = list(snapshot["pending_seeds"])
         self._reset_options()
-        return self._begin(start, "after restore")
+        return self._begin(start, None, "after restore")
 
     def _check_snapshot(self, snapshot: Any) -> None:
         what = "snapshot of a JointVecEnv"
-        check_keys(what, snapshot, ["layout", "num_envs", "agents", "pending_seeds", "episodes", "envs"])
+        check_keys(what, {"action_masks": {}, **snapshot} if isinstance(snapshot, Mapping) else snapshot, _SNAPSHOT_KEYS)
         for name, own in (("agents", self.agents), ("num_envs", self.num_envs)):
             if snapshot[name] != own:
                 raise ValueError(f"{what}: it is of {name} {snapshot[name]!r}, but here they are {own!r}")
@@ -196,7 +209,8 @@ class JointVecEnv(VecEnv):
         """
         Begin a joint step.
 
-        :param actions: agent -> (num_envs, *action shape), for all agents; rows of agents that are not alive are ignored
+        :param actions: agent -> (num_envs, *action shape), for all agents; rows of agents that are not in
+            :attr:`acting` are ignored
         :raises ValueError: on missing or unknown agents, wrong shapes, or actions outside their space
         """
         self._require_open()
@@ -221,30 +235,32 @@ class JointVecEnv(VecEnv):
         :return: observations agent -> (num_envs, *shape), rewards float32 (num_envs, n_agents), dones bool (num_envs,),
             infos (one dict per copy)
         :raises EnvError: when an env raises an error or a worker process dies
-        :raises ValueError: when what an env returns breaks PettingZoo's rules or its own spaces
+        :raises EnvDataError: when what an env returns breaks PettingZoo's rules or its own spaces
         """
         if not self._waiting:
             raise RuntimeError("step_wait() without step_async()")
         self._waiting = self._running = False
         step = self._told(self.backend.step_wait)
-        self._check(step)
+        self.action_masks = self._told(self._check, step)
         self._running = True
         infos = self._infos(step)
-        self.alive = step.alive
+        self.alive, self.acting = step.alive, step.acting
         self.last_step = JointStep(
             observations=step.observations,
             rewards=step.rewards.astype(np.float32),
             terminated=step.terminated,
             truncated=step.truncated,
             alive=step.alive,
+            acting=step.acting,
+            action_masks=self.action_masks,
             dones=step.dones,
             final_observations=step.final_observations,
             infos=infos,
         )
         return step.observations, self.last_step.rewards, step.dones, infos
 
-    def _check(self, step: BackendStep) -> None:
-        """Look for numbers that are not finite or not in their spaces; the step has not been counted yet."""
+    def _check(self, step: BackendStep) -> dict[str, np.ndarray]:
+        """Look for numbers that are not finite or not in their spaces, and read the action masks; nothing is counted yet."""
 
         def after_step(copy: int) -> str:
             return f"after step {self._episodes.lengths[copy] + 1}"
@@ -256,13 +272,17 @@ class JointVecEnv(VecEnv):
         self._check_observations(step.observations, step.alive, now)
         if step.final_observations is not None:
             self._check_observations(step.final_observations, step.terminated | step.truncated, after_step)
+        infos = {copy: infos for copy, infos in step.infos.items() if not step.dones[copy]} | step.reset_infos
+        return self._masks.read(step.observations, step.acting, infos, now)
 
     def _told(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Call the backend; what goes wrong inside the envs becomes an error that says where they were."""
+        """Call what deals with the envs; what goes wrong inside them becomes an error that says where they were."""
         try:
             return call(*arguments)
         except CopyFailure as failure:
             raise self._env_error(failure) from failure.error
+        except DataFault as fault:
+            raise EnvDataError(f"{fault}. It happened in {self._moment(fault.copy)}") from None
         except WorkerLost as failure:
             raise self._env_error(failure) from failure
 
@@ -276,8 +296,8 @@ class JointVecEnv(VecEnv):
     def _moment(self, copy: int) -> str:
         if self._actions is None:
             return f"reset() with seed {self._episodes.seeds[copy]}"
-        live = zip(self.agents, self.alive[copy], strict=True)
-        actions = {agent: self._actions[agent][copy].tolist() for agent, acts in live if acts}
+        acting = zip(self.agents, self.acting[copy], strict=True)
+        actions = {agent: self._actions[agent][copy].tolist() for agent, acts in acting if acts}
         return f"{self._episodes.moment(copy)}, with actions {actions}"
 
     def _infos(self, step: BackendStep) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from sb3_matrl.vec_env.checks import ActionRangeCheck
 from sb3_matrl.vec_env.describe import EnvDescription
 from sb3_matrl.vec_env.step import JointObservation
 from sb3_matrl.vec_env.uniform import (
+    ACTING,
     ALIVE,
     COMMAND,
     HEADER,
@@ -69,7 +70,7 @@ class SuperSuitBackend(Backend):
         self.snapshot_obstacle = description.snapshot_obstacle
         self._layout = Layout(description)
         self._check_range = ActionRangeCheck(self.action_spaces)
-        self._alive = np.zeros((num_envs, len(self.agents)), dtype=bool)
+        self._acting = np.zeros((num_envs, len(self.agents)), dtype=bool)
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
         rows, infos = self._command("begin", list(seeds), list(options))
@@ -89,11 +90,11 @@ class SuperSuitBackend(Backend):
 
     def _start(self, rows: np.ndarray, infos: dict[int, AgentInfos]) -> Start:
         grid = self._grid(rows)
-        self._alive = _flag(grid, ALIVE)
-        return Start(self._observations(grid), self._alive, infos)
+        self._acting = _flag(grid, ACTING)
+        return Start(self._observations(grid), _flag(grid, ALIVE), self._acting, infos)
 
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
-        self._check_range(actions, self._alive)
+        self._check_range(actions, self._acting)
         rows = np.zeros((self.num_envs, len(self.agents), self._layout.action_size), np.uint8)
         for column, (agent, codec) in enumerate(self._layout.actions.items()):
             codec.write([actions[agent]], rows[:, column])
@@ -104,13 +105,14 @@ class SuperSuitBackend(Backend):
         grid = self._grid(rows)
         infos = [info for info in row_infos[:: len(self.agents)] if info]
         terminated, truncated = _flag(grid, TERMINATED), _flag(grid, TRUNCATED)
-        self._alive = _flag(grid, ALIVE)
+        self._acting = _flag(grid, ACTING)
         return BackendStep(
             observations=self._observations(grid),
             rewards=grid[:, :, REWARD].copy().view(np.float64)[:, :, 0],
             terminated=terminated,
             truncated=truncated,
-            alive=self._alive,
+            alive=_flag(grid, ALIVE),
+            acting=self._acting,
             dones=_flag(grid, RESET)[:, 0],
             final_observations=self._final_observations(infos) if (terminated | truncated).any() else None,
             infos=_by_copy(infos, "agents"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,16 +21,16 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys
-from sb3_matrl.vec_env.conform import Life, conforming_leaves, outcome_of
+from sb3_matrl.vec_env.conform import Life, acting_of, conforming_leaves, nonempty_infos, outcome_of, start_of
 from sb3_matrl.vec_env.describe import EnvDescription, describe
-from sb3_matrl.vec_env.errors import CopyFailure
+from sb3_matrl.vec_env.errors import CopyFailure, DataFault
 from sb3_matrl.vec_env.spaces import ByteCodec
 
 # Key of the reset options that holds a command: a tuple (method of UniformParallelEnv, *arguments), or its cloudpickle.
 COMMAND = "sb3_matrl command"
 
 # A row begins with one byte for each flag, filled up to eight, and the reward as float64.
-ALIVE, TERMINATED, TRUNCATED, RESET = range(4)
+ALIVE, TERMINATED, TRUNCATED, RESET, ACTING = range(5)
 REWARD = slice(8, 16)
 HEADER = 16
 
@@ -77,6 +77,7 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         self.metadata = self.description.metadata
         self.render_mode = self.description.render_mode
         self._life = Life(self.possible_agents)
+        self._acting: list[str] = []
         self._rows = self._blank_rows()
         self._nobody_done = dict.fromkeys(self.agents, False)
         self._no_reward = dict.fromkeys(self.agents, 0.0)
@@ -105,13 +106,13 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def step(self, actions: dict[str, np.ndarray]) -> tuple[Any, Any, Any, Any, Any]:
         """
-        Step the env with the live agents' actions; begin a new episode if that was the last step of this one.
+        Step the env with the actions of the agents that act; begin a new episode if that was the last step of this one.
 
         :param actions: agent -> row
         :return: rows, no rewards, no terminations, no truncations, and in the first agent's info: ``"agents"`` the env's
             infos, ``"final"`` the rows of agents that ended, ``"reset"`` the infos of the automatic reset
         """
-        with self._errors_named():
+        with self._errors_named(), self._faults_named():
             content = self._step(actions)
         return self._by_agent(), self._no_reward, self._nobody_done, self._nobody_done, self._info(content)
 
@@ -128,7 +129,8 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         :return: the env's infos under ``"agents"``, if there are any
         """
         self._rows = self._blank_rows()
-        infos = self._begin(seeds[self.copy], options[self.copy] or None)
+        with self._faults_named():
+            infos = self._begin(seeds[self.copy], options[self.copy] or None)
         return {"agents": infos} if infos else {}
 
     def query(self, copies: list[int], name: str, *arguments: Any) -> dict[str, Any]:
@@ -170,31 +172,33 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
             check_array("snapshot: 'rows'", snapshot["rows"], self._rows)
             self._life.restore(snapshot["life"])
             self.env.restore(snapshot["env"])
-        self._rows = snapshot["rows"].copy()
+            self._rows = snapshot["rows"].copy()
+            self._mark_acting()
 
     def _begin(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
         with self._failures_of("reset"):
             result = self.env.reset(seed=seed, options=options)
-        observations, infos = _pair(result)
+        observations, infos = start_of(result)
         self._life.begin(list(self.env.possible_agents), list(self.env.agents))
         for agent in self._life.live:
             self._write(self._rows[self._column(agent)], agent, observations)
-        return _nonempty(infos)
+        self._mark_acting()
+        return nonempty_infos(infos)
 
     def _step(self, actions: dict[str, np.ndarray]) -> dict[str, Any]:
-        acting = self._life.live
-        joint_action = {agent: self.layout.actions[agent].read(actions[agent][None])[0] for agent in acting}
+        before = self._life.live
+        joint_action = {agent: self.layout.actions[agent].read(actions[agent][None])[0] for agent in self._acting}
         with self._failures_of("step"):
             result = self.env.step(joint_action)
         observations, rewards, terminations, truncations, infos = outcome_of(result)
         ended = self._life.advance(list(self.env.agents), terminations, truncations)
         rows = self._rows = self._blank_rows()
-        for agent in acting:
+        for agent in before:
             header = rows[self._column(agent)]
             header[TERMINATED], header[TRUNCATED] = self._life.flags(agent, terminations, truncations)
             header[REWARD] = np.array([self._life.reward(agent, rewards)]).view(np.uint8)
         content: dict[str, Any] = {}
-        if agent_infos := _nonempty(infos):
+        if agent_infos := nonempty_infos(infos):
             content["agents"] = agent_infos
         if ended:
             content["final"] = {agent: self._final_row(agent, observations, truncations) for agent in ended}
@@ -202,7 +206,15 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
             return self._restart(content)
         for agent in self._life.live:
             self._write(rows[self._column(agent)], agent, observations)
+        self._mark_acting()
         return content
+
+    def _mark_acting(self) -> None:
+        """Ask the env who chooses the next action, and flag them in their rows."""
+        self._acting = acting_of(self.env, self._life.live, self.possible_agents)
+        self._rows[:, ACTING] = 0
+        for agent in self._acting:
+            self._rows[self._column(agent), ACTING] = 1
 
     def _restart(self, content: dict[str, Any]) -> dict[str, Any]:
         """Begin the next episode, unseeded; its infos are kept apart from those of the last step."""
@@ -211,14 +223,14 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         self._rows[:, RESET] = 1
         return content
 
-    def _final_row(self, agent: str, observations: dict[str, Any], truncations: dict[str, Any]) -> bytes:
+    def _final_row(self, agent: str, observations: Mapping[str, Any], truncations: Mapping[str, Any]) -> bytes:
         row = np.zeros(self.layout.observation_size, np.uint8)
         # Nothing is bootstrapped after a termination, so an env may leave out that observation.
         if agent in observations or truncations[agent]:
             self._write(row, agent, observations)
         return row.tobytes()
 
-    def _write(self, row: np.ndarray, agent: str, observations: dict[str, Any]) -> None:
+    def _write(self, row: np.ndarray, agent: str, observations: Mapping[str, Any]) -> None:
         """Put a live agent's observation into its row."""
         codec = self.layout.observations[agent]
         if agent not in observations:
@@ -248,11 +260,19 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
             raise CopyFailure(self.copy, method, self._fit(error)) from error
 
     @contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        """What is wrong with the env's results becomes a fault of this copy."""
+        try:
+            yield
+        except ValueError as error:
+            raise DataFault(self.copy, str(error)) from None
+
+    @contextmanager
     def _errors_named(self) -> Iterator[None]:
         """Errors say which copy they come from; in a worker process they are fit for travelling."""
         try:
             yield
-        except CopyFailure:
+        except (CopyFailure, DataFault):
             raise
         except Exception as error:
             _name_copy(error, self.copy)
@@ -299,16 +319,6 @@ class EnvAccess:
                 return False
             layer = layer.env
         return True
-
-
-def _pair(result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], dict)):
-        raise ValueError("reset() must return (observations, infos), two dicts keyed by agent")
-    return result[0], result[1]
-
-
-def _nonempty(infos: Any) -> dict[str, dict[str, Any]]:
-    return {agent: dict(info) for agent, info in (infos or {}).items() if info}
 
 
 def _name_copy(error: Exception, copy: int) -> None:

@@ -7,6 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.archive import read_archive
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
 from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
@@ -233,7 +234,7 @@ def test_state_before_the_first_evaluation_has_no_best():
 def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
     callback, before = evaluation(), evaluation().state()
 
-    def fail(model, env, n_eval_episodes, deterministic, seed):
+    def fail(model, env, n_eval_episodes, deterministic, seed, callback):
         if deterministic:
             raise RuntimeError("broken")
         return result_of(iter([1.0]))
@@ -242,6 +243,34 @@ def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         small_model().learn(200, callback)
     assert callback.state() == {**before, "next_evaluation": 60}
+
+
+@pytest.mark.parametrize("at_look", [1, 2, 9, 15])
+def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path, at_look):
+    looks = []
+
+    def should_stop():
+        looks.append(model.num_timesteps)
+        return len(looks) >= at_look
+
+    stopped = evaluation(should_stop=should_stop, log_path=tmp_path, best_model_save_path=tmp_path)
+    before, model = stopped.state(), small_model()
+    model.learn(200, stopped)
+    assert looks == [80] * at_look or looks[at_look:] == [84]  # the second look: whether to evaluate at the end
+    assert stopped.state() == {**before, "next_evaluation": 60} and list(tmp_path.iterdir()) == []
+    model.save(tmp_path / "model")
+    resumed, whole = evaluation(), evaluation()
+    resumed.set_state(stopped.state())
+    MATRL.load(tmp_path / "model", env=RandomLength, device="cpu").learn(120, resumed, reset_num_timesteps=False)
+    small_model().learn(200, whole)
+    assert resumed.timesteps == whole.timesteps == [80, 120, 200]
+    for ours, theirs in zip(resumed.sampled + resumed.greedy, whole.sampled + whole.greedy, strict=True):
+        np.testing.assert_array_equal(ours.lengths, theirs.lengths)
+
+
+def test_documents_stand_beside_the_best_model(tmp_path):
+    small_model().learn(40, evaluation(best_model_save_path=tmp_path, documents={"run": {"env": "mine"}}))
+    assert read_archive(tmp_path / "best_model.zip")[0]["run"] == {"env": "mine"}
 
 
 def test_state_of_something_else_is_refused():

@@ -2,9 +2,11 @@ import sys
 import types
 
 import pytest
-from pettingzoo import ParallelEnv
+from pettingzoo import AECEnv, ParallelEnv
 
-from sb3_matrl.envs import checkers_v0, factory, make, registered_ids
+from sb3_matrl.envs import checkers_v0, factory, make, mamujoco, registered_ids
+
+KNOWN = f"Known: {', '.join(registered_ids())}; or give 'pettingzoo:<family>/<name>-v<version>' or 'module:callable'"
 
 
 @pytest.fixture
@@ -19,14 +21,16 @@ def module(monkeypatch):
 
 
 def test_registered_ids():
-    assert registered_ids() == ["checkers_v0", "switch_v0", "matrix_game_v0"]
+    assert registered_ids() == ["checkers_v0", "switch_v0", "matrix_game_v0", "pong_v3", *mamujoco.env_ids()]
+    assert "hopper_3x1" in registered_ids()
 
 
-@pytest.mark.parametrize("env_id", registered_ids())
+@pytest.mark.parametrize("env_id", [*registered_ids(), "manysegmentswimmer_2x2"])
 def test_registered_env_bears_its_id(env_id):
-    env = make(env_id, max_cycles=3)
+    env = make(env_id)
     assert isinstance(env, ParallelEnv)
     assert env.metadata["name"] == env_id
+    assert str(env) == env_id
 
 
 def test_options_reach_the_environment():
@@ -49,12 +53,10 @@ def test_pettingzoo_environment_by_module_and_callable():
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
-        (
-            "checkers_v1",
-            "env 'checkers_v1' is unknown; did you mean 'checkers_v0'? Known: checkers_v0, switch_v0, matrix_game_v0; "
-            "or give 'module:callable'",
-        ),
-        ("pong", "env 'pong' is unknown. Known: checkers_v0, switch_v0, matrix_game_v0; or give 'module:callable'"),
+        ("checkers_v1", f"env 'checkers_v1' is unknown; did you mean 'checkers_v0'? {KNOWN}"),
+        ("hoper_3x1", f"env 'hoper_3x1' is unknown; did you mean 'hopper_3x1'? {KNOWN}"),
+        ("go", f"env 'go' is unknown. {KNOWN}"),
+        ("hopper_4x1", "env 'hopper_4x1' is unknown; hopper has: hopper_3x1"),
         ("somebodys_envs:", "env 'somebodys_envs:' must have the form 'module:callable'"),
         (":parallel_env", "env ':parallel_env' must have the form 'module:callable'"),
         (
@@ -92,3 +94,9 @@ def test_unknown_option_is_explained():
 def test_callable_that_returns_something_else_is_refused(module):
     with pytest.raises(TypeError, match=r"env 'somebodys_envs:make_nothing' returned a NoneType, expected a pettingzoo\.Par"):
         make("somebodys_envs:make_nothing")
+
+
+def test_aec_environments_are_refused_but_for_pettingzoos_own():
+    with pytest.raises(TypeError, match=r"expected a pettingzoo\.ParallelEnv"):
+        make("pettingzoo.classic.connect_four_v3:env")
+    assert isinstance(make("pettingzoo:classic/connect_four-v3"), AECEnv)

@@ -35,6 +35,10 @@ class ReferenceCopy:
     def __init__(self, env):
         self.env = env
 
+    def acting(self):
+        """Who chooses the next action: all, unless the env says otherwise."""
+        return [agent for agent in self.env.agents if agent in getattr(self.env, "acting_agents", self.env.agents)]
+
     def reset(self, seed):
         observations, infos = self.env.reset(seed=seed)
         self.returns = dict.fromkeys(self.env.possible_agents, 0.0)
@@ -44,7 +48,8 @@ class ReferenceCopy:
 
     def step(self, actions):
         acted = list(self.env.agents)
-        observations, rewards, terminated, truncated, infos = self.env.step({agent: actions[agent] for agent in acted})
+        joint_action = {agent: actions[agent] for agent in self.acting()}
+        observations, rewards, terminated, truncated, infos = self.env.step(joint_action)
         out = Outcome(
             rewards={agent: float(rewards[agent]) for agent in acted},
             terminated={agent: bool(terminated[agent]) for agent in acted},
@@ -99,6 +104,7 @@ def assert_same_as_reference(venv, factory, seeds, n_steps, act=random_actions):
     finished = out = 0
     for _ in range(n_steps):
         np.testing.assert_array_equal(venv.alive, [[agent in row for agent in agents] for row in live])
+        np.testing.assert_array_equal(venv.acting, [[agent in copy.acting() for agent in agents] for copy in copies])
         actions = act(venv.action_spaces, len(seeds), rng)
         outcomes = [copy.step({a: actions[a][k] for a in agents}) for k, copy in enumerate(copies)]
         live = [outcome.observations for outcome in outcomes]
@@ -115,6 +121,7 @@ def assert_same_step(venv, result, outcomes):
     assert_rows(agents, observations, [outcome.observations for outcome in outcomes], spaces)
     assert rewards.dtype == np.float32 and dones.dtype == bool and dones.shape == (len(outcomes),)
     assert step.terminated.dtype == step.truncated.dtype == step.alive.dtype == bool
+    assert step.acting is venv.acting and step.acting.dtype == bool and step.action_masks is venv.action_masks
     np.testing.assert_array_equal(rewards, grid(agents, outcomes, "rewards").astype(np.float32))
     np.testing.assert_array_equal(step.terminated, grid(agents, outcomes, "terminated"))
     np.testing.assert_array_equal(step.truncated, grid(agents, outcomes, "truncated"))

@@ -1,6 +1,7 @@
 """What is wrong with an env or an action is said where it happens, and so that one can act on it."""
 
 import pickle
+from contextlib import closing
 from functools import partial
 
 import cloudpickle
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_matrl.vec_env import make_joint_vec_env
+from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
 from sb3_matrl.vec_env.checks import ActionRangeCheck, ObservationCheck
 from sb3_matrl.vec_env.conform import conforming_leaves
 from sb3_matrl.vec_env.errors import CopyFailure
@@ -17,6 +18,7 @@ from sb3_matrl.vec_env.spaces import leaves_of
 from sb3_matrl.vec_env.uniform import COMMAND, UniformParallelEnv
 from tests.vec_env import toys
 from tests.vec_env.reference import random_actions
+from tests.vec_env.turn_toys import Waiting
 
 STEP_FAULTS = {
     "observation_shape": r"env copy 0, agent 'ant': observation has shape \(4,\), expected \(3,\)",
@@ -32,6 +34,8 @@ STEP_FAULTS = {
     "termination_missing": r"env copy 0, agent 'ant': step\(\) returned no termination",
     "truncation_missing": r"env copy 0, agent 'ant': step\(\) returned no truncation",
     "four_results": r"env copy 0, step\(\) must return five dicts",
+    "infos_list": r"env copy 0, the infos are of type list, expected a dict keyed by agent",
+    "info_text": r"env copy 0, agent 'ant': its info is of type str, expected a dict",
     "agent_unknown": r"env copy 0, agent 'stranger' is in env.agents but not in possible_agents",
     "agent_vanishes": r"env copy 0, agent 'ant' left env.agents without termination or truncation",
     "agent_returns": r"env copy 0, agent 'ant' came back to env.agents after its end",
@@ -44,39 +48,76 @@ RESET_FAULTS = {
 }
 
 
+SEED = 5
+
+
 def now(copy):
     return "now"
 
 
 def play(venv, n_steps=4):
+    """Copy 0's agents play 1 and 2."""
     venv.reset()
     for _ in range(n_steps):
-        venv.step(random_actions(venv.action_spaces, venv.num_envs, np.random.default_rng(0)))
+        actions = random_actions(venv.action_spaces, venv.num_envs, np.random.default_rng(0))
+        venv.step(actions | {"zebra": np.ones(venv.num_envs, int), "ant": np.full(venv.num_envs, 2)})
+
+
+def moment(fault):
+    """What a message says about the moment: the fault is in step 2, or in step 3 where the agent is out since step 2."""
+    step, ant = (3, "") if fault == "agent_returns" else (2, ", 'ant': 2")
+    return rf"It happened in step {step} of episode 1 since seed {SEED}, with actions {{'zebra': 1{ant}}}$"
 
 
 @pytest.mark.parametrize("fault", STEP_FAULTS)
 def test_faults_of_a_step_are_named(fault):
-    venv = make_joint_vec_env(partial(toys.Faulty, fault), 2, "dummy")
-    with pytest.raises(ValueError, match=STEP_FAULTS[fault]):
+    venv = make_joint_vec_env(partial(toys.Faulty, fault), 2, "dummy", seed=SEED)
+    with pytest.raises(EnvDataError, match=rf"^{STEP_FAULTS[fault]}.*\. {moment(fault)}") as caught:
         play(venv)
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, EnvError)
     with pytest.raises(RuntimeError, match=r"call reset\(\) before the first step, and after an error"):
         venv.step(random_actions(venv.action_spaces, 2, np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("fault", RESET_FAULTS)
 def test_faults_of_a_reset_are_named(fault):
-    venv = make_joint_vec_env(partial(toys.Faulty, fault), 2, "dummy")
-    with pytest.raises(ValueError, match=RESET_FAULTS[fault]):
+    venv = make_joint_vec_env(partial(toys.Faulty, fault), 2, "dummy", seed=SEED)
+    with pytest.raises(EnvDataError, match=rf"{RESET_FAULTS[fault]}.*\. It happened in reset\(\) with seed {SEED}$"):
         for _ in range(2):
             venv.reset()
 
 
-@pytest.mark.parametrize("fault", ["observation_shape", "observation_nan", "reset_nobody"])
+@pytest.mark.parametrize("fault", ["observation_shape", "observation_nan", "agent_returns", "reset_nobody"])
 def test_faults_in_worker_processes_read_the_same(fault):
-    venv = make_joint_vec_env(partial(toys.Faulty, fault), 2, "subproc")
-    with pytest.raises(ValueError, match=(STEP_FAULTS | RESET_FAULTS)[fault]):
-        play(venv)
-    venv.close()
+    messages = []
+    for kind in ("dummy", "subproc"):
+        with closing(make_joint_vec_env(partial(toys.Faulty, fault), 2, kind, seed=SEED)) as venv:
+            with pytest.raises(EnvDataError, match=(STEP_FAULTS | RESET_FAULTS)[fault]) as caught:
+                play(venv)
+            messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_fault_in_an_automatic_reset_is_one_of_the_last_step():
+    class Spoilt(toys.Faulty):
+        def reset(self, seed=None, options=None):
+            observations, infos = toys.ToyEnv.reset(self, seed, options)
+            self.ends = dict.fromkeys(self.possible_agents, (2, "truncated"))
+            self.jitter = 0
+            return ({"zebra": observations["zebra"]} if seed is None else observations), infos
+
+    venv = make_joint_vec_env(partial(Spoilt, "reset_nobody"), 1, seed=SEED)
+    with pytest.raises(EnvDataError, match=rf"^env copy 0, agent 'ant': no observation.* of episode 1 since seed {SEED}, "):
+        play(venv, 9)
+
+
+def test_a_caller_is_told_that_an_action_is_wrong_not_the_env():
+    for kind in ("batched", "dummy"):
+        venv = make_joint_vec_env("matrix_game_v0", 2, kind)
+        venv.reset()
+        with pytest.raises(ValueError, match="action 99 is not") as caught:
+            venv.step({agent: np.array([99, 0]) for agent in venv.agents})
+        assert not isinstance(caught.value, EnvError)
 
 
 def test_an_env_that_cannot_be_made_in_a_worker_says_why(tmp_path):
@@ -121,6 +162,12 @@ def test_discrete_observations_have_bounds_too():
         with pytest.raises(ValueError, match=f"outside its space .*entry {key!r}"):
             check({"a": {**good, key: np.array(bad)}}, alive, now)
     ObservationCheck({"a": space}, check_bounds=False)({"a": {**good, "n": np.array([9])}}, alive, now)
+
+
+def test_observations_may_be_bool():
+    for check_bounds in (True, False):
+        check = ObservationCheck({"a": spaces.Box(0, 1, (2,), np.bool_)}, check_bounds)
+        check({"a": np.array([[True, False]])}, np.ones((1, 1), bool), now)
 
 
 def test_without_bounds_check_nan_is_still_refused():
@@ -204,6 +251,17 @@ def test_actions_outside_their_space_are_refused_for_live_agents_only():
         check(actions, np.array([[True, True], [True, False]]))
     with pytest.raises(ValueError, match=r"env copy 1, agent 'm': action \[1, 2\] is not in MultiDiscrete"):
         check(actions, np.array([[True, True], [False, True]]))
+
+
+def test_actions_of_agents_that_wait_are_ignored():
+    venv = make_joint_vec_env(Waiting, 1, seed=0)
+    venv.reset()
+    waiting = [agent for agent, acts in zip(venv.agents, venv.acting[0], strict=True) if not acts]
+    assert "late" in waiting and len(waiting) > 1
+    absurd = {agent: np.full((1, *(venv.action_spaces[agent].shape)), 99) for agent in waiting}
+    venv.step(actions_of(venv, **absurd))
+    with pytest.raises(ValueError, match=r"action \[?99.* is not in"):
+        venv.step({agent: np.full((1, *venv.action_spaces[agent].shape), 99) for agent in venv.agents})
 
 
 def test_box_actions_may_exceed_their_bounds_but_not_be_nan():

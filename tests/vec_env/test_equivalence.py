@@ -9,6 +9,7 @@ from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.vec_env.reference import assert_same_as_reference, random_actions
 from tests.vec_env.toys import WELL_BEHAVED
+from tests.vec_env.turn_toys import Waiting
 
 SHIPPED = {
     "checkers": partial(checkers_v0.parallel_env, max_cycles=17),
@@ -44,6 +45,12 @@ def test_dummy_gives_what_single_envs_give(name):
 def test_subproc_gives_what_single_envs_give(name):
     finished, out = play(WELL_BEHAVED[name], "subproc", 3, 25, num_cpus=2)
     assert finished >= 5 and out > 0
+
+
+@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+def test_agents_that_wait_give_what_single_envs_give(kind):
+    finished, out = play(Waiting, kind, 3, 40)
+    assert finished >= 6 and out > 0
 
 
 @pytest.mark.parametrize("kind", ["batched", "dummy"])

@@ -114,10 +114,16 @@ def test_a_real_aec_game_gives_what_single_envs_give():
     assert assert_same_as_reference(venv, factory, venv.seed(0), 13) == (9, 0)
 
 
-def test_turn_based_aec_envs_are_refused():
+def test_agents_take_turns_in_aec_envs_that_pettingzoo_cannot_convert():
     for env in (tictactoe_v3.env, tictactoe_v3.env()):
-        with pytest.raises(TypeError, match="is an AECEnv that PettingZoo cannot convert to a ParallelEnv"):
-            make_joint_vec_env(env)
+        venv = make_joint_vec_env(env, 2)
+        venv.reset()
+        for player in (0, 1):
+            assert venv.alive.all() and venv.acting.tolist() == [[player == 0, player == 1]] * 2
+            venv.step({agent: [player, 4 + player] for agent in venv.agents})
+        assert venv.acting.tolist() == [[True, False]] * 2
+        squares = venv.last_step.observations["player_2"]["observation"][1].reshape(9, 2)
+        assert np.argwhere(squares).tolist() == [[4, 1], [5, 0]], "the first player's move and the second's"
 
 
 def test_an_existing_joint_vec_env_is_returned_as_it_is():

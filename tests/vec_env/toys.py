@@ -260,6 +260,12 @@ class Faulty(ToyEnv):
     def four_results(self, result):
         return result[:4]
 
+    def infos_list(self, result):
+        return *result[:4], ["fine"]
+
+    def info_text(self, result):
+        return *result[:4], {"ant": "fine"}
+
     def agent_unknown(self, result):
         self.agents = [*self.agents, "stranger"]
         return result

@@ -290,3 +290,15 @@ def test_number_of_threads_is_set(logs, capsys):
 def test_default_is_a_table_of_both_policies():
     options = parse_options([])
     assert options.policies == {"sampled": False, "greedy": True} and options.episodes == 100 and not options.render
+
+
+def test_agent_of_plain_sb3_plays_if_it_is_trusted(logs, tmp_path, capsys):
+    run = logs / "matrl" / "switch_v0_1"
+    MATRL.load(run / "switch_v0", device="cpu").agents["agent_1"].save(tmp_path / "agent")
+    game = ["-f", str(logs), "--run-dir", str(run), "--n-episodes", "6"]
+    guest = ["--agent", f"agent_1={tmp_path / 'agent.zip'}"]
+    assert "holds pickles: loading it can run any code" in error_of(capsys, *game, *guest)
+    # The same agent as before, out of another file.
+    assert enjoy(logs, capsys, *game[2:], *guest, "--trust") == enjoy(logs, capsys, *game[2:])
+    guest[1] += ":agent_1"
+    assert "agent 'agent_1' is unknown; did you mean 'agent'?" in error_of(capsys, *game, *guest, "--trust")

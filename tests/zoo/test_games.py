@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -6,12 +8,12 @@ import pytest
 
 from sb3_matrl.games import NormalFormGame, convergence, make_learner, named_game, random_games, run
 from zoo.game_studies.learners import SETTINGS
-from zoo.game_studies.outcome import markdown
 from zoo.game_studies.rotational import RotationalOptions, rotational
 from zoo.game_studies.simplex import softmax_policies, support_equilibria
 from zoo.game_studies.square import regions_along
 from zoo.game_studies.table1 import Task, mean_interval, measure, share_interval
 from zoo.games import build_parser, main, study_options
+from zoo.markdown import markdown
 
 
 def record(folder, name):
@@ -170,3 +172,12 @@ def test_options_of_a_command_reach_its_study():
 def test_markdown_columns_line_up():
     lines = markdown(["a", "bb"], [["xyz", "1"], ["", "22222"]]).splitlines()
     assert lines == ["| a   |    bb |", "| --- | ----: |", "| xyz |     1 |", "|     | 22222 |"]
+
+
+def test_games_start_without_what_only_trainings_need():
+    script = (
+        "import sys, zoo.games, sb3_matrl; assert not {'wandb', 'sb3_matrl.matrl', 'zoo.config'} & set(sys.modules); "
+        "from sb3_matrl import *; from sb3_matrl.matrl import MATRL as wanted; assert MATRL is wanted; "
+        "assert set(sb3_matrl.__all__) <= set(dir(sb3_matrl)) and not hasattr(sb3_matrl, 'MATRLL')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

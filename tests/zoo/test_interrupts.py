@@ -1,43 +1,46 @@
 import signal
-import threading
-from types import SimpleNamespace
 
 import pytest
+import torch as th
 
-from zoo.interrupts import StopOnSignal
-
-
-def stopper():
-    stop = StopOnSignal(SimpleNamespace(evaluate_at_end=True))
-    stop.model = SimpleNamespace(num_timesteps=0)
-    return stop
+from sb3_matrl.matrl import MATRL
+from tests.common.test_callbacks import flat_parameters, small_model
+from zoo.interrupts import StopOnSignal, UpdateStopped, interruptible_updates
+from zoo.signals import SignalWatch
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_stops_at_the_next_step(number, exit_code):
-    before = signal.getsignal(number)
-    with stopper() as stop:
-        assert stop.on_step() and stop.exit_code == 0
-        signal.raise_signal(number)
+def test_signal_stops_at_the_next_step():
+    with SignalWatch() as watch:
+        stop = StopOnSignal(watch)
+        stop.model = small_model()
+        assert stop.on_step()
+        signal.raise_signal(signal.SIGINT)
         assert not stop.on_step()
-    assert stop.exit_code == exit_code and not stop.evaluation.evaluate_at_end
-    assert signal.getsignal(number) is before
 
 
-def test_second_signal_interrupts_at_once():
-    with pytest.raises(KeyboardInterrupt), stopper():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("optimizer", ["learner", "best response"])
+def test_update_is_broken_off_and_undone(tmp_path, optimizer):
+    model, whole = (small_model(n_epochs=3, br_n_epochs=3, batch_size=10) for _ in range(2))
+    model.learn(40)
+    before, steps = flat_parameters(model), []
+    agent = model.agents["right"]
+    watched = agent.policy.optimizer if optimizer == "learner" else model.coordinator.optimizers["right"]
 
+    def interrupt(*_):
+        steps.append(model.num_timesteps)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGTERM)
 
-def test_outside_the_main_thread_it_does_nothing():
-    before, seen = signal.getsignal(signal.SIGINT), []
-
-    def use():
-        with stopper() as stop:
-            seen.append((signal.getsignal(signal.SIGINT), stop.on_step()))
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
-    assert seen == [(before, True)]
+    hook = watched.register_step_post_hook(interrupt)
+    with SignalWatch() as watch, pytest.raises(UpdateStopped), interruptible_updates(model, watch):
+        model.learn(80, reset_num_timesteps=False)
+    hook.remove()
+    assert steps == [80] * 5
+    assert model.resumable_timesteps == 40 and th.equal(flat_parameters(model), before)
+    model.save(tmp_path / "model")
+    whole.learn(40)
+    whole.learn(80, reset_num_timesteps=False)
+    resumed = MATRL.load(tmp_path / "model", env="tests.evaluation.worlds:RandomLength", device="cpu")
+    resumed.learn(80, reset_num_timesteps=False)
+    assert resumed.num_timesteps == whole.num_timesteps == 120
+    model.learn(40, reset_num_timesteps=False)  # and nothing watches it any more

@@ -1,13 +1,20 @@
 """``train.py --resume``: a run that was stopped ends as if it had never stopped."""
 
+import os
+import pkgutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.kill_test import Case, differences, run_reference, trial
+from sb3_matrl.common.model_file import read_model
+from sb3_matrl.evaluation import evaluate_policy
 from tests.evaluation.worlds import InterruptsItself
+from zoo.locking import locked_folder
 from zoo.runs import RunFolder
 from zoo.train import main
 
@@ -51,6 +58,124 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
     assert main(["--resume", str(tmp_path / "run")]) == 0
     folder = RunFolder(tmp_path / "run", WORLD)
     assert folder.is_finished and folder.checkpoint_steps()[-1] == 300
+
+
+@pytest.mark.parametrize("at_evaluation", [1, 4])  # sampled at 200 steps, greedy at the end
+def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, capsys, at_evaluation):
+    words, evaluations = ["--env", "checkers_v0", "-n", "400"], []
+
+    def interrupted(model, env, n_eval_episodes, deterministic, seed, callback):
+        evaluations.append(model.num_timesteps)
+
+        def at_every_step(*seen):
+            if len(evaluations) == at_evaluation:
+                signal.raise_signal(signal.SIGTERM)
+            callback(*seen)
+
+        return evaluate_policy(model, env, n_eval_episodes, deterministic, seed, at_every_step)
+
+    assert train(tmp_path / "whole", *words) == 0
+    monkeypatch.setattr("sb3_matrl.common.callbacks.evaluate_policy", interrupted)
+    assert train(tmp_path / "run", *words) == 143
+    steps = evaluations[-1]
+    assert steps == 100 * at_evaluation if at_evaluation == 4 else 200
+    assert len(evaluations) == at_evaluation
+    assert f"SIGTERM after {steps} steps: the model is saved" in capsys.readouterr().err
+    run = RunFolder(tmp_path / "run", "checkers_v0")
+    assert not run.is_finished and run.checkpoint_steps() == [steps]
+    assert main(["--resume", str(run.path)]) == 0
+    assert differences(run, RunFolder(tmp_path / "whole", "checkers_v0")) == []
+
+
+@pytest.mark.parametrize("moment", ["summary", "update"])
+def test_signal_at_other_moments_costs_nothing(tmp_path, monkeypatch, moment):
+    words, target = ["--env", "checkers_v0", "-n", "400"], "zoo.experiment.returns_table"
+    assert train(tmp_path / "whole", *words) == 0
+    with monkeypatch.context() as patch:
+        if moment == "update":
+            target = "sb3_matrl.coordinator.MATRLCoordinator.update"
+        original = pkgutil.resolve_name(target)
+
+        def interrupt(*arguments, **options):
+            signal.raise_signal(signal.SIGINT)
+            return original(*arguments, **options)
+
+        patch.setattr(target, interrupt)
+        assert train(tmp_path / "run", *words) == 130
+    run = RunFolder(tmp_path / "run", "checkers_v0")
+    assert run.checkpoint_steps() == [0 if moment == "update" else 400]
+    assert main(["--resume", str(run.path)]) == 0
+    assert differences(run, RunFolder(tmp_path / "whole", "checkers_v0")) == []
+
+
+# A process of its own that holds the lock, and one that it has left behind.
+HOLD = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from zoo.locking import locked_folder
+with locked_folder(Path(sys.argv[1]), "is in use"):
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,)).start()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_run_that_another_process_trains_is_refused_until_that_is_gone(tmp_path, capsys):
+    assert train(tmp_path / "run", "--env", "matrix_game_v0", "-n", "100") == 0
+    before = (tmp_path / "run" / "args.yml").stat().st_mtime_ns
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    pid = holder.stdout.readline().strip()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--resume", str(tmp_path / "run"), "-n", "200"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'run'} is in use by another training (process {pid})\n"
+    assert (tmp_path / "run" / "args.yml").stat().st_mtime_ns == before
+    holder.kill()
+    holder.wait()
+    assert main(["--resume", str(tmp_path / "run"), "-n", "200"]) == 0
+    with locked_folder(tmp_path / "run", "is in use"):  # and it is free again
+        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+
+
+def test_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, capsys):
+    words = ["--env", "matrix_game_v0", "-n", "400", "--save-freq", "100"]
+    assert train(tmp_path / "whole", *words) == train(tmp_path / "run", *words) == 0
+    run = RunFolder(tmp_path / "run", "matrix_game_v0")
+    for path in (run.learning_curve, run.last_model):  # as if it had been killed
+        path.unlink()
+    damaged = run.checkpoint(400)
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    assert main(["--resume", str(run.path)]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"warning: {damaged} is not a saved model, or it is damaged: ")
+    assert errors.endswith("; using rl_model_300_steps.zip instead\n") and errors.count("\n") == 1
+    assert differences(run, RunFolder(tmp_path / "whole", "matrix_game_v0")) == []
+    assert read_model(damaged).counters["num_timesteps"] == 400
+
+
+def test_run_of_another_environment_is_refused(tmp_path, capsys):
+    assert train(tmp_path / "run", "--env", "matrix_game_v0", "-n", "100") == 0
+    run = RunFolder(tmp_path / "run", "matrix_game_v0")
+    for path in (run.arguments, run.config):
+        path.write_text(path.read_text().replace("matrix_game_v0", "switch_v0"))
+    with pytest.raises(SystemExit):
+        main(["--resume", str(run.path), "-n", "200"])
+    errors = capsys.readouterr().err
+    assert "env is 'switch_v0', the checkpoint was trained with 'matrix_game_v0'" in errors and errors.count("\n") == 1
+
+
+def test_tensorboard_has_no_evaluation_twice(tmp_path):
+    words = ["--env", "matrix_game_v0", "-n", "600", "--save-freq", "300"]
+    assert train(tmp_path / "run", *words) == 0
+    run = RunFolder(tmp_path / "run", "matrix_game_v0")
+    run.learning_curve.unlink()
+    run.checkpoint(600).unlink()  # killed after evaluations at 400 and 600 steps; the checkpoint is of 300
+    assert main(["--resume", str(run.path)]) == 0
+    events = EventAccumulator(str(run.path)).Reload()
+    for key in ("eval/mean_reward", "eval/mean_reward_greedy"):
+        assert [event.step for event in events.Scalars(key)] == [200, 400, 600]
+    assert [event.step for event in events.Scalars("metagame/nash_conv")] == [100, 200, 300, 400, 500, 600]
 
 
 @pytest.fixture(scope="module")

@@ -205,6 +205,41 @@ def test_run_ended_by_a_signal_keeps_its_model_and_says_so(tmp_path, offline, mo
     assert [record.exit_code for record in records["exit"]] == [130]
 
 
+class StandIn:
+    """W&B's run, as far as the zoo uses it; keeps what it is told."""
+
+    def __init__(self, folder, **options):
+        self.options, self.told = options, []
+        self.id, self.dir, self.summary = options["id"] or "abc123", str(folder / "files"), {}
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: self.told.append((name, options))
+
+
+def test_resumed_run_is_the_same_one_for_wandb(tmp_path, offline, monkeypatch):
+    runs = []
+
+    def init(**options):
+        runs.append(StandIn(tmp_path, **options))
+        return runs[-1]
+
+    monkeypatch.setattr(offline, "init", init)
+    monkeypatch.setattr(InterruptsItself, "steps", 0)
+    words = ["--env", "tests.evaluation.worlds:InterruptsItself", "-n", "400", *QUICK, "--track"]
+    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 130
+    assert main(["--resume", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "wandb_id.txt").read_text() == "abc123\n"
+    assert [(run.options["id"], run.options["resume"]) for run in runs] == [(None, None), ("abc123", "allow")]
+    stopped, resumed = ([name for name, _ in run.told] for run in runs)
+    assert stopped.count("mark_preempting") == 1 and "mark_preempting" not in resumed
+    # Said before the run ends, or it would count as failed.
+    assert stopped.index("mark_preempting") < stopped.index("finish")
+    assert [options for run in runs for name, options in run.told if name == "finish"] == [
+        {"exit_code": 130},
+        {"exit_code": 0},
+    ]
+
+
 def test_failure_to_start_leaves_no_folder(tmp_path, monkeypatch, capsys):
     wandb = pytest.importorskip("wandb")
 

@@ -54,7 +54,7 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
         "best_model.zip",
         "learning_curve.png",
     }
-    assert names == files | {f"{env_id}.zip", "checkpoints"}
+    assert names == files | {f"{env_id}.zip", "checkpoints", ".lock"}
 
     arguments = yaml.safe_load((folder / "args.yml").read_text())
     assert (arguments["algo"], arguments["env"], arguments["seed"]) == (algorithm, env_id, 5)
@@ -414,6 +414,51 @@ def test_defaults_of_the_parser_are_those_of_the_options():
 def test_help_shows_defaults_and_examples():
     text = build_parser().format_help()
     assert "(default: checkers_v0)" in text and "examples:" in text and "--conf-file paper" in text
+
+
+# ---------------------------------------------------------------- files of plain SB3
+
+
+@pytest.fixture(scope="module")
+def sb3_file(tmp_path_factory):
+    """What one agent of a run learned, as plain SB3 saves it."""
+    folder = tmp_path_factory.mktemp("sb3")
+    train(folder, "--env", "matrix_game_v0", "-n", "100")
+    path = folder / "agent.zip"
+    MATRL.load(folder / "matrl" / "matrix_game_v0_1" / "matrix_game_v0", device="cpu").agents["agent_1"].save(path)
+    return path
+
+
+def test_agent_of_sb3_is_refused_without_trust(tmp_path, sb3_file, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--env", "matrix_game_v0", "-f", str(tmp_path), *QUICK, "-i", str(sb3_file)])
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2 and errors.count("\n") == 1
+    assert errors.startswith(f"error: --trained-agent {sb3_file}: ") and "holds pickles" in errors and "--trust" in errors
+
+
+def test_all_agents_begin_with_the_trusted_one(sb3_file):
+    words = ["--env", "matrix_game_v0", "-i", str(sb3_file), "--trust", "--device", "cpu"]
+    experiment = prepare(parse_options([*words, "-params", "n_envs:2", "n_steps:10", "batch_size:20"]))
+    wanted = PPO.load(sb3_file, device="cpu").policy.state_dict()
+    for agent in experiment.model.agents.values():
+        assert all(th.equal(value, wanted[name]) for name, value in agent.policy.state_dict().items())
+    assert experiment.hyperparameters.policy_kwargs["net_arch"] == [8] and experiment.model.num_timesteps == 0
+    experiment.close()
+
+
+def test_training_with_a_trusted_agent_can_be_resumed(tmp_path, sb3_file):
+    words = ["--env", "matrix_game_v0", "-n", "100", "-i", str(sb3_file), "--trust", "--run-dir", str(tmp_path / "run")]
+    assert main([*words, *QUICK, *SMALL[:-1]]) == 0
+    assert main(["--resume", str(tmp_path / "run"), "-n", "200"]) == 0
+    assert MATRL.load(tmp_path / "run" / "matrix_game_v0").num_timesteps == 200
+
+
+def test_trusted_agent_of_another_game_is_refused(tmp_path, sb3_file, capsys):
+    with pytest.raises(SystemExit):
+        main(["--env", "checkers_v0", "-i", str(sb3_file), "--trust", "-f", str(tmp_path), *QUICK])
+    errors = capsys.readouterr().err
+    assert "its observation space is" in errors and "that of agent_0 is" in errors and errors.count("\n") == 1
 
 
 # ---------------------------------------------------------------- interruption

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from tests.evaluation.worlds import RandomLength
 
@@ -20,3 +24,35 @@ class Pays(RandomLength):
     def step(self, actions: Mapping[str, int]) -> Any:
         observations, rewards, *rest = super().step(actions)
         return observations, dict.fromkeys(rewards, self.reward), *rest
+
+
+class Faulty(RandomLength):
+    """
+    Goes wrong in its 60th step.
+
+    :param fault: how
+    """
+
+    metadata = {"name": "faulty", "render_modes": []}  # noqa: RUF012
+
+    def __init__(self, fault: str, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.fault = fault
+        self.steps = 0
+
+    def step(self, actions: Mapping[str, int]) -> Any:
+        self.steps += 1
+        observations, rewards, *rest = super().step(actions)
+        if self.steps == 60:
+            observations, rewards = self._go_wrong(observations, rewards)
+        return observations, rewards, *rest
+
+    def _go_wrong(self, observations: dict[str, np.ndarray], rewards: dict[str, float]) -> tuple[Any, Any]:
+        if self.fault == "exception":
+            raise ZeroDivisionError("a bug\nin the world")
+        if self.fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "reward" in self.fault:
+            return observations, {**rewards, "right": float(self.fault.split()[0])}
+        shape = (2,) if self.fault == "wrong shape" else (1,)
+        return {**observations, "right": np.full(shape, np.nan if "nan" in self.fault else 1.0, np.float32)}, rewards

@@ -16,6 +16,7 @@ from sb3_matrl.vec_env import make_joint_vec_env
 from zoo.benchmarking.plan import BenchmarkOptions
 from zoo.benchmarking.results import SCORES, RunResult, budget_warnings
 from zoo.benchmarking.statistics import Estimate, column_estimates, probability_of_improvement, suite_estimates
+from zoo.environments import env_source
 
 ALL_ENVS = "all environments"
 RANDOM_EPISODES = 200
@@ -183,7 +184,8 @@ def random_return(result: RunResult) -> float:
     """
     run = result.run
     copies = min(RANDOM_EPISODES, run.hyperparameters.n_envs)
-    with closing(make_joint_vec_env(run.env, n_envs=copies, env_kwargs=run.hyperparameters.env_kwargs)) as env:
+    source = env_source(run.env, run.hyperparameters.env_wrapper)
+    with closing(make_joint_vec_env(source, n_envs=copies, env_kwargs=run.hyperparameters.env_kwargs)) as env:
         chance = RandomPolicy(env.observation_spaces, env.action_spaces, seed=0)
         return evaluate_policy(chance, env, RANDOM_EPISODES, seed=0).mean
 

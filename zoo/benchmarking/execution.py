@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from zoo.benchmarking.display import ProgressDisplay
 from zoo.benchmarking.plan import PlannedRun, clear
 from zoo.benchmarking.results import trained_steps
+from zoo.signals import SignalWatch
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30.0
@@ -56,26 +53,6 @@ class Outcome:
     signal: signal.Signals | None = None
 
 
-@contextmanager
-def locked_folder(path: Path) -> Iterator[int]:
-    """
-    Keep two benchmarks from working in one folder.
-
-    Local runs inherit the lock: as long as one is left over from a benchmark that was killed, the folder is in use.
-
-    :param path: of the folder, made if need be
-    :return: descriptor that holds the lock
-    :raises ValueError: when another process holds it
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path} is in use by another benchmark, or by a run that one left behind") from None
-        yield file.fileno()
-
-
 def worker_command(run: PlannedRun) -> list[str]:
     """Command line of a run's own process."""
     return [sys.executable, "-m", "zoo.benchmarking.worker", *run.words]
@@ -107,27 +84,6 @@ def local_launcher(lock: int) -> Launcher:
             )
 
     return launch
-
-
-class SignalWatch:
-    """Notes Ctrl-C and SIGTERM instead of being interrupted; a second one raises ``KeyboardInterrupt``."""
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-
-    def __enter__(self) -> SignalWatch:
-        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 def execute(runs: Iterable[PlannedRun], launch: Launcher, jobs: int, display: ProgressDisplay) -> Outcome:

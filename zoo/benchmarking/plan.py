@@ -162,7 +162,9 @@ def plan_runs(options: BenchmarkOptions) -> list[PlannedRun]:
         for setting in options.settings
     ]
     for env in options.envs:
-        check_env(env, next(run.hyperparameters.env_kwargs for run in runs if run.env == env))
+        # Settings may differ in what they put around the environment.
+        for hyperparameters in [run.hyperparameters for run in runs if run.env == env and run.seed == options.seeds[0]]:
+            check_env(env, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
     return runs
 
 

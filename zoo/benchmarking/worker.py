@@ -16,6 +16,7 @@ from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from zoo import train
 from zoo.benchmarking.plan import RESULT_FILE
+from zoo.environments import env_source
 from zoo.experiment import TrainOptions, read_hyperparameters
 from zoo.records import write_record
 from zoo.runs import RunFolder
@@ -38,7 +39,8 @@ def absolute_metrics(options: TrainOptions) -> dict[str, Any]:
     copies = min(episodes, hyperparameters.n_envs)
     # A stream of its own: evaluations during training, which chose the model, have seeds made of two numbers.
     seed = int(np.random.SeedSequence([options.seed, 0, ABSOLUTE_FACTOR]).generate_state(1)[0])
-    with closing(make_joint_vec_env(options.env, n_envs=copies, env_kwargs=hyperparameters.env_kwargs)) as env:
+    source = env_source(options.env, hyperparameters.env_wrapper)
+    with closing(make_joint_vec_env(source, n_envs=copies, env_kwargs=hyperparameters.env_kwargs)) as env:
         sampled = evaluate_policy(model, env, episodes, deterministic=False, seed=seed)
         greedy = evaluate_policy(model, env, episodes, deterministic=True, seed=seed)
     return {

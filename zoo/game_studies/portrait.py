@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sb3_matrl.games.payoffs import Array
 from zoo.game_studies import outcome
+from zoo.markdown import markdown
 
 CONVERGED = 0.05
 
@@ -111,7 +112,7 @@ def portrait_markdown(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for one in rows
     ]
-    return outcome.markdown(header, lines)
+    return markdown(header, lines)
 
 
 def draw_path(axes: Axes, name: str, path: Array) -> None:

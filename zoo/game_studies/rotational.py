@@ -23,7 +23,8 @@ from sb3_matrl.games import (
 from sb3_matrl.games.differentiable import DifferentiableGame
 from sb3_matrl.games.payoffs import Array
 from zoo.game_studies import outcome
-from zoo.game_studies.outcome import Outcome, markdown, new_figure
+from zoo.game_studies.outcome import Outcome, new_figure
+from zoo.markdown import markdown
 
 SAME_STEP = "all steps equal"
 LARGE_STEP = "larger look-ahead"

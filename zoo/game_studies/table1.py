@@ -21,7 +21,8 @@ from sb3_matrl.games import GENERATORS, KINDS, convergence, final_distance, rand
 from sb3_matrl.games.payoffs import Array
 from zoo.game_studies import outcome
 from zoo.game_studies.learners import SETTINGS, Reference, Setting
-from zoo.game_studies.outcome import Outcome, markdown, new_figure
+from zoo.game_studies.outcome import Outcome, new_figure
+from zoo.markdown import markdown
 
 START = (0.9, 0.2)  # Table 2
 CONVERGED = 0.05

@@ -106,11 +106,12 @@ def episode_frames(run: Run, n_frames: int) -> tuple[tuple[Media, ...], str]:
     path = saved_model(run.folder)
     if path is None:
         raise ValueError(f"there is no saved model ({run.folder.last_model.name} or {run.folder.best_model.name})")
-    env_kwargs = Hyperparameters.from_mapping(run.config, "config.yml").env_kwargs
-    check_draws(run.folder.env_id, env_kwargs)
+    trained = Hyperparameters.from_mapping(run.config, "config.yml")
+    env_id, shown = run.folder.env_id, {**trained.env_kwargs, "render_mode": "rgb_array"}
+    check_draws(env_id, trained)
     model = MATRL.load(path, device="cpu", verbose=0)
     strip = FilmStrip(n_frames)
-    with closing(make_env(run.folder.env_id, {**env_kwargs, "render_mode": "rgb_array"})) as env, isolated_random_streams(0):
+    with closing(make_env(env_id, shown, trained.env_wrapper)) as env, isolated_random_streams(0):
         result = play_episodes(model, env, 1, None, True, 0, lambda: strip.add(env.render()))
     frames = tuple(
         Media(_png(picture), f"{run.name}: after {step} steps", f"after {step} steps") for step, picture in strip.frames()
@@ -119,11 +120,13 @@ def episode_frames(run: Run, n_frames: int) -> tuple[tuple[Media, ...], str]:
     return frames, f"Greedy episode of {path.name}, seed 0: team return {result.mean:.4g} in {length} steps."
 
 
-def check_draws(env_id: str, env_kwargs: dict[str, Any]) -> None:
+def check_draws(env_id: str, trained: Hyperparameters) -> None:
     """
+    :param env_id: the environment
+    :param trained: with its options and wrappers
     :raises ValueError: when the environment draws no pictures
     """
-    with closing(make_env(env_id, env_kwargs)) as env:
+    with closing(make_env(env_id, trained.env_kwargs, trained.env_wrapper)) as env:
         modes = list(env.metadata.get("render_modes") or [])
     if "rgb_array" not in modes:
         raise ValueError(f"{env_id} draws no pictures (it has no render_mode 'rgb_array')")

@@ -13,7 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
 from zoo.experiment import Experiment, TrainOptions, create_folder, make_logger, prepare, read_hyperparameters
-from zoo.interrupts import StopOnSignal
+from zoo.interrupts import StopOnSignal, interruptible_updates
+from zoo.signals import SignalWatch
 from zoo.sweeping.config import SweepConfig
 from zoo.train import command_line, parse_options
 
@@ -125,20 +126,24 @@ def train(
         warnings.simplefilter("ignore")
         experiment = prepare(options)
         stack.callback(experiment.close)
-        evaluation = _evaluation_callback(experiment, after_evaluation)
+        watch = stack.enter_context(SignalWatch())
+        evaluation = _evaluation_callback(experiment, after_evaluation, watch)
         if options.run_dir is not None:
             folder = create_folder(experiment, command_line(words, options))
             logger = make_logger(folder, 0, experiment.model.agents, None)
             stack.callback(logger.close)
             experiment.model.set_logger(logger)
-        stop = stack.enter_context(StopOnSignal(evaluation))
-        experiment.model.learn(experiment.hyperparameters.n_timesteps, callback=[stop, evaluation], log_interval=None)
-    if stop.signal is not None:
+        stack.enter_context(interruptible_updates(experiment.model, watch))
+        callbacks = [StopOnSignal(watch), evaluation]
+        experiment.model.learn(experiment.hyperparameters.n_timesteps, callback=callbacks, log_interval=None)
+    if watch.is_set():
         raise KeyboardInterrupt
     return evaluation
 
 
-def _evaluation_callback(experiment: Experiment, after_evaluation: AfterEvaluation | None) -> MultiAgentEvalCallback:
+def _evaluation_callback(
+    experiment: Experiment, after_evaluation: AfterEvaluation | None, watch: SignalWatch
+) -> MultiAgentEvalCallback:
     options = experiment.options
     return MultiAgentEvalCallback(
         experiment.eval_env,
@@ -148,4 +153,5 @@ def _evaluation_callback(experiment: Experiment, after_evaluation: AfterEvaluati
         log_path=options.run_dir,
         seed=options.seed,
         verbose=0,
+        should_stop=watch.is_set,
     )

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from tests.zoo.benchmarking.small import Ended, plan
+from zoo.benchmark import IN_USE
 from zoo.benchmarking import execution
 from zoo.benchmarking.display import ProgressDisplay, last_lines
-from zoo.benchmarking.execution import execute, local_launcher, locked_folder
+from zoo.benchmarking.execution import execute, local_launcher
+from zoo.locking import locked_folder
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -148,15 +150,15 @@ def test_folder_is_locked_as_long_as_a_run_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "worker_command", lambda run: SLEEP)
     (run,) = plan(tmp_path)[:1]
     run.log.parent.mkdir(parents=True)
-    with locked_folder(tmp_path / "out") as lock:
+    with locked_folder(tmp_path / "out", IN_USE) as lock:
         process = local_launcher(lock)(run)
-        with pytest.raises(ValueError, match="in use by another benchmark"), locked_folder(tmp_path / "out"):
+        with pytest.raises(ValueError, match="in use by another benchmark"), locked_folder(tmp_path / "out", IN_USE):
             pass
-    with pytest.raises(ValueError, match="a run that one left behind"), locked_folder(tmp_path / "out"):
+    with pytest.raises(ValueError, match="a run that one left behind"), locked_folder(tmp_path / "out", IN_USE):
         pass
     process.kill()
     process.wait()
-    with locked_folder(tmp_path / "out"):
+    with locked_folder(tmp_path / "out", IN_USE):
         assert (tmp_path / "out").is_dir()
 
 
@@ -167,7 +169,7 @@ def test_local_run_gets_its_words_threads_and_log(tmp_path, monkeypatch):
     script = "import os, sys; print(os.environ['OMP_NUM_THREADS']); print('oops', file=sys.stderr)"
     monkeypatch.setattr(execution, "worker_command", lambda run: [sys.executable, "-c", script])
     run.log.parent.mkdir(parents=True)
-    with locked_folder(tmp_path) as lock:
+    with locked_folder(tmp_path, IN_USE) as lock:
         assert local_launcher(lock)(run).wait() == 0
     assert sorted(last_lines(run.log)) == ["3", "oops"]
 

@@ -1,0 +1,122 @@
+"""
+The pictures of docs/environments.md: a frame of every world, some steps into a random episode.
+
+    python -m benchmarks.env_pictures
+
+Needs the extras ``render``, ``mujoco`` and ``atari``. Robots are drawn off screen; where that fails, set ``MUJOCO_GL`` to
+``osmesa``. One seed makes one picture, on one machine: the robots' pixels depend on the graphics driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sb3_matrl.common.archive import atomic_file
+from sb3_matrl.envs import make
+
+WIDTH = 320  # pixels
+COLOURS = 64
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """
+    What is drawn.
+
+    :param env_id: of the world
+    :param steps: of random play before the picture is taken
+    :param env_kwargs: options of the world
+    :param zoom: for robots far below the camera: of the frame only the middle of the lower edge, this much larger
+    """
+
+    env_id: str
+    steps: int
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    zoom: float = 1.0
+
+
+_LARGE = {"width": 640, "height": 480}
+# Name of the file -> what is in it.
+PICTURES = {
+    "checkers_v0": Picture("checkers_v0", 12),
+    "switch_v0": Picture("switch_v0", 4),
+    "pong_v3": Picture("pong_v3", 60),
+    "ant": Picture("ant_2x4", 20, _LARGE),
+    "halfcheetah": Picture("halfcheetah_2x3", 20, _LARGE),
+    "hopper": Picture("hopper_3x1", 8, _LARGE, zoom=1.8),
+    "humanoid": Picture("humanoid_9|8", 5, _LARGE, zoom=1.8),
+    "humanoidstandup": Picture("humanoidstandup_9|8", 20, _LARGE, zoom=1.8),
+    "pusher": Picture("pusher_3p", 10, _LARGE),
+    "reacher": Picture("reacher_2x1", 10, _LARGE),
+    "swimmer": Picture("swimmer_2x1", 60, _LARGE),
+    "walker2d": Picture("walker2d_2x3", 8, _LARGE, zoom=1.8),
+    "manysegmentant": Picture("manysegmentant_2x3", 10, _LARGE),
+    "manysegmentswimmer": Picture("manysegmentswimmer_10x2", 60, _LARGE),
+}
+
+
+def frame_of(picture: Picture) -> np.ndarray:
+    """
+    Play and draw.
+
+    :param picture: what
+    :return: uint8 (height, width, 3)
+    :raises ImportError: when packages of the world are missing; says which extra to install
+    """
+    with closing(make(picture.env_id, **picture.env_kwargs, render_mode="rgb_array")) as env:
+        env.reset(seed=SEED)
+        for index, agent in enumerate(env.possible_agents):
+            env.action_space(agent).seed(SEED + index)
+        for _ in range(picture.steps):
+            if not env.agents:
+                break
+            env.step({agent: env.action_space(agent).sample() for agent in env.agents})
+        return _zoomed(np.asarray(env.render()), picture.zoom)
+
+
+def _zoomed(frame: np.ndarray, zoom: float) -> np.ndarray:
+    height, width = round(frame.shape[0] / zoom), round(frame.shape[1] / zoom)
+    left = (frame.shape[1] - width) // 2
+    return frame[-height:, left : left + width]
+
+
+def write_picture(path: Path, frame: np.ndarray) -> None:
+    """
+    A small PNG: drawn worlds keep their edges, photographs of robots are averaged down.
+
+    :param path: of the file
+    :param frame: uint8 (height, width, 3)
+    """
+    image = Image.fromarray(frame)
+    scale = WIDTH / image.width
+    if scale > 1:
+        image = image.resize((image.width * math.ceil(scale), image.height * math.ceil(scale)), Image.Resampling.NEAREST)
+    elif scale < 1:
+        image = image.resize((WIDTH, round(image.height * scale)), Image.Resampling.LANCZOS)
+    with atomic_file(path) as file:
+        image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/images/envs"), help="folder of the pictures")
+    parser.add_argument("--only", nargs="+", choices=PICTURES, default=list(PICTURES), metavar="NAME", help="draw these alone")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in tqdm(args.only, unit="picture"):
+        write_picture(args.out / f"{name}.png", frame_of(PICTURES[name]))
+
+
+if __name__ == "__main__":
+    main()

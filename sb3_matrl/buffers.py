@@ -1,0 +1,182 @@
+"""Rollout buffers of SB3 and sb3-contrib in which rows without a decision of the agent stay out of every loss."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import cache
+from inspect import Parameter, signature
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch as th
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+
+_RECURRENT = (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
+_MASKABLE = (MaskableRolloutBuffer, MaskableDictRolloutBuffer)
+
+
+def is_recurrent(buffer: object) -> bool:
+    """Whether the buffer is of a recurrent learner."""
+    return isinstance(buffer, _RECURRENT)
+
+
+def is_maskable(buffer: object) -> bool:
+    """Whether the buffer is of a learner that knows action masks."""
+    return isinstance(buffer, _MASKABLE)
+
+
+_ROW_ARRAYS = ("actions", "values", "log_probs", "advantages", "returns")
+LSTM_STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+# What add() takes beside what SB3's own buffers take, and collection has.
+_KNOWN_KEYWORDS = {"action_masks", "lstm_states"}
+
+
+class MaskedRolloutMixin:
+    """
+    What a rollout buffer needs so that rows in which the agent decided nothing stay out of its losses.
+
+    ``mask`` (n_steps, n_envs) is True where the agent acted. With an all-True mask everything is as in SB3, bit for
+    bit, the draw of the permutation included.
+    """
+
+    mask: np.ndarray
+
+    def reset(self: Any) -> None:
+        """Empty the buffer; until collection says otherwise every row counts."""
+        super().reset()  # type: ignore[misc]
+        self.mask = np.ones((self.buffer_size, self.n_envs), dtype=bool)
+
+    def compute_returns_and_advantage(self: Any, last_values: th.Tensor, dones: np.ndarray) -> None:
+        """
+        GAE over the agent's own decisions. Between two of them (turn-based envs) rewards add up and nothing is discounted.
+
+        :param last_values: of the observations after the rollout, (n_envs,)
+        :param dones: bool (n_envs,), whether the agent's episode ended with the rollout's last row
+        """
+        if self.mask.all():
+            super().compute_returns_and_advantage(last_values=last_values, dones=dones)  # type: ignore[misc]
+            return
+        gae = pending = np.zeros(self.n_envs, dtype=np.float32)
+        next_values = last_values.clone().cpu().numpy().flatten()
+        ends = np.concatenate([self.episode_starts[1:] != 0, dones[None].astype(bool)])
+        for step in reversed(range(self.buffer_size)):
+            goes_on, acted = ~ends[step], self.mask[step]
+            pending = pending * goes_on + self.rewards[step]
+            delta = pending + self.gamma * next_values * goes_on - self.values[step]
+            advantages = delta + self.gamma * self.gae_lambda * gae * goes_on
+            self.advantages[step] = np.where(acted, advantages, 0.0)
+            gae = np.where(acted, advantages, gae * goes_on)
+            next_values = np.where(acted, self.values[step], next_values * goes_on)
+            pending = np.where(acted, 0.0, pending)
+        self.returns = self.advantages + self.values
+
+    def flatten(self: Any) -> None:
+        """Bring the arrays to (n_steps * n_envs, ...), copy-major, as SB3 does at the first :meth:`get`."""
+        if self.generator_ready:
+            return
+        names = list(_ROW_ARRAYS)
+        if is_maskable(self):
+            names.append("action_masks")
+        if is_recurrent(self):
+            names += ["episode_starts", *LSTM_STATES]
+            for name in LSTM_STATES:  # (n_steps, layers, n_envs, size): the copies come second
+                setattr(self, name, getattr(self, name).swapaxes(1, 2))
+        if isinstance(self.observations, dict):
+            self.observations = {key: self.swap_and_flatten(value) for key, value in self.observations.items()}
+        else:
+            names.append("observations")
+        for name in names:
+            setattr(self, name, self.swap_and_flatten(getattr(self, name)))
+        self.generator_ready = True
+
+    def flat_mask(self: Any) -> np.ndarray:
+        """The mask in the row order of the flattened arrays, shape (n_steps * n_envs,)."""
+        return np.asarray(self.mask.swapaxes(0, 1).reshape(-1))
+
+    @property
+    def can_train(self: Any) -> bool:
+        """Whether there are rows to learn from."""
+        return bool(self.mask.sum() >= self._least_rows)
+
+    @property
+    def _least_rows(self) -> int:
+        """Of a minibatch: sb3-contrib's learners divide by the standard deviation of its advantages, SB3's look first."""
+        return 2 if is_recurrent(self) or is_maskable(self) else 1
+
+    def get(self: Any, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        if self.mask.all():
+            yield from super().get(batch_size)  # type: ignore[misc]
+            return
+        assert self.full, "the rollout buffer is not full"
+        self.flatten()
+        if is_recurrent(self):
+            yield from self._masked_sequences(batch_size)
+            return
+        order = np.random.permutation(np.flatnonzero(self.flat_mask()))
+        step = batch_size or max(len(order), 1)
+        starts = list(range(0, len(order), step))
+        if len(starts) > 1 and len(order) - starts[-1] < self._least_rows:
+            starts.pop()  # the last row joins the minibatch before it
+        for start, end in pairwise([*starts, len(order)]):
+            yield self._get_samples(order[start:end])
+
+    def _masked_sequences(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
+        """Sequences keep all their rows, for the hidden states; those without a decision count as padding."""
+        enough = False
+        for samples in super().get(batch_size):  # type: ignore[misc]
+            if int(samples.mask.sum()) >= self._least_rows:
+                enough = True
+                yield samples
+        if not enough and self.can_train:  # single decisions far apart
+            yield from super().get(None)  # type: ignore[misc]
+
+    def _get_samples(self: Any, batch_inds: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+        samples = super()._get_samples(batch_inds, *args, **kwargs)  # type: ignore[misc]
+        if not is_recurrent(self) or self.mask.all():
+            return samples
+        return samples._replace(mask=self.pad_and_flatten(self.flat_mask()[batch_inds].astype(np.float32)))
+
+
+@cache
+def masked_buffer_class(base: type[RolloutBuffer]) -> type[RolloutBuffer]:
+    """
+    The rollout buffer class ``base`` with a mask of rows in which the agent acted.
+
+    :param base: SB3's ``RolloutBuffer``, ``DictRolloutBuffer``, one of sb3-contrib's, or a subclass
+    :raises TypeError: if it is none of these, or stores more than they do
+    """
+    if not issubclass(base, (RolloutBuffer, DictRolloutBuffer)):
+        raise TypeError(f"{base.__name__} is not a subclass of SB3's RolloutBuffer")
+    wanted = signature(base.add).parameters.values()
+    more = [one.name for one in wanted if one.kind is Parameter.KEYWORD_ONLY and one.name not in _KNOWN_KEYWORDS]
+    if more:
+        raise TypeError(f"{base.__name__} wants {', '.join(more)} at every step, which joint collection does not have")
+    return type(f"Masked{base.__name__}", (MaskedRolloutMixin, base), {})
+
+
+def install_masked_buffer(learner: OnPolicyAlgorithm) -> None:
+    """
+    Hook a learner's rollout buffer: replace it by one of the same class and size that knows masks.
+
+    Only the instance is replaced, ``learner.rollout_buffer_class`` is not: a saved learner refers to SB3 alone. A buffer
+    that is hooked already stays as it is.
+    """
+    old: Any = learner.rollout_buffer
+    if isinstance(old, MaskedRolloutMixin):
+        return
+    own = {"hidden_state_shape": old.hidden_state_shape} if is_recurrent(old) else learner.rollout_buffer_kwargs
+    learner.rollout_buffer = masked_buffer_class(cast(Any, type(old)))(
+        learner.n_steps,
+        learner.observation_space,
+        learner.action_space,
+        device=learner.device,
+        gamma=learner.gamma,
+        gae_lambda=learner.gae_lambda,
+        n_envs=learner.n_envs,
+        **own,
+    )

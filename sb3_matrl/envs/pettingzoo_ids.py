@@ -1,0 +1,67 @@
+"""PettingZoo's own environments by id: ``pettingzoo:sisl/multiwalker-v9``. What exists is read from what is installed."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from sb3_matrl.common.suggest import unknown
+from sb3_matrl.envs.optional import import_optional, rom_folder
+
+PREFIX = "pettingzoo:"
+# Family -> the package that holds it. mpe has left PettingZoo for a package of its own.
+_FAMILIES = {
+    "atari": "pettingzoo.atari",
+    "butterfly": "pettingzoo.butterfly",
+    "classic": "pettingzoo.classic",
+    "mpe": "mpe2",
+    "sisl": "pettingzoo.sisl",
+}
+
+
+def factory(env_id: str) -> Callable[..., Any]:
+    """
+    Look up the function that makes one of PettingZoo's environments.
+
+    :param env_id: ``"pettingzoo:<family>/<name>-v<version>"``
+    :return: its ``parallel_env``, or its ``env`` where it has only an AEC version; Atari's find ale-py's ROMs by themselves
+    :raises ValueError: when there is no such family, environment or version; lists those that exist
+    :raises ImportError: when it needs packages that are not installed; says how to install them
+    """
+    family, slash, name = env_id.removeprefix(PREFIX).partition("/")
+    if not slash:
+        example = f"{PREFIX}sisl/multiwalker-v9"
+        raise ValueError(f"env {env_id!r} must have the form '{PREFIX}<family>/<name>-v<version>', e.g. {example!r}")
+    if family not in _FAMILIES:
+        raise ValueError(unknown(f"env {env_id!r}: family", family, _FAMILIES))
+    what = f"env {env_id!r}"
+    known = names(family)
+    if not known:
+        import_optional(_FAMILIES[family], what, "pettingzoo")
+    if name not in known:
+        raise ValueError(unknown(f"{what}: environment", name, known))
+    return _function(what, family, name)
+
+
+def names(family: str) -> list[str]:
+    """
+    Environments of a family, in the form ``name-v1``.
+
+    :param family: a key of the table above
+    :return: empty when the family's package is not installed
+    """
+    spec = find_spec(_FAMILIES[family])
+    modules = pkgutil.iter_modules(spec.submodule_search_locations if spec else [])
+    matches = [re.fullmatch(r"(\w+)_v(\d+)", module.name) for module in modules]
+    return sorted(f"{match[1]}-v{match[2]}" for match in matches if match)
+
+
+def _function(what: str, family: str, name: str) -> Callable[..., Any]:
+    extra = "atari" if family == "atari" else "pettingzoo"
+    module = import_optional(f"{_FAMILIES[family]}.{name.replace('-', '_')}", what, extra)
+    make: Callable[..., Any] = getattr(module, "parallel_env", None) or module.env
+    return partial(make, auto_rom_install_path=rom_folder(what)) if family == "atari" else make

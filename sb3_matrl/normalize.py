@@ -1,0 +1,162 @@
+"""Running normalisation of observations and rewards, as SB3's ``VecNormalize`` does it, for every learner on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+
+_EPSILON = 1e-8  # VecNormalize's
+
+
+@dataclass(frozen=True)
+class NormalizerConfig:
+    """
+    What one learner's normaliser does; names and defaults of SB3's ``VecNormalize``, but off by default.
+
+    :param norm_obs: normalise observations
+    :param norm_reward: normalise rewards
+    :param clip_obs: largest normalised observation, in standard deviations
+    :param clip_reward: largest normalised reward
+    :param gamma: discount factor, of the running return whose variance scales the rewards
+    :raises ValueError: if a clip is not positive
+    """
+
+    norm_obs: bool = False
+    norm_reward: bool = False
+    clip_obs: float = 10.0
+    clip_reward: float = 10.0
+    gamma: float = 0.99
+
+    def __post_init__(self) -> None:
+        for name in ("clip_obs", "clip_reward"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+class Normalizer:
+    """
+    Running statistics of a learner's observations and rewards, over all its agents and env copies.
+
+    Continuous observations are normalised (``Box`` of floats, in a ``Dict`` such entries); images, discrete ones and action
+    masks stay as they are.
+
+    :param config: what is normalised
+    :param space: the learner's observation space
+    :param n_columns: agents of the learner times env copies
+    :raises ValueError: if ``norm_obs`` is on and nothing can be normalised
+    """
+
+    def __init__(self, config: NormalizerConfig, space: spaces.Space[Any], n_columns: int) -> None:
+        self.config = config
+        self.observations = dict(self._statistics(space)) if config.norm_obs else {}
+        if config.norm_obs and not self.observations:
+            raise ValueError(f"norm_obs: there is nothing continuous to normalise in {space}: leave it out")
+        self.returns = RunningMeanStd(shape=())
+        self.running = np.zeros(n_columns)
+
+    @staticmethod
+    def _statistics(space: spaces.Space[Any]) -> Iterator[tuple[str | None, RunningMeanStd]]:
+        entries = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
+        for key, entry in entries:
+            if isinstance(entry, spaces.Box) and entry.dtype.kind == "f" and not is_image_space(entry):
+                yield key, RunningMeanStd(shape=entry.shape)
+
+    def observe(self, observation: Any, seen: np.ndarray) -> None:
+        """
+        Count observations in the statistics.
+
+        :param observation: (n_columns, ...), or a dict of such
+        :param seen: bool (n_columns,), rows that are observations at all
+        """
+        for key, statistics in self.observations.items():
+            rows = observation if key is None else observation[key]
+            if seen.any():
+                statistics.update(rows if seen.all() else rows[seen])
+
+    def normalize(self, observation: Any) -> Any:
+        """
+        Observations as the learner's policy wants them; the statistics stay as they are.
+
+        :param observation: raw, with or without leading axes, or a dict of such
+        :return: the same shapes, float32 where normalised
+        """
+        if not self.observations:
+            return observation
+        if None in self.observations:
+            return self._scaled(observation, self.observations[None])
+        return {
+            key: self._scaled(value, self.observations[key]) if key in self.observations else value
+            for key, value in observation.items()
+        }
+
+    def _scaled(self, observation: np.ndarray, statistics: RunningMeanStd) -> np.ndarray:
+        scaled = (observation - statistics.mean) / np.sqrt(statistics.var + _EPSILON)
+        return np.asarray(np.clip(scaled, -self.config.clip_obs, self.config.clip_obs).astype(np.float32))
+
+    def reward(self, rewards: np.ndarray, acted: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """
+        Count rewards in the statistics of the running discounted return and scale them by its standard deviation.
+
+        :param rewards: (n_columns,)
+        :param acted: bool (n_columns,), rows whose rewards count
+        :param ended: bool (n_columns,), rows whose episode is over
+        :return: float32 (n_columns,)
+        """
+        if not self.config.norm_reward:
+            return rewards
+        self.running = self.running * self.config.gamma + rewards
+        if acted.any():
+            self.returns.update(self.running if acted.all() else self.running[acted])
+        self.running[ended] = 0.0
+        scaled = rewards / np.sqrt(self.returns.var + _EPSILON)
+        return np.asarray(np.clip(scaled, -self.config.clip_reward, self.config.clip_reward).astype(np.float32))
+
+    def begin(self) -> None:
+        """New episodes begin everywhere."""
+        self.running[:] = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes, as arrays; :meth:`restore` takes it back."""
+        observations = [_as_arrays(one) for one in self.observations.values()]
+        return {"observations": observations, "returns": _as_arrays(self.returns), "running": self.running.copy()}
+
+    def restore(self, state: Mapping[str, Any], with_running: bool = True) -> None:
+        """
+        Go on from a state.
+
+        :param state: what :meth:`state` of an equally built normaliser returned
+        :param with_running: the running returns of the episodes under way, too
+        :raises ValueError: if it does not fit
+        """
+        try:
+            for statistics, saved in zip(self.observations.values(), state["observations"], strict=True):
+                _restore(statistics, saved)
+            _restore(self.returns, state["returns"])
+            if with_running:
+                self.running = _like(self.running, state["running"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no state of this normaliser: {error!r}") from error
+
+
+def _as_arrays(statistics: RunningMeanStd) -> dict[str, np.ndarray]:
+    names = ("mean", "var", "count")
+    return {name: np.array(getattr(statistics, name), dtype=np.float64) for name in names}
+
+
+def _restore(statistics: RunningMeanStd, saved: Mapping[str, Any]) -> None:
+    statistics.mean = _like(statistics.mean, saved["mean"])
+    statistics.var = _like(statistics.var, saved["var"])
+    statistics.count = float(np.asarray(saved["count"]))
+
+
+def _like(current: np.ndarray, saved: Any) -> np.ndarray:
+    array = np.array(saved, dtype=np.float64)
+    if array.shape != np.shape(current):
+        raise ValueError(f"statistics of shape {array.shape} where {np.shape(current)} are expected")
+    return array

@@ -1,0 +1,271 @@
+import os
+import pickle
+import re
+import sys
+import warnings
+
+import ale_py
+import numpy as np
+import pytest
+import supersuit
+import torch as th
+from pettingzoo.atari import pong_v3 as original
+from pettingzoo.test import parallel_api_test, parallel_seed_test
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+
+from sb3_matrl.envs import make, pong_v3
+from sb3_matrl.vec_env import make_joint_vec_env
+from tests.envs.playing import assert_same, episode_ends, play
+from tests.envs.test_snapshot import through_json
+
+# Bytes of the memory: the right and the left paddle's height (0 is at the top).
+RIGHT, LEFT = 51, 50
+UP, DOWN = 2, 3
+
+
+def machine(**options):
+    """PettingZoo's own."""
+    return original.parallel_env(auto_rom_install_path=os.path.dirname(ale_py.__file__), **options)
+
+
+def random_actions(n_steps, seed):
+    rng = np.random.default_rng(seed)
+    return [{agent: int(rng.integers(6)) for agent in ("first_0", "second_0")} for _ in range(n_steps)]
+
+
+@pytest.mark.parametrize("frame_skip", [1, 3])
+def test_pixels_are_those_of_supersuits_wrappers(frame_skip):
+    reference = supersuit.max_observation_v0(machine(obs_type="grayscale_image"), 2)
+    reference = supersuit.frame_skip_v0(reference, frame_skip)
+    reference = supersuit.frame_stack_v1(supersuit.resize_v1(reference, 84, 84), 4)
+    env = make("pong_v3", observation="pixels", frame_skip=frame_skip, noop_max=0)
+    observations, expected = env.reset()[0], reference.reset()[0]
+    for actions in random_actions(60, seed=0):
+        for agent in env.possible_agents:
+            assert env.observation_space(agent).contains(observations[agent])
+            assert np.array_equal(observations[agent][:4], np.moveaxis(expected[agent], -1, 0))
+        observations, rewards, *_ = env.step(actions)
+        expected, expected_rewards, *_ = reference.step(actions)
+        assert rewards == expected_rewards
+
+
+def test_ram_is_the_machines_memory_after_the_last_skipped_frame():
+    reference = machine(obs_type="ram")
+    env = make("pong_v3", noop_max=0, stack=2)
+    observations, memory = env.reset()[0], [np.zeros(128), reference.reset()[0]["first_0"]]
+    for actions in random_actions(100, seed=0):
+        seen = observations["second_0"]
+        assert env.observation_space("second_0").contains(seen)
+        assert np.array_equal(seen, np.float32([*memory[0] / 255, *memory[1] / 255, 0, 1]))
+        assert np.array_equal(env.state(), np.float32(memory[1] / 255))
+        observations, rewards, *_ = env.step(actions)
+        paid = np.zeros(2)
+        for _ in range(4):
+            shown, frame_rewards, *_ = reference.step(actions)
+            paid += list(frame_rewards.values())
+        memory = [memory[1], shown["first_0"]]
+        assert list(rewards.values()) == paid.tolist()
+
+
+def test_agents_see_the_same_but_for_their_tags():
+    seen = make("pong_v3").reset(seed=0)[0]
+    assert np.array_equal(seen["first_0"][:128], seen["second_0"][:128])
+    assert [seen[agent][128:].tolist() for agent in ("first_0", "second_0")] == [[1, 0], [0, 1]]
+    seen = make("pong_v3", observation="pixels").reset(seed=0)[0]
+    assert np.array_equal(seen["first_0"][:4], seen["second_0"][:4])
+    assert (seen["first_0"][4] == 0).all() and (seen["second_0"][4] == 255).all()
+
+
+def test_pixels_are_an_image_for_sb3s_cnn_policy():
+    env = make("pong_v3", observation="pixels")
+    space = env.observation_space("first_0")
+    assert is_image_space(space) and is_image_space_channels_first(space)
+    policy = ActorCriticCnnPolicy(space, env.action_space("first_0"), lambda _: 1e-3)
+    values = policy.predict_values(th.as_tensor(np.stack(list(env.reset(seed=0)[0].values()))))
+    assert values.shape == (2, 1) and values[0] != values[1]
+
+
+def test_observations_are_fresh_arrays():
+    env = make("pong_v3", observation="pixels")
+    before = env.reset(seed=0)[0]["first_0"]
+    kept = before.copy()
+    for actions in random_actions(30, seed=0):
+        after = env.step(actions)[0]["first_0"]
+    assert np.array_equal(before, kept) and not np.array_equal(after, kept)
+
+
+@pytest.mark.parametrize(("agent", "byte"), [("first_0", RIGHT), ("second_0", LEFT)])
+def test_first_plays_the_right_paddle_and_second_the_left(agent, byte):
+    heights = {}
+    for action in (UP, DOWN):
+        env = make("pong_v3", noop_max=0)
+        env.reset()
+        play_still(env, 15)
+        before = env.state()[[RIGHT, LEFT]]
+        env.step({other: action if other == agent else 0 for other in env.agents})
+        env.step({other: action if other == agent else 0 for other in env.agents})
+        moved = dict(zip((RIGHT, LEFT), env.state()[[RIGHT, LEFT]] - before, strict=True))
+        assert moved.pop(RIGHT + LEFT - byte) == 0
+        heights[action] = moved[byte]
+    assert heights[UP] < 0 < heights[DOWN]
+
+
+def play_still(env, n_steps):
+    return [env.step(dict.fromkeys(env.agents, 0)) for _ in range(n_steps)]
+
+
+def test_game_ends_when_someone_has_21_points():
+    env, fresh = make("pong_v3"), make("pong_v3")
+    env.reset(seed=1)
+    points, paid, snapshot = np.zeros(2), set(), None
+    rng = np.random.default_rng(0)
+    while env.agents:
+        if snapshot is None and max(points) == 20:
+            snapshot, rng = env.snapshot(), np.random.default_rng(1)
+        _, rewards, terminated, truncated, _ = env.step({agent: int(rng.integers(6)) for agent in env.agents})
+        paid.add(tuple(rewards.values()))
+        points += [reward > 0 for reward in rewards.values()]
+    assert paid == {(0, 0), (1, -1), (-1, 1)}
+    assert max(points) == 21 > min(points)
+    assert all(terminated.values()) and not any(truncated.values())
+    with pytest.raises(RuntimeError, match="the episode is over"):
+        env.step({})
+    fresh.restore(snapshot)
+    rng = np.random.default_rng(1)
+    while fresh.agents:
+        fresh.step({agent: int(rng.integers(6)) for agent in fresh.agents})
+    assert np.array_equal(fresh.state(), env.state())
+
+
+def test_who_does_not_serve_in_time_pays():
+    env = make("pong_v3", frame_skip=60, noop_max=0)
+    env.reset()
+    paid = {tuple(rewards.values()) for _, rewards, *_ in play_still(env, 40)}
+    assert (-1, 0) in paid
+
+
+def test_seed_decides_how_long_nobody_moves():
+    def start(env, seed):
+        return env.reset(seed=seed)[0]["first_0"].tobytes()
+
+    env = make("pong_v3", noop_max=2)
+    starts = [start(env, seed) for seed in range(12)]
+    assert len(set(starts)) == 3
+    other = make("pong_v3", noop_max=2)
+    assert starts == [start(other, seed) for seed in range(12)]
+    drawn = [start(env, None) for _ in range(12)]
+    assert len(set(drawn)) == 3 and drawn == [start(other, None) for _ in range(12)]
+    still = make("pong_v3", noop_max=0)
+    assert len({start(still, seed) for seed in range(4)}) == 1
+
+
+def test_time_limit_truncates_and_does_not_terminate():
+    env = make("pong_v3", max_cycles=2)
+    env.reset(seed=0)
+    first, last = play_still(env, 2)
+    assert not any([*first[2].values(), *first[3].values(), *last[2].values()])
+    assert all(last[3].values()) and env.agents == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"observation": "pixels"}, {"observation": "pixels", "frame_skip": 1, "stack": 2}], ids=str
+)
+def test_restored_game_goes_on_bit_for_bit_across_episodes(options):
+    env, fresh = (make("pong_v3", max_cycles=70, **options) for _ in range(2))
+    env.reset(seed=3)
+    play(env, 50, seed=0)
+    snapshot = through_json(env.snapshot())
+    expected = play(env, 200, seed=1)
+    fresh.restore(snapshot)
+    seen = play(fresh, 200, seed=1)
+    assert_same(seen, expected)
+    assert episode_ends(seen) == 3
+
+
+def test_snapshots_that_do_not_fit_are_refused():
+    env, fresh = make("pong_v3"), make("pong_v3")
+    env.reset(seed=0)
+    good = env.snapshot()
+    for spoilt, message in [
+        ({"machine": good["machine"].astype(int)}, "'machine' must be a one-dimensional array of bytes"),
+        ({"_stack": np.zeros(3)}, "'_stack' must be an array of shape"),
+        ({"np_random": {}}, "'np_random' must be the state of a PCG64"),
+        ({"running": 1}, "'running' must be of type bool"),
+        ({"extra": 1}, "has unknown"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            env.restore({**good, **spoilt})
+    fresh.restore(good)
+    assert_same(play(env, 5, seed=0), play(fresh, 5, seed=0))
+
+
+def test_joint_vec_env_can_save_and_go_on():
+    venv, other = (make_joint_vec_env("pong_v3", n_envs=2, vec_env="dummy", seed=seed) for seed in (0, 1))
+    rng = np.random.default_rng(0)
+    actions = [{agent: rng.integers(6, size=2) for agent in ("first_0", "second_0")} for _ in range(60)]
+    venv.reset()
+    for joint_action in actions[:20]:
+        venv.step(joint_action)
+    other.restore(venv.snapshot())
+    for joint_action in actions[20:]:
+        one, two = venv.step(joint_action)[0], other.step(joint_action)[0]
+        assert all(np.array_equal(one[agent], two[agent]) for agent in one)
+
+
+def test_a_copy_goes_on_from_the_same_state():
+    env = make("pong_v3", max_cycles=20)
+    env.reset(seed=0)
+    play(env, 5, seed=0)
+    copy = pickle.loads(pickle.dumps(env))
+    assert_same(play(copy, 40, seed=1), play(env, 40, seed=1))
+
+
+def test_passes_pettingzoos_parallel_tests_without_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parallel_api_test(make("pong_v3"), num_cycles=20)
+        parallel_seed_test(pong_v3.parallel_env, num_cycles=20)
+
+
+def test_screen_is_drawn():
+    env = make("pong_v3", render_mode="rgb_array")
+    env.reset(seed=0)
+    picture = env.render()
+    assert picture.shape == (210, 160, 3) and picture.dtype == np.uint8 and picture.std() > 10
+    env.close()
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"observation": "pixel"}, "observation 'pixel' is unknown; did you mean 'pixels'?"),
+        ({"frame_skip": 0}, "frame_skip must be an integer of at least 1, got 0"),
+        ({"stack": 0}, "stack must be an integer of at least 1, got 0"),
+        ({"noop_max": -1}, "noop_max must be an integer of at least 0, got -1"),
+        ({"max_cycles": 0}, "max_cycles must be an integer of at least 1, got 0"),
+        ({"render_mode": "ansi"}, "render_mode 'ansi' is unknown"),
+    ],
+)
+def test_wrong_options_are_explained(options, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        make("pong_v3", **options)
+
+
+def test_invalid_actions_are_explained():
+    env = make("pong_v3")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="second_0: action must be an integer from 0 to 5, got 6"):
+        env.step({"first_0": 0, "second_0": 6})
+    with pytest.raises(ValueError, match=r"missing: \['second_0'\]"):
+        env.step({"first_0": 0})
+
+
+@pytest.mark.parametrize("package", ["ale_py", "pettingzoo.atari.pong_v3"])
+def test_missing_package_is_explained(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError) as caught:
+        make("pong_v3")
+    assert str(caught.value).startswith("env pong_v3 needs more packages: pip install 'sb3-matrl[atari]' (")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,46 @@
+"""Environments that go wrong: one line says what, and the training can go on from before."""
+
+import pytest
+
+from sb3_matrl.common.checkpoints import latest_checkpoint
+from sb3_matrl.common.model_file import read_model
+from zoo.runs import RunFolder
+from zoo.train import main
+
+WORLD = "tests.zoo.worlds:Faulty"
+SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
+QUICK = ["--verbose", "0", "--device", "cpu", "--seed", "0", "--eval-episodes", "200"]
+
+
+FAULTS = [
+    ("nan reward", "dummy", ["'right'", "reward", "nan"]),
+    ("inf reward", "subproc", ["'right'", "reward", "inf"]),
+    ("nan observation", "dummy", ["'right'", "observation", "nan"]),
+    ("wrong shape", "dummy", ["'right'", "observation has shape (2,), expected (1,)"]),
+    ("exception", "dummy", ["ZeroDivisionError: a bug in the world"]),
+    ("exception", "subproc", ["ZeroDivisionError: a bug in the world"]),
+]
+
+
+@pytest.mark.parametrize(("fault", "vec_env", "texts"), [*FAULTS, ("killed", "subproc", ["it was killed by signal 9"])])
+def test_fault_in_a_rollout_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, capsys, fault, vec_env, texts):
+    check_end(tmp_path / "run", capsys, fault, vec_env, "-1", texts)
+
+
+@pytest.mark.parametrize(("fault", "vec_env", "texts"), FAULTS)
+def test_fault_in_an_evaluation_does_so_too(tmp_path, capsys, fault, vec_env, texts):
+    check_end(tmp_path / "run", capsys, fault, vec_env, "200", texts)
+
+
+def check_end(path, capsys, fault, vec_env, eval_freq, texts):
+    words = ["--env", WORLD, "--env-kwargs", f"fault:{fault}", "--vec-env", vec_env, "-n", "1000", "--eval-freq", eval_freq]
+    assert main([*words, *QUICK, *SMALL, "--run-dir", str(path)]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and "cop" in errors
+    for text in texts:
+        assert text in errors
+    run = RunFolder(path, WORLD)
+    assert errors.endswith(f"The training ended; go on with: python zoo/train.py --resume {run.path}\n")
+    assert run.checkpoint_steps() == [200]
+    assert read_model(latest_checkpoint(run.checkpoints)).counters["num_timesteps"] == 200
+    assert not (run.path / "evaluations.npz").exists()
