@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "torch>=2.8,<3",
         "stable-baselines3>=2.9,<3",
+        "sb3-contrib>=2.9,<3",
         "numpy>=2.0,<3",
         "gymnasium>=1.0,<2",
         "pettingzoo>=1.26,<2",
@@ -37,7 +38,6 @@ setup(
     ],
     entry_points={"console_scripts": ["sb3-matrl-doctor=sb3_matrl.doctor:main"]},
     extras_require={
-        "contrib": ["sb3-contrib>=2.9,<3"],
         "track": ["wandb>=0.22"],
         "render": ["pygame-ce>=2.5"],
         "record": ["imageio-ffmpeg>=0.5"],

@@ -2,9 +2,11 @@
 Steps per second of training, and of each phase.
 
     python -m benchmarks.speed
+    python -m benchmarks.speed --envs hopper_3x1 pong_v3 --algorithms matrl --out benchmarks/results/speed_worlds.json
 
-Collection, predicted step, meta-game (payoffs and solver) and best response, in milliseconds per iteration of 2,000
-joint steps, for the grid worlds with the paper's network; the first iterations are left out.
+Collection and stepping (the environment's own part of it), predicted step, meta-game (payoffs and solver) and best response,
+in milliseconds per iteration of about 2,000 joint steps; the first iterations are left out. The grid worlds have the paper's
+network and settings, other environments those of the zoo's files.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from benchmarks.experiment import write_record
 from benchmarks.grid_worlds import HYPERPARAMETERS, NETWORK
 from sb3_matrl import MATRL
 from sb3_matrl.envs import factory
-from zoo.config import ALGORITHMS
+from zoo.config import ALGORITHMS, find_conf_file, load_hyperparameters
 
-PHASES = ("collect", "predict", "metagame", "best_response")
+PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
+GRID_WORLDS = ("checkers_v0", "switch_v0")
 WARM_UP = 2
 
 
@@ -36,9 +39,22 @@ class PhaseCallback(BaseCallback):
         super().__init__()
         self.phases: list[dict[str, float]] = []
         self.starts: list[float] = []
+        self.stepping = 0.0
+
+    def _on_training_start(self) -> None:
+        step = self.training_env.step
+
+        def timed_step(actions: Any) -> Any:
+            start = time.perf_counter()
+            result = step(actions)
+            self.stepping += time.perf_counter() - start
+            return result
+
+        self.training_env.step = timed_step  # type: ignore[method-assign]
 
     def _on_rollout_start(self) -> None:
         self._read_report()
+        self.stepping = 0.0
         self.starts.append(time.perf_counter())
 
     def _on_rollout_end(self) -> None:
@@ -52,37 +68,47 @@ class PhaseCallback(BaseCallback):
         model = self.model
         assert isinstance(model, MATRL)
         if model.report is not None:
-            self.phases.append({"collect": self.collect, **model.report.seconds})
+            self.phases.append({"collect": self.collect, "stepping": self.stepping, **model.report.seconds})
 
     def _on_step(self) -> bool:
         return True
 
 
+def build(env: str, algorithm: str) -> MATRL:
+    """A model in the paper's settings for the grid worlds, else in the zoo's."""
+    if env in GRID_WORLDS:
+        settings = {**HYPERPARAMETERS, **ALGORITHMS[algorithm]}
+        return MATRL("MlpPolicy", factory(env), policy_kwargs=NETWORK, seed=0, device="cpu", **settings)
+    settings = load_hyperparameters(find_conf_file(algorithm, None), env).model_arguments() | ALGORITHMS[algorithm]
+    return MATRL(env=env, seed=0, device="cpu", **settings)
+
+
 def measure(env: str, algorithm: str, iterations: int) -> dict[str, Any]:
     """Median milliseconds per iteration, phase by phase, and steps per second overall."""
     callback = PhaseCallback()
-    batch = HYPERPARAMETERS["batch_size"]
-    settings = {**HYPERPARAMETERS, **ALGORITHMS[algorithm]}
-    model = MATRL("MlpPolicy", factory(env), policy_kwargs=NETWORK, seed=0, device="cpu", **settings)
+    model = build(env, algorithm)
+    batch = model.n_steps * model.n_envs
     model.learn((WARM_UP + iterations) * batch, callback=callback, log_interval=None)
     wall = np.diff(callback.starts)[WARM_UP:]
-    row: dict[str, Any] = {"env": env, "algorithm": algorithm, "agents": len(model.agents)}
+    row: dict[str, Any] = {"env": env, "algorithm": algorithm, "agents": len(model.agents), "steps": batch}
     row |= {phase: 1e3 * float(np.median([p[phase] for p in callback.phases[WARM_UP:]])) for phase in PHASES}
     return row | {"iteration": 1e3 * float(np.median(wall)), "steps_per_second": batch / float(np.median(wall))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--envs", nargs="+", default=list(GRID_WORLDS), help="ids")
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
     parser.add_argument("--iterations", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
     args = parser.parse_args()
     th.set_num_threads(1)
-    cases = [(env, algorithm) for env in ("checkers_v0", "switch_v0") for algorithm in ALGORITHMS]
+    cases = [(env, algorithm) for env in args.envs for algorithm in args.algorithms]
     rows = [measure(env, algorithm, args.iterations) for env, algorithm in tqdm(cases, unit="case")]
-    print(f"{'env':12} {'algorithm':12} " + " ".join(f"{phase + ' ms':>16}" for phase in PHASES) + f"{'steps/s':>10}")
+    print(f"{'env':16} {'algorithm':12} " + " ".join(f"{phase + ' ms':>16}" for phase in PHASES) + f"{'steps/s':>10}")
     for row in rows:
         times = " ".join(f"{row[phase]:16.1f}" for phase in PHASES)
-        print(f"{row['env']:12} {row['algorithm']:12} {times}{row['steps_per_second']:10.0f}")
+        print(f"{row['env']:16} {row['algorithm']:12} {times}{row['steps_per_second']:10.0f}")
     write_record(args.out, {"iterations": args.iterations, "table": rows})
 
 

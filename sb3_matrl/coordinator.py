@@ -186,7 +186,8 @@ class MATRLCoordinator:
         self.best_response = dict(best_response or {name: BestResponseArguments() for name in learners})
         self.rng = np.random.default_rng() if rng is None else rng
         self.optimizers = {
-            name: th.optim.Adam(learner.policy.parameters(), lr=3e-4, eps=1e-5) for name, learner in self.learners.items()
+            name: th.optim.Adam(learner.policy.parameters(), eps=learner.policy.optimizer.defaults.get("eps", 1e-5))
+            for name, learner in self.learners.items()
         }
         self._actor_names = {name: actor_parameter_names(learner.policy) for name, learner in self.learners.items()}
 

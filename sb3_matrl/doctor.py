@@ -38,7 +38,6 @@ from sb3_matrl.vec_env import make_joint_vec_env
 
 # What optional dependencies are for, by the extra of setup.py that installs them.
 _EXTRAS = {
-    "contrib": "TRPO",
     "track": "Weights & Biases",
     "render": "windows",
     "record": "videos",
@@ -46,6 +45,8 @@ _EXTRAS = {
     "benchmark": "statistics of benchmarks",
     "ray": "benchmarks on clusters",
     "mujoco": "MuJoCo environments",
+    "atari": "two-player Pong",
+    "pettingzoo": "PettingZoo's own environments",
 }
 _ATARI = ("multi_agent_ale_py", "ale_py")
 
@@ -135,7 +136,7 @@ def check_atari() -> Finding:
     """Whether two-player Pong can be played."""
     missing = [name.replace("_", "-") for name in _ATARI if find_spec(name) is None]
     if missing:
-        return Finding("Atari", None, f"not installed; for two-player Pong: pip install {' '.join(missing)}")
+        return Finding("Atari", None, f"lacks {', '.join(missing)}; for two-player Pong: pip install sb3-matrl[atari]")
     return Finding("Atari", True, "two-player Pong can be played")
 
 

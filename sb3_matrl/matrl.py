@@ -241,9 +241,9 @@ class MATRL(BaseAlgorithm):
     def _setup_model(self) -> None:
         kinds = {"observation": self.observation_space, "action": self.action_space}
         spaces_of = {kind: {agent: of[agent] for agent in self.possible_agents} for kind, of in kinds.items()}  # type: ignore[index]
-        sources = (self.arguments["frozen"] or {}).items()
-        frozen = {agent: self._frozen_agent(agent, source) for agent, source in sources}
-        members = learner_groups(self.possible_agents, self.arguments["share"], frozen)
+        sources = self.arguments["frozen"] or {}
+        members = learner_groups(self.possible_agents, self.arguments["share"], sources)
+        frozen = {agent: self._frozen_agent(agent, source) for agent, source in sources.items()}
         arguments = Arguments(self.arguments, _constructor_arguments(), list(members))
         arguments.check_accepted()
         self.set_random_seed(self.seed)
@@ -264,17 +264,15 @@ class MATRL(BaseAlgorithm):
         model, name = source if isinstance(source, tuple) and len(source) == 2 else (source, agent)
         if isinstance(model, (str, Path)):
             model = MATRL.load(model, device=self.device)
-        if not isinstance(model, MATRL):
-            return source if isinstance(source, FrozenAgent) else FrozenAgent(source)
-        if name not in model.possible_agents:
+        if isinstance(source, FrozenAgent):
+            return source
+        if isinstance(model, MATRL) and name not in model.possible_agents:
             raise ValueError(
                 f"frozen: {agent!r}: the model has no such agent: {unknown('agent', str(name), model.possible_agents)}"
             )
-        for kind in ("observation_space", "action_space"):
-            ours, theirs = getattr(self, kind)[agent], getattr(model, kind)[name]
-            if ours != theirs:
-                raise ValueError(f"frozen: {agent!r}: its {kind} is {ours}, that of the saved {name!r} {theirs}")
-        return model.player(name)
+        player = model.player(name) if isinstance(model, MATRL) else FrozenAgent(source)
+        player.check_spaces(agent, self.observation_space[agent], self.action_space[agent])  # type: ignore[index]
+        return player.copied()
 
     def learner_of(self, agent: str) -> str:
         """

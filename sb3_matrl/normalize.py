@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 _EPSILON = 1e-8  # VecNormalize's
 
@@ -116,6 +118,32 @@ class Normalizer:
         self.running[ended] = 0.0
         scaled = rewards / np.sqrt(self.returns.var + _EPSILON)
         return np.asarray(np.clip(scaled, -self.config.clip_reward, self.config.clip_reward).astype(np.float32))
+
+    def as_vec_normalize(self, venv: VecEnv) -> VecNormalize:
+        """
+        For an agent that is used by itself, as plain SB3: what its observations must pass through.
+
+        :param venv: single-agent env with the agent's spaces
+        :return: SB3's wrapper around it with copies of these statistics, which stay as they are
+        """
+        config = self.config
+        keys = [key for key in self.observations if key is not None]
+        wrapper = VecNormalize(
+            venv,
+            False,
+            config.norm_obs,
+            config.norm_reward,
+            config.clip_obs,
+            config.clip_reward,
+            config.gamma,
+            _EPSILON,
+            keys or None,
+        )
+        copies: dict[Any, RunningMeanStd] = deepcopy(self.observations)
+        if config.norm_obs:
+            wrapper.obs_rms = copies if keys else copies[None]  # type: ignore[assignment]
+        wrapper.ret_rms = deepcopy(self.returns)
+        return wrapper
 
     def begin(self) -> None:
         """New episodes begin everywhere."""

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer, ReplayBuffer, RolloutBuffer
 
@@ -133,3 +136,104 @@ def test_a_learner_keeps_its_buffer_s_class_and_settings():
     assert learner.rollout_buffer_class is Own, "a saved learner refers to the original"
     assert (buffer.buffer_size, buffer.n_envs, buffer.gamma, buffer.gae_lambda) == (4, 2, 0.5, 0.25)
     assert buffer.mask.shape == (4, 2) and buffer.mask.all()
+
+
+# ---------------------------------------------------------------- a masking learner
+
+
+@pytest.mark.parametrize(("n_live", "batch_size", "sizes"), [(9, 4, [4, 5]), (8, 4, [4, 4]), (9, 8, [9]), (1, 4, [1])])
+def test_a_minibatch_of_one_row_joins_the_one_before_for_learners_that_divide_by_a_deviation(n_live, batch_size, sizes):
+    buffer = masked_buffer_class(MaskableRolloutBuffer)(5, BOX, spaces.Discrete(4), device="cpu", n_envs=3)
+    legal = np.random.default_rng(0).random((5, 3, 4)) < 0.5
+    for t in range(5):
+        row = np.full(3, t, dtype=np.float64)
+        buffer.add(np.zeros((3, 3)), row, row + np.array([0, 10, 20]), row, th.zeros(3), th.zeros(3), action_masks=legal[t])
+    buffer.mask = np.arange(15).reshape(5, 3) < n_live
+    buffer.returns = buffer.rewards.copy()  # tells the rows apart
+    assert buffer.can_train == (n_live > 1)
+    parts = list(buffer.get(batch_size))
+    assert [len(part.returns) for part in parts] == sizes
+    rows = [(int(value) % 10, int(value) // 10) for part in parts for value in part.returns]
+    assert sorted(rows) == sorted(zip(*np.nonzero(buffer.mask), strict=True))
+    np.testing.assert_array_equal(th.cat([part.action_masks for part in parts]), [legal[row] for row in rows])
+
+
+# ---------------------------------------------------------------- advantages where agents take turns
+
+
+def slow_advantages(rewards, values, acted, ends, last_value, gamma, lam):
+    """
+    Advantages of one column: its own decisions, episode by episode, with the rewards up to the next one added up.
+
+    :return: row -> advantage, of the rows in which the agent acted
+    """
+    advantages = {}
+    first = 0
+    for last in [*np.flatnonzero(ends), len(rewards) - 1]:
+        decisions = [row for row in range(first, last + 1) if acted[row]]
+        following = 0.0 if ends[last] else last_value
+        errors = []
+        for k, row in enumerate(decisions):
+            until = decisions[k + 1] if k + 1 < len(decisions) else last + 1
+            value_after = values[until] if k + 1 < len(decisions) else following
+            errors.append(sum(rewards[row:until]) + gamma * value_after - values[row])
+        for k, row in enumerate(decisions):
+            advantages[row] = sum((gamma * lam) ** later * error for later, error in enumerate(errors[k:]))
+        first = last + 1
+    return advantages
+
+
+def buffer_with(rewards, values, acted, ends, gamma, lam, base=RolloutBuffer):
+    """A full buffer of arrays (n_steps, n_envs)."""
+    n_steps, n_envs = rewards.shape
+    settings_of_gae = {"gamma": gamma, "gae_lambda": lam, "n_envs": n_envs, "device": "cpu"}
+    buffer = (masked_buffer_class(base) if acted is not None else base)(n_steps, BOX, spaces.Discrete(4), **settings_of_gae)
+    starts = np.concatenate([np.ones((1, n_envs), bool), ends[:-1]])
+    for t in range(n_steps):
+        empty = np.zeros((n_envs, 3)), np.zeros((n_envs, 1))
+        buffer.add(*empty, rewards[t], starts[t], th.tensor(values[t]), th.zeros(n_envs))
+    if acted is not None:
+        buffer.mask = acted
+    return buffer
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=150)
+def test_advantages_follow_the_agent_s_own_decisions(n_steps, n_envs, gamma, lam, seed):
+    rng = np.random.default_rng(seed)
+    rewards, values = rng.normal(size=(2, n_steps, n_envs)).astype(np.float32)
+    acted, ends = rng.random((n_steps, n_envs)) < rng.random(), rng.random((n_steps, n_envs)) < 0.3
+    alive = rng.random((n_steps, n_envs)) < 0.8  # the dead earn nothing, and every row of theirs ends an episode
+    rewards[~alive], acted[~alive], ends[~alive] = 0.0, False, True
+    last_values = rng.normal(size=n_envs).astype(np.float32)
+    buffer = buffer_with(rewards, values, acted, ends, gamma, lam)
+    buffer.compute_returns_and_advantage(th.tensor(last_values), ends[-1])
+    expected = np.zeros((n_steps, n_envs))
+    for copy in range(n_envs):
+        columns = (array[:, copy] for array in (rewards, values, acted, ends))
+        for row, advantage in slow_advantages(*columns, last_values[copy], gamma, lam).items():
+            expected[row, copy] = advantage
+    np.testing.assert_allclose(buffer.advantages, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(buffer.returns[acted], (expected + values)[acted], rtol=1e-4, atol=1e-5)
+
+
+def test_where_everybody_acts_advantages_are_sb3_s_bit_for_bit():
+    rng = np.random.default_rng(0)
+    rewards, values = rng.normal(size=(2, 9, 4)).astype(np.float32)
+    ends, last_values = rng.random((9, 4)) < 0.3, th.tensor(rng.normal(size=4))
+    results = []
+    for acted in (None, np.ones((9, 4), bool)):
+        buffer = buffer_with(rewards, values, acted, ends, 0.9, 0.8)
+        buffer.compute_returns_and_advantage(last_values, ends[-1])
+        results.append(buffer)
+    np.testing.assert_array_equal(results[0].advantages, results[1].advantages)
+    np.testing.assert_array_equal(results[0].returns, results[1].returns)
+
+
+def test_a_reward_before_the_first_decision_of_an_episode_is_dropped():
+    # Row 0 ends an episode; in rows 1 and 2 the agent waits, in row 3 it decides, and is paid in rows 3 and 4.
+    rewards = np.array([[1.0], [100.0], [100.0], [2.0], [3.0]])
+    acted, ends = np.array([[1], [0], [0], [1], [0]], bool), np.array([[1], [0], [0], [0], [1]], bool)
+    buffer = buffer_with(rewards, np.zeros((5, 1)), acted, ends, 0.5, 1.0)
+    buffer.compute_returns_and_advantage(th.tensor([77.0]), ends[-1])
+    np.testing.assert_array_equal(buffer.returns.flatten(), [1.0, 0.0, 0.0, 5.0, 0.0])

@@ -21,7 +21,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from benchmarks import env_pictures
 from sb3_matrl import MATRL
+from sb3_matrl.envs import mamujoco, pong_v3
 from sb3_matrl.evaluation import isolated_random_streams
 from zoo import train
 from zoo.config import Hyperparameters, find_conf_file
@@ -33,7 +35,13 @@ PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
 COMMAND = re.compile(r"python (?:zoo/(?P<zoo>\w+)\.py|-m benchmarks\.(?P<benchmark>\w+))(?P<words>[^`\n]*)")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Pages whose Python is one script; the later ones of a group use what the earlier ones made.
-SCRIPTS = [("docs/guide.md",), ("docs/index.md", "docs/model_files.md"), ("README.md",)]
+SCRIPTS = [
+    ("docs/guide.md",),
+    ("docs/own_environment.md",),
+    ("docs/learners.md",),
+    ("docs/index.md", "docs/model_files.md"),
+    ("README.md",),
+]
 
 
 def page_name(path: Path) -> str:
@@ -290,6 +298,32 @@ def test_documented_default_of_n_timesteps() -> None:
 def test_documented_stars_are_those_of_the_docstring(name: str) -> None:
     per_agent = f":param {name}: (*)" in (MATRL.__doc__ or "")
     assert documented_hyperparameters()[name][1] == ("*" if per_agent else "")
+
+
+@pytest.mark.parametrize("env_id", mamujoco.env_ids())
+def test_documented_robots_are_those_of_the_library(env_id: str) -> None:
+    env = mamujoco.factory(env_id)()
+    sizes = [[space(agent).shape[0] for agent in env.possible_agents] for space in (env.observation_space, env.action_space)]
+    shown = [", ".join(map(str, value if len(set(value)) > 1 else value[:1])) for value in sizes]
+    env.close()
+    # A pipe would end the table's cell.
+    name = f"<code>{env_id.replace('|', '&#124;')}</code>" if "|" in env_id else f"`{env_id}`"
+    row = " | ".join([name, str(len(env.possible_agents)), *shown])
+    assert f"\n| {row} | " in (DOCS / "environments.md").read_text(encoding="utf-8")
+
+
+def test_documented_options_of_pong_are_its_own() -> None:
+    documented = {row[0]: row[1].strip("`") for row in table_rows("environments.md", "pong_v3") if not row[0].startswith('"')}
+    parameters = inspect.signature(pong_v3.parallel_env).parameters.values()
+    defaults = {entry.name: repr(entry.default).replace("'", '"') for entry in parameters if entry.name != "render_mode"}
+    assert documented.pop("observation") == defaults.pop("observation") and documented == defaults
+
+
+def test_pictures_of_environments_are_those_that_are_drawn_and_small() -> None:
+    files = {path.stem: path.stat().st_size for path in (DOCS / "images/envs").glob("*.png")}
+    assert files.keys() == env_pictures.PICTURES.keys() and max(files.values()) < 60_000
+    text = (DOCS / "environments.md").read_text(encoding="utf-8")
+    assert [name for name in files if f"(images/envs/{name}.png)" not in text] == []
 
 
 @pytest.fixture(scope="module")

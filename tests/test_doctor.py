@@ -86,7 +86,7 @@ def test_a_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     build().learn(240).save(tmp_path / "model", {"evaluation": [1]})
     code, lines = report(capsys, str(tmp_path / "model"))
     assert code == 0
-    assert lines["format"] == "ok sb3-matrl, version 1" and f"torch {th.__version__}" in lines["written with"]
+    assert lines["format"] == "ok sb3-matrl, version 2" and f"torch {th.__version__}" in lines["written with"]
     assert lines["hashes"] == "ok right for all 5 members: evaluation.json, model.json, agents/0.pt, agents/1.pt, training.pt"
     # 47 observations, two towers of 8, 5 actions, 1 value.
     assert (

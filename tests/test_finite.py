@@ -15,6 +15,7 @@ from stable_baselines3.common.logger import configure
 from sb3_matrl import MATRL
 from sb3_matrl.finite import NonFiniteError
 from tests.test_resume import assert_same, build, flat
+from tests.vec_env.toys import early_death
 
 ITERATION = 120  # joint steps of ``build``'s models
 
@@ -151,6 +152,43 @@ def test_the_message_says_what_to_do() -> None:
 def test_on_nan_wants_one_of_its_words() -> None:
     with pytest.raises(ValueError, match=r"on_nan 'skp' is unknown; did you mean 'skip'\? Known: stop, skip"):
         build(on_nan="skp")
+
+
+class Overflow(BaseCallback):
+    """Set an agent's parameters to the brink of float32, in the middle of a rollout."""
+
+    def __init__(self, agent: str, at: int) -> None:
+        super().__init__()
+        self.agent, self.at = agent, at
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.at:
+            with th.no_grad():
+                for parameter in self.model.agents[self.agent].policy.parameters():  # type: ignore[attr-defined]
+                    parameter.fill_(1e38)
+        return True
+
+
+def test_a_policy_that_overflows_while_it_acts_is_named_and_the_model_can_be_saved(tmp_path: Path) -> None:
+    model = build()
+    before = copies(model)
+    # Three copies: after step 4 of the second rollout.
+    where = r"agent 'agent_1', step 5 of the rollout: the policy's output is NaN or infinite, on finite observations"
+    fail(model, Overflow("agent_1", ITERATION + 15), where)
+    assert not equal(copies(model), before), "the first update was applied"
+    model.save(tmp_path / "model")
+    loaded = MATRL.load(tmp_path / "model", env="checkers_v0", device="cpu")
+    assert loaded.num_timesteps == ITERATION
+    assert equal(copies(loaded), copies(model))
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_a_policy_of_continuous_actions_that_overflows_is_named_too(use_sde: bool, tmp_path: Path) -> None:
+    model = build(env=early_death, n_steps=20, use_sde=use_sde)
+    with np.errstate(invalid="ignore"):
+        fail(model, Overflow("a", 15), r"agent 'a', (env copy \d, )?step 5 of the rollout: .*(NaN|nan|inf)")
+    model.save(tmp_path / "model")
+    assert equal(copies(MATRL.load(tmp_path / "model", device="cpu")), copies(model))
 
 
 # ---------------------------------------------------------------- undone

@@ -177,10 +177,10 @@ def after_rollout(**arguments: Any) -> MATRL:
 def test_rows_of_dead_agents_do_not_influence_anyone() -> None:
     def run(poison: float) -> list[th.Tensor]:
         model = after_rollout(batch_size=N_STEPS)
+        assert not all(learner.rollout_buffer.mask.all() for learner in model.agents.values())  # type: ignore[attr-defined]
         for learner in model.agents.values():
             buffer: Any = learner.rollout_buffer
             dead = ~buffer.mask
-            assert dead.any()
             for name in ("advantages", "returns", "log_probs", "values", "observations"):
                 getattr(buffer, name)[dead] += poison
         model.coordinator.update()
@@ -191,7 +191,7 @@ def test_rows_of_dead_agents_do_not_influence_anyone() -> None:
 
 
 def test_one_best_response_step_equals_the_slow_loop() -> None:
-    learner = collected(n_rollouts=2)["a"]
+    learner = collected(n_rollouts=2)["c"]
     policy, batch = learner.policy, agent_batch(learner)
     assert not batch.mask.all() and isinstance(learner.action_space, spaces.Box)
     with th.no_grad():
@@ -235,8 +235,7 @@ def test_ratios_of_the_meta_game_equal_a_step_by_step_recomputation() -> None:
 
 
 def test_predict_carries_states_and_forgets_them_where_an_episode_starts() -> None:
-    model = model_of(n_steps=40)
-    model.learn(3 * 40 * N_ENVS)
+    model = model_of().learn(N_STEPS * N_ENVS)
     policy: Any = model.agents["a"].policy
     rng, state, hidden = np.random.default_rng(0), None, RNNStates((th.zeros(1, 2, 8),) * 2, (th.zeros(1, 2, 8),) * 2).pi
     for t in range(6):

@@ -50,7 +50,7 @@ def interruptible_updates(model: MATRL, watch: SignalWatch) -> Iterator[None]:
         if watch.is_set():
             raise UpdateStopped
 
-    optimizers = [*(learner.policy.optimizer for learner in model.agents.values()), *model.coordinator.optimizers.values()]
+    optimizers = [*(learner.policy.optimizer for learner in model.learners.values()), *model.coordinator.optimizers.values()]
     hooks = [optimizer.register_step_pre_hook(check) for optimizer in optimizers]
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
-from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.foreign import is_sb3_file, load_sb3_agent
@@ -45,7 +45,7 @@ class SingleAgent:
 
     name = "agent"
 
-    def __init__(self, learner: PPO) -> None:
+    def __init__(self, learner: OnPolicyAlgorithm) -> None:
         self.possible_agents = [self.name]
         self.observation_space = spaces.Dict({self.name: learner.observation_space})
         self.action_space = spaces.Dict({self.name: learner.action_space})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.foreign import is_sb3_file, load_sb3_agent
@@ -51,10 +51,10 @@ def load_pretrained(
 
 
 def _share_one_agent(
-    learner: PPO, env: EnvSource, hyperparameters: Hyperparameters, arguments: Mapping[str, Any]
+    learner: OnPolicyAlgorithm, env: EnvSource, hyperparameters: Hyperparameters, arguments: Mapping[str, Any]
 ) -> tuple[MATRL, Hyperparameters]:
     """A new model, all of whose agents begin with the policy of one that SB3 trained."""
-    names = {policy: name for name, policy in PPO.policy_aliases.items()}
+    names = {policy: name for name, policy in type(learner).policy_aliases.items()}
     policy = names.get(learner.policy_class)
     if policy is None:
         raise ValueError(f"its policy is a {learner.policy_class.__name__}, expected one of {', '.join(names.values())}")

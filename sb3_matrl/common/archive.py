@@ -17,15 +17,17 @@ import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-import stable_baselines3
 import torch as th
 
 FORMAT = "sb3-matrl"
-FORMAT_VERSION = 1
+# 2: learners that agents share, frozen agents, normalisers, recurrent states. Files of version 1 are read, too.
+FORMAT_VERSION = 2
+# Named in the manifest.
+_LIBRARIES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "pettingzoo", "numpy")
 _MANIFEST = "manifest.json"
 # Levels of nested lists and dicts; what we write has a dozen or so.
 MAX_DEPTH = 100
@@ -46,12 +48,7 @@ def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": th.__version__,
-            "stable_baselines3": stable_baselines3.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
     }
     members = {_MANIFEST: json.dumps(manifest, indent=1).encode(), **members}

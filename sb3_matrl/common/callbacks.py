@@ -121,7 +121,7 @@ class MultiAgentEvalCallback(EventCallback):
             self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
 
     def _init_callback(self) -> None:
-        trained = list(getattr(self.model, "agents", self.eval_env.agents))
+        trained = list(getattr(self.model, "possible_agents", self.eval_env.agents))
         if trained != list(self.eval_env.agents):
             raise ValueError(f"eval_env has agents {list(self.eval_env.agents)}, the model has {trained}")
         for folder in (self.log_path, self.best_model_save_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
 import torch as th
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 
 def is_sb3_file(path: Path) -> bool:
@@ -18,7 +21,7 @@ def is_sb3_file(path: Path) -> bool:
     return "data" in names and "manifest.json" not in names
 
 
-def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "auto") -> PPO:
+def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "auto") -> OnPolicyAlgorithm:
     """
     Load an agent that plain SB3 saved.
 
@@ -34,6 +37,15 @@ def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "a
             "there. If you trust where it comes from, say so: --trust on the command line, trust=True in Python"
         )
     try:
-        return PPO.load(path, device=device)
+        return _learner_class(path).load(path, device=device)
     except Exception as error:  # whatever a foreign file causes
         raise ValueError(f"{path} holds no agent with an actor-critic policy: {' '.join(str(error).split())}") from error
+
+
+def _learner_class(path: Path) -> type[OnPolicyAlgorithm]:
+    """The file does not say which algorithm saved it; the module of its policy tells those apart that PPO cannot read."""
+    with zipfile.ZipFile(path) as archive:
+        module = json.loads(archive.read("data"))["policy_class"]["__module__"]
+    learners: tuple[type[OnPolicyAlgorithm], ...] = (MaskablePPO, RecurrentPPO)
+    modules = {cls.__module__: learner for learner in learners for cls in learner.policy_aliases.values()}
+    return modules.get(module, PPO)

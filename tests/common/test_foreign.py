@@ -2,11 +2,15 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import PPO
+from gymnasium import spaces
+from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, PPO
 
 from sb3_matrl.common.foreign import is_sb3_file, load_sb3_agent
+from sb3_matrl.learners import SpacesVecEnv
 from tests.common.test_callbacks import small_model
 
 
@@ -48,3 +52,19 @@ def test_other_files_are_told_apart(tmp_path):
     assert not is_sb3_file(tmp_path / "text") and not is_sb3_file(tmp_path / "nothing")
     with pytest.raises(ValueError, match="holds no agent with an actor-critic policy"):
         load_sb3_agent(tmp_path / "model.zip", trust=True)
+
+
+@pytest.mark.parametrize(
+    ("learner", "policy"),
+    [(A2C, "MlpPolicy"), (TRPO, "MlpPolicy"), (MaskablePPO, "MlpPolicy"), (RecurrentPPO, "MlpLstmPolicy")],
+)
+def test_agents_of_all_on_policy_algorithms_are_read(tmp_path, learner, policy):
+    agent = learner(policy, SpacesVecEnv(1, spaces.Box(-1, 1, (2,)), spaces.Discrete(3)), device="cpu")
+    agent.save(tmp_path / "agent")
+    loaded = load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")
+    assert type(loaded.policy) is type(agent.policy)
+    observation = np.ones((1, 2), np.float32)
+    np.testing.assert_array_equal(
+        loaded.predict(observation, deterministic=True)[0], agent.predict(observation, deterministic=True)[0]
+    )
+    assert all(th.equal(a, b) for a, b in zip(loaded.policy.parameters(), agent.policy.parameters(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,25 @@ def test_a_class_that_is_not_loaded_names_its_argument_and_can_be_given() -> Non
     assert restore_arguments(stored, defaults, {"learner_class": dict}, {}) == {"gamma": 0.9, "learner_class": dict}
 
 
-def test_files_of_earlier_versions_have_no_count_of_skipped_updates(tmp_path: Path) -> None:
+def test_files_of_version_1_lack_what_came_later(tmp_path: Path) -> None:
     write_model(tmp_path / "model", SAVED)
     documents, tensors = read_archive(tmp_path / "model.zip")
-    del documents["model"]["counters"]["skipped_updates"]
-    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
-    assert read_model(tmp_path / "model").counters == SAVED.counters | {"skipped_updates": 0}
+    model: dict[str, Any] = dict(documents["model"])
+    del model["counters"]["skipped_updates"], model["learners"], model["frozen"]
+    write_archive(tmp_path / "model.zip", {"model": model}, tensors)
+    read = read_model(tmp_path / "model")
+    assert read.counters == SAVED.counters | {"skipped_updates": 0}
+    assert list(read.parameters) == ["z/1", "a"] and read.frozen == {} and read.normalizers == {}
+
+
+def test_what_normalises_and_who_is_frozen_come_back(tmp_path: Path) -> None:
+    statistics = {"observations": [{"mean": th.ones(2)}], "running": th.zeros(3)}
+    frozen = {"a": ({"policy": None}, {}), "b/2": ({"policy": 1}, {"policy": {"w": th.ones(1)}})}
+    write_model(tmp_path / "model", replace(SAVED, normalizers={"z/1": statistics}, frozen=frozen))
+    read = read_model(tmp_path / "model")
+    assert list(read.frozen) == ["a", "b/2"] and read.frozen["a"] == ({"policy": None}, {})
+    assert th.equal(read.frozen["b/2"][1]["policy"]["w"], th.ones(1))
+    assert th.equal(read.normalizers["z/1"]["observations"][0]["mean"], th.ones(2))
 
 
 @pytest.mark.parametrize(

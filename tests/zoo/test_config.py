@@ -34,14 +34,17 @@ def load(tmp_path, text, env_id="e", overrides=None, env_kwargs=None):
 
 def test_schema_has_matrls_arguments_and_defaults():
     parameters = inspect.signature(MATRL.__init__).parameters
-    own = {"n_timesteps", "env_kwargs", "policy", "learner_class"}
+    own = {"n_timesteps", "env_kwargs", "env_wrapper", "policy", "learner_class"}
     for field in fields(Hyperparameters):
         if field.name not in own:
             assert field.default == parameters[field.name].default, field.name
     assert PPO is parameters["learner_class"].default and Hyperparameters().learner_class == "PPO"
     set_elsewhere = {"self", "env", "metagame", "best_response", "verbose", "seed", "device", "vec_env", "tensorboard_log"}
     no_yaml = {"_init_setup_model", "rollout_buffer_class", "rollout_buffer_kwargs"}
-    assert set(parameters) - set_elsewhere - no_yaml == {field.name for field in fields(Hyperparameters)} - {"n_timesteps"}
+    assert set(parameters) - set_elsewhere - no_yaml == {field.name for field in fields(Hyperparameters)} - {
+        "n_timesteps",
+        "env_wrapper",
+    }
 
 
 def test_written_and_read_again_it_is_the_same(tmp_path):
@@ -148,12 +151,6 @@ def test_trpo_comes_from_sb3_contrib():
     assert Hyperparameters(learner_class="TRPO").model_arguments()["learner_class"] is trpo
 
 
-def test_missing_sb3_contrib_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sb3_contrib", None)
-    with pytest.raises(ImportError, match=r"pip install 'sb3-matrl\[contrib\]'"):
-        Hyperparameters(learner_class="TRPO").model_arguments()
-
-
 # ---------------------------------------------------------------- files
 
 
@@ -194,7 +191,8 @@ def test_paper_file_is_found_by_its_name():
     assert checkers.env_kwargs == {"observation": "codes"} and checkers.solver == "cmaes"
     assert load_hyperparameters(path, "switch_v0").env_kwargs == {"n_agents": 4, "finished_agents": "pay"}
     with pytest.raises(
-        ValueError, match="has no entry for 'matrix_game_v0' and no entry 'default'; it has: checkers_v0, switch_v0"
+        ValueError,
+        match="has no entry for 'matrix_game_v0' and no entry 'default'; it has: checkers_v0, switch_v0, hopper_3x1",
     ):
         load_hyperparameters(path, "matrix_game_v0")
 

@@ -85,7 +85,7 @@ def test_flags_of_a_sweep_arrive():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in Hyperparameters().as_mapping() if name not in ("n_timesteps", "env_kwargs")]
+    "name", [*(name for name in Hyperparameters().as_mapping() if name not in ("n_timesteps", "env_kwargs")), "normalize"]
 )
 def test_every_hyper_parameter_is_a_flag(name):
     assert parse_options([f"--{name}=7"]).hyperparams == {name: 7}
