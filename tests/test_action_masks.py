@@ -212,3 +212,9 @@ def test_agents_that_wait_have_rows_of_zeros_and_may_be_asked_all_the_same() -> 
     actions, _ = model.predict({"player_1": {"observation": board, "action_mask": masks}})
     assert set(actions["player_1"][:100]) == {4}
     assert set(actions["player_1"][100:]) == set(range(9))
+    boards = np.random.default_rng(0).integers(0, 2, (50, 3, 3, 2)).astype(np.int8)
+    asked = {"player_1": {"observation": boards, "action_mask": np.zeros((50, 9), np.int8)}}
+    everything = {"player_1": np.ones((50, 9), bool)}
+    waiting_and_free = [model.predict(asked, deterministic=True, action_masks=m)[0]["player_1"] for m in (None, everything)]
+    np.testing.assert_array_equal(*waiting_and_free, err_msg="as if everything were legal")
+    assert waiting_and_free[0].any()

@@ -133,9 +133,13 @@ def turns():
 
 
 def recurrent_teacher():
-    """A recurrent agent with statistics of its own."""
-    teacher = build(n_steps=10, n_envs=2, batch_size=20, br_n_epochs=0, **LSTM, norm_obs=True)
-    return teacher.learn(20), "agent_0"
+    """A recurrent agent with statistics of its own, whose actions depend much on what it has seen."""
+    teacher = build(n_steps=10, n_envs=2, batch_size=20, br_n_epochs=0, **LSTM, norm_obs=True).learn(20)
+    th.manual_seed(4)
+    with th.no_grad():
+        for parameter in teacher.agents["agent_0"].policy.parameters():
+            parameter.add_(th.randn_like(parameter))
+    return teacher, "agent_0"
 
 
 CASES = {
@@ -184,6 +188,17 @@ def resumed_and_whole(path, stop, **options):
 def test_learners_of_all_kinds_resume_in_the_middle_of_a_rollout(tmp_path, case):
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, **CASES[case]())
     assert_same_carried(resumed, whole)
+
+
+def test_the_memory_of_a_frozen_agent_is_saved(tmp_path):
+    options = {"n_envs": 2, "n_steps": 6, "batch_size": 12, "br_n_epochs": 1}
+    model = build(**options, frozen={"agent_1": recurrent_teacher()}).learn(12)
+    model.save(tmp_path / "half")
+    resumed = MATRL.load(tmp_path / "half", env="checkers_v0", device="cpu")
+    resumed.learn(0, reset_num_timesteps=False)  # takes up the state
+    for ours, theirs in zip(resumed.team.frozen["agent_1"].state, model.team.frozen["agent_1"].state, strict=True):
+        assert np.abs(theirs).max() > 0
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
