@@ -42,6 +42,7 @@ SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 OPTIONS = "--eval-freq 300 --eval-episodes 2 --save-freq 200 --verbose 0 --device cpu --seed 7".split()
 HYPERPARAMETERS = ["n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1", "policy_kwargs.net_arch:[16]"]
 DEADLINE = 600.0
+MAX_REPETITIONS = 5
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,24 @@ def _is_time(key: str) -> bool:
 
 def trial(task: dict[str, Any]) -> dict[str, Any]:
     """
-    Train, stop, resume, compare.
+    Train, stop, resume, compare. A training that ends before the signal comes shows nothing: it is done again, and the signal
+    comes in half the time.
 
     :param task: ``env``, ``vec_env``, ``n_timesteps``, ``signal`` (a key of ``SIGNALS``), ``delay`` (seconds after the first
         checkpoint) and ``reference`` (a folder)
-    :return: ``exit_code``, ``stop_seconds``, ``checkpoint`` (steps), ``ended`` (before the signal came) and ``differences``
+    :return: ``exit_code``, ``stop_seconds``, ``checkpoint`` (steps), ``ended`` (before the signal came), ``differences`` and
+        ``delay``
     """
+    result = _trial(task)
+    for _ in range(MAX_REPETITIONS):
+        if not result["ended"] or result["differences"]:
+            break
+        task = {**task, "delay": task["delay"] / 2}
+        result = _trial(task)
+    return {**result, "delay": task["delay"]}
+
+
+def _trial(task: dict[str, Any]) -> dict[str, Any]:
     case = Case(task["env"], task["vec_env"], task["n_timesteps"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary) / "run", case.env)

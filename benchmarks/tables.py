@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import long_run
 from zoo.markdown import markdown
 
 RESULTS = Path("benchmarks/results")
@@ -26,7 +27,7 @@ def zero_sum(record: dict[str, Any]) -> str:
     cells = {
         (row["setting"], row["game"], row["ent_coef"]): with_interval(row, "nash_conv", "ci95") for row in record["table"]
     }
-    settings = dict.fromkeys(row["setting"] for row in record["table"])
+    settings = dict.fromkeys(row["setting"] for row in record["rows"])
     rows = [[setting, *(cells.get((setting, *column), "") for column in columns)] for setting in settings]
     return markdown(["", *(f"{game}, entropy {ent_coef:g}" for game, ent_coef in columns)], rows)
 
@@ -48,7 +49,8 @@ def grid_world(record: dict[str, Any]) -> str:
 
 def speed(record: dict[str, Any]) -> str:
     """Milliseconds per phase and steps per second."""
-    phases = ("collect", "predict", "metagame", "best_response", "iteration")
+    known = ("collect", "stepping", "predict", "metagame", "best_response", "iteration")
+    phases = [phase for phase in known if phase in record["table"][0]]
     rows = [
         [
             row["env"],
@@ -82,7 +84,46 @@ def sweep(record: dict[str, Any]) -> str:
     return markdown(["", record["sweep"]["metric"]["name"], "per seed"], rows)
 
 
+def kill_test(record: dict[str, Any]) -> str:
+    """Signals by what became of the trainings."""
+    rows = [
+        [
+            {"kill": "SIGKILL", "term": "SIGTERM"}[kind],
+            str(row["trials"]),
+            str(row["signal_before_the_end"]),
+            str(row["identical"]),
+            f"{row['slowest_stop_seconds']:.2f}",
+        ]
+        for kind, row in record["summary"].items()
+    ]
+    return markdown(["signal", "trials", "stopped in mid-training", "identical after resume", "slowest stop (s)"], rows)
+
+
+def corruption(record: dict[str, Any]) -> str:
+    """Damaged files by what became of them."""
+    return markdown(["trials", *record["totals"]], [[str(record["trials"]), *map(str, record["totals"].values())]])
+
+
+def pong(record: dict[str, Any]) -> str:
+    """Share of points that every player wins against chance."""
+    rows = [
+        [row["algorithm"], row["player"], with_interval(row, "share", "ci95"), ", ".join(f"{s:.2f}" for s in row["per_seed"])]
+        for row in record["table"]
+    ]
+    return markdown(["algorithm", "player", "points won", "per seed"], rows)
+
+
+def long_training(record: dict[str, Any]) -> str:
+    """What the process had of the system, step by step."""
+    return long_run.table(record["rows"])
+
+
 RENDERERS = {
+    "kill_test": kill_test,
+    "corruption_test": corruption,
+    "pong": pong,
+    "long_run": long_training,
+    "speed_worlds": speed,
     "sweep_checkers": sweep,
     "zero_sum": zero_sum,
     "speed": speed,

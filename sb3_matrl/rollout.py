@@ -108,10 +108,10 @@ def collect_rollout(env: JointVecEnv, team: Team, position: Position, n_steps: i
     :return: where the rollout ended, and whether it is complete (False when ``on_step`` stopped it)
     :raises NonFiniteError: if a policy's output is NaN or infinite
     """
-    _start(team.learners, env.num_envs)
+    _start(team.learners)
     acted = np.empty((n_steps, env.num_envs, len(env.agents)), dtype=bool)
     for n in range(n_steps):
-        _resample_noise(team.learners, n, env.num_envs)
+        _resample_noise(team.learners, n)
         alive, acted[n] = env.alive, env.acting
         choices = {name: _choose(env, team, position, name, n) for name in team.learners}
         actions = _joint_actions(env, team, position, choices)
@@ -123,8 +123,8 @@ def collect_rollout(env: JointVecEnv, team: Team, position: Position, n_steps: i
         if not on_step(seen):
             return Position(viewed(team, step.observations), ended), False
         for name, normalizer in team.normalizers.items():
-            seen_now = _columns(env, team.members[name], step.alive)
-            normalizer.observe(_stacked(step.observations, team.members[name]), seen_now)
+            members = team.members[name]
+            normalizer.observe(_stacked(step.observations, members), _columns(env, members, step.alive))
         for name in team.learners:
             _store(env, team, name, choices[name], position, step, alive, ended)
         position = Position(viewed(team, step.observations), ended)
@@ -147,7 +147,7 @@ def _columns(env: JointVecEnv, members: Sequence[str], values: np.ndarray) -> np
     return values[:, [env.agents.index(agent) for agent in members]].T.reshape(-1)
 
 
-def _start(learners: Mapping[str, OnPolicyAlgorithm], n_envs: int) -> None:
+def _start(learners: Mapping[str, OnPolicyAlgorithm]) -> None:
     for learner in learners.values():
         learner.policy.set_training_mode(False)
         learner.rollout_buffer.reset()
@@ -155,7 +155,7 @@ def _start(learners: Mapping[str, OnPolicyAlgorithm], n_envs: int) -> None:
             learner.policy.reset_noise(learner.n_envs)
 
 
-def _resample_noise(learners: Mapping[str, OnPolicyAlgorithm], n: int, n_envs: int) -> None:
+def _resample_noise(learners: Mapping[str, OnPolicyAlgorithm], n: int) -> None:
     for learner in learners.values():
         if learner.use_sde and learner.sde_sample_freq > 0 and n % learner.sde_sample_freq == 0:
             learner.policy.reset_noise(learner.n_envs)

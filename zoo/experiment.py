@@ -6,14 +6,13 @@ import errno
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.logger import KVWriter
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
@@ -25,7 +24,7 @@ from zoo.config import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperpa
 from zoo.curves import ascii_curve, draw_curve
 from zoo.environments import check_env, env_source
 from zoo.interrupts import StopOnSignal, UpdateStopped, interruptible_updates, storage_failure, training_failure
-from zoo.output_formats import CsvTable, EventFile, FileFormat, RunLogger, ScreenTable
+from zoo.output_formats import RunLogger, make_logger
 from zoo.policies import with_policies
 from zoo.pretrained import load_pretrained
 from zoo.records import machine
@@ -418,35 +417,6 @@ def _logger(experiment: Experiment, folder: RunFolder, tracker: Tracker | None) 
     # A row of this step may have been written, and is not written again.
     purge_step = None if experiment.checkpoint is None else model.num_timesteps + 1
     return make_logger(folder, options.verbose, model.agents, tracker, _tensorboard_folder(options, folder), purge_step)
-
-
-def make_logger(
-    folder: RunFolder,
-    verbose: int,
-    agents: Iterable[str],
-    tracker: Tracker | None,
-    tensorboard: Path | None = None,
-    purge_step: int | None = None,
-) -> RunLogger:
-    """
-    SB3's logger: CSV and TensorBoard in the run's folder, and what is asked for beside them.
-
-    A CSV file that is there is gone on with.
-
-    :param folder: of the run
-    :param verbose: 1 for a table on the screen, 2 for one with everything
-    :param agents: their names
-    :param tracker: W&B, or ``None``
-    :param tensorboard: folder of TensorBoard's files; ``None`` for the run's
-    :param purge_step: TensorBoard forgets what it has from this step on; ``None`` to forget nothing
-    """
-    table, events = CsvTable(folder.path / "progress.csv"), tensorboard or folder.path
-    formats: list[KVWriter] = [FileFormat(table, table.path), FileFormat(EventFile(events, purge_step), events)]
-    if verbose > 0:
-        formats.append(ScreenTable(agents if verbose == 1 else ()))
-    if tracker is not None:
-        formats.append(tracker.writer())
-    return RunLogger(str(folder.path), formats, table)
 
 
 def _tensorboard_folder(options: TrainOptions, folder: RunFolder) -> Path:

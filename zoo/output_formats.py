@@ -23,6 +23,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sb3_matrl.common.archive import atomic_file
 from sb3_matrl.common.argument_codec import argument_from_json, argument_to_json
+from zoo.runs import RunFolder
+from zoo.tracking import Tracker
 
 TABLE_WIDTH = 72
 
@@ -199,3 +201,32 @@ def _scalar_to_json(value: Any) -> Any:
 def _scalar_from_json(data: Any) -> Any:
     value = argument_from_json(data)
     return value[()] if isinstance(value, np.ndarray) else value
+
+
+def make_logger(
+    folder: RunFolder,
+    verbose: int,
+    agents: Iterable[str],
+    tracker: Tracker | None,
+    tensorboard: Path | None = None,
+    purge_step: int | None = None,
+) -> RunLogger:
+    """
+    SB3's logger: CSV and TensorBoard in the run's folder, and what is asked for beside them.
+
+    A CSV file that is there is gone on with.
+
+    :param folder: of the run
+    :param verbose: 1 for a table on the screen, 2 for one with everything
+    :param agents: their names
+    :param tracker: W&B, or ``None``
+    :param tensorboard: folder of TensorBoard's files; ``None`` for the run's
+    :param purge_step: TensorBoard forgets what it has from this step on; ``None`` to forget nothing
+    """
+    table, events = CsvTable(folder.path / "progress.csv"), tensorboard or folder.path
+    formats: list[KVWriter] = [FileFormat(table, table.path), FileFormat(EventFile(events, purge_step), events)]
+    if verbose > 0:
+        formats.append(ScreenTable(agents if verbose == 1 else ()))
+    if tracker is not None:
+        formats.append(tracker.writer())
+    return RunLogger(str(folder.path), formats, table)

@@ -12,8 +12,9 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl.common.callbacks import MultiAgentEvalCallback
-from zoo.experiment import Experiment, TrainOptions, create_folder, make_logger, prepare, read_hyperparameters
+from zoo.experiment import Experiment, TrainOptions, create_folder, prepare, read_hyperparameters
 from zoo.interrupts import StopOnSignal, interruptible_updates
+from zoo.output_formats import make_logger
 from zoo.signals import SignalWatch
 from zoo.sweeping.config import SweepConfig
 from zoo.train import command_line, parse_options

@@ -1,0 +1,102 @@
+"""
+Two-player Pong from RAM: do agents that learned against each other beat chance?
+
+    python -m benchmarks.pong
+
+Agents train together with the zoo's settings; then each plays whole games against a random opponent, on its side. Counted are
+points: those the agent won of all that were played. Writes the table as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.experiment import interval, run_parallel, write_record
+from sb3_matrl import MATRL
+from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy
+from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from zoo.config import ALGORITHMS, find_conf_file, load_hyperparameters
+
+ENV = "pong_v3"
+
+
+def points_won(players: dict[str, Player], agent: str, env: JointVecEnv, games: int, seed: int) -> float:
+    """
+    :param players: of both sides
+    :param agent: whose points are counted
+    :param env: Pong
+    :param games: whole games
+    :param seed: of the env and of the players
+    :return: share of the points that the agent won
+    """
+    column = env.agents.index(agent)
+    counts = np.zeros(2, dtype=int)
+
+    def count(local: dict[str, Any], _: dict[str, Any]) -> None:
+        assert env.last_step is not None
+        rewards = env.last_step.rewards[:, column]
+        counts[:] += int(rewards[rewards > 0].sum()), -int(rewards[rewards < 0].sum())
+
+    evaluate_policy(MixedPolicy(players), env, games, seed=seed, callback=count)
+    return float(counts[0] / max(counts.sum(), 1))
+
+
+def train(task: dict[str, Any]) -> dict[str, Any]:
+    """Train once; the share of points that each agent wins against chance."""
+    settings = load_hyperparameters(find_conf_file(task["algorithm"], None), ENV)
+    arguments = settings.model_arguments() | ALGORITHMS[task["algorithm"]]
+    model = MATRL(env=ENV, seed=task["seed"], device="cpu", **arguments)
+    model.learn(task["timesteps"], log_interval=None)
+    env = make_joint_vec_env(ENV, n_envs=4, env_kwargs=settings.env_kwargs)
+    chance = RandomPolicy(env.observation_spaces, env.action_spaces, seed=10_000 + task["seed"])
+    result = {}
+    for agent in env.agents:
+        players = {other: Player(model if other == agent else chance, other) for other in env.agents}
+        result[agent] = points_won(players, agent, env, task["games"], 10_000 + task["seed"])
+    nobody = {agent: Player(chance, agent) for agent in env.agents}
+    result["chance"] = points_won(nobody, env.agents[0], env, task["games"], 10_000 + task["seed"])
+    env.close()
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per algorithm and player: mean share of points over seeds, with its 95 % interval."""
+    rows = []
+    for algorithm in dict.fromkeys(r["algorithm"] for r in results):
+        chosen = [r for r in results if r["algorithm"] == algorithm]
+        for player in ("first_0", "second_0", "chance"):
+            shares = [r[player] for r in chosen]
+            mean, low, high = interval(shares)
+            rows.append({"algorithm": algorithm, "player": player, "share": mean, "ci95": [low, high], "per_seed": shares})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithms", nargs="+", default=["matrl"], choices=list(ALGORITHMS))
+    parser.add_argument("--timesteps", type=int, default=300_000)
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds, from 0")
+    parser.add_argument("--games", type=int, default=8, help="games per side, up to 21 points each")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pong.json"))
+    args = parser.parse_args()
+    tasks = [
+        {"algorithm": algorithm, "seed": seed, "timesteps": args.timesteps, "games": args.games}
+        for seed in range(args.seeds)
+        for algorithm in args.algorithms
+    ]
+    results = run_parallel(train, tasks, args.jobs, args.out.with_suffix(".runs.jsonl"))
+    rows = table(results)
+    for row in rows:
+        low, high = row["ci95"]
+        print(f"{row['algorithm']:12} {row['player']:9} points won {row['share']:.3f} [{low:.3f}, {high:.3f}]")
+    settings = {name: load_hyperparameters(find_conf_file(name, None), ENV).as_mapping() for name in args.algorithms}
+    write_record(args.out, {"timesteps": args.timesteps, "games": args.games, "hyperparameters": settings, "table": rows})
+
+
+if __name__ == "__main__":
+    main()
