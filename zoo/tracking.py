@@ -158,6 +158,7 @@ class Tracker:
         :param best: mean return of the best evaluation; set as a plain number, because a sweep's metric must be one
         :param report: of the latest iteration; without dense payoffs there is no table
         """
+        import matplotlib.pyplot  # noqa: F401  wandb.Image reads it without loading it
         import wandb
 
         self.summarise({"eval/best_mean_reward": best})
