@@ -4,6 +4,8 @@ from dataclasses import fields
 import pytest
 import torch as th
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import LinearSchedule
 
@@ -339,3 +341,49 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_yaml_of_shipped_files_needs_no_special_loader():
     for path in HYPERPARAMS_FOLDER.glob("*.yml"):
         assert yaml.safe_load(path.read_text()) == read_yaml(path)
+
+
+# ---------------------------------------------------------------- laws
+
+names = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False)
+    | st.text("abc XYZ:,{}[]'\"#-", max_size=8)
+)
+yaml_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=6
+)
+
+
+@given(st.dictionaries(names, yaml_values, min_size=1, max_size=3))
+def test_pairs_that_yaml_wrote_are_read_back(given_values):
+    pairs = [f"{key}:{yaml.safe_dump(value, default_flow_style=True, width=10**6)}" for key, value in given_values.items()]
+    # A document of one scalar ends with a mark of its own.
+    assert parse_pairs([pair.removesuffix("\n...\n").rstrip("\n") for pair in pairs], "-params") == given_values
+
+
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "n_timesteps": st.integers(1, 10**9),
+        "learning_rate": st.floats(0, 1, exclude_min=True) | st.floats(1e-6, 1).map(lambda rate: f"lin_{rate:.6f}"),
+        "gamma": st.floats(0, 1),
+        "target_kl": st.none() | st.floats(1e-6, 1),
+        "normalize_advantage": st.booleans(),
+        "policy_kwargs": st.none() | st.fixed_dictionaries({"net_arch": st.lists(st.integers(1, 512), max_size=3)}),
+        "share": st.none()
+        | st.dictionaries(names, st.lists(names, min_size=1, max_size=3, unique=True), min_size=1, max_size=2),
+        "env_kwargs": st.dictionaries(names, scalars, max_size=2),
+    },
+)
+
+
+@given(changes)
+def test_hyperparameters_survive_a_file(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("law") / "some.yml"
+    hyperparameters = Hyperparameters.from_mapping(values, "here")
+    write_yaml(path, {"default": hyperparameters.as_mapping()})
+    assert load_hyperparameters(path, "any_v0") == hyperparameters
