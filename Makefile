@@ -66,3 +66,10 @@ benchmarks: setup  ## Every experiment of docs/results.md (hours)
 		--settings matrl ippo "ippo, 15 epochs"
 	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 swimmer_2x1 pong_v3 --algorithms matrl --iterations 5 \
+		--out benchmarks/results/speed_worlds.json
+	$(BIN)/python zoo/benchmark.py --algos matrl --envs hopper_3x1 --seeds 1 -n 500000 --eval-freq 100000 \
+		--eval-episodes 10 --jobs 1 --device cpu --out logs/hopper
+	$(BIN)/python -m benchmarks.corruption_test
+	$(BIN)/python -m benchmarks.kill_test --kills 200 --terms 50 --jobs 2
+	$(BIN)/python -m benchmarks.long_run

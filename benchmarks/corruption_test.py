@@ -35,9 +35,21 @@ DIRECTORY = "(zip directory)"
 
 
 def save_model(path: Path) -> None:
-    """A trained model of Checkers with everything that a resumed training needs."""
-    small = {"n_envs": 2, "n_steps": 16, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"net_arch": [16]}}
-    MATRL("MlpPolicy", "checkers_v0", seed=0, device="cpu", **small).learn(64).save(path)  # type: ignore[arg-type]
+    """A trained model with every member that a file can have: learners, a frozen agent, running statistics, the training."""
+
+    def build(**arguments: Any) -> MATRL:
+        small: dict[str, Any] = {
+            "n_envs": 2,
+            "n_steps": 16,
+            "batch_size": 32,
+            "n_epochs": 2,
+            "policy_kwargs": {"net_arch": [16]},
+        }
+        world: dict[str, Any] = {"env": "switch_v0", "env_kwargs": {"n_agents": 3}, "norm_obs": True}
+        arguments |= {"policy_kwargs": {"net_arch": [16]}}
+        return MATRL("MlpPolicy", seed=0, device="cpu", **small, **world, **arguments)
+
+    build(frozen={"agent_2": (build(), "agent_2")}).learn(64).save(path)
 
 
 def member_spans(path: Path) -> dict[str, tuple[int, int]]:

@@ -29,9 +29,9 @@ def points_won(players: dict[str, Player], agent: str, env: JointVecEnv, games: 
     :param players: of both sides
     :param agent: whose points are counted
     :param env: Pong
-    :param games: whole games
+    :param games: whole games at least; the points of games begun meanwhile in other copies count, too
     :param seed: of the env and of the players
-    :return: share of the points that the agent won
+    :return: share of the points that the agent won; 0 if none was played
     """
     column = env.agents.index(agent)
     counts = np.zeros(2, dtype=int)

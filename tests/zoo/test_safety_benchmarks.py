@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that stop, watch and count trainings."""
+"""The parts of the benchmarks that stop, watch and count trainings, and what these earn."""
 
 import signal
 import subprocess
@@ -10,6 +10,9 @@ import pytest
 from benchmarks import kill_test
 from benchmarks.kill_test import run_trials, summarise
 from benchmarks.long_run import growth, table, usage, watch
+from benchmarks.pong import points_won
+from sb3_matrl.evaluation import Player, RandomPolicy, evaluate_policy
+from sb3_matrl.vec_env import make_joint_vec_env
 from zoo.runs import RunFolder
 
 HOLD = """
@@ -90,3 +93,24 @@ def test_trials_are_counted_by_signal():
     assert (kills["trials"], kills["identical"], kills["signal_before_the_end"], kills["signal_after_the_end"]) == (2, 1, 1, 1)
     assert kills["exit_codes"] == {"-9": 1, "0": 1} and kills["slowest_stop_seconds"] == 0.3
     assert (terms["trials"], terms["identical"]) == (1, 1)
+
+
+# ---------------------------------------------------------------- Pong
+
+
+def chance_plays(env, played):
+    """Random players that write down every step's rewards of ``first_0``."""
+    chance = RandomPolicy(env.observation_spaces, env.action_spaces, seed=0)
+    evaluate_policy(chance, env, 2, seed=0, callback=lambda *_: played.extend(env.last_step.rewards[:, 0].tolist()))
+
+
+def test_points_won_are_the_share_of_positive_rewards():
+    env = make_joint_vec_env("pong_v3", n_envs=2, env_kwargs={"max_cycles": 400})
+    chance = RandomPolicy(env.observation_spaces, env.action_spaces, seed=0)
+    share = points_won({agent: Player(chance, agent) for agent in env.agents}, "first_0", env, 2, seed=0)
+    rewards = []
+    chance_plays(env, rewards)
+    env.close()
+    won, lost = rewards.count(1.0), rewards.count(-1.0)
+    assert won > 0 and lost > 0 and won + lost + rewards.count(0.0) == len(rewards) == 2 * 400
+    assert share == won / (won + lost)
