@@ -43,7 +43,6 @@ def save_model(path: Path) -> None:
             "n_steps": 16,
             "batch_size": 32,
             "n_epochs": 2,
-            "policy_kwargs": {"net_arch": [16]},
         }
         world: dict[str, Any] = {"env": "switch_v0", "env_kwargs": {"n_agents": 3}, "norm_obs": True}
         arguments |= {"policy_kwargs": {"net_arch": [16]}}
