@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if outcome.failed:
         names = "".join(f"\n  {run.name}: {run.log}" for run in outcome.failed)
         print(
-            f"{len(outcome.failed)} of {len(runs)} runs failed; give the same command again to repeat them:{names}",
+            f"{len(outcome.failed)} of {len(runs)} runs failed; give the same command again to go on with them:{names}",
             file=sys.stderr,
         )
     return 1 if outcome.failed else 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from zoo.benchmarking.display import ProgressDisplay
-from zoo.benchmarking.plan import PlannedRun, clear
+from zoo.benchmarking.plan import PlannedRun, make_ready
 from zoo.benchmarking.results import trained_steps
 from zoo.signals import SignalWatch
 
@@ -71,7 +71,7 @@ def local_launcher(lock: int) -> Launcher:
     """
 
     def launch(run: PlannedRun) -> Handle:
-        with run.log.open("wb") as log:
+        with run.log.open("ab") as log:
             return subprocess.Popen(
                 worker_command(run),
                 stdin=subprocess.DEVNULL,
@@ -110,7 +110,7 @@ def execute(runs: Iterable[PlannedRun], launch: Launcher, jobs: int, display: Pr
 
 
 def _start(run: PlannedRun, launch: Launcher, display: ProgressDisplay) -> tuple[PlannedRun, Handle]:
-    clear(run)
+    make_ready(run)
     display.started(run)
     return run, launch(run)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sb3_matrl.common.checkpoints import latest_checkpoint
 from sb3_matrl.common.suggest import unknown
 from zoo.config import ALGORITHMS, Hyperparameters, read_yaml
 from zoo.environments import check_env
@@ -226,7 +227,7 @@ def split_finished(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[P
 
 
 def _differences(run: PlannedRun) -> list[str]:
-    """``option: old value, now new value`` for what a finished run has done differently."""
+    """``option: old value, now new value`` for what an earlier run has done differently."""
     arguments, config = read_yaml(run.folder.arguments), read_yaml(run.folder.config)
     old_hyperparameters = Hyperparameters.from_mapping(config.get(run.env, {}), str(run.folder.config))
     old = {**{name: arguments.get(name) for name in COMPARED_OPTIONS}, **old_hyperparameters.as_mapping()}
@@ -235,8 +236,18 @@ def _differences(run: PlannedRun) -> list[str]:
     return [f"{name} was {old[name]!r}, now {new[name]!r}" for name in new if old[name] != new[name]]
 
 
-def clear(run: PlannedRun) -> None:
-    """Remove what a run that was broken off has left behind, for ``train.py`` wants an empty folder."""
-    if run.folder.path.exists():
-        shutil.rmtree(run.folder.path)
+def make_ready(run: PlannedRun) -> None:
+    """Remove what a run has left behind that cannot go on, for ``train.py`` wants an empty folder."""
+    if not can_go_on(run):
+        shutil.rmtree(run.folder.path, ignore_errors=True)
+        run.log.unlink(missing_ok=True)
     run.log.parent.mkdir(parents=True, exist_ok=True)
+
+
+def can_go_on(run: PlannedRun) -> bool:
+    """Whether a run that was broken off has the options asked for, and a checkpoint that can be read."""
+    try:
+        latest_checkpoint(run.folder.checkpoints)
+        return not _differences(run)
+    except (OSError, ValueError):
+        return False

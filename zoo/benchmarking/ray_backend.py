@@ -34,11 +34,11 @@ def run_process(command: list[str], environment: dict[str, str], folder: str, lo
     :param command: with its arguments
     :param environment: variables to set; CUDA_VISIBLE_DEVICES is left to ray
     :param folder: to work in
-    :param log: file for what it prints
+    :param log: file to which is added what it prints
     :return: its exit code
     """
     variables = {**environment, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
-    with open(log, "wb") as file:
+    with open(log, "ab") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=variables, cwd=folder
         )

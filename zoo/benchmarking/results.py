@@ -43,7 +43,7 @@ class RunResult:
     :param metrics: metric -> value of each of k episodes in each evaluation, shape (m, k)
     :param absolute_metrics: metric -> value of each of 10 k episodes of the best model, shape (10 k,)
     :param gradient_steps: agent -> number of gradient steps, best responses included
-    :param total_seconds: of the whole training, evaluations included
+    :param total_seconds: of the whole training, evaluations included, and what was lost when it was stopped
     :param machine: where it ran
     """
 
@@ -78,7 +78,7 @@ def read_result(run: PlannedRun) -> RunResult:
         timesteps = evaluations["timesteps"]
         metrics = {metric: evaluations[name] for metric, name in METRICS.items()}
     record = json.loads(run.result.read_text(encoding="utf-8"))
-    rows = _progress_rows(run.folder.path / PROGRESS_FILE)
+    rows = progress_rows(run.folder.path / PROGRESS_FILE)
     return RunResult(
         run=run,
         timesteps=timesteps,
@@ -91,15 +91,36 @@ def read_result(run: PlannedRun) -> RunResult:
     )
 
 
-def _progress_rows(path: Path) -> list[dict[str, str]]:
+def progress_rows(path: Path) -> list[dict[str, str]]:
+    """
+    :param path: of a ``progress.csv``
+    :raises OSError: when it cannot be read
+    """
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def _seconds_at(rows: Iterable[Mapping[str, str]], timesteps: np.ndarray) -> np.ndarray:
     """Seconds at the last iteration up to each number of steps; 0 before the first one."""
-    logged = [(float(row[STEPS_KEY]), float(row[SECONDS_KEY])) for row in rows if row.get(SECONDS_KEY)]
+    logged = logged_seconds(rows)
     return np.array([max((seconds for steps, seconds in logged if steps <= limit), default=0.0) for limit in timesteps])
+
+
+def logged_seconds(rows: Iterable[Mapping[str, str]]) -> list[tuple[float, float]]:
+    """
+    :param rows: of ``progress.csv``; where a run that was stopped went on, its clock began at 0 again
+    :return: steps and seconds of training at every row that has a time
+    """
+    logged: list[tuple[float, float]] = []
+    earlier = latest = 0.0
+    for row in rows:
+        if row.get(SECONDS_KEY):
+            seconds = float(row[SECONDS_KEY])
+            if seconds < latest:
+                earlier += latest
+            latest = seconds
+            logged.append((float(row[STEPS_KEY]), earlier + seconds))
+    return logged
 
 
 def trained_steps(folder: RunFolder) -> int:

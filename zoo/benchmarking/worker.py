@@ -1,4 +1,8 @@
-"""One run of a benchmark, in a process of its own: ``train.py``, then the absolute metrics, and last the result's file."""
+"""
+One run of a benchmark, in a process of its own: ``train.py``, then the absolute metrics, and last the result's file.
+
+A run that was broken off goes on: the training from its newest checkpoint, or the absolute metrics if it was at its end.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from zoo import train
 from zoo.benchmarking.plan import RESULT_FILE
+from zoo.benchmarking.results import PROGRESS_FILE, logged_seconds, progress_rows
 from zoo.environments import env_source
 from zoo.experiment import TrainOptions, read_hyperparameters
 from zoo.records import write_record
@@ -51,21 +56,31 @@ def absolute_metrics(options: TrainOptions) -> dict[str, Any]:
     }
 
 
+def _earlier_seconds(folder: RunFolder) -> float:
+    """Of training before this process, as far as they were logged; 0 for a run that begins."""
+    progress = folder.path / PROGRESS_FILE
+    logged = logged_seconds(progress_rows(progress)) if progress.exists() else []
+    return logged[-1][1] if logged else 0.0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """
     :param arguments: command line of ``train.py``, with ``--run-dir`` and ``--seed``; the process's own by default
     :return: exit code of ``train.py``
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    start = time.perf_counter()
-    exit_code = train.main(words)
-    if exit_code == 0:
-        seconds = time.perf_counter() - start
-        options = train.parse_options(words)
-        assert options.run_dir is not None
-        record = {"seconds": seconds, "absolute_metrics": absolute_metrics(options)}
-        write_record(Path(options.run_dir) / RESULT_FILE, record)
-    return exit_code
+    options = train.parse_options(words)
+    assert options.run_dir is not None
+    folder = RunFolder(Path(options.run_dir), options.env)
+    seconds, start = _earlier_seconds(folder), time.perf_counter()
+    if not folder.is_finished:
+        exit_code = train.main(["--resume", options.run_dir] if folder.arguments.exists() else words)
+        if exit_code != 0:
+            return exit_code
+        seconds += time.perf_counter() - start
+    record = {"seconds": seconds, "absolute_metrics": absolute_metrics(options)}
+    write_record(folder.path / RESULT_FILE, record)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.zoo.benchmarking.small import options, plan, result
-from zoo.benchmarking.results import budget_warnings, count_gradient_steps, trained_steps
+from zoo.benchmarking.results import budget_warnings, count_gradient_steps, logged_seconds, trained_steps
 from zoo.config import Hyperparameters
 from zoo.runs import RunFolder
 
@@ -24,6 +24,12 @@ def test_gradient_steps_are_minibatches_of_epochs_and_best_responses():
 def test_gradient_steps_of_agents_that_learn_differently():
     mixed = Hyperparameters(n_envs=4, n_steps=25, batch_size={"a": 50, "b": 10}, learner_class={"a": "PPO", "b": "A2C"})
     assert count_gradient_steps(ROWS, mixed) == {"a": 20 * 2 + 8, "b": 18 + 3}
+
+
+def test_clock_that_began_again_goes_on():
+    times = [("100", "3"), ("200", "5"), ("", ""), ("300", "2"), ("400", "2"), ("500", "1")]
+    rows = [{"time/total_timesteps": steps, "time/time_elapsed": seconds} for steps, seconds in times]
+    assert logged_seconds(rows) == [(100, 3), (200, 5), (300, 7), (400, 7), (500, 8)]
 
 
 @pytest.mark.parametrize(
