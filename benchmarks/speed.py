@@ -4,30 +4,34 @@ Steps per second of training, and of each phase.
     python -m benchmarks.speed
     python -m benchmarks.speed --envs hopper_3x1 pong_v3 --algorithms matrl --out benchmarks/results/speed_worlds.json
 
-Collection and stepping (the environment's own part of it), predicted step, meta-game (payoffs and solver) and best response,
-in milliseconds per iteration of about 2,000 joint steps; the first iterations are left out. The grid worlds have the paper's
-network and settings, other environments those of the zoo's files.
+Collection, stepping (the environments' part of it), predicted step, meta-game (payoffs and solver) and best response, in
+milliseconds per iteration of about 2,000 joint steps; the first iterations are left out. "Alone" is what as many steps of one
+plain PettingZoo environment take: stepping beyond that is the price of copies, checks and automatic resets, and less where the
+rules are batched. The grid worlds have the paper's network and settings, other environments those of the zoo's files.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from pettingzoo import ParallelEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from benchmarks.experiment import write_record
 from benchmarks.grid_worlds import HYPERPARAMETERS, NETWORK
 from sb3_matrl import MATRL
-from sb3_matrl.envs import factory
+from sb3_matrl.envs import factory, make
 from zoo.config import ALGORITHMS, find_conf_file, load_hyperparameters
 
 PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
+COLUMNS = ("collect", "stepping", "alone", *PHASES[2:])
 GRID_WORLDS = ("checkers_v0", "switch_v0")
 WARM_UP = 2
 
@@ -74,24 +78,42 @@ class PhaseCallback(BaseCallback):
         return True
 
 
-def build(env: str, algorithm: str) -> MATRL:
+def build(env: str, algorithm: str, conf_file: str | None) -> MATRL:
     """A model in the paper's settings for the grid worlds, else in the zoo's."""
     if env in GRID_WORLDS:
         settings = {**HYPERPARAMETERS, **ALGORITHMS[algorithm]}
         return MATRL("MlpPolicy", factory(env), policy_kwargs=NETWORK, seed=0, device="cpu", **settings)
-    settings = load_hyperparameters(find_conf_file(algorithm, None), env).model_arguments() | ALGORITHMS[algorithm]
+    settings = load_hyperparameters(find_conf_file(algorithm, conf_file), env).model_arguments() | ALGORITHMS[algorithm]
     return MATRL(env=env, seed=0, device="cpu", **settings)
 
 
-def measure(env: str, algorithm: str, iterations: int) -> dict[str, Any]:
+def step_alone(env: ParallelEnv[Any, Any, Any], steps: int) -> float:
+    """Seconds of that many steps of one environment, resets included, with actions drawn beforehand."""
+    rng = np.random.default_rng(0)
+    spaces = {agent: env.action_space(agent) for agent in env.possible_agents}
+    for space in spaces.values():
+        space.seed(int(rng.integers(2**31)))
+    actions = [{agent: space.sample() for agent, space in spaces.items()} for _ in range(steps)]
+    env.reset(seed=0)
+    start = time.perf_counter()
+    for joint_action in actions:
+        env.step({agent: joint_action[agent] for agent in env.agents})
+        if not env.agents:
+            env.reset()
+    return time.perf_counter() - start
+
+
+def measure(env: str, algorithm: str, iterations: int, conf_file: str | None) -> dict[str, Any]:
     """Median milliseconds per iteration, phase by phase, and steps per second overall."""
     callback = PhaseCallback()
-    model = build(env, algorithm)
+    model = build(env, algorithm, conf_file)
     batch = model.n_steps * model.n_envs
     model.learn((WARM_UP + iterations) * batch, callback=callback, log_interval=None)
     wall = np.diff(callback.starts)[WARM_UP:]
     row: dict[str, Any] = {"env": env, "algorithm": algorithm, "agents": len(model.agents), "steps": batch}
     row |= {phase: 1e3 * float(np.median([p[phase] for p in callback.phases[WARM_UP:]])) for phase in PHASES}
+    with closing(make(env, **(model.arguments["env_kwargs"] or {}))) as plain:
+        row["alone"] = 1e3 * step_alone(plain, batch)
     return row | {"iteration": 1e3 * float(np.median(wall)), "steps_per_second": batch / float(np.median(wall))}
 
 
@@ -99,15 +121,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=list(GRID_WORLDS), help="ids")
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
+    parser.add_argument("--conf-file", help="as in zoo/train.py; not for the grid worlds")
     parser.add_argument("--iterations", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
     args = parser.parse_args()
     th.set_num_threads(1)
     cases = [(env, algorithm) for env in args.envs for algorithm in args.algorithms]
-    rows = [measure(env, algorithm, args.iterations) for env, algorithm in tqdm(cases, unit="case")]
-    print(f"{'env':16} {'algorithm':12} " + " ".join(f"{phase + ' ms':>16}" for phase in PHASES) + f"{'steps/s':>10}")
+    rows = [measure(env, algorithm, args.iterations, args.conf_file) for env, algorithm in tqdm(cases, unit="case")]
+    print(f"{'env':16} {'algorithm':12} " + " ".join(f"{phase + ' ms':>16}" for phase in COLUMNS) + f"{'steps/s':>10}")
     for row in rows:
-        times = " ".join(f"{row[phase]:16.1f}" for phase in PHASES)
+        times = " ".join(f"{row[phase]:16.1f}" for phase in COLUMNS)
         print(f"{row['env']:16} {row['algorithm']:12} {times}{row['steps_per_second']:10.0f}")
     write_record(args.out, {"iterations": args.iterations, "table": rows})
 

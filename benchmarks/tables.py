@@ -49,7 +49,7 @@ def grid_world(record: dict[str, Any]) -> str:
 
 def speed(record: dict[str, Any]) -> str:
     """Milliseconds per phase and steps per second."""
-    known = ("collect", "stepping", "predict", "metagame", "best_response", "iteration")
+    known = ("collect", "stepping", "alone", "predict", "metagame", "best_response", "iteration")
     phases = [phase for phase in known if phase in record["table"][0]]
     rows = [
         [

@@ -15,6 +15,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_matrl.common.argument_codec import Unsaved, argument_from_json, argument_to_json
@@ -133,7 +134,7 @@ class FrozenAgent:
         """
         :param document: of :meth:`to_file`
         :param tensors: of :meth:`to_file`
-        :param device: of the policy
+        :param device: of the policy; as SB3 takes it, ``"auto"`` included
         :raises ValueError: if the policy's class is not one of SB3's or sb3-contrib's, or the parts do not fit
         """
         if document["policy"] is None:
@@ -148,7 +149,7 @@ class FrozenAgent:
             observation_space, space_from_json(document["action_space"]), lr_schedule=lambda _: 0.0, **arguments
         )
         policy.load_state_dict(tensors["policy"])
-        policy = policy.to(device)
+        policy = policy.to(get_device(device))
         policy.set_training_mode(False)
         normalizer = None
         if "normalizer" in document:

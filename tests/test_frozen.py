@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.utils import get_device
 
 from sb3_matrl import MATRL
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
@@ -196,6 +197,15 @@ def test_load_may_replace_a_frozen_policy(tmp_path: Path) -> None:
     make({"agent_1": algorithm()}).save(tmp_path / "model")
     loaded = MATRL.load(tmp_path / "model", env=checkers_v0.parallel_env, device="cpu", frozen={"agent_1": third_action})
     assert (loaded.predict({"agent_1": observations()})[0]["agent_1"] == 3).all()
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", th.device("cpu")])
+def test_load_takes_the_devices_that_sb3_takes(tmp_path: Path, device: Any) -> None:
+    make({"agent_1": algorithm()}).save(tmp_path / "model")
+    loaded = MATRL.load(tmp_path / "model", env=checkers_v0.parallel_env, device=device)
+    devices = {parameter.device for parameter in loaded.team.frozen["agent_1"].policy.parameters()}  # type: ignore[union-attr]
+    assert devices == {get_device(device)} == {loaded.device}
+    assert loaded.learn(32, reset_num_timesteps=False).num_timesteps == 32
 
 
 # ---------------------------------------------------------------- bad input

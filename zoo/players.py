@@ -186,7 +186,15 @@ def load_players(
         if name not in models[path].possible_agents:
             raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].possible_agents)}")
         players[agent] = TrainedPlayer(models[path], name, path)
+    for agent, player in players.items():
+        if is_lost(player.model, player.agent):
+            raise ValueError(f"{player} was played by a Python function, which a file cannot hold: give --agent {agent}=RUN")
     return players
+
+
+def is_lost(model: MATRL | SingleAgent, agent: str) -> bool:
+    """Whether a frozen agent of a loaded model was a function, so that nothing is left to play it."""
+    return isinstance(model, MATRL) and agent in model.team.frozen and model.team.frozen[agent].policy is None
 
 
 def _load_guest(path: Path, device: str, trust: bool) -> MATRL | SingleAgent:

@@ -13,6 +13,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.common.foreign import is_sb3_file, load_sb3_agent
 from zoo.config import Hyperparameters
 from zoo.environments import EnvSource
+from zoo.players import is_lost
 
 # What the networks in the file were built from.
 ARCHITECTURE = ("policy", "policy_kwargs", "learner_class", "learner_kwargs", "use_sde")
@@ -46,6 +47,12 @@ def load_pretrained(
         model = MATRL.load(path, env=env, **overrides, **arguments)
     except ValueError as error:
         raise ValueError(f"--trained-agent {path}: {error}") from error
+    lost = [agent for agent in model.possible_agents if is_lost(model, agent)]
+    if lost:
+        raise ValueError(
+            f"--trained-agent {path}: {', '.join(lost)} was played by a Python function, which a file cannot hold: say by "
+            "'frozen' in the hyper-parameters which saved model plays it, or go on in Python with MATRL.load(frozen=...)"
+        )
     kept = {key: _in_yaml(model.arguments[key]) for key in ARCHITECTURE}
     return model, replace(hyperparameters, **kept)
 

@@ -51,6 +51,20 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> N
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
 
 
+def check_distinct_integers(name: str, values: Any, low: int, high: int) -> None:
+    """
+    :param name: the option
+    :param values: what it was set to
+    :param low: smallest valid integer
+    :param high: largest valid integer
+    :raises ValueError: unless ``values`` is a list or tuple of different integers within the limits, one or more
+    """
+    if not isinstance(values, list | tuple) or not values or len(set(map(repr, values))) < len(values):
+        raise ValueError(f"{name} must be a list of different integers from {low} to {high}, got {values!r}")
+    for value in values:
+        check_integer(f"each of {name}", value, low, high)
+
+
 def check_flag(name: str, value: Any) -> None:
     """
     :param name: the option

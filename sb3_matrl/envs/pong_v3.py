@@ -10,8 +10,10 @@ from the environment's own generator: this is what a seed decides.
 Observations:
 
 - ``"ram"``: the machine's 128 bytes, each divided by 255, then 1 for oneself and 0 for the other in the order of the agents:
-  float32, (130,). Positions of ball and paddles and the signs of the ball's speed (bytes 56 and 58: 1 is 1, -1 is 255) are
-  among the bytes, so that a small network can learn from a single frame.
+  float32, (130,). The game itself is in six of them: the ball's column (49) and line (54, 0 while there is no ball), its speed
+  (56 downwards, 58 to the left; -1 is 255), the lines of the right (51) and the left paddle (50). Most others are scores,
+  clocks and graphics, which a network can learn by heart; ``ram_bytes`` chooses. Paddles coast, so that two frames say more
+  than one.
 - ``"pixels"``: the last four frames, each the brighter of two consecutive ones, in grey and scaled to 84x84, then a constant
   plane that says whose view it is, 0 for ``first_0`` and 255 for ``second_0``: uint8, (5, 84, 84). With the channels first
   it is an image for SB3's ``CnnPolicy`` as it is. Frames are those of SuperSuit's ``max_observation_v0``, ``frame_skip_v0``,
@@ -21,6 +23,7 @@ Observations:
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +34,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 from supersuit.utils.basic_transforms import resize
 
-from sb3_matrl.envs.checks import check_choice, check_integer, check_turns
+from sb3_matrl.envs.checks import check_choice, check_distinct_integers, check_integer, check_turns
 from sb3_matrl.envs.optional import import_optional, rom_folder
 from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
 
@@ -41,6 +44,7 @@ OBSERVATIONS = ("ram", "pixels")
 RENDER_MODES = ("human", "rgb_array")
 # A picture's height and width, as everywhere since Mnih et al. 2015.
 SIZE = 84
+RAM_SIZE = 128
 _SCREEN_SPACE = spaces.Box(0, 255, (210, 160), np.uint8)
 _STATE = ("_shown", "_stack", "np_random", "_elapsed_steps", "_started")
 
@@ -53,6 +57,7 @@ class PongOptions:
     :param observation: ``"ram"`` or ``"pixels"``
     :param frame_skip: frames that an action lasts; their rewards are summed
     :param stack: how many observations are stacked, the latest last; ``None`` for 1 of the RAM and 4 of the pixels
+    :param ram_bytes: addresses of the bytes that are seen of the RAM, in this order; ``None`` for all 128
     :param noop_max: most frames without a move at an episode's start
     :param max_cycles: steps (of ``frame_skip`` frames) after which an episode is truncated
     """
@@ -60,6 +65,7 @@ class PongOptions:
     observation: str = "ram"
     frame_skip: int = 4
     stack: int | None = None
+    ram_bytes: Sequence[int] | None = None
     noop_max: int = 30
     max_cycles: int = 25_000
 
@@ -70,6 +76,10 @@ class PongOptions:
         check_integer("max_cycles", self.max_cycles, low=1)
         if self.stack is not None:
             check_integer("stack", self.stack, low=1)
+        if self.ram_bytes is not None:
+            if self.observation != "ram":
+                raise ValueError(f"ram_bytes belongs to observation 'ram', not {self.observation!r}")
+            check_distinct_integers("ram_bytes", self.ram_bytes, low=0, high=RAM_SIZE - 1)
 
     @property
     def stack_size(self) -> int:
@@ -102,10 +112,11 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
         self.possible_agents = list(self._machine.possible_agents)
         self.agents: list[str] = []
         self.action_spaces: dict[str, spaces.Discrete] = dict(self._machine.action_spaces)
-        self.state_space = spaces.Box(0.0, 1.0, (128,), np.float32)
+        self.state_space = spaces.Box(0.0, 1.0, (RAM_SIZE,), np.float32)
         self.np_random = seeding.np_random()[0]
         self._elapsed_steps = 0
         self._started = False
+        self._seen_bytes = slice(None) if options.ram_bytes is None else list(options.ram_bytes)
         self._shown = np.zeros((2, *self._machine.observation_space(self.possible_agents[0]).shape[:2]), np.uint8)
         frame = self._frame()
         self._stack = np.zeros((options.stack_size, *frame.shape), frame.dtype)
@@ -251,7 +262,7 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
 
     def _frame(self) -> np.ndarray:
         if self.options.observation == "ram":
-            return _scaled(self._shown[1])
+            return _scaled(self._shown[1][self._seen_bytes])
         return np.asarray(resize.change_observation(self._shown.max(axis=0), _SCREEN_SPACE, (SIZE, SIZE, True)))
 
     def _observe(self) -> dict[str, np.ndarray]:
@@ -270,6 +281,7 @@ def parallel_env(
     observation: str = "ram",
     frame_skip: int = 4,
     stack: int | None = None,
+    ram_bytes: Sequence[int] | None = None,
     noop_max: int = 30,
     max_cycles: int = 25_000,
     render_mode: str | None = None,
@@ -280,6 +292,7 @@ def parallel_env(
     :param observation: ``"ram"`` or ``"pixels"``
     :param frame_skip: frames that an action lasts; their rewards are summed
     :param stack: how many observations are stacked, the latest last; ``None`` for 1 of the RAM and 4 of the pixels
+    :param ram_bytes: addresses of the bytes that are seen of the RAM, in this order; ``None`` for all 128
     :param noop_max: most frames without a move at an episode's start
     :param max_cycles: steps (of ``frame_skip`` frames) after which an episode is truncated
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
@@ -287,7 +300,12 @@ def parallel_env(
     :raises ImportError: when the Atari packages are not installed; says how to install them
     """
     options = PongOptions(
-        observation=observation, frame_skip=frame_skip, stack=stack, noop_max=noop_max, max_cycles=max_cycles
+        observation=observation,
+        frame_skip=frame_skip,
+        stack=stack,
+        ram_bytes=ram_bytes,
+        noop_max=noop_max,
+        max_cycles=max_cycles,
     )
     return PongEnv(options, render_mode)
 

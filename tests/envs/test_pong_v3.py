@@ -68,6 +68,32 @@ def test_ram_is_the_machines_memory_after_the_last_skipped_frame():
         assert list(rewards.values()) == paid.tolist()
 
 
+def test_chosen_bytes_are_those_of_the_whole_memory_in_every_frame():
+    whole, chosen = make("pong_v3", stack=2), make("pong_v3", stack=2, ram_bytes=[54, 49, 0])
+    expected, seen = whole.reset(seed=0)[0], chosen.reset(seed=0)[0]
+    for actions in random_actions(100, seed=0):
+        for agent in chosen.possible_agents:
+            assert np.array_equal(seen[agent], expected[agent][[54, 49, 0, 128 + 54, 128 + 49, 128, 256, 257]])
+            assert chosen.observation_space(agent).contains(seen[agent])
+        expected, seen = whole.step(actions)[0], chosen.step(actions)[0]
+    assert chosen.state().shape == (128,)
+
+
+def test_ball_and_paddles_are_in_the_bytes_that_the_documentation_names():
+    env = make("pong_v3", frame_skip=1, noop_max=0, ram_bytes=[49, 54, 56, 58])
+    seen = [np.round(255 * env.reset(seed=0)[0]["first_0"][:4])]
+    while env.agents and len(seen) < 2000:
+        seen.append(np.round(255 * env.step(dict.fromkeys(env.agents, 1))[0]["first_0"][:4]))
+    frames = np.array(seen)
+    flying = (frames[:-2, 1] > 0) & (frames[2:, 1] > 0) & (frames[:-2, 2:] == frames[2:, 2:]).all(axis=1)
+    moved = (frames[2:, :2] - frames[:-2, :2])[flying]
+    right, down = np.sign(moved).T
+    signs = {1: 1, 2: 1, 255: -1, 254: -1}
+    assert flying.sum() > 500
+    assert np.mean([d == signs.get(byte) for d, byte in zip(down, frames[:-2, 2][flying], strict=True)]) > 0.95
+    assert np.mean([-r == signs.get(byte) for r, byte in zip(right, frames[:-2, 3][flying], strict=True)]) > 0.95
+
+
 def test_agents_see_the_same_but_for_their_tags():
     seen = make("pong_v3").reset(seed=0)[0]
     assert np.array_equal(seen["first_0"][:128], seen["second_0"][:128])
@@ -243,6 +269,11 @@ def test_screen_is_drawn():
         ({"observation": "pixel"}, "observation 'pixel' is unknown; did you mean 'pixels'?"),
         ({"frame_skip": 0}, "frame_skip must be an integer of at least 1, got 0"),
         ({"stack": 0}, "stack must be an integer of at least 1, got 0"),
+        ({"ram_bytes": []}, "ram_bytes must be a list of different integers from 0 to 127, got []"),
+        ({"ram_bytes": [1, 1]}, "ram_bytes must be a list of different integers from 0 to 127, got [1, 1]"),
+        ({"ram_bytes": 54}, "ram_bytes must be a list"),
+        ({"ram_bytes": [54, 128]}, "each of ram_bytes must be an integer from 0 to 127, got 128"),
+        ({"observation": "pixels", "ram_bytes": [54]}, "ram_bytes belongs to observation 'ram', not 'pixels'"),
         ({"noop_max": -1}, "noop_max must be an integer of at least 0, got -1"),
         ({"max_cycles": 0}, "max_cycles must be an integer of at least 1, got 0"),
         ({"render_mode": "ansi"}, "render_mode 'ansi' is unknown"),

@@ -10,6 +10,7 @@ from sb3_contrib import TRPO, RecurrentPPO
 
 from sb3_matrl import MATRL
 from sb3_matrl.envs import registry
+from zoo import enjoy
 from zoo.config import ALGORITHMS, HYPERPARAMS_FOLDER, Hyperparameters, find_conf_file, load_hyperparameters, read_yaml
 from zoo.environments import make_env
 from zoo.policies import suitable_policy, with_policies
@@ -259,6 +260,23 @@ def test_mixed_learners_share_and_frozen_from_the_command_line(tmp_path):
     expected = MATRL.load(opponent / "switch_v0.zip", device="cpu").agents["agent_0"].policy.state_dict()
     frozen = model.team.frozen["agent_3"].policy.state_dict()
     assert all((frozen[key] == value).all() for key, value in expected.items())
+
+
+def test_agent_that_was_a_function_is_asked_for_before_anything_is_done(tmp_path, capsys):
+    def first_action(observation):
+        return np.zeros(len(observation), dtype=int)
+
+    path, game, run = tmp_path / "model.zip", ["--env", "matrix_game_v0"], tmp_path / "run"
+    small = {"n_envs": 2, "n_steps": 16, "batch_size": 32, "policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
+    MATRL("MlpPolicy", env="matrix_game_v0", frozen={"agent_1": first_action}, **small).save(path)
+    message = "agent_1 was played by a Python function, which a file cannot hold: say by 'frozen'"
+    assert message in error_of(capsys, *game, "-i", str(path), "--run-dir", str(run), "--device", "cpu")
+    assert not run.exists()
+    assert train(run, *game, "-i", str(path), "-params", f"frozen:{{agent_1: [{path}, agent_0]}}") == 0
+    with pytest.raises(SystemExit) as exit_info:
+        enjoy.main(["--run-dir", str(run), "--agent", f"agent_0={path}:agent_1", "--no-render"])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.endswith("which a file cannot hold: give --agent agent_0=RUN\n")
 
 
 def test_wrapped_world_is_trained_resumed_and_kept_in_the_configuration(tmp_path, capsys):
