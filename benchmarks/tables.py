@@ -64,6 +64,25 @@ def speed(record: dict[str, Any]) -> str:
     return markdown(["env", "algorithm", "agents", *(f"{phase} ms" for phase in phases), "steps/s"], rows)
 
 
+def comparison(record: dict[str, Any]) -> str:
+    """Of zoo/benchmark.py: team returns of every setting, with their intervals."""
+    rows = [
+        [
+            row["env"],
+            row["setting"],
+            str(row["seeds"]),
+            f"{row['env_steps']:,}",
+            f"{row['gradient_steps']:,}",
+            *(
+                f"{row[f'{kind}_mean']:.0f} [{row[f'{kind}_mean_low']:.0f}, {row[f'{kind}_mean_high']:.0f}]"
+                for kind in ("sampled", "greedy")
+            ),
+        ]
+        for row in record["table"]
+    ]
+    return markdown(["env", "setting", "seeds", "env steps", "gradient steps", "sampled", "greedy"], rows)
+
+
 def solvers(record: dict[str, Any]) -> str:
     """Worst lines of each method over the kinds of game."""
     rows = []
@@ -124,6 +143,9 @@ RENDERERS = {
     "pong": pong,
     "long_run": long_training,
     "speed_worlds": speed,
+    "speed_pixels": speed,
+    "hopper_3x1": comparison,
+    "robots": comparison,
     "sweep_checkers": sweep,
     "zero_sum": zero_sum,
     "speed": speed,

@@ -170,6 +170,22 @@ def test_il_la_weights_are_the_opponents_predicted_ratios() -> None:
     np.testing.assert_allclose(weights[:, 1], watched.prediction.ratios[:, 0])
 
 
+def test_matrl_takes_the_steps_of_il_la_where_everybody_plays_predicted() -> None:
+    def trained(**switches: Any) -> tuple[MATRL, list[np.ndarray]]:
+        model, found = MATRL("MlpPolicy", checkers_v0.parallel_env, **{**SMALL, "learning_rate": 0.001, **switches}), []
+        for _ in range(4):
+            model.learn(64, reset_num_timesteps=False)
+            assert model.report is not None
+            found.append(model.report.rho)
+        return model, found
+
+    (matrl, rho), (il_la, _) = trained(), trained(metagame=False)
+    np.testing.assert_array_equal(rho, np.zeros((4, 2)))
+    for agent, learner in matrl.agents.items():
+        for ours, theirs in zip(learner.policy.parameters(), il_la.agents[agent].policy.parameters(), strict=True):
+            assert th.equal(ours, theirs)
+
+
 def test_forced_rho_one_makes_all_weights_exactly_one() -> None:
     watched = Watched(rho=[1.0, 1.0])
     weights = watched.coordinator._weights(watched.prediction, watched.report.rho)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -247,7 +248,8 @@ def make_ready(run: PlannedRun) -> None:
 def can_go_on(run: PlannedRun) -> bool:
     """Whether a run that was broken off has the options asked for, and a checkpoint that can be read."""
     try:
-        latest_checkpoint(run.folder.checkpoints)
+        with warnings.catch_warnings(action="ignore"):  # of damaged ones: the run itself says it
+            latest_checkpoint(run.folder.checkpoints)
         return not _differences(run)
     except (OSError, ValueError):
         return False
