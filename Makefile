@@ -66,10 +66,17 @@ benchmarks: setup  ## Every experiment of docs/results.md (hours)
 		--settings matrl ippo "ippo, 15 epochs"
 	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
-	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 swimmer_2x1 pong_v3 --algorithms matrl --iterations 5 \
-		--out benchmarks/results/speed_worlds.json
-	$(BIN)/python zoo/benchmark.py --algos matrl --envs hopper_3x1 --seeds 1 -n 500000 --eval-freq 100000 \
-		--eval-episodes 10 --jobs 1 --device cpu --out logs/hopper
+	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 ant_4x2 swimmer_2x1 halfcheetah_2x3 walker2d_2x3 pong_v3 \
+		--algorithms matrl --iterations 5 --out benchmarks/results/speed_worlds.json
+	$(BIN)/python -m benchmarks.speed --envs pong_v3 --conf-file pixels --algorithms matrl --iterations 3 \
+		--out benchmarks/results/speed_pixels.json
+	$(BIN)/python zoo/benchmark.py --algos matrl --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs hopper_3x1 \
+		--seeds 3 -n 500000 --eval-freq 100000 --eval-episodes 10 --jobs 1 --device cpu --aggregate --out logs/hopper
+	$(BIN)/python zoo/benchmark.py --algos matrl --envs swimmer_2x1 --seeds 2 -n 200000 --eval-freq 40000 \
+		--eval-episodes 5 --jobs 1 --device cpu --aggregate --out logs/swimmer
+	$(BIN)/python zoo/benchmark.py --algos matrl --envs ant_2x4 --seed-list 1 2 -n 200000 --eval-freq 40000 \
+		--eval-episodes 5 --jobs 1 --device cpu --aggregate --out logs/ant
+	$(BIN)/python -m benchmarks.pong
 	$(BIN)/python -m benchmarks.corruption_test
 	$(BIN)/python -m benchmarks.kill_test --kills 200 --terms 50 --jobs 2
 	$(BIN)/python -m benchmarks.long_run

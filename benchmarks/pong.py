@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=["matrl"], choices=list(ALGORITHMS))
     parser.add_argument("--timesteps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds, from 0")
-    parser.add_argument("--games", type=int, default=8, help="games per side, up to 21 points each")
+    parser.add_argument("--games", type=int, default=16, help="games per side, up to 21 points each")
     parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pong.json"))
     args = parser.parse_args()
