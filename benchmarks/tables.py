@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import long_run
+from zoo.benchmarking.comparison import ALL_ENVS
 from zoo.markdown import markdown
 
 RESULTS = Path("benchmarks/results")
@@ -79,6 +80,7 @@ def comparison(record: dict[str, Any]) -> str:
             ),
         ]
         for row in record["table"]
+        if row["env"] != ALL_ENVS
     ]
     return markdown(["env", "setting", "seeds", "env steps", "gradient steps", "sampled", "greedy"], rows)
 
