@@ -140,6 +140,7 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
         self._robot = _make_robot(str(self), _ROBOTS[robot], conf, {**robot_options, "render_mode": render_mode})
         self._env = mamujoco.parallel_env(_ROBOTS[robot].task, conf, gym_env=self._robot, **factorisation)
         _order_joints(self._env)
+        _follow(self._robot, robot_options)
         self.metadata["render_fps"] = self._robot.metadata["render_fps"]
         self.render_mode = render_mode
         self._limit = _step_limit(_ROBOTS[robot], max_episode_steps)
@@ -361,6 +362,17 @@ def _order_joints(library_env: Any) -> None:
     for distances in getattr(library_env, "k_dicts", []):
         for joints in distances.values():
             joints.sort(key=lambda joint: (joint.label, -1 if joint.qpos_ids is None else joint.qpos_ids))
+
+
+def _follow(robot: Any, options: dict[str, Any]) -> None:
+    """
+    Film with the model's tracking camera where it has one, and no other was asked for.
+
+    Gymnasium's renderer knows it and yet looks at where the robot began, so that it walks out of the picture.
+    """
+    if not options.keys() & {"camera_id", "camera_name", "default_camera_config"}:
+        mujoco = _mujoco()
+        robot.mujoco_renderer.camera_id = mujoco.mj_name2id(robot.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
 
 
 def _step_limit(robot: _Robot, max_episode_steps: int | None) -> int:

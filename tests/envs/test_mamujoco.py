@@ -298,6 +298,27 @@ def test_restored_environment_draws_the_same_robot():
     assert after_restore < 0.2 * np.abs(fresh.render() - drawn).mean()
 
 
+@pytest.mark.parametrize("robot", ["ant_2x4", "hopper_3x1", "halfcheetah_2x3", "swimmer_2x1", "walker2d_2x3"])
+def test_camera_follows_the_robot(robot):
+    def camera_and_robot(**options):
+        env = make(robot, render_mode="rgb_array", width=32, height=32, **options)
+        env.reset(seed=0)
+        env.render()
+        state = env.snapshot()
+        state["physics"][1] += 12.0  # the robot's place along its way
+        env.restore(state)
+        env.render()
+        viewer = env._robot.mujoco_renderer.viewer
+        place, torso = viewer.scn.camera[0].pos[0], env._robot.data.subtree_com[1][0]
+        env.close()
+        return place, torso
+
+    place, torso = camera_and_robot()
+    assert torso > 11 and abs(place - torso) < 1
+    left_behind, torso = camera_and_robot(camera_id=-1)
+    assert abs(left_behind - torso) > 5
+
+
 def test_window_without_a_display_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
