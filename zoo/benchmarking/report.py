@@ -12,7 +12,7 @@ from zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_norma
 from zoo.benchmarking.figure import draw_curves
 from zoo.benchmarking.marl_eval import marl_eval_data
 from zoo.benchmarking.plan import BenchmarkOptions
-from zoo.benchmarking.results import RunResult
+from zoo.benchmarking.results import SCORES, RunResult
 from zoo.benchmarking.tables import csv_text, flat_rows, markdown, print_tables
 from zoo.records import write_json, write_record
 
@@ -60,6 +60,8 @@ def _run_record(result: RunResult) -> dict[str, Any]:
         "hyperparameters": result.run.hyperparameters.as_mapping(),
         "env_steps": result.env_steps,
         "gradient_steps": result.gradient_steps,
+        "timesteps": result.timesteps.tolist(),
+        "returns": {policy: result.curve(policy).tolist() for policy in SCORES},
         "seconds": result.total_seconds,
         "machine": result.machine,
     }

@@ -92,6 +92,12 @@ def test_record_says_how_it_came_about(finished):
     # 2 iterations of 2 minibatches: 2 epochs, and 1 more of the best response.
     assert budgets == {("matrl", 200, 12, 12), ("ippo", 200, 8, 8)}
     assert all(run["hyperparameters"]["n_envs"] == 4 and run["machine"]["cpu_count"] for run in record["runs"])
+    for row in record["table"]:
+        runs = [run for run in record["runs"] if (run["env"], run["setting"]) == (row["env"], row["setting"])]
+        for run in runs:
+            assert run["timesteps"] == [100, 200] and [len(curve) for curve in run["returns"].values()] == [2, 2]
+        for policy in ("sampled", "greedy") if runs else ():
+            assert row[f"{policy}_mean"] == pytest.approx(np.mean([run["returns"][policy][-1] for run in runs]))
 
 
 def test_curves_are_drawn(finished):
