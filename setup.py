@@ -12,11 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(include=["sb3_matrl", "sb3_matrl.*", "zoo", "zoo.*"]),
+    packages=find_packages(include=["sb3_matrl", "sb3_matrl.*"]),
     package_data={
         "sb3_matrl": ["py.typed"],
-        "zoo": ["hyperparams/*.yml", "sweeps/*.yaml"],
-        "zoo.reporting": ["templates/*.j2", "templates/*.css"],
+        "sb3_matrl.zoo": ["hyperparams/*.yml", "sweeps/*.yaml"],
+        "sb3_matrl.zoo.reporting": ["templates/*.j2", "templates/*.css"],
     },
     install_requires=[
         "torch>=2.8,<3",
@@ -36,7 +36,7 @@ setup(
         "Jinja2>=3.1",
         "packaging>=23",
     ],
-    entry_points={"console_scripts": ["sb3-matrl-doctor=sb3_matrl.doctor:main"]},
+    entry_points={"console_scripts": ["sb3-matrl-doctor=sb3_matrl.zoo.doctor:main"]},
     extras_require={
         "track": ["wandb>=0.22"],
         "render": ["pygame-ce>=2.5"],

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from benchmarks.experiment import write_record
 from sb3_matrl import MATRL
-from sb3_matrl.common.archive import read_archive
+from sb3_matrl.files.archive import read_archive
 
 KINDS = ("truncated", "shortened", "flipped")
 OUTCOMES = ("refused", "unchanged", "wrong load", "other error")

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sb3_matrl.common.archive import atomic_file
 from sb3_matrl.envs import make
+from sb3_matrl.files.archive import atomic_file
 
 WIDTH = 320  # pixels
 COLOURS = 64

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
-from zoo import records
+from sb3_matrl.zoo.common import records
 
 
 def run_parallel(

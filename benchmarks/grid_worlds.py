@@ -27,7 +27,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.envs import factory
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
-from zoo.config import ALGORITHMS
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

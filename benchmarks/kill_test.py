@@ -31,10 +31,10 @@ import torch as th
 from tqdm import tqdm
 
 from benchmarks.experiment import write_record
-from sb3_matrl.common.model_file import read_model
-from zoo import train
-from zoo.runs import RunFolder
-from zoo.signals import SignalWatch
+from sb3_matrl.files.model_file import read_model
+from sb3_matrl.zoo import train
+from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.signals import SignalWatch
 
 ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
 VEC_ENVS = ("batched", "dummy", "subproc")
@@ -76,7 +76,7 @@ class Training:
     def __init__(self, words: Sequence[str], log: Path) -> None:
         # The server forks before it has done anything that a fork might break, such as computing in threads.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["zoo.train", "torch._dynamo"])  # the latter comes with the first optimiser
+        context.set_forkserver_preload(["sb3_matrl.zoo.train", "torch._dynamo"])  # the latter comes with the first optimiser
         self.log = log
         self.process = context.Process(target=_train, args=(list(words), str(log)))
         self.process.start()

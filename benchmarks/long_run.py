@@ -23,10 +23,10 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.experiment import write_record
-from zoo.benchmarking.results import trained_steps
-from zoo.markdown import markdown
-from zoo.runs import RunFolder
-from zoo.signals import SignalWatch
+from sb3_matrl.zoo.benchmarking.run_results import trained_steps
+from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.signals import SignalWatch
+from sb3_matrl.zoo.common.text_tables import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.1

@@ -19,7 +19,7 @@ from benchmarks.experiment import interval, run_parallel, write_record
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
-from zoo.config import ALGORITHMS, find_conf_file, load_hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, find_conf_file, load_hyperparameters
 
 ENV = "pong_v3"
 

@@ -28,7 +28,7 @@ from benchmarks.experiment import write_record
 from benchmarks.grid_worlds import HYPERPARAMETERS, NETWORK
 from sb3_matrl import MATRL
 from sb3_matrl.envs import factory, make
-from zoo.config import ALGORITHMS, find_conf_file, load_hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, find_conf_file, load_hyperparameters
 
 PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
 COLUMNS = ("collect", "stepping", "alone", *PHASES[2:])

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import long_run
-from zoo.benchmarking.comparison import ALL_ENVS
-from zoo.markdown import markdown
+from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS
+from sb3_matrl.zoo.common.text_tables import markdown
 
 RESULTS = Path("benchmarks/results")
 

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from benchmarks.experiment import interval, run_parallel, write_record
 from sb3_matrl import MATRL
 from sb3_matrl.envs import matrix_game_v0
-from zoo.config import ALGORITHMS
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
 
 N_ENVS, N_STEPS = 200, 10
 HYPERPARAMETERS: dict[str, Any] = {

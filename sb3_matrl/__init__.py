@@ -6,15 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sb3_matrl.coordinator import MATRLCoordinator
     from sb3_matrl.matrl import MATRL
-    from sb3_matrl.report import MetaGameReport
+    from sb3_matrl.matrl.coordinator import MATRLCoordinator
+    from sb3_matrl.matrl.metagame_report import MetaGameReport
 
 __all__ = ["MATRL", "MATRLCoordinator", "MetaGameReport"]
 __version__ = "0.1.0"
 
 # Imported when they are asked for: whoever wants a game or a name alone does not wait for all of the learning.
-_HOMES = {"MATRL": "matrl", "MATRLCoordinator": "coordinator", "MetaGameReport": "report"}
+_HOMES = {"MATRL": "matrl.matrl", "MATRLCoordinator": "matrl.coordinator", "MetaGameReport": "matrl.metagame_report"}
 
 
 def __getattr__(name: str) -> Any:

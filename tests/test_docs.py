@@ -25,9 +25,9 @@ from benchmarks import env_pictures
 from sb3_matrl import MATRL
 from sb3_matrl.envs import mamujoco, pong_v3
 from sb3_matrl.evaluation import isolated_random_streams
-from zoo import train
-from zoo.config import Hyperparameters, find_conf_file
-from zoo.experiment import read_hyperparameters
+from sb3_matrl.zoo import train
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file
+from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -162,7 +162,7 @@ def commands(folder: str) -> list[tuple[str, list[str]]]:
 
 
 # Whatever can be run: all have a table of their flags on some page.
-COMMAND_LINES = sorted(path.stem for path in (ROOT / "zoo").glob("*.py") if "def main(" in path.read_text(encoding="utf-8"))
+COMMAND_LINES = ("train", "enjoy", "benchmark", "sweep", "report", "games")
 
 
 def flags_of(parser: argparse.ArgumentParser) -> set[str]:
@@ -175,11 +175,11 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
 def test_every_flag_is_in_the_site(name: str, site: Path) -> None:
     (page,) = (path for path in DOCS.glob("*.md") if f"<!-- flags of zoo.{name} -->" in path.read_text(encoding="utf-8"))
     shown = set(re.findall(r"<code>(-[\w-]+)</code>", (site / page.with_suffix(".html").name).read_text(encoding="utf-8")))
-    assert flags_of(importlib.import_module(f"zoo.{name}").build_parser()) - {"-h", "--help"} <= shown
+    assert flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) - {"-h", "--help"} <= shown
 
 
 def test_flags_that_the_text_names_exist() -> None:
-    known = set().union(*(flags_of(importlib.import_module(f"zoo.{name}").build_parser()) for name in COMMAND_LINES))
+    known = set().union(*(flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) for name in COMMAND_LINES))
     known |= {f"--{entry.name}".replace("_", "-") for entry in fields(Hyperparameters)}
     named = {flag for path in PAGES for flag in re.findall(r"`(--\w[\w-]*)", path.read_text(encoding="utf-8"))}
     # Sweeps spell flags with underscores.
@@ -192,7 +192,7 @@ def as_id(value: object) -> str:
 
 @pytest.mark.parametrize(("name", "words"), commands("zoo"), ids=as_id)
 def test_zoo_commands_are_understood(name: str, words: list[str]) -> None:
-    module = importlib.import_module(f"zoo.{name}")
+    module = importlib.import_module(f"sb3_matrl.zoo.{name}")
     if hasattr(module, "parse_options"):
         options = module.parse_options(words)
     else:

@@ -1,7 +1,7 @@
 """
 Short trainings whose final parameters are pinned: changes to the code must not change what is computed.
 
-    python -m tests.test_pinned_runs    # write tests/data/pinned_runs.json again, after a change that is meant to change results
+    python -m tests.test_pinned_runs    # writes tests/data/pinned_runs.json, after a change that is meant to change results
 
 Floating-point results differ between processors and versions of PyTorch. Where both are those of the record the hashes of all
 parameters must be equal; elsewhere the parameters' norms must be close.

@@ -12,7 +12,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
-from zoo.config import ALGORITHMS
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
 
 WORLDS: dict[str, dict[str, Any]] = {
     "checkers_v0": {},

@@ -1,238 +1,88 @@
-"""Callbacks for several agents; SB3's own (checkpoints, stopping rules, ...) work as they are."""
+"""Callbacks for every multi-agent algorithm; SB3's own (stopping rules, ...) work as they are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_matrl.common.archive import atomic_file
-from sb3_matrl.common.argument_codec import argument_from_json, argument_to_json
-from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
-from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from sb3_matrl.files.checkpoints import Stateful, checkpoint_path, checkpoint_steps
 
 
-class _BrokenOff(Exception):
-    """Ends an evaluation that somebody wants stopped."""
-
-
-class MultiAgentEvalCallback(EventCallback):
+class ResumableCheckpointCallback(BaseCallback):
     """
-    Evaluate all agents together during training: the twin of SB3's ``EvalCallback``.
+    Save the whole training between two iterations, and at its end.
 
-    Every evaluation plays the sampled and the greedy policies, because they may differ a lot. It takes place between
-    two iterations, where the policies change: after the first one that reaches a multiple of ``eval_freq``, and at the
-    end of training. Training goes on exactly as it would have without it: the global random streams are restored.
+    The first of a list of callbacks: what it saves is then the state before the others act at the same point. A checkpoint is
+    written under a temporary name and renamed, so a killed process leaves only whole ones.
 
-    Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
-    ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled).
-
-    ``evaluations.npz`` holds, for m evaluations of k episodes with n agents: ``timesteps`` (m,), ``results`` and
-    ``results_greedy`` (m, k), ``ep_lengths`` and ``ep_lengths_greedy`` (m, k), ``agent_returns`` and
-    ``agent_returns_greedy`` (m, k, n), ``agents`` (n,).
-
-    :param eval_env: a :class:`JointVecEnv` of its own, or whatever :func:`make_joint_vec_env` takes
-    :param callback_on_new_best: called when the mean team return is better than all before
-    :param callback_after_eval: called after every evaluation
-    :param n_eval_episodes: episodes per evaluation and kind of policy
-    :param eval_freq: in steps of the environment, counted over all copies; 0 or less: at the end only
-    :param log_path: folder for ``evaluations.npz``; none when ``None``
-    :param best_model_save_path: folder for ``best_model.zip``, the latest of equally good ones; none when ``None``
-    :param deterministic: choose the best model by the greedy return instead of the sampled one
-    :param seed: of the evaluations; every one has a seed of its own that depends on this and on the number of steps
-    :param verbose: 1 prints the results
-    :param should_stop: asked before every step of an evaluation; once it says yes the evaluation is broken off without a
-        trace, and the training ends. The evaluation is still due then.
-    :param documents: name -> value in JSON types, stored beside the best model
+    :param folder: for the checkpoints; of those up to the current step all but the last ``keep`` are removed
+    :param save_freq: joint steps between two checkpoints; 0 or less: not by steps
+    :param every_minutes: minutes between two; ``None``: not by the clock
+    :param keep: how many to keep; 0 for all
+    :param parts: name -> whatever else has a state, stored in the checkpoint as ``<name>.json``
+    :param documents: name -> value in JSON types, stored likewise
     """
 
     def __init__(
         self,
-        eval_env: JointVecEnv | Callable[..., Any] | str | Any,
-        callback_on_new_best: BaseCallback | None = None,
-        callback_after_eval: BaseCallback | None = None,
-        n_eval_episodes: int = 20,
-        eval_freq: int = 10_000,
-        log_path: str | os.PathLike[str] | None = None,
-        best_model_save_path: str | os.PathLike[str] | None = None,
-        deterministic: bool = False,
-        seed: int = 0,
-        verbose: int = 1,
-        should_stop: Callable[[], bool] = lambda: False,
+        folder: str | os.PathLike[str],
+        save_freq: int,
+        every_minutes: float | None = None,
+        keep: int = 0,
+        parts: Mapping[str, Stateful] | None = None,
         documents: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(callback_after_eval, verbose=verbose)
-        self.callback_on_new_best = callback_on_new_best
-        if callback_on_new_best is not None:
-            callback_on_new_best.parent = self
-        self.eval_env: JointVecEnv = eval_env if isinstance(eval_env, JointVecEnv) else make_joint_vec_env(eval_env)
-        self.n_eval_episodes = n_eval_episodes
-        self.eval_freq = eval_freq
-        self.log_path = None if log_path is None else Path(log_path)
-        self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
-        self.deterministic = deterministic
-        self.seed = seed
-        self.should_stop = should_stop
-        self.documents = documents
-        self.evaluate_at_end = True
-        self.best_mean_reward = -np.inf
-        self.last_mean_reward = -np.inf
-        self.timesteps: list[int] = []
-        self.sampled: list[EvaluationResult] = []
-        self.greedy: list[EvaluationResult] = []
-        self._next_evaluation: int | None = None
-        self._continue_training = True
-
-    def state(self) -> dict[str, Any]:
-        """
-        What a checkpoint needs so that a resumed training goes on with the same evaluations.
-
-        :return: the evaluations so far, the best mean return and the step of the next evaluation, in JSON types
-        """
-        return {
-            "timesteps": list(self.timesteps),
-            "sampled": argument_to_json([vars(result) for result in self.sampled]),
-            "greedy": argument_to_json([vars(result) for result in self.greedy]),
-            "best_mean_reward": argument_to_json(float(self.best_mean_reward)),
-            "next_evaluation": self._next_evaluation,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """
-        Go on from a checkpoint's evaluations.
-
-        :param state: as :meth:`state` returned it
-        :raises ValueError: if it is something else
-        """
-        try:
-            self.sampled, self.greedy = (
-                [EvaluationResult(**values) for values in argument_from_json(state[kind])] for kind in ("sampled", "greedy")
-            )
-            self.timesteps = [int(steps) for steps in state["timesteps"]]
-            self.best_mean_reward = argument_from_json(state["best_mean_reward"])
-            self._next_evaluation = state["next_evaluation"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not the state of evaluations: {error!r}") from error
-        if self.timesteps:
-            self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
-
-    def _init_callback(self) -> None:
-        trained = list(getattr(self.model, "possible_agents", self.eval_env.agents))
-        if trained != list(self.eval_env.agents):
-            raise ValueError(f"eval_env has agents {list(self.eval_env.agents)}, the model has {trained}")
-        for folder in (self.log_path, self.best_model_save_path):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        if self.callback_on_new_best is not None:
-            self.callback_on_new_best.init_callback(self.model)
+        super().__init__()
+        self.folder = Path(folder)
+        self.save_freq = save_freq
+        self.every_seconds = None if every_minutes is None else 60.0 * every_minutes
+        self.keep = keep
+        self.parts = dict(parts or {})
+        self.documents = dict(documents or {})
+        self._saved_steps = 0
+        self._saved_at = 0.0
+        # An env may fail when the training is only being set up: then there is no state yet.
+        self.can_save = False
 
     def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._continue_training = True
-        if not self._is_due():  # as it is where a training stopped just before an evaluation
-            self._schedule_next()
+        self._saved_steps, self._saved_at = self.model.num_timesteps, time.monotonic()
 
     def _on_rollout_start(self) -> None:
-        if self._is_due():
-            self._evaluate()
-
-    def _is_due(self) -> bool:
-        return self.eval_freq > 0 and self._next_evaluation is not None and self._next_evaluation <= self.model.num_timesteps
+        self.can_save = True
+        steps = self.model.num_timesteps
+        by_steps = self.save_freq > 0 and steps // self.save_freq > self._saved_steps // self.save_freq
+        by_clock = self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+        if by_steps or by_clock:
+            self.save()
 
     def _on_step(self) -> bool:
-        return self._continue_training
+        return True
 
     def _on_training_end(self) -> None:
-        done = bool(self.timesteps) and self.timesteps[-1] == self.model.num_timesteps
-        if self.evaluate_at_end and not done:
-            self._evaluate()
+        self.save()
 
-    def _schedule_next(self) -> None:
-        if self.eval_freq > 0:
-            self._next_evaluation = (self.model.num_timesteps // self.eval_freq + 1) * self.eval_freq
+    def save(self) -> Path:
+        """
+        Save now.
 
-    def _evaluate(self) -> None:
-        self.num_timesteps = self.model.num_timesteps
-        try:
-            # Both before anything is noted: where the env fails, the evaluation is still due.
-            sampled, greedy = self._play(deterministic=False), self._play(deterministic=True)
-        except _BrokenOff:
-            self._continue_training = False
-            return
-        self._schedule_next()
-        self.timesteps.append(self.num_timesteps)
-        self.sampled.append(sampled)
-        self.greedy.append(greedy)
-        if self.log_path is not None:
-            self._save_evaluations(self.log_path / "evaluations.npz")
-        self._log()
-        self._keep_best()
-        self._continue_training = self._on_event() and self._continue_training
+        :return: the checkpoint
+        :raises OSError: when it cannot be written; older checkpoints are as they were
+        """
+        model: Any = self.model
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = checkpoint_path(self.folder, model.resumable_timesteps)
+        model.save(path, {**self.documents, **{name: part.state() for name, part in self.parts.items()}})
+        self._saved_steps, self._saved_at = model.num_timesteps, time.monotonic()
+        if self.keep > 0:
+            self._remove_old(model.resumable_timesteps)
+        return path
 
-    def _play(self, deterministic: bool) -> EvaluationResult:
-        seed = int(np.random.SeedSequence([self.seed, self.num_timesteps]).generate_state(1)[0])
-        self._break_off_if_wanted()
-        return evaluate_policy(
-            self.model,  # type: ignore[arg-type]
-            self.eval_env,
-            self.n_eval_episodes,
-            deterministic,
-            seed,
-            self._break_off_if_wanted,
-        )
-
-    def _break_off_if_wanted(self, *_: object) -> None:
-        if self.should_stop():
-            raise _BrokenOff
-
-    def _log(self) -> None:
-        sampled, greedy = self.sampled[-1], self.greedy[-1]
-        self.logger.record("eval/mean_reward", sampled.mean)
-        self.logger.record("eval/mean_reward_greedy", greedy.mean)
-        self.logger.record("eval/mean_ep_length", sampled.mean_length)
-        self.logger.record("eval/mean_ep_length_greedy", greedy.mean_length)
-        for agent, mean in sampled.agent_means.items():
-            self.logger.record(f"eval/{agent}/mean_reward", mean)
-        # As SB3: dumped at once, so that the results stand beside the number of steps they belong to.
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
-        if self.verbose >= 1:
-            print(
-                f"Eval num_timesteps={self.num_timesteps}, episode_reward={sampled.mean:.2f} +/- {sampled.std:.2f}"
-                f" (greedy {greedy.mean:.2f} +/- {greedy.std:.2f})"
-            )
-
-    def _keep_best(self) -> None:
-        self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
-        if not self.last_mean_reward >= self.best_mean_reward:  # also when it is nan
-            return
-        # Equally good models are told apart by their training: in a zero-sum game, say, where the team's return is always 0.
-        if self.best_model_save_path is not None:
-            model: Any = self.model
-            model.save(self.best_model_save_path / "best_model.zip", self.documents)
-        if self.last_mean_reward == self.best_mean_reward:
-            return
-        self.best_mean_reward = self.last_mean_reward
-        if self.verbose >= 1:
-            print("New best mean reward!")
-        if self.callback_on_new_best is not None:
-            self._continue_training = self.callback_on_new_best.on_step() and self._continue_training
-
-    def _save_evaluations(self, path: Path) -> None:
-        arrays = {
-            "timesteps": np.array(self.timesteps),
-            "results": np.array([result.returns for result in self.sampled]),
-            "results_greedy": np.array([result.returns for result in self.greedy]),
-            "ep_lengths": np.array([result.lengths for result in self.sampled]),
-            "ep_lengths_greedy": np.array([result.lengths for result in self.greedy]),
-            "agent_returns": np.array([result.agent_returns for result in self.sampled]),
-            "agent_returns_greedy": np.array([result.agent_returns for result in self.greedy]),
-            "agents": np.array(self.sampled[-1].agents),
-        }
-        # A reader never meets half a file.
-        with atomic_file(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+    def _remove_old(self, current: int) -> None:
+        # Later ones can only be damaged ones that a resumed training did not use: they must not push out a good one.
+        for steps in [steps for steps in checkpoint_steps(self.folder) if steps <= current][: -self.keep]:
+            checkpoint_path(self.folder, steps).unlink(missing_ok=True)

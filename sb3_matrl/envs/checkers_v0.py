@@ -36,9 +36,9 @@ import numpy as np
 from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
-from sb3_matrl.envs.checks import check_choice, check_numbers
 from sb3_matrl.envs.core import CoreParallelEnv
 from sb3_matrl.envs.grid import GridCore, GridOptions, next_cells, scaled_positions
+from sb3_matrl.envs.option_checks import check_choice, check_numbers
 
 _N_ROWS, _N_COLS = 3, 8
 _N_CELLS = _N_ROWS * _N_COLS

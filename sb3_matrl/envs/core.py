@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from sb3_matrl.envs.checks import check_choice, check_turns
+from sb3_matrl.envs.option_checks import check_choice, check_turns
 from sb3_matrl.envs.rendering import Window
 from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
 

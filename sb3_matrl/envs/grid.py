@@ -14,8 +14,8 @@ from typing import ClassVar, Self
 import numpy as np
 from gymnasium import spaces
 
-from sb3_matrl.envs.checks import check_flag, check_integer, check_number
 from sb3_matrl.envs.core import BatchedCore, CoreStep, discrete_actions
+from sb3_matrl.envs.option_checks import check_flag, check_integer, check_number
 from sb3_matrl.envs.rendering import draw_grid, overlay
 
 DOWN, LEFT, UP, RIGHT, NOOP = range(5)

@@ -39,10 +39,10 @@ from gymnasium.envs.registration import load_env_creator
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
-from sb3_matrl.common.suggest import did_you_mean, unknown
-from sb3_matrl.envs.checks import check_choice, check_integer, check_turns
+from sb3_matrl.envs.option_checks import check_choice, check_integer, check_turns
 from sb3_matrl.envs.optional import import_optional
 from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys, check_saved, restored, saved
+from sb3_matrl.utils.suggest import did_you_mean, unknown
 
 __all__ = ["MultiAgentMujoco", "env", "env_ids", "factory", "parallel_env", "robot_names"]
 

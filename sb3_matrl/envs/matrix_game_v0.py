@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike
 from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
-from sb3_matrl.envs.checks import check_flag, check_integer
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep, discrete_actions
+from sb3_matrl.envs.option_checks import check_flag, check_integer
 from sb3_matrl.games.normal_form import NormalFormGame
 from sb3_matrl.games.payoffs import check_payoffs, game_names, named_payoffs
 

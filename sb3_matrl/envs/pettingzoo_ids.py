@@ -9,8 +9,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.envs.optional import import_optional, rom_folder
+from sb3_matrl.utils.suggest import unknown
 
 PREFIX = "pettingzoo:"
 # Family -> the package that holds it. mpe has left PettingZoo for a package of its own.

@@ -34,7 +34,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 from supersuit.utils.basic_transforms import resize
 
-from sb3_matrl.envs.checks import check_choice, check_distinct_integers, check_integer, check_turns
+from sb3_matrl.envs.option_checks import check_choice, check_distinct_integers, check_integer, check_turns
 from sb3_matrl.envs.optional import import_optional, rom_folder
 from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pettingzoo import AECEnv, ParallelEnv
 
-from sb3_matrl.common.suggest import did_you_mean, unknown
 from sb3_matrl.envs import mamujoco, pettingzoo_ids
+from sb3_matrl.utils.suggest import did_you_mean, unknown
 
 _IDS = {
     "checkers_v0": "sb3_matrl.envs.checkers_v0:parallel_env",

@@ -36,9 +36,9 @@ import numpy as np
 from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
-from sb3_matrl.envs.checks import check_choice, check_integer, check_number
 from sb3_matrl.envs.core import CoreParallelEnv
 from sb3_matrl.envs.grid import NOOP, GridCore, GridOptions, next_cells, scaled_positions
+from sb3_matrl.envs.option_checks import check_choice, check_integer, check_number
 
 _FLOOR = ("b.###.a", ".......", "d.###.c")
 _N_COLS = 7

@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_matrl.evaluation.random_streams import isolated_random_streams
 from sb3_matrl.evaluation.statistics import mean_confidence_interval
+from sb3_matrl.utils.random_state import isolated_random_streams
 from sb3_matrl.vec_env import JointObservation, JointVecEnv, make_joint_vec_env
 
 

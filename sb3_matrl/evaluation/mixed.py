@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.evaluation.evaluate import JointPredictor
+from sb3_matrl.utils.suggest import unknown
 
 
 @dataclass(frozen=True)

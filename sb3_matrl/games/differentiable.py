@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.common.suggest import unknown
+from sb3_matrl.utils.suggest import unknown
 
 Array = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.games.differentiable import Array, DifferentiableGame
 from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, solve
+from sb3_matrl.utils.suggest import unknown
 
 #: A run whose largest |coordinate| exceeds this has diverged.
 DIVERGED = 1e12

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.games.normal_form import NormalFormGame
 from sb3_matrl.games.payoffs import Array, named_payoffs
+from sb3_matrl.utils.suggest import unknown
 
 #: The eight payoffs, (count,) each: A = [[a, b], [c, d]] for the row player, B = [[e, g], [f, h]] for the column player.
 Entries = dict[str, Array]

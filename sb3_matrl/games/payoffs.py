@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.common.suggest import unknown
+from sb3_matrl.utils.suggest import unknown
 
 Array = npt.NDArray[np.float64]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.games.learners import IGA, IGAPP, Learner, WoLFIGA
 from sb3_matrl.games.matrl import MATRL, TrustRegionMATRL
+from sb3_matrl.utils.suggest import unknown
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.metagame.dynamics import best_response
 from sb3_matrl.metagame.evolution import cmaes
 from sb3_matrl.metagame.exact import closed_form, enumerate_pure, two_agent_incentives, two_agent_points
@@ -13,6 +12,7 @@ from sb3_matrl.metagame.game import MetaGame
 from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, Incentives, incentives_of, regrets
 from sb3_matrl.metagame.payoffs import MAX_DENSE_AGENTS, Array
 from sb3_matrl.metagame.support import enumerate_supports
+from sb3_matrl.utils.suggest import unknown
 
 METHODS = ("auto", "enumeration", "closed-form", "support", "best-response", "cmaes")
 SELECTIONS = ("random", "welfare", "progress")

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
+from sb3_matrl.envs.parallel import require_parallel_env
+from sb3_matrl.envs.turns import TurnBasedParallelEnv
 from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
-from sb3_matrl.vec_env.turns import TurnBasedParallelEnv
 
 
 @dataclass(frozen=True)
@@ -50,22 +49,6 @@ def describe(env: Any) -> EnvDescription:
     metadata = getattr(env, "metadata", {})
     obstacle = snapshot_obstacle(env)
     return EnvDescription(agents, observation_spaces, action_spaces, metadata, render_mode_of(env), obstacle)
-
-
-def require_parallel_env(env: Any) -> None:
-    """
-    Raise unless ``env`` is a PettingZoo ParallelEnv.
-
-    :raises TypeError: says what it is and how to make a ParallelEnv of it
-    """
-    if isinstance(env, ParallelEnv):
-        return
-    kind = type(env).__name__
-    if isinstance(env, gymnasium.Env):
-        advice = "is a single-agent gymnasium env: train it with SB3 itself, or write it as a ParallelEnv"
-    else:
-        advice = "does not derive from pettingzoo.ParallelEnv; derive from it or convert it"
-    raise TypeError(f"sb3_matrl needs a PettingZoo ParallelEnv, but the {kind} given {advice}")
 
 
 def render_mode_of(env: Any) -> str | None:

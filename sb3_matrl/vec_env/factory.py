@@ -9,17 +9,16 @@ from typing import Any, cast
 import cloudpickle
 import gymnasium
 from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils.conversions import aec_to_parallel
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_matrl.common.suggest import unknown
 from sb3_matrl.envs.core import CoreParallelEnv
+from sb3_matrl.envs.parallel import as_parallel, require_parallel_env
+from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.backend import Backend
 from sb3_matrl.vec_env.batched import BatchedBackend
-from sb3_matrl.vec_env.describe import describe, require_parallel_env
+from sb3_matrl.vec_env.describe import describe
 from sb3_matrl.vec_env.joint import JointVecEnv
 from sb3_matrl.vec_env.supersuit_backend import DummyBackend, EnvFactory, SubprocBackend
-from sb3_matrl.vec_env.turns import TurnBasedParallelEnv
 
 KINDS = ("auto", "batched", "dummy", "subproc")
 
@@ -164,12 +163,3 @@ def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:
 
 def _make(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
     return as_parallel(make(**kwargs))
-
-
-def as_parallel(env: Any) -> Any:
-    """The env itself, or a parallel view of an AECEnv."""
-    if isinstance(env, AECEnv):
-        simultaneous = getattr(env, "metadata", {}).get("is_parallelizable", False)
-        return aec_to_parallel(env) if simultaneous else TurnBasedParallelEnv(env)
-    require_parallel_env(env)
-    return env

@@ -6,11 +6,11 @@ from gymnasium import spaces
 from pettingzoo.classic import connect_four_v3
 
 from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy
+from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import as_parallel, make_joint_vec_env
 from sb3_matrl.vec_env.masks import options_of
 from tests.evaluation.worlds import Comes, CountsSteps
 from tests.vec_env.turn_toys import random_mask
-from zoo.playing import play_episodes
 
 SPACES = [spaces.Discrete(5), spaces.MultiDiscrete([2, 3, 2]), spaces.MultiBinary(3)]
 

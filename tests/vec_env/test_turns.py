@@ -17,8 +17,8 @@ from pettingzoo.classic import (
     tictactoe_v3,
 )
 
+from sb3_matrl.envs.turns import TurnBasedParallelEnv
 from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
-from sb3_matrl.vec_env.turns import TurnBasedParallelEnv
 from tests.vec_env.reference import assert_rows, random_actions
 from tests.vec_env.test_snapshot import assert_goes_on
 from tests.vec_env.toys import draw, plain

@@ -1,7 +1,7 @@
 import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult
-from zoo.curves import ascii_curve, draw_curve
+from sb3_matrl.zoo.training.curves import ascii_curve, draw_curve
 
 
 def result(returns, agents=("a", "b")):

@@ -8,9 +8,9 @@ import torch as th
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
+from sb3_matrl.zoo.enjoy import main, parse_options
+from sb3_matrl.zoo.train import main as train
 from tests.evaluation.worlds import RandomLength
-from zoo.enjoy import main, parse_options
-from zoo.train import main as train
 
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
 QUICK = ["--eval-freq", "100", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu"]
@@ -273,7 +273,7 @@ def test_errors_while_playing_are_one_line(logs, tmp_path, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("zoo.enjoy.record_video", full)
+    monkeypatch.setattr("sb3_matrl.zoo.enjoy.record_video", full)
     assert main(["-f", str(logs), "--env", "switch_v0", "--record", str(tmp_path / "a.gif")]) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from sb3_matrl.common.checkpoints import latest_checkpoint
-from sb3_matrl.common.model_file import read_model
-from zoo.runs import RunFolder
-from zoo.train import main
+from sb3_matrl.files.checkpoints import latest_checkpoint
+from sb3_matrl.files.model_file import read_model
+from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.train import main
 
 WORLD = "tests.zoo.worlds:Faulty"
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]

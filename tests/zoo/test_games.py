@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sb3_matrl.games import NormalFormGame, convergence, make_learner, named_game, random_games, run
-from zoo.game_studies.learners import SETTINGS
-from zoo.game_studies.rotational import RotationalOptions, rotational
-from zoo.game_studies.simplex import softmax_policies, support_equilibria
-from zoo.game_studies.square import regions_along
-from zoo.game_studies.table1 import Task, mean_interval, measure, share_interval
-from zoo.games import build_parser, main, study_options
-from zoo.markdown import markdown
+from sb3_matrl.zoo.common.text_tables import markdown
+from sb3_matrl.zoo.games import build_parser, main, study_options
+from sb3_matrl.zoo.studies.rotational import RotationalOptions, rotational
+from sb3_matrl.zoo.studies.simplex import softmax_policies, support_equilibria
+from sb3_matrl.zoo.studies.square import regions_along
+from sb3_matrl.zoo.studies.table1 import Task, mean_interval, measure, share_interval
+from sb3_matrl.zoo.studies.table1_settings import SETTINGS
 
 
 def record(folder, name):
@@ -176,7 +176,8 @@ def test_markdown_columns_line_up():
 
 def test_games_start_without_what_only_trainings_need():
     script = (
-        "import sys, zoo.games, sb3_matrl; assert not {'wandb', 'sb3_matrl.matrl', 'zoo.config'} & set(sys.modules); "
+        "import sys, sb3_matrl.zoo.games, sb3_matrl; "
+        "assert not {'wandb', 'sb3_matrl.matrl', 'sb3_matrl.zoo.common.hyperparameters'} & set(sys.modules); "
         "from sb3_matrl import *; from sb3_matrl.matrl import MATRL as wanted; assert MATRL is wanted; "
         "assert set(sb3_matrl.__all__) <= set(dir(sb3_matrl)) and not hasattr(sb3_matrl, 'MATRLL')"
     )

@@ -10,12 +10,19 @@ from sb3_contrib import TRPO, RecurrentPPO
 
 from sb3_matrl import MATRL
 from sb3_matrl.envs import registry
-from zoo import enjoy
-from zoo.config import ALGORITHMS, HYPERPARAMS_FOLDER, Hyperparameters, find_conf_file, load_hyperparameters, read_yaml
-from zoo.environments import make_env
-from zoo.policies import suitable_policy, with_policies
-from zoo.train import main, parse_options
-from zoo.wrappers import WRAPPERS, read_wrappers
+from sb3_matrl.envs.making import make_env
+from sb3_matrl.envs.wrappers import WRAPPERS, read_wrappers
+from sb3_matrl.zoo import enjoy
+from sb3_matrl.zoo.common.hyperparameters import (
+    ALGORITHMS,
+    HYPERPARAMS_FOLDER,
+    Hyperparameters,
+    find_conf_file,
+    load_hyperparameters,
+    read_yaml,
+)
+from sb3_matrl.zoo.common.policies import suitable_policy, with_policies
+from sb3_matrl.zoo.train import main, parse_options
 
 ISSUE_IDS = ("hopper_3x1", "ant_2x4", "ant_4x2", "swimmer_2x1", "halfcheetah_2x3", "walker2d_2x3", "pong_v3")
 TINY = ["-params", "n_envs:2", "n_steps:16", "batch_size:32", "n_epochs:1", "br_n_epochs:1"]

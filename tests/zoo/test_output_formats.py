@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.output_formats import CsvTable, EventFile, FileFormat, RunLogger
+from sb3_matrl.zoo.training.output_formats import CsvTable, EventFile, FileFormat, RunLogger
 
 
 def write(table, **values):

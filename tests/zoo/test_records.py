@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.records import machine, write_json, write_record
+from sb3_matrl.zoo.common.records import machine, write_json, write_record
 
 
 def test_machine_names_versions_threads_and_command(monkeypatch):
@@ -18,7 +18,7 @@ def test_machine_names_versions_threads_and_command(monkeypatch):
 
 
 def test_packages_that_are_missing_are_left_out(monkeypatch):
-    monkeypatch.setattr("zoo.records.PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("sb3_matrl.zoo.common.records.PACKAGES", ("numpy", "no-such-package"))
     assert machine()["versions"] == {"numpy": np.__version__}
 
 

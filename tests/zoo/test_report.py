@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from sb3_matrl.evaluation import mean_confidence_interval
-from zoo.report import main
-from zoo.reporting.charts import BOTTOM, LEFT, MAX_POINTS, RIGHT, TOP, Series, line_chart, share_chart, thinned
-from zoo.reporting.loading import load_run, read_evaluations, read_progress, run_names
-from zoo.reporting.media import FilmStrip
-from zoo.reporting.page import duration, number
-from zoo.reporting.sections import differences, phase_times
-from zoo.train import main as train
+from sb3_matrl.zoo.report import main
+from sb3_matrl.zoo.reporting.charts import BOTTOM, LEFT, MAX_POINTS, RIGHT, TOP, Series, line_chart, share_chart, thinned
+from sb3_matrl.zoo.reporting.loading import load_run, read_evaluations, read_progress, run_names
+from sb3_matrl.zoo.reporting.media import FilmStrip
+from sb3_matrl.zoo.reporting.page import duration, number
+from sb3_matrl.zoo.reporting.sections import differences, phase_times
+from sb3_matrl.zoo.train import main as train
 
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
 QUICK = ["--eval-freq", "100", "--eval-episodes", "3", "--verbose", "0", "--device", "cpu", "-n", "200", "--seed", "1"]
@@ -175,7 +175,7 @@ def test_videos_are_embedded_up_to_a_size(tmp_path, monkeypatch):
     (run / "a.mp4").write_bytes(b"12345")
     (run / "b.gif").write_bytes(b"123")
     (run / "c.mp4").write_bytes(b"1" * 11)
-    monkeypatch.setattr("zoo.reporting.media.MAX_VIDEO_BYTES", 10)
+    monkeypatch.setattr("sb3_matrl.zoo.reporting.media.MAX_VIDEO_BYTES", 10)
     report(run)
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert [video["src"] for video in page.of("video")] == ["data:video/mp4;base64,MTIzNDU="]

@@ -11,12 +11,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.kill_test import Case, differences, run_reference, trial
-from sb3_matrl.common.model_file import read_model
 from sb3_matrl.evaluation import evaluate_policy
+from sb3_matrl.files.model_file import read_model
+from sb3_matrl.zoo.common.locking import locked_folder
+from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.train import main
 from tests.evaluation.worlds import InterruptsItself
-from zoo.locking import locked_folder
-from zoo.runs import RunFolder
-from zoo.train import main
 
 WORLD = "tests.evaluation.worlds:InterruptsItself"
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
@@ -75,7 +75,7 @@ def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, cap
         return evaluate_policy(model, env, n_eval_episodes, deterministic, seed, at_every_step)
 
     assert train(tmp_path / "whole", *words) == 0
-    monkeypatch.setattr("sb3_matrl.common.callbacks.evaluate_policy", interrupted)
+    monkeypatch.setattr("sb3_matrl.evaluation.callbacks.evaluate_policy", interrupted)
     assert train(tmp_path / "run", *words) == 143
     steps = evaluations[-1]
     assert steps == 100 * at_evaluation if at_evaluation == 4 else 200
@@ -89,11 +89,11 @@ def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("moment", ["summary", "update"])
 def test_signal_at_other_moments_costs_nothing(tmp_path, monkeypatch, moment):
-    words, target = ["--env", "checkers_v0", "-n", "400"], "zoo.experiment.returns_table"
+    words, target = ["--env", "checkers_v0", "-n", "400"], "sb3_matrl.zoo.training.training_run.returns_table"
     assert train(tmp_path / "whole", *words) == 0
     with monkeypatch.context() as patch:
         if moment == "update":
-            target = "sb3_matrl.coordinator.MATRLCoordinator.update"
+            target = "sb3_matrl.matrl.coordinator.MATRLCoordinator.update"
         original = pkgutil.resolve_name(target)
 
         def interrupt(*arguments, **options):
@@ -112,7 +112,7 @@ def test_signal_at_other_moments_costs_nothing(tmp_path, monkeypatch, moment):
 HOLD = """
 import multiprocessing, os, sys, time
 from pathlib import Path
-from zoo.locking import locked_folder
+from sb3_matrl.zoo.common.locking import locked_folder
 with locked_folder(Path(sys.argv[1]), "is in use"):
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,)).start()
     print(os.getpid(), flush=True)

@@ -13,7 +13,7 @@ from benchmarks.long_run import growth, table, usage, watch
 from benchmarks.pong import points_won
 from sb3_matrl.evaluation import Player, RandomPolicy, evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
-from zoo.runs import RunFolder
+from sb3_matrl.zoo.common.run_folder import RunFolder
 
 HOLD = """
 import subprocess, sys, threading, time

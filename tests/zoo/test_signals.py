@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from zoo.signals import Interrupted, SignalWatch, exit_code
+from sb3_matrl.zoo.common.signals import Interrupted, SignalWatch, exit_code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

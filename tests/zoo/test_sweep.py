@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from sb3_matrl import MATRL
+from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
+from sb3_matrl.zoo.sweep import main, parse_options
+from sb3_matrl.zoo.sweeping.study import finished_trials, make_pruner, open_study, requeue_lost_trials, run_trials
+from sb3_matrl.zoo.sweeping.study_results import importances
+from sb3_matrl.zoo.sweeping.sweep_file import read_sweep
+from sb3_matrl.zoo.train import main as train_main
 from tests.zoo.sweeps import SWEEP, write_sweep
-from zoo.config import load_hyperparameters
-from zoo.sweep import main, parse_options
-from zoo.sweeping.config import read_sweep
-from zoo.sweeping.results import importances
-from zoo.sweeping.study import finished_trials, make_pruner, open_study, requeue_lost_trials, run_trials
-from zoo.train import main as train_main
 
 GRID = {"learning_rate": {"values": [0.001, 0.1]}, "stats_window_size": {"min": 1, "max": 2}}
 
@@ -200,7 +200,7 @@ def test_full_disk_keeps_the_study_and_ends_with_one_line(tmp_path, monkeypatch,
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "trials.csv")
 
-    monkeypatch.setattr("zoo.sweeping.local.write_csv", full)
+    monkeypatch.setattr("sb3_matrl.zoo.sweeping.local.write_csv", full)
     folder = search(tmp_path, "--n-trials", "1", code=1)
     error = capsys.readouterr().err
     assert "error: [Errno 28] No space left on device: 'trials.csv'; the study is kept" in error

@@ -5,7 +5,7 @@ import optuna
 import pytest
 from scipy.stats import kstest, loguniform, uniform
 
-from zoo.sweeping.parameters import read_parameter
+from sb3_matrl.zoo.sweeping.parameters import read_parameter
 
 
 def draws(spec, n=400):

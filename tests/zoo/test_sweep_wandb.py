@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import wandb
 
+from sb3_matrl.zoo.sweep import main
 from tests.zoo.sweeps import SWEEP, write_sweep
-from zoo.sweep import main
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import struct
 import pytest
 import yaml
 
+from sb3_matrl.zoo.train import main
+from sb3_matrl.zoo.training.tracking import require_wandb, tracking_mode
 from tests.evaluation.worlds import InterruptsItself
-from zoo.tracking import require_wandb, tracking_mode
-from zoo.train import main
 
 # LevelDB's log format: blocks of 32 KiB, records with a header of CRC (4 bytes), length (2) and kind (1).
 BLOCK, HEADER, FULL, LAST = 32768, 7, 1, 4

@@ -15,11 +15,11 @@ from stable_baselines3.common.logger import CSVOutputFormat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_matrl import MATRL
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, load_hyperparameters
+from sb3_matrl.zoo.common.run_folder import find_run_folder
+from sb3_matrl.zoo.train import build_parser, main, parse_options
+from sb3_matrl.zoo.training.training_run import TrainOptions, prepare
 from tests.evaluation.worlds import InterruptsItself
-from zoo.config import ALGORITHMS, load_hyperparameters
-from zoo.experiment import TrainOptions, prepare
-from zoo.runs import find_run_folder
-from zoo.train import build_parser, main, parse_options
 
 WORLD = "tests.evaluation.worlds:RandomLength"
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
@@ -345,7 +345,7 @@ def test_full_disk_at_the_start_leaves_no_folder(tmp_path, capsys, monkeypatch):
     def refuse(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("zoo.experiment.write_yaml", refuse)
+    monkeypatch.setattr("sb3_matrl.zoo.training.training_run.write_yaml", refuse)
     with pytest.raises(SystemExit) as exit_info:
         main(["--env", "matrix_game_v0", "-f", str(tmp_path), "-n", "100"])
     assert exit_info.value.code == 2
@@ -478,7 +478,7 @@ def test_interrupted_run_saves_its_model(tmp_path, capsys, monkeypatch):
 
 def test_terminated_process_saves_its_model(tmp_path):
     script = (
-        "import sys; from zoo.train import main; code = main(sys.argv[1:]); "
+        "import sys; from sb3_matrl.zoo.train import main; code = main(sys.argv[1:]); "
         "assert 'wandb' not in sys.modules, 'imported without --track'; sys.exit(code)"
     )
     words = ["--env", "matrix_game_v0", "-n", "1e9", "-f", str(tmp_path), *QUICK, *SMALL, "--verbose", "1"]
@@ -501,6 +501,6 @@ def test_interruption_before_the_training_is_told(monkeypatch, capsys):
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.train.prepare", interrupt)
+    monkeypatch.setattr("sb3_matrl.zoo.train.prepare", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted; nothing more was saved\n"

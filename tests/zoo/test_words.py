@@ -1,9 +1,9 @@
 import pytest
 
-from zoo.config import Hyperparameters
-from zoo.experiment import TrainOptions, read_hyperparameters
-from zoo.train import build_parser, command_line, parse_options
-from zoo.words import normalise_words
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
+from sb3_matrl.zoo.common.words import normalise_words
+from sb3_matrl.zoo.train import build_parser, command_line, parse_options
+from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
 
 wandb_sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 

@@ -9,15 +9,15 @@ from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 
 from sb3_matrl import MATRL
+from sb3_matrl.envs.making import make_env
 from sb3_matrl.evaluation import MixedPolicy, Player
-from sb3_matrl.learners import SpacesVecEnv
-from zoo.enjoy import main as enjoy
-from zoo.environments import make_env
-from zoo.players import ModelChoice, SingleAgent, load_players
-from zoo.playing import play_episodes
-from zoo.report import main as report
-from zoo.runs import create_run_folder, find_run_folder
-from zoo.train import main
+from sb3_matrl.evaluation.play import play_episodes
+from sb3_matrl.on_policy.learners import SpacesVecEnv
+from sb3_matrl.zoo.common.run_folder import create_run_folder, find_run_folder
+from sb3_matrl.zoo.enjoy import main as enjoy
+from sb3_matrl.zoo.playing.players import ModelChoice, SingleAgent, load_players
+from sb3_matrl.zoo.report import main as report
+from sb3_matrl.zoo.train import main
 
 CONNECT_FOUR = "pettingzoo:classic/connect_four-v3"
 TINY = ["-params", "n_envs:2", "n_steps:16", "batch_size:32", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from zoo.benchmarking import worker
-from zoo.benchmarking.plan import BenchmarkOptions, Setting, plan_runs
-from zoo.benchmarking.results import RunResult
+from sb3_matrl.zoo.benchmarking import worker
+from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, Setting, plan_runs
+from sb3_matrl.zoo.benchmarking.run_results import RunResult
 
 STAG_HUNT = "matrix_game_v0: {game: stag_hunt}"
 CHANGES = {"n_envs": 4, "n_steps": 25, "batch_size": 50, "n_epochs": 2, "br_n_epochs": 1, "policy_kwargs.net_arch": [8]}

@@ -13,11 +13,12 @@ import pytest
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
+from sb3_matrl.zoo import benchmark, train
+from sb3_matrl.zoo.benchmark import build_parser, main
+from sb3_matrl.zoo.benchmarking import execution
+from sb3_matrl.zoo.benchmarking import run_statistics as statistics
 from tests.zoo.benchmarking.small import WORDS, in_this_process
 from tests.zoo.benchmarking.test_comparison import check_marl_eval
-from zoo import benchmark, train
-from zoo.benchmark import build_parser, main
-from zoo.benchmarking import execution, statistics
 
 COMMAND = ["--algos", "matrl", "ippo", "--envs", "matrix_game_v0", "--seeds", "2", *WORDS]
 
@@ -180,7 +181,7 @@ def test_reference_is_ippo_unless_said_otherwise():
 
 @pytest.mark.expensive
 def test_killed_benchmark_goes_on_where_it_stopped(tmp_path):
-    command = [sys.executable, "-m", "zoo.benchmark", *COMMAND, "--jobs", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "sb3_matrl.zoo.benchmark", *COMMAND, "--jobs", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(tmp_path.rglob("result.json")):
         time.sleep(0.2)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
+from sb3_matrl.zoo.benchmarking import run_statistics as statistics
+from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, markdown, print_tables
+from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
+from sb3_matrl.zoo.benchmarking.marl_eval import environment_name, marl_eval_data
+from sb3_matrl.zoo.common.records import write_json
 from tests.zoo.benchmarking.small import options, plan, result
-from zoo.benchmarking import statistics
-from zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
-from zoo.benchmarking.marl_eval import environment_name, marl_eval_data
-from zoo.benchmarking.tables import csv_text, flat_rows, markdown, print_tables
-from zoo.records import write_json
 
 FINAL = {  # environment, setting -> final sampled score of each seed
     ("matrix_game_v0", "matrl"): [1.0, 2.0, 3.0, 40.0],

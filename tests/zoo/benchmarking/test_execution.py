@@ -9,12 +9,12 @@ import time
 import pytest
 from rich.console import Console
 
+from sb3_matrl.zoo.benchmark import IN_USE
+from sb3_matrl.zoo.benchmarking import execution
+from sb3_matrl.zoo.benchmarking.display import ProgressDisplay, last_lines
+from sb3_matrl.zoo.benchmarking.execution import execute, local_launcher
+from sb3_matrl.zoo.common.locking import locked_folder
 from tests.zoo.benchmarking.small import Ended, plan
-from zoo.benchmark import IN_USE
-from zoo.benchmarking import execution
-from zoo.benchmarking.display import ProgressDisplay, last_lines
-from zoo.benchmarking.execution import execute, local_launcher
-from zoo.locking import locked_folder
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -165,7 +165,7 @@ def test_folder_is_locked_as_long_as_a_run_lives(tmp_path, monkeypatch):
 def test_local_run_gets_its_words_threads_and_log(tmp_path, monkeypatch):
     (run,) = plan(tmp_path, num_threads=3)[:1]
     command = execution.worker_command(run)
-    assert command[:3] == [sys.executable, "-m", "zoo.benchmarking.worker"] and command[3:] == list(run.words)
+    assert command[:3] == [sys.executable, "-m", "sb3_matrl.zoo.benchmarking.worker"] and command[3:] == list(run.words)
     script = "import os, sys; print(os.environ['OMP_NUM_THREADS']); print('oops', file=sys.stderr)"
     monkeypatch.setattr(execution, "worker_command", lambda run: [sys.executable, "-c", script])
     run.log.parent.mkdir(parents=True)

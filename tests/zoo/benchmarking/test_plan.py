@@ -3,10 +3,10 @@ import json
 import pytest
 import yaml
 
+from sb3_matrl.zoo.benchmarking.plan import Setting, plan_runs, read_settings, split_finished
+from sb3_matrl.zoo.common.hyperparameters import find_conf_file, load_hyperparameters
+from sb3_matrl.zoo.training.training_run import create_folder, prepare
 from tests.zoo.benchmarking.small import CHANGES, options, plan
-from zoo.benchmarking.plan import Setting, plan_runs, read_settings, split_finished
-from zoo.config import find_conf_file, load_hyperparameters
-from zoo.experiment import create_folder, prepare
 
 
 def finish(run):

@@ -8,9 +8,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from sb3_matrl.zoo.benchmarking import ray_backend
+from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher, require_ray, run_process
 from tests.zoo.benchmarking.small import plan
-from zoo.benchmarking import ray_backend
-from zoo.benchmarking.ray_backend import ray_launcher, require_ray, run_process
 
 
 class RayError(Exception):

@@ -3,10 +3,10 @@ import csv
 import numpy as np
 import pytest
 
+from sb3_matrl.zoo.benchmarking.run_results import budget_warnings, count_gradient_steps, logged_seconds, trained_steps
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
+from sb3_matrl.zoo.common.run_folder import RunFolder
 from tests.zoo.benchmarking.small import options, plan, result
-from zoo.benchmarking.results import budget_warnings, count_gradient_steps, logged_seconds, trained_steps
-from zoo.config import Hyperparameters
-from zoo.runs import RunFolder
 
 ROWS = [
     {"a/train/n_updates": "10", "a/br/n_updates": "4.0", "b/train/n_updates": "10", "b/br/n_updates": "3", "time/fps": "1"},

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.kill_test import differences
-from sb3_matrl.coordinator import MATRLCoordinator
+from sb3_matrl.matrl.coordinator import MATRLCoordinator
+from sb3_matrl.zoo.benchmarking import worker
+from sb3_matrl.zoo.benchmarking.plan import make_ready
+from sb3_matrl.zoo.benchmarking.run_results import read_result
 from tests.zoo.benchmarking.small import CHANGES, plan
-from zoo.benchmarking import worker
-from zoo.benchmarking.plan import make_ready
-from zoo.benchmarking.results import read_result
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_training_is_not_repeated_when_only_the_absolute_metrics_are_missing(who
     before, seconds = absolute_metrics(whole), read_result(whole).seconds[-1]
     whole.result.unlink()
     make_ready(whole)
-    monkeypatch.delattr("zoo.train.main")
+    monkeypatch.delattr("sb3_matrl.zoo.train.main")
     assert worker.main(whole.words) == 0
     assert absolute_metrics(whole) == before and read_result(whole).total_seconds == seconds
 

@@ -1,0 +1,81 @@
+"""Checks for NaN and infinite numbers in rollouts and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+# What is done with an update that has such numbers: end the training, or go on with the next rollout.
+ON_NAN = ("stop", "skip")
+# What torch.distributions say of parameters that are NaN.
+REFUSED_BY_TORCH = "found invalid values"
+# A rollout buffer's arrays in the order in which a bad number spreads, so that the first bad one is the cause.
+_ROLLOUT_ARRAYS = {
+    "rewards": "reward",
+    "values": "value",
+    "log_probs": "log-probability",
+    "advantages": "advantage",
+    "returns": "return",
+}
+
+
+class NonFiniteError(ValueError):
+    """A rollout or an update has numbers that are NaN or infinite; the message says whose, which and where."""
+
+
+def check_rollout(agents: Sequence[str], learner: OnPolicyAlgorithm) -> None:
+    """
+    Check what the losses will read of a learner's rollout; rows in which an agent did not act are left out.
+
+    :param agents: names of the learner's agents
+    :param learner: its buffer was filled by :func:`sb3_matrl.on_policy.rollout.collect_rollout`
+    :raises NonFiniteError: names the agent, the env copy and the step
+    """
+    buffer: Any = learner.rollout_buffer
+    if buffer.generator_ready:
+        return  # flattened by an update, before which it was checked
+    for attribute, what in _ROLLOUT_ARRAYS.items():
+        array = getattr(buffer, attribute)
+        bad = ~np.isfinite(array) & buffer.mask
+        if bad.any():
+            step, column = np.argwhere(bad)[0].tolist()
+            member, copy = divmod(column, learner.n_envs // len(agents))
+            raise NonFiniteError(
+                f"agent {agents[member]!r}, env copy {copy}, step {step} of the rollout: the {what} is {array[step, column]} "
+                f"({int(bad.sum())} of {int(buffer.mask.sum())} are not finite)"
+            )
+
+
+def check_parameters(agent: str, policy: ActorCriticPolicy, optimizers: Iterable[th.optim.Optimizer], when: str) -> None:
+    """
+    Check an agent's parameters and its optimisers' moments, waiting once for the device.
+
+    :param agent: name of the agent
+    :param policy: the agent's
+    :param optimizers: that step the policy's parameters
+    :param when: said in the error, e.g. ``"after the best response"``
+    :raises NonFiniteError: names the agent and the parameter
+    """
+    numbers = list(_numbers(policy, optimizers))
+    # One operation on all of them is many times faster than one on each.
+    if bool(th.isfinite(th.cat([tensor.reshape(-1) for _, tensor in numbers])).all()):
+        return
+    what, tensor = next((what, tensor) for what, tensor in numbers if not bool(th.isfinite(tensor).all()))
+    bad = int((~th.isfinite(tensor)).sum())
+    raise NonFiniteError(f"agent {agent!r}, {when}: {bad} of {tensor.numel()} numbers in {what} are NaN or infinite")
+
+
+def _numbers(policy: ActorCriticPolicy, optimizers: Iterable[th.optim.Optimizer]) -> Iterator[tuple[str, th.Tensor]]:
+    """Parameters first. Step counts are left out: they are always finite, and may be on another device."""
+    named = list(policy.named_parameters())
+    yield from ((f"parameter {name}", parameter.detach()) for name, parameter in named)
+    for optimizer in optimizers:
+        for name, parameter in named:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if key != "step" and isinstance(value, th.Tensor):
+                    yield f"the optimiser's {key} of parameter {name}", value

@@ -1,0 +1,176 @@
+"""Agents that act and do not learn: policies, saved agents, scripts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecTransposeImage
+
+from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
+from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
+from sb3_matrl.files.space_codec import space_from_json, space_to_json
+from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
+
+Script = Callable[[Any], Any]
+
+
+class FrozenAgent:
+    """
+    An agent that acts and does not learn.
+
+    :param policy: an SB3 policy or algorithm; or a function of the observations (n_envs, ...) that returns the actions
+        (n_envs, ...); or ``None`` for one that a file could not hold, which raises an error when it is to act
+    :param normalizer: of the observations that the policy was trained with; ``None`` for raw ones
+    :raises TypeError: if ``policy`` is none of these
+    """
+
+    def __init__(self, policy: BasePolicy | BaseAlgorithm | Script | None, normalizer: Normalizer | None = None) -> None:
+        if isinstance(policy, BaseAlgorithm):
+            policy = policy.policy
+        if not (policy is None or callable(policy)):
+            raise TypeError(
+                f"a frozen agent is an SB3 policy or algorithm, a function of the observations, a path of a saved MATRL model "
+                f"or a tuple (model or path, agent), not {policy!r}"
+            )
+        self.policy = policy
+        self.normalizer = normalizer
+        # Of a recurrent policy, between two calls of act().
+        self.state: Any = None
+
+    def copied(self) -> FrozenAgent:
+        """One that stays as it is whoever goes on training the policy; a function stays the same one."""
+        if not isinstance(self.policy, BasePolicy):
+            return self
+        policy = type(self.policy)(**_constructor_arguments(self.policy))
+        policy.load_state_dict(self.policy.state_dict())
+        policy = policy.to(self.policy.device)
+        policy.set_training_mode(False)
+        return FrozenAgent(policy, copy.deepcopy(self.normalizer))
+
+    def check_spaces(self, agent: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        """
+        A policy must have been made for the spaces of the agent that it is to play; a function is not checked.
+
+        :param agent: for the error
+        :param observation_space: the agent's; images may have their channels first or last
+        :param action_space: the agent's
+        :raises ValueError: if a space differs
+        """
+        if not isinstance(self.policy, BasePolicy):
+            return
+        for kind, space, own in (
+            ("observation", _channels_first(observation_space), self.policy.observation_space),
+            ("action", action_space, self.policy.action_space),
+        ):
+            if space != _channels_first(own):
+                raise ValueError(f"frozen: {agent!r}: its {kind} space is {space}, that of the policy {own}")
+
+    def act(self, observation: Any, episode_start: np.ndarray, action_masks: np.ndarray | None) -> np.ndarray:
+        """
+        Sampled actions for all env copies during collection; recurrent states are carried from call to call.
+
+        :param observation: (n_envs, ...)
+        :param episode_start: bool (n_envs,)
+        :param action_masks: bool (n_envs, mask size), or ``None``
+        :return: (n_envs, *action shape)
+        """
+        actions, self.state = self.predict(observation, self.state, episode_start, False, action_masks)
+        return actions
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """As SB3's ``predict``; a function knows nothing of states, ``deterministic`` and masks."""
+        if self.policy is None:
+            raise ValueError("this frozen agent was a function, which a file cannot hold: pass it to load() as frozen={...}")
+        if not isinstance(self.policy, BasePolicy):
+            return np.asarray(self.policy(observation)), None
+        if self.normalizer is not None:
+            observation = self.normalizer.normalize(observation)
+        masks = {"action_masks": action_masks} if isinstance(self.policy, MaskableActorCriticPolicy) else {}
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic, **masks)
+        bits = isinstance(self.policy.action_space, spaces.MultiBinary)  # SB3 samples floats
+        return actions.astype(self.policy.action_space.dtype) if bits else actions, state
+
+    def to_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """:return: what :meth:`from_file` needs, as JSON types and as tensors; of a function only that there was one"""
+        if not isinstance(self.policy, BasePolicy):
+            return {"policy": None}, {}
+        arguments = _constructor_arguments(self.policy)
+        own = {
+            name: value for name, value in arguments.items() if not isinstance(value, spaces.Space) and name != "lr_schedule"
+        }
+        document: dict[str, Any] = {
+            "policy": argument_to_json(type(self.policy)),
+            "observation_space": space_to_json(self.policy.observation_space),
+            "action_space": space_to_json(self.policy.action_space),
+            "arguments": argument_to_json(own),
+        }
+        tensors: dict[str, Any] = {"policy": self.policy.state_dict()}
+        if self.normalizer is not None:
+            document["normalizer"] = asdict(self.normalizer.config)
+            tensors["normalizer"] = tensors_for_arrays(self.normalizer.state())
+        return document, tensors
+
+    @classmethod
+    def from_file(cls, document: Mapping[str, Any], tensors: Mapping[str, Any], device: th.device | str) -> FrozenAgent:
+        """
+        :param document: of :meth:`to_file`
+        :param tensors: of :meth:`to_file`
+        :param device: of the policy; as SB3 takes it, ``"auto"`` included
+        :raises ValueError: if the policy's class is not one of SB3's or sb3-contrib's, or the parts do not fit
+        """
+        if document["policy"] is None:
+            return cls(None)
+        policy_class, arguments = argument_from_json(document["policy"]), argument_from_json(document["arguments"])
+        if isinstance(policy_class, Unsaved) or any(isinstance(value, Unsaved) for value in arguments.values()):
+            return cls(None)
+        if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
+            raise ValueError(f"a frozen agent's policy is no SB3 policy: {policy_class!r}")
+        observation_space = space_from_json(document["observation_space"])
+        policy = policy_class(
+            observation_space, space_from_json(document["action_space"]), lr_schedule=lambda _: 0.0, **arguments
+        )
+        policy.load_state_dict(tensors["policy"])
+        policy = policy.to(get_device(device))
+        policy.set_training_mode(False)
+        normalizer = None
+        if "normalizer" in document:
+            normalizer = Normalizer(NormalizerConfig(**document["normalizer"]), observation_space, 1)
+            normalizer.restore(arrays_for_tensors(tensors["normalizer"]), with_running=False)
+        return cls(policy, normalizer)
+
+
+def _constructor_arguments(policy: BasePolicy) -> dict[str, Any]:
+    """What builds an equal policy; sb3-contrib's recurrent ones leave out their LSTMs."""
+    arguments = policy._get_constructor_parameters()
+    if isinstance(policy, RecurrentActorCriticPolicy):
+        arguments |= {name: getattr(policy, name) for name in ("shared_lstm", "enable_critic_lstm", "lstm_kwargs")}
+        arguments |= {"lstm_hidden_size": policy.lstm_actor.hidden_size, "n_lstm_layers": policy.lstm_actor.num_layers}
+    return arguments
+
+
+def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """As SB3's policies see a space: images have their channels first."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _channels_first(entry) for key, entry in space.spaces.items()})
+    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
+        return VecTransposeImage.transpose_space(space)  # type: ignore[arg-type]
+    return space

@@ -1,0 +1,168 @@
+"""
+The best response to the aggregated policies of the others (Eq. 6), estimated on the rollout that is there already.
+
+The losses are pure functions of tensors; :func:`best_respond` runs the gradient steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.nn import functional as F
+
+from sb3_matrl.on_policy.batch import AgentBatch, evaluate, live_part, minibatches, take_rows
+
+
+@dataclass(frozen=True)
+class BestResponseConfig:
+    """
+    Settings of one agent's best response, schedules already evaluated.
+
+    :param learning_rate: of its own Adam
+    :param n_epochs: passes over the rollout
+    :param batch_size: rows per gradient step
+    :param clip_range: eps, clip of the agent's own ratio pi_theta / pi_old
+    :param weight_clip_range: cbar, clip of the importance weight of the others' policies; ``None`` for no clip
+    :param clip_range_vf: clip of the value update as in SB3's PPO; ``None`` for no clip
+    :param normalize_advantage: normalise advantages per minibatch, as SB3's PPO does
+    :param ent_coef: weight of the entropy bonus
+    :param vf_coef: weight of the value loss
+    :param kl_coef: weight of KL(pi_old || pi_theta) (the paper's KL coefficient)
+    :param max_grad_norm: gradient clipping
+    :param target_kl: stop the epochs when the KL estimate exceeds 1.5 times this; ``None`` for never
+    """
+
+    learning_rate: float
+    n_epochs: int
+    batch_size: int
+    clip_range: float
+    weight_clip_range: float | None
+    clip_range_vf: float | None
+    normalize_advantage: bool
+    ent_coef: float
+    vf_coef: float
+    kl_coef: float
+    max_grad_norm: float
+    target_kl: float | None
+
+
+@dataclass(frozen=True)
+class BestResponseStats:
+    """Means over the gradient steps of one best response; ``n_updates`` counts those steps."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    clip_fraction: float
+    approx_kl: float
+    n_updates: int
+
+
+def clip_weights(weights: th.Tensor, clip_range: float | None) -> th.Tensor:
+    """Truncate importance weights to [max(0, 1 - cbar), 1 + cbar]; unchanged when ``clip_range`` is ``None``."""
+    return weights if clip_range is None else weights.clamp(max(0.0, 1.0 - clip_range), 1.0 + clip_range)
+
+
+def surrogate_loss(ratio: th.Tensor, advantages: th.Tensor, weights: th.Tensor, clip_range: float) -> th.Tensor:
+    """
+    ``-mean_b[ w_b min(q_b A_b, clip(q_b, 1-eps, 1+eps) A_b) ]``, PPO's clipped surrogate with one constant weight per
+    sample. With weights of 1 it is PPO's loss.
+
+    :param ratio: q (B,), pi_theta over the policy that collected the data
+    :param advantages: (B,)
+    :param weights: w (B,), without gradient
+    :param clip_range: eps
+    """
+    clipped = th.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)
+    return -(weights * th.min(ratio * advantages, clipped * advantages)).mean()
+
+
+def value_loss(values: th.Tensor, old_values: th.Tensor, returns: th.Tensor, clip_range_vf: float | None) -> th.Tensor:
+    """Mean squared error to the TD(lambda) return, with SB3's optional clip of the update."""
+    if clip_range_vf is not None:
+        values = old_values + th.clamp(values - old_values, -clip_range_vf, clip_range_vf)
+    return F.mse_loss(returns, values)
+
+
+def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
+    """``mean[(q - 1) - log q]``: unbiased, non-negative estimate of KL(pi_old || pi_theta) from samples of pi_old."""
+    return (th.exp(log_ratio) - 1.0 - log_ratio).mean()
+
+
+def best_respond(
+    policy: ActorCriticPolicy,
+    optimizer: th.optim.Optimizer,
+    batch: AgentBatch,
+    weights: th.Tensor,
+    config: BestResponseConfig,
+    rng: np.random.Generator,
+) -> BestResponseStats:
+    """
+    A few weighted, clipped policy-gradient steps on the agent's own rollout.
+
+    :param policy: starts at the best-response start; changed in place
+    :param optimizer: the best response's own, over ``policy.parameters()``
+    :param batch: the agent's rollout, (B, ...)
+    :param weights: (B,), clipped importance weights of the other agents
+    :param config: settings
+    :param rng: shuffles the minibatches
+    :return: means over the gradient steps
+    """
+    policy.set_training_mode(True)
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate
+    records: list[th.Tensor] = []
+    for _ in range(config.n_epochs if bool(batch.mask.any()) else 0):
+        for index in minibatches(batch, config.batch_size, rng):
+            record = _gradient_step(policy, optimizer, batch, weights, config, index)
+            if record is None:
+                return _summary(records)
+            records.append(record)
+    return _summary(records)
+
+
+def _gradient_step(
+    policy: ActorCriticPolicy,
+    optimizer: th.optim.Optimizer,
+    batch: AgentBatch,
+    weights: th.Tensor,
+    config: BestResponseConfig,
+    index: np.ndarray | slice,
+) -> th.Tensor | None:
+    """One Adam step on some rows; ``None`` (and no step) when ``target_kl`` is exceeded."""
+    rows = take_rows(batch, index)
+    values, log_prob, entropies = evaluate(policy, rows)
+    # Without a closed form, the entropy is estimated from the actions.
+    columns = (values, log_prob, -log_prob if entropies is None else entropies, weights[index])
+    rows, (values, log_prob, entropies, row_weights) = live_part(rows, *columns)
+    entropy, advantages = entropies.mean(), rows.advantages
+    if config.normalize_advantage and len(advantages) > 1:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    log_ratio = log_prob - rows.old_log_prob
+    ratio = th.exp(log_ratio)
+    policy_objective = surrogate_loss(ratio, advantages, row_weights, config.clip_range)
+    critic_loss = value_loss(values, rows.old_values, rows.returns, config.clip_range_vf)
+    loss = policy_objective - config.ent_coef * entropy + config.vf_coef * critic_loss
+    if config.kl_coef != 0.0:
+        loss = loss + config.kl_coef * approximate_kl(log_ratio)
+    with th.no_grad():
+        kl_estimate = approximate_kl(log_ratio)
+        clip_fraction = ((ratio - 1.0).abs() > config.clip_range).float().mean()
+    if config.target_kl is not None and float(kl_estimate) > 1.5 * config.target_kl:
+        return None
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    th.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    optimizer.step()
+    # Kept as tensors: reading them here would wait for the device at every step.
+    return th.stack([policy_objective.detach(), critic_loss.detach(), entropy.detach(), clip_fraction, kl_estimate])
+
+
+def _summary(records: list[th.Tensor]) -> BestResponseStats:
+    if not records:
+        return BestResponseStats(0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    policy_loss, critic_loss, entropy, clip_fraction, approx_kl = th.stack(records).mean(dim=0).tolist()
+    return BestResponseStats(policy_loss, critic_loss, entropy, clip_fraction, approx_kl, len(records))

@@ -1,0 +1,428 @@
+"""
+One MATRL iteration after collection (Algorithms 1 and 2): predict, meta-game, aggregate, best response.
+
+The coordinator reads the agents' rollout buffers, which joint collection has filled, and leaves the next policies in
+the agents. Each stage is a small function of tensors or arrays; the coordinator only carries them from one to the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
+from sb3_matrl.matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
+from sb3_matrl.matrl.finite import check_ratios, check_response_losses
+from sb3_matrl.matrl.metagame_report import MetaGameReport
+from sb3_matrl.matrl.mixture import (
+    ActionDistribution,
+    blend_logits,
+    effective_sample_size,
+    interpolate_parameters,
+    kl,
+    opponent_weights,
+    total_variation,
+)
+from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, check_applicable, solve
+from sb3_matrl.metagame.stability import eigenvalues, fixed_point_type, improvement_lower_bound
+from sb3_matrl.on_policy.batch import (
+    AgentBatch,
+    action_distribution,
+    actor_parameter_names,
+    agent_batch,
+    log_prob_and_distribution,
+)
+from sb3_matrl.on_policy.buffers import install_masked_buffer
+from sb3_matrl.utils.suggest import unknown
+
+AGGREGATIONS = ("parameters", "distill")
+BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
+# The dense payoff table is reported up to this many agents (n 2^n numbers).
+MAX_REPORTED_AGENTS = 4
+# Ratios beyond exp(20) say no more than that; without a limit products of them could become inf or nan.
+MAX_LOG_RATIO = 20.0
+
+Parameters = dict[str, th.Tensor]
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    """
+    How the agents' updates are coordinated; the two switches give every ablation of Sec. 4.
+
+    :param metagame: solve the meta-game; off means rho = 0, everyone predicted
+    :param best_response: take best-response steps; off means that the aggregated policies are the next ones
+    :param solver: see :func:`sb3_matrl.metagame.solve`
+    :param selection: which equilibrium, if there are several: ``random``, ``welfare`` or ``progress``
+    :param aggregation: ``parameters`` interpolates network parameters; ``distill`` then fits the exact mixture
+    :param best_response_start: ``aggregated``, ``current`` or ``predicted`` parameters
+    :param payoff_clip_range: clip c of the ratios in the meta-game; ``None`` for no clip
+    :param distill_steps: Adam steps of ``aggregation="distill"``
+    :raises ValueError: if a value is not one of those named
+    """
+
+    metagame: bool = True
+    best_response: bool = True
+    solver: str = "auto"
+    selection: str = "random"
+    aggregation: str = "parameters"
+    best_response_start: str = "aggregated"
+    payoff_clip_range: float | None = 0.2
+    distill_steps: int = 10
+
+    def __post_init__(self) -> None:
+        choices = {
+            "solver": METHODS,
+            "selection": SELECTIONS,
+            "aggregation": AGGREGATIONS,
+            "best_response_start": BEST_RESPONSE_STARTS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(unknown(name, getattr(self, name), known))
+        if self.payoff_clip_range is not None and not self.payoff_clip_range > 0.0:
+            raise ValueError(f"payoff_clip_range must be positive, or None for no clipping; got {self.payoff_clip_range}")
+        if self.distill_steps < 0:
+            raise ValueError(f"distill_steps must not be negative, got {self.distill_steps}")
+
+
+@dataclass(frozen=True)
+class BestResponseArguments:
+    """
+    One agent's best-response arguments as a user gives them; see :class:`~sb3_matrl.matrl.best_response.BestResponseConfig`.
+
+    ``learning_rate``, ``clip_range`` and ``clip_range_vf`` may be schedules of the remaining progress.
+    """
+
+    learning_rate: float | Schedule = 3e-4
+    n_epochs: int = 5
+    batch_size: int = 64
+    clip_range: float | Schedule = 0.2
+    weight_clip_range: float | None = 0.2
+    clip_range_vf: float | Schedule | None = None
+    normalize_advantage: bool = True
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    kl_coef: float = 0.0
+    max_grad_norm: float = 0.5
+    target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_epochs < 0:
+            raise ValueError(f"br_n_epochs must not be negative, got {self.n_epochs}")
+        if self.weight_clip_range is not None and not self.weight_clip_range > 0.0:
+            raise ValueError(f"br_clip_range must be positive, or None for no clipping; got {self.weight_clip_range}")
+
+    def at(self, progress_remaining: float) -> BestResponseConfig:
+        """The settings when ``progress_remaining`` (from 1 down to 0) of the training is left."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("learning_rate", "clip_range", "clip_range_vf"):
+            if values[name] is not None:
+                values[name] = FloatSchedule(values[name])(progress_remaining)
+        return BestResponseConfig(**values)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A learner's policy at one moment: parameters of its actor, its action distributions and log-densities on the rollout."""
+
+    parameters: Parameters
+    distribution: ActionDistribution
+    log_prob: th.Tensor
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """
+    The rollout of all learners with their current and predicted policies (lists follow the learners' order).
+
+    The B joint samples of the meta-game are env steps: the ratio of agents that share a learner is the product of theirs,
+    the advantage the sum, over those that acted.
+    """
+
+    batches: list[AgentBatch]
+    current: list[_Snapshot]
+    predicted: list[_Snapshot]
+    ratios: th.Tensor
+    advantages: th.Tensor
+    mask: th.Tensor
+
+
+class MATRLCoordinator:
+    """
+    Coordinates the updates of several SB3 on-policy learners that share one environment.
+
+    It hooks their rollout buffers (see :func:`~sb3_matrl.on_policy.buffers.install_masked_buffer`) and holds the
+    configuration, the best responses' optimisers and a random generator.
+
+    The players of the meta-game are the learners. One that several agents share is one player: its ratio is the product
+    of theirs, its payoff the sum, and they are mixed by one ``rho``.
+
+    :param learners: name -> learner; fill their buffers by :func:`sb3_matrl.on_policy.rollout.collect_rollout`
+    :param config: switches and solver
+    :param best_response: name -> best-response arguments; defaults for all when ``None``
+    :param rng: draws equilibria, solver restarts and minibatches
+    :param group_sizes: name -> number of agents that share the learner; 1 for all when ``None``. Its buffer has as many
+        blocks of env copies, one per agent
+    :raises ValueError: if the solver does not apply to this number of learners
+    """
+
+    def __init__(
+        self,
+        learners: Mapping[str, OnPolicyAlgorithm],
+        config: CoordinatorConfig | None = None,
+        best_response: Mapping[str, BestResponseArguments] | None = None,
+        rng: np.random.Generator | None = None,
+        group_sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.learners = dict(learners)
+        self.group_sizes = {name: (group_sizes or {}).get(name, 1) for name in self.learners}
+        for learner in self.learners.values():
+            install_masked_buffer(learner)
+        self.config = config or CoordinatorConfig()
+        check_applicable(self.config.solver, len(self.learners))
+        self.best_response = dict(best_response or {name: BestResponseArguments() for name in learners})
+        self.rng = np.random.default_rng() if rng is None else rng
+        self.optimizers = {
+            name: th.optim.Adam(learner.policy.parameters(), eps=learner.policy.optimizer.defaults.get("eps", 1e-5))
+            for name, learner in self.learners.items()
+        }
+        self._actor_names = {name: actor_parameter_names(learner.policy) for name, learner in self.learners.items()}
+
+    def update(self, progress_remaining: float = 1.0) -> MetaGameReport:
+        """
+        One iteration on the rollouts in the learners' buffers; the learners hold the next policies afterwards.
+
+        :param progress_remaining: share of the training that is left, for schedules
+        :return: the iteration's numbers
+        :raises NonFiniteError: when an agent's update leads to NaN or infinite numbers; the agents are left in mid-update
+        """
+        try:
+            return self._update(progress_remaining)
+        except ValueError as error:
+            if REFUSED_BY_TORCH not in str(error):
+                raise
+            self._check_parameters("during the update")
+            raise NonFiniteError("during the update, a policy's output on the rollout was NaN or infinite") from error
+
+    def _update(self, progress_remaining: float) -> MetaGameReport:
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "predict"):
+            prediction = self._predict()
+        check_ratios(self.learners, prediction.ratios)
+        with _timed(seconds, "metagame"):
+            game = self._metagame(prediction)
+            solution = self._solve(game)
+        weights = self._weights(prediction, solution.rho)
+        with _timed(seconds, "best_response"):
+            configs = {name: arguments.at(progress_remaining) for name, arguments in self.best_response.items()}
+            self._aggregate(prediction, solution.rho, configs)
+            stats = self._best_respond(prediction, weights, configs)
+        self._check_parameters("after the best response")
+        check_response_losses(stats)
+        return self._report(prediction, game, solution, weights, configs, stats, seconds)
+
+    def _check_parameters(self, when: str) -> None:
+        for name, learner in self.learners.items():
+            check_parameters(name, learner.policy, (learner.policy.optimizer, self.optimizers[name]), when)
+
+    def _snapshot(self, name: str, batch: AgentBatch) -> _Snapshot:
+        policy = self.learners[name].policy
+        named = dict(policy.named_parameters())
+        parameters = {key: named[key].detach().clone() for key in self._actor_names[name]}
+        log_prob, distribution = log_prob_and_distribution(policy, batch)
+        return _Snapshot(parameters, distribution, log_prob)
+
+    def _predict(self) -> _Prediction:
+        """Step 2 of Algorithm 1: every agent's own SB3 update against the others' current policies (Eq. 2)."""
+        batches = [agent_batch(learner) for learner in self.learners.values()]
+        pairs = list(zip(self.learners, batches, strict=True))
+        current = [self._snapshot(name, batch) for name, batch in pairs]
+        for learner in self.learners.values():
+            if learner.rollout_buffer.can_train:  # type: ignore[attr-defined]  # SB3's train() fails without any row
+                learner.train()
+        self._check_parameters("after the predicted step")
+        predicted = [self._snapshot(name, batch) for name, batch in pairs]
+        changes = [new.log_prob - batch.old_log_prob for new, batch in zip(predicted, batches, strict=True)]
+        log_ratios = self._columns([th.where(b.mask, change, 0.0) for b, change in zip(batches, changes, strict=True)])
+        ratios = th.exp(log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+        advantages = self._columns([th.where(batch.mask, batch.advantages, 0.0) for batch in batches])
+        mask = self._columns([batch.mask for batch in batches]) > 0.0
+        return _Prediction(batches, current, predicted, ratios, advantages, mask)
+
+    def _columns(self, values: list[th.Tensor]) -> th.Tensor:
+        """Sums over the agents that share a learner: tensors (group size * B,) become one (B, n) of doubles."""
+        sizes = self.group_sizes.values()
+        sums = [value.cpu().double().view(size, -1).sum(dim=0) for value, size in zip(values, sizes, strict=True)]
+        return th.stack(sums, dim=1)
+
+    def _metagame(self, prediction: _Prediction) -> MetaGame:
+        """Step 3: payoffs of current and predicted policies, estimated on the rollout (Eqs. 3 and 5)."""
+        return MetaGame(
+            prediction.ratios.numpy(),
+            prediction.advantages.numpy(),
+            clip_range=self.config.payoff_clip_range,
+            mask=prediction.mask.numpy(),
+        )
+
+    def _solve(self, game: MetaGame) -> Solution:
+        """Step 4: a Nash equilibrium; all predicted when the meta-game is switched off."""
+        if self.config.metagame:
+            return solve(game, method=self.config.solver, selection=self.config.selection, rng=self.rng)
+        rho = np.zeros(game.n_agents)
+        return Solution(rho=rho, nash_conv=game.nash_conv(rho), method="none", equilibria=np.empty((0, game.n_agents)))
+
+    def _weights(self, prediction: _Prediction, rho: np.ndarray) -> th.Tensor:
+        """The best response's importance weights before clipping, (B, n)."""
+        return opponent_weights(prediction.ratios, th.as_tensor(rho), prediction.mask)
+
+    def _aggregate(self, prediction: _Prediction, rho: np.ndarray, configs: Mapping[str, BestResponseConfig]) -> None:
+        """Step 5, and the start of step 6: the actors' parameters; critics keep the fit of the predicted step."""
+        start = self.config.best_response_start if self.config.best_response else "aggregated"
+        for i, name in enumerate(self.learners):
+            weight = {"aggregated": float(rho[i]), "current": 1.0, "predicted": 0.0}[start]
+            if weight == 0.0:
+                continue  # the learner holds the predicted parameters already
+            current, predicted = prediction.current[i], prediction.predicted[i]
+            self._set_actor(name, interpolate_parameters(current.parameters, predicted.parameters, weight))
+            if self.config.aggregation == "distill" and start == "aggregated" and weight < 1.0:
+                target = blend_logits(current.distribution, predicted.distribution, weight)
+                self._distill(name, prediction.batches[i], target, configs[name].learning_rate)
+
+    def _set_actor(self, name: str, parameters: Parameters) -> None:
+        named = dict(self.learners[name].policy.named_parameters())
+        with th.no_grad():
+            for key, value in parameters.items():
+                named[key].copy_(value)
+
+    def _distill(self, name: str, batch: AgentBatch, target: ActionDistribution, learning_rate: float) -> None:
+        """Adam steps on KL(mixture || pi_theta) over the rollout's live rows."""
+        policy = self.learners[name].policy
+        named = dict(policy.named_parameters())
+        optimizer = th.optim.Adam([named[key] for key in self._actor_names[name]], lr=learning_rate)
+        live = batch.mask.float()
+        for _ in range(self.config.distill_steps):
+            divergence = kl(target, action_distribution(policy, batch))
+            loss = (live * divergence).sum() / live.sum().clamp(min=1.0)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        policy.optimizer.zero_grad()
+
+    def _best_respond(
+        self, prediction: _Prediction, weights: th.Tensor, configs: Mapping[str, BestResponseConfig]
+    ) -> dict[str, BestResponseStats]:
+        """Step 6: every agent's clipped, weighted steps against the aggregated policies of the others (Eq. 6)."""
+        if not self.config.best_response:
+            return {}
+        stats = {}
+        for i, (name, learner) in enumerate(self.learners.items()):
+            batch, config = prediction.batches[i], configs[name]
+            column = clip_weights(weights[:, i], config.weight_clip_range).to(batch.advantages).repeat(self.group_sizes[name])
+            stats[name] = best_respond(learner.policy, self.optimizers[name], batch, column, config, self.rng)
+        return stats
+
+    def _report(
+        self,
+        prediction: _Prediction,
+        game: MetaGame,
+        solution: Solution,
+        weights: th.Tensor,
+        configs: Mapping[str, BestResponseConfig],
+        stats: dict[str, BestResponseStats],
+        seconds: dict[str, float],
+    ) -> MetaGameReport:
+        clip_ranges = [configs[name].weight_clip_range for name in self.learners]
+        return MetaGameReport(
+            agents=tuple(self.learners),
+            n_equilibria=len(solution.equilibria) if self.config.metagame else -1,
+            clip_fraction=_clipped_share(prediction.ratios, prediction.mask, [self.config.payoff_clip_range] * game.n_agents),
+            weight_clip_fraction=_clipped_share(weights, prediction.mask, clip_ranges),
+            effective_sample_size=_sample_sizes(weights, prediction.mask, clip_ranges),
+            best_response=stats,
+            seconds=seconds,
+            **_game_numbers(game, solution),
+            **self._distances(prediction),
+            **self._lower_bounds(prediction, game, solution.rho),
+        )
+
+    def _distances(self, prediction: _Prediction) -> dict[str, Any]:
+        """Mean KL divergences of the predicted and of the next policies from the current ones, (n,) each."""
+        kl_predicted, kl_next = [], []
+        for i, learner in enumerate(self.learners.values()):
+            batch, current = prediction.batches[i], prediction.current[i].distribution
+            kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch))
+            following = log_prob_and_distribution(learner.policy, batch)[1]
+            kl_next.append(_over_live(kl(current, following), batch))
+        return {"kl_predicted": np.array(kl_predicted), "kl_next": np.array(kl_next)}
+
+    def _lower_bounds(self, prediction: _Prediction, game: MetaGame, rho: np.ndarray) -> dict[str, Any]:
+        """Remarks 1 and C.1 from samples: maxima over the visited states and the executed actions."""
+        gamma = np.array([learner.gamma for learner in self.learners.values()])
+        epsilon = prediction.advantages.abs().amax(dim=0).numpy()
+        policies = zip(prediction.batches, prediction.current, prediction.predicted, strict=True)
+        distances = [th.where(batch.mask, total_variation(c.distribution, p.distribution), 0.0) for batch, c, p in policies]
+        # Of agents that share a learner, the sum bounds their joint policy's.
+        alpha = self._columns(distances).clamp(max=1.0).amax(dim=0).numpy()
+        predicted_gain = game.expected_payoffs(np.zeros(game.n_agents))
+        return {
+            "total_variation": alpha,
+            "predicted_lower_bound": improvement_lower_bound(predicted_gain, epsilon, alpha, gamma),
+            "lower_bound": improvement_lower_bound(game.expected_payoffs(rho), epsilon, alpha, gamma, rho=rho),
+        }
+
+
+def _game_numbers(game: MetaGame, solution: Solution) -> dict[str, Any]:
+    """What the meta-game itself says at its solution."""
+    rho, equilibria = solution.rho, solution.equilibria
+    payoffs = game.strategy_payoffs(rho)
+    return {
+        "rho": rho,
+        "method": solution.method,
+        "nash_conv": solution.nash_conv,
+        "n_pure_equilibria": int(np.all((equilibria == 0.0) | (equilibria == 1.0), axis=1).sum()),
+        "current_payoffs": payoffs[:, 0],
+        "predicted_payoffs": payoffs[:, 1],
+        "expected_payoffs": game.expected_payoffs(rho),
+        "payoffs": game.payoffs() if game.n_agents <= MAX_REPORTED_AGENTS else None,
+        "fixed_point": fixed_point_type(game, rho),
+        "eigenvalues": eigenvalues(game.hessian(rho)),
+    }
+
+
+def _sample_sizes(weights: th.Tensor, mask: th.Tensor, clip_ranges: list[float | None]) -> np.ndarray:
+    """Effective sample size of each agent's clipped weights over its live samples, (n,)."""
+    clipped = [clip_weights(weights[:, i], clip_range)[mask[:, i]].numpy() for i, clip_range in enumerate(clip_ranges)]
+    return np.array([effective_sample_size(column) for column in clipped])
+
+
+def _over_live(values: th.Tensor, batch: AgentBatch) -> float:
+    """Mean over the rows in which the agent acted; 0 if it never did."""
+    live = values[batch.mask]
+    return float(live.mean()) if len(live) > 0 else 0.0
+
+
+def _clipped_share(values: th.Tensor, mask: th.Tensor, clip_ranges: list[float | None]) -> np.ndarray:
+    """Share of an agent's live samples whose distance from 1 exceeds the clip, per column."""
+    shares = []
+    for i, clip_range in enumerate(clip_ranges):
+        live = values[:, i][mask[:, i]]
+        outside = (live - 1.0).abs() > clip_range if clip_range is not None else th.zeros(len(live))
+        shares.append(float(outside.double().mean()) if len(live) else 0.0)
+    return np.array(shares)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - start

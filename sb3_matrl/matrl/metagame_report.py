@@ -1,0 +1,97 @@
+"""What one MATRL iteration found out: the numbers behind the logger's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sb3_matrl.matrl.best_response import BestResponseStats
+
+
+@dataclass(frozen=True)
+class MetaGameReport:
+    """
+    Outcome and diagnostics of one iteration. Arrays of shape (n,) follow the order of ``agents``.
+
+    :param agents: names
+    :param rho: weight of the meta-strategy on the current policy
+    :param method: what gave ``rho``: a solver's name, or ``"none"`` with the meta-game switched off
+    :param nash_conv: sum of the agents' gains from deviating at ``rho``
+    :param n_equilibria: equilibria that the solver found; -1 with the meta-game switched off
+    :param n_pure_equilibria: those among them that are pure
+    :param current_payoffs: payoff of the current policy against ``rho`` of the others
+    :param predicted_payoffs: payoff of the predicted policy against ``rho`` of the others
+    :param expected_payoffs: payoff at ``rho``, Eq. 3 for the aggregated policies
+    :param payoffs: dense payoffs (n, 2, ..., 2), index 0 current, 1 predicted; ``None`` for more than 4 agents
+    :param fixed_point: type of the fixed point at ``rho`` (Appendix C)
+    :param eigenvalues: of the meta-game's Hessian at ``rho``, complex (n,)
+    :param predicted_lower_bound: Remark 1's lower bound of the improvement if all play their predicted policies
+    :param lower_bound: Remark C.1's, for the aggregated policies
+    :param total_variation: largest total variation between current and predicted policy over the visited states
+    :param kl_predicted: mean KL(pi || pi_hat) over the visited states
+    :param kl_next: mean KL(pi || pi') over the visited states
+    :param clip_fraction: share of the meta-game's ratios that were clipped
+    :param weight_clip_fraction: share of the best response's weights that were clipped
+    :param effective_sample_size: share of samples that the clipped weights leave
+    :param best_response: agent -> statistics of its best response; empty when switched off
+    :param seconds: phase (predict, metagame, best_response) -> wall-clock time
+    """
+
+    agents: tuple[str, ...]
+    rho: np.ndarray
+    method: str
+    nash_conv: float
+    n_equilibria: int
+    n_pure_equilibria: int
+    current_payoffs: np.ndarray
+    predicted_payoffs: np.ndarray
+    expected_payoffs: np.ndarray
+    payoffs: np.ndarray | None
+    fixed_point: str
+    eigenvalues: np.ndarray
+    predicted_lower_bound: np.ndarray
+    lower_bound: np.ndarray
+    total_variation: np.ndarray
+    kl_predicted: np.ndarray
+    kl_next: np.ndarray
+    clip_fraction: np.ndarray
+    weight_clip_fraction: np.ndarray
+    effective_sample_size: np.ndarray
+    best_response: dict[str, BestResponseStats] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def scalars(self) -> dict[str, float | str]:
+        """Logger key -> value: ``metagame/*`` for the game, ``<agent>/metagame/*`` and ``<agent>/br/*`` per agent."""
+        values: dict[str, float | str] = {
+            "metagame/nash_conv": self.nash_conv,
+            "metagame/n_equilibria": self.n_equilibria,
+            "metagame/n_pure_equilibria": self.n_pure_equilibria,
+            "metagame/rho_mean": float(self.rho.mean()),
+            "metagame/welfare": float(self.expected_payoffs.sum()),
+            "metagame/fixed_point": self.fixed_point,
+            "metagame/method": self.method,
+            "metagame/eigenvalue_real_max": float(self.eigenvalues.real.max()),
+            "metagame/eigenvalue_imag_max": float(np.abs(self.eigenvalues.imag).max()),
+        }
+        for i, agent in enumerate(self.agents):
+            values |= {f"{agent}/metagame/{name}": float(getattr(self, name)[i]) for name in _PER_AGENT}
+        for agent, stats in self.best_response.items():
+            values |= {f"{agent}/br/{name}": float(value) for name, value in vars(stats).items()}
+        return values | {f"time/{phase}_seconds": seconds for phase, seconds in self.seconds.items()}
+
+
+_PER_AGENT = (
+    "rho",
+    "current_payoffs",
+    "predicted_payoffs",
+    "expected_payoffs",
+    "predicted_lower_bound",
+    "lower_bound",
+    "total_variation",
+    "kl_predicted",
+    "kl_next",
+    "clip_fraction",
+    "weight_clip_fraction",
+    "effective_sample_size",
+)

@@ -1,0 +1,249 @@
+"""A learner's rollout as one batch, and its policy evaluated on it, whatever kind of policy it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_matrl.matrl.mixture import ActionDistribution
+from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """
+    How the rows of a recurrent learner's batch follow one another.
+
+    :param n_steps: length of every sequence; the rows are sequence by sequence
+    :param states: the LSTMs' states before each sequence's first row, (layers, n_sequences, size) each
+    :param episode_starts: float (B,), 1 where the states are reset
+    """
+
+    n_steps: int
+    states: RNNStates
+    episode_starts: th.Tensor
+
+    def take(self, rows: np.ndarray) -> Sequences:
+        """Whole sequences, given by all their rows."""
+        columns = th.as_tensor(rows[:: self.n_steps] // self.n_steps)
+        pick = [tuple(state[:, columns].contiguous() for state in pair) for pair in self.states]
+        return Sequences(self.n_steps, RNNStates(*pick), self.episode_starts[rows])
+
+
+@dataclass(frozen=True)
+class AgentBatch:
+    """
+    One learner's rollout as tensors over its B rows, copy-major: n_steps * n_envs, times the agents that share it.
+
+    :param observations: (B, ...), or a dict of such
+    :param actions: (B,) int64 for Discrete, else float32 (B, action size)
+    :param old_log_prob: (B,), log-density under the policy that collected the data
+    :param old_values: (B,)
+    :param advantages: (B,), GAE, not normalised
+    :param returns: (B,), TD(lambda) targets of the critic
+    :param mask: bool (B,), True where the agent acted
+    :param action_masks: float (B, mask size), 1 for legal actions; ``None`` where the learner knows no masks
+    :param sequences: of a recurrent learner; ``None`` for others
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    old_log_prob: th.Tensor
+    old_values: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+    mask: th.Tensor
+    action_masks: th.Tensor | None = None
+    sequences: Sequences | None = None
+
+
+def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
+    """The learner's full rollout buffer as one batch on its device; shares memory with the buffer on the CPU."""
+    buffer: Any = learner.rollout_buffer
+    buffer.flatten()
+
+    def tensor(array: np.ndarray) -> th.Tensor:
+        return th.as_tensor(array, device=learner.device)
+
+    observations = buffer.observations
+    # SB3's own get() turns actions into float32 too; a Bernoulli's log-density takes no integers.
+    discrete = isinstance(learner.action_space, spaces.Discrete)
+    actions = tensor(buffer.actions.flatten() if discrete else buffer.actions.astype(np.float32, copy=False))
+    return AgentBatch(
+        observations={k: tensor(v) for k, v in observations.items()}
+        if isinstance(observations, dict)
+        else tensor(observations),
+        actions=actions.long() if discrete else actions,
+        old_log_prob=tensor(buffer.log_probs).flatten(),
+        old_values=tensor(buffer.values).flatten(),
+        advantages=tensor(buffer.advantages).flatten(),
+        returns=tensor(buffer.returns).flatten(),
+        mask=tensor(buffer.flat_mask()),
+        action_masks=tensor(buffer.action_masks) if is_maskable(buffer) else None,
+        sequences=_sequences(buffer, learner.device) if is_recurrent(buffer) else None,
+    )
+
+
+def _sequences(buffer: Any, device: th.device) -> Sequences:
+    n_steps = buffer.buffer_size
+    first = [th.as_tensor(getattr(buffer, name)[::n_steps], device=device).swapaxes(0, 1).contiguous() for name in LSTM_STATES]
+    states = RNNStates((first[0], first[1]), (first[2], first[3]))
+    return Sequences(n_steps, states, th.as_tensor(buffer.episode_starts, device=device).flatten())
+
+
+def take_rows(batch: AgentBatch, index: np.ndarray | slice) -> AgentBatch:
+    """
+    The batch restricted to some rows; itself for ``slice(None)``.
+
+    :param batch: any
+    :param index: rows; of whole sequences where the batch has any
+    """
+    if isinstance(index, slice) and index == slice(None):
+        return batch
+    taken = {field.name: _taken(getattr(batch, field.name), index) for field in fields(batch)}
+    return AgentBatch(**taken)
+
+
+def _taken(value: Any, index: Any) -> Any:
+    if isinstance(value, Sequences):
+        return value.take(index)
+    if isinstance(value, dict):
+        return {key: array[index] for key, array in value.items()}
+    return None if value is None else value[index]
+
+
+def live_part(batch: AgentBatch, *columns: th.Tensor) -> tuple[AgentBatch, tuple[th.Tensor, ...]]:
+    """
+    The rows in which the agent acted, for losses; a batch without sequences has no others.
+
+    :param batch: observations and actions stay as they are, they have been read
+    :param columns: further tensors (B, ...)
+    """
+    if batch.sequences is None:
+        return batch, columns
+    live = batch.mask
+    names = ("old_log_prob", "old_values", "advantages", "returns")
+    return replace(batch, **{name: getattr(batch, name)[live] for name in names}), tuple(one[live] for one in columns)
+
+
+def minibatches(batch: AgentBatch, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray | slice]:
+    """
+    Indices for :func:`take_rows` that pass once over the batch, in random order.
+
+    Rows in which the agent acted, ``batch_size`` at a time; everything at once, uncopied, when it fits and all acted.
+    Sequences stay whole: as many as have about ``batch_size`` rows, at least one.
+
+    :param batch: of one learner
+    :param batch_size: rows per minibatch
+    :param rng: shuffles
+    """
+    mask = batch.mask.cpu().numpy()
+    if mask.all() and len(mask) <= batch_size:
+        yield slice(None)
+        return
+    if batch.sequences is not None:
+        n_steps = batch.sequences.n_steps
+        rows = np.arange(len(mask)).reshape(-1, n_steps)
+        order = rng.permutation(np.flatnonzero(mask.reshape(-1, n_steps).any(axis=1)))
+        step = max(1, batch_size // n_steps)
+        yield from (rows[order[start : start + step]].reshape(-1) for start in range(0, len(order), step))
+        return
+    order = rng.permutation(np.flatnonzero(mask))
+    yield from (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+
+
+def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+    """
+    Values (B,), log-densities of the actions (B,) and entropies (B,); these ``None`` where no closed form exists.
+
+    :param policy: of the learner
+    :param batch: of the learner
+    """
+    extra: dict[str, Any] = {}
+    if batch.sequences is not None:
+        extra = {"lstm_states": batch.sequences.states, "episode_starts": batch.sequences.episode_starts}
+    elif batch.action_masks is not None:
+        extra = {"action_masks": batch.action_masks}
+    values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions, **extra)
+    return values.flatten(), log_prob, entropy
+
+
+def action_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> ActionDistribution:
+    """The policy's action distributions in the batch's rows, with gradient where it is enabled."""
+    return _torch_distribution(_distribution(policy, batch))
+
+
+def log_prob_and_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, ActionDistribution]:
+    """
+    Log-densities of the batch's actions (B,), and the action distributions, in evaluation mode and without gradient.
+
+    :param policy: of the learner
+    :param batch: of the learner
+    """
+    policy.set_training_mode(False)
+    with th.no_grad():
+        distribution = _distribution(policy, batch)
+        return distribution.log_prob(batch.actions), _torch_distribution(distribution)
+
+
+def _distribution(policy: Any, batch: AgentBatch) -> Any:
+    if batch.sequences is not None:
+        return policy.get_distribution(batch.observations, batch.sequences.states.pi, batch.sequences.episode_starts)[0]
+    if batch.action_masks is not None:
+        return policy.get_distribution(batch.observations, action_masks=batch.action_masks)
+    return policy.get_distribution(batch.observations)
+
+
+def _torch_distribution(distribution: Any) -> ActionDistribution:
+    """What SB3's distribution wraps; sb3-contrib's masked ones for several components hold a list of another name."""
+    inner: ActionDistribution = getattr(distribution, "distribution", None) or distribution.distributions
+    return inner
+
+
+def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
+    """
+    Names of the parameters that shape the action distribution, shared feature extractors included.
+
+    Found by differentiating the distribution's log-density and entropy, so any policy class works.
+    """
+    distribution = _example_distribution(policy)
+    actions = distribution.get_actions(deterministic=True)
+    objective = distribution.log_prob(actions).sum()
+    entropy = distribution.entropy()
+    if entropy is not None:
+        objective = objective + entropy.sum()
+    named = [(name, value) for name, value in policy.named_parameters() if value.requires_grad]
+    gradients = th.autograd.grad(objective, [value for _, value in named], allow_unused=True)
+    return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is not None]
+
+
+def _example_distribution(policy: Any) -> Any:
+    """The distribution for one observation of zeros, at the beginning of an episode."""
+    observation: Any = _example_observation(policy)
+    if not isinstance(policy, RecurrentActorCriticPolicy):
+        return policy.get_distribution(observation)
+    lstm = policy.lstm_actor
+    state = th.zeros(lstm.num_layers, 1, lstm.hidden_size, device=policy.device)
+    return policy.get_distribution(observation, (state, state), th.zeros(1, device=policy.device))[0]
+
+
+def _example_observation(policy: ActorCriticPolicy) -> PyTorchObs:
+    """A batch of one zero observation, as a tensor or a dict of tensors."""
+
+    def zero(space: spaces.Space[Any]) -> np.ndarray:
+        return np.zeros(space.shape or (), dtype=space.dtype)
+
+    space = policy.observation_space
+    if isinstance(space, spaces.Dict):
+        return policy.obs_to_tensor({key: zero(value) for key, value in space.spaces.items()})[0]
+    return policy.obs_to_tensor(zero(space))[0]

@@ -1,0 +1,1 @@
+"""Command lines and what is behind them: train, enjoy, benchmark, sweep, report, games, doctor."""

@@ -1,0 +1,222 @@
+"""Compare algorithms: ``python zoo/benchmark.py --algos matrl ippo --envs checkers_v0 switch_v0 --seeds 5``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.benchmarking.artifacts import write_report
+from sb3_matrl.zoo.benchmarking.display import ProgressDisplay
+from sb3_matrl.zoo.benchmarking.execution import Outcome, execute, local_launcher
+from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, PlannedRun, plan_runs, read_settings, split_finished
+from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher, require_ray
+from sb3_matrl.zoo.benchmarking.run_results import read_result
+from sb3_matrl.zoo.benchmarking.run_statistics import require_rliable
+from sb3_matrl.zoo.common.cli import StrictParser, algorithm, count, device, positive_count, seed, user_errors
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, parse_pairs, read_yaml
+from sb3_matrl.zoo.common.locking import locked_folder
+
+EXAMPLES = """\
+  python zoo/benchmark.py --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2
+  python zoo/benchmark.py --algos matrl ippo --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs checkers_v0
+  python zoo/benchmark.py --envs switch_v0 --env-kwargs "switch_v0: {n_agents: 2, clock: true}" --seed-list 7 8 9
+  python zoo/benchmark.py --envs checkers_v0 switch_v0 --aggregate --bounds "checkers_v0: [0, 20]"
+
+A benchmark that was broken off goes on where it stopped when the same command is given again.
+"""
+
+IN_USE = "is in use by another benchmark, or by a run that one left behind"
+INTERRUPTED = "interrupted: finished runs are kept; give the same command again to go on"
+
+
+def build_parser() -> StrictParser:
+    """The flags; those that train.py has too mean the same."""
+    parser = StrictParser("Train several methods with several seeds, and compare them.", EXAMPLES)
+    add = parser.add_argument
+    add("--algos", type=algorithm, nargs="+", help=f"algorithms, some of {', '.join(ALGORITHMS)}; None: all, unless --setting")
+    named: dict[str, Any] = {
+        "action": "extend",
+        "nargs": "+",
+        "type": one_pair,
+        "default": [],
+        "metavar": "NAME: {KEY: VALUE}",
+    }
+    add("--setting", help="a method with changed hyper-parameters; its algo is one of them unless the name says it", **named)
+    add("--settings", help="YAML file of such settings")
+    add("--envs", nargs="+", default=["checkers_v0"], help="environments: registered ids, or module:callable")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", type=positive_count, default=5, help="how many seeds: 0, 1, ...")
+    seeds.add_argument("--seed-list", type=seed, nargs="+", help="these seeds instead")
+    add("-n", "--n-timesteps", type=positive_count, help="steps of each run over all copies; None: from the conf file")
+    pairs: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "KEY:VALUE"}
+    add("-params", "--hyperparams", help="hyper-parameters to change in all settings, as YAML", **pairs)
+    add("--env-kwargs", help="options of an environment", **{**named, "metavar": "ENV: {KEY: VALUE}"})
+    add("--conf-file", help="hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; None: <algo>.yml")
+    add("--eval-freq", type=count, default=10_000, help="steps between evaluations; -1: only at the end")
+    add("--eval-episodes", type=positive_count, default=20, help="episodes per evaluation, sampled and greedy each")
+    add("--vec-env", choices=["auto", "batched", "dummy", "subproc"], default="auto", help="how copies are stepped")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
+    add("--num-threads", type=positive_count, default=1, help="threads of each run")
+    add("--jobs", type=positive_count, default=os.cpu_count() or 1, help="runs at a time")
+    add("--backend", choices=["local", "ray"], default="local", help="runs as processes of this machine, or as tasks of ray")
+    add("--out", default="logs/benchmark", help="folder of the runs, tables and pictures")
+    add("--reference", help="setting that the others are compared with; None: ippo if it takes part, else the first one")
+    add("--aggregate", action="store_true", help="add a table of normalised scores over all environments")
+    add(
+        "--bounds",
+        help="returns that become 0 and 1 there; else those of chance and of the best run",
+        **{**named, "metavar": "ENV: [LOW, HIGH]"},
+    )
+    return parser
+
+
+def one_pair(text: str) -> tuple[str, Any]:
+    """``name: value`` as YAML; names may contain colons that no space follows."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict) or len(content) != 1:
+        raise argparse.ArgumentTypeError(f"expected one 'name: {{key: value}}' as YAML, got {text!r}")
+    ((name, value),) = content.items()
+    return str(name), value
+
+
+def mapping(pairs: Iterable[tuple[str, Any]], flag: str) -> dict[str, Any]:
+    """
+    :param pairs: from the command line
+    :param flag: said in errors
+    :raises ValueError: on a name given twice
+    """
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"{flag}: {name!r} is given twice")
+        content[name] = value
+    return content
+
+
+def benchmark_options(given: argparse.Namespace) -> BenchmarkOptions:
+    """
+    :param given: flags as they were parsed
+    :raises ValueError: when they make no sense
+    :raises OSError: when the file of settings cannot be read
+    """
+    in_file = read_yaml(Path(given.settings)) if given.settings else {}
+    named = mapping([*in_file.items(), *given.setting], "--setting")
+    algos = given.algos if given.algos is not None else ([] if named else list(ALGORITHMS))
+    env_kwargs = mapping(given.env_kwargs, "--env-kwargs")
+    for env, values in env_kwargs.items():
+        if not isinstance(values, Mapping):
+            raise ValueError(f"--env-kwargs: {env} needs a mapping of options, got {values!r}")
+    seeds = given.seed_list or range(given.seeds)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("--seed-list: a seed is given twice")
+    return BenchmarkOptions(
+        settings=read_settings(algos, named),
+        envs=tuple(given.envs),
+        seeds=tuple(seeds),
+        hyperparams=parse_pairs(given.hyperparams, "--hyperparams"),
+        env_kwargs=env_kwargs,
+        **{name: getattr(given, name) for name in ("out", "n_timesteps", "conf_file", "eval_freq", "eval_episodes")},
+        **{name: getattr(given, name) for name in ("vec_env", "device", "num_threads")},
+    )
+
+
+def reference_setting(options: BenchmarkOptions, asked: str | None) -> str:
+    """
+    :param asked: name given by the user
+    :raises ValueError: when no setting has it
+    """
+    names = [setting.name for setting in options.settings]
+    if asked is not None and asked not in names:
+        raise ValueError("--reference: " + unknown("setting", asked, names))
+    return asked or ("ippo" if "ippo" in names else names[0])
+
+
+def read_bounds(pairs: Iterable[tuple[str, Any]], envs: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """
+    :param pairs: environment and ``[low, high]``
+    :param envs: of the benchmark
+    :raises ValueError: when an environment does not take part, or a value is no such pair
+    """
+    bounds = {}
+    for env, value in mapping(pairs, "--bounds").items():
+        if env not in envs:
+            raise ValueError("--bounds: " + unknown("env", env, envs))
+        try:
+            low, high = map(float, value)
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if not low < high:
+            raise ValueError(f"--bounds: {env} needs [low, high] with low < high, got {value!r}")
+        bounds[env] = (low, high)
+    return bounds
+
+
+def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int) -> Outcome:
+    """
+    Do what is not done yet.
+
+    :param runs: all runs
+    :param out: folder of the benchmark
+    :param backend: ``local`` or ``ray``
+    :param jobs: runs at a time
+    """
+    with ExitStack() as stack:
+        with user_errors():
+            lock = stack.enter_context(locked_folder(out, IN_USE))
+            finished, left = split_finished(runs)
+        if not left:
+            print(f"all {len(finished)} runs were finished before", file=sys.stderr)
+            return Outcome()
+        launch = local_launcher(lock) if backend == "local" else stack.enter_context(ray_launcher(jobs))
+        display = stack.enter_context(ProgressDisplay(finished, left))
+        return execute(left, launch, jobs, display)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: of the command line; the process's own by default
+    :return: exit code: 0; 1 when a run failed; 130 or 143 when a signal ended it
+    :raises SystemExit: with code 2 when the user got something wrong
+    """
+    with user_errors():
+        given = build_parser().parse_strictly(list(sys.argv[1:] if arguments is None else arguments))
+        require_rliable()
+        if given.backend == "ray":
+            require_ray()
+        options = benchmark_options(given)
+        reference = reference_setting(options, given.reference)
+        bounds = read_bounds(given.bounds, options.envs)
+        runs = plan_runs(options)
+    try:
+        outcome = run_benchmark(runs, Path(options.out), given.backend, given.jobs)
+        if outcome.signal is not None:
+            print(INTERRUPTED, file=sys.stderr)
+            return 128 + outcome.signal
+        results = [read_result(run) for run in runs if run.result.exists()]
+        if results:
+            write_report(options, results, reference, bounds if given.aggregate or bounds else None)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
+    if outcome.failed:
+        names = "".join(f"\n  {run.name}: {run.log}" for run in outcome.failed)
+        print(
+            f"{len(outcome.failed)} of {len(runs)} runs failed; give the same command again to go on with them:{names}",
+            file=sys.stderr,
+        )
+    return 1 if outcome.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What a benchmark leaves behind: tables, learning curves, marl-eval's data, and a record of how all came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, markdown, print_tables
+from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
+from sb3_matrl.zoo.benchmarking.figure import draw_curves
+from sb3_matrl.zoo.benchmarking.marl_eval import marl_eval_data
+from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions
+from sb3_matrl.zoo.benchmarking.run_results import SCORES, RunResult
+from sb3_matrl.zoo.common.records import write_json, write_record
+
+
+def write_report(
+    options: BenchmarkOptions, results: Sequence[RunResult], reference: str, bounds: Mapping[str, tuple[float, float]] | None
+) -> None:
+    """
+    Write tables, curves and records into the benchmark's folder, and print the tables.
+
+    :param options: of the benchmark
+    :param results: of the finished runs, at least one
+    :param reference: name of the setting that the others are compared with
+    :param bounds: given for some environments; ``None`` for no table of normalised scores
+    :raises OSError: when a file cannot be written
+    """
+    out, cells = Path(options.out), group(results)
+    rows, notes = compare(cells, reference), warnings(cells, options)
+    if bounds is not None:
+        used = score_bounds(cells, options, bounds)
+        rows += compare_normalised(cells, used, reference)
+        notes.append(
+            f"{ALL_ENVS}: scores are normalised, 0 to 1 is " + ", ".join(_describe(env, b) for env, b in used.items())
+        )
+    write_json(out / "results.json", marl_eval_data(results))
+    record = {"options": asdict(options), "reference": reference, "table": flat_rows(rows), "notes": notes}
+    write_record(out / "record.json", {**record, "runs": [_run_record(result) for result in results]})
+    _write_text(out / "table.md", markdown(rows, reference, notes))
+    _write_text(out / "table.csv", csv_text(rows))
+    draw_curves([out / "learning_curves.png", out / "learning_curves.svg"], cells, len(options.seeds))
+    print_tables(rows, reference, notes)
+    print(f"Everything is in {out}: table.md, table.csv, learning_curves.png and .svg, results.json (marl-eval), record.json.")
+
+
+def _describe(env: str, bounds: Bounds) -> str:
+    origin = "as given" if bounds.given else "chance and the best run"
+    return f"{bounds.low:.2f} to {bounds.high:.2f} in {env} ({origin})"
+
+
+def _run_record(result: RunResult) -> dict[str, Any]:
+    return {
+        "env": result.run.env,
+        "setting": result.run.setting,
+        "seed": result.run.seed,
+        "hyperparameters": result.run.hyperparameters.as_mapping(),
+        "env_steps": result.env_steps,
+        "gradient_steps": result.gradient_steps,
+        "timesteps": result.timesteps.tolist(),
+        "returns": {policy: result.curve(policy).tolist() for policy in SCORES},
+        "seconds": result.total_seconds,
+        "machine": result.machine,
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())

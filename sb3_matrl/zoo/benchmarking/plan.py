@@ -1,0 +1,255 @@
+"""What a benchmark consists of: settings x environments x seeds, each one run of ``train.py`` with a folder of its own."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_matrl.envs.making import check_env
+from sb3_matrl.files.checkpoints import latest_checkpoint
+from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters, read_yaml
+from sb3_matrl.zoo.common.run_folder import RunFolder, safe_name
+from sb3_matrl.zoo.train import parse_options
+from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+
+RESULT_FILE = "result.json"
+# Options of train.py that change what a run brings; its hyper-parameters are compared as well.
+COMPARED_OPTIONS = ("algo", "env", "seed", "eval_freq", "eval_episodes", "vec_env", "device", "num_threads")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """
+    One of the compared methods.
+
+    :param name: shown in tables and pictures
+    :param algo: algorithm that is trained
+    :param changes: hyper-parameters to change; ``policy_kwargs.net_arch`` changes one key of a mapping
+    """
+
+    name: str
+    algo: str
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """
+    What is run; the schema of ``options`` in ``record.json``.
+
+    :param out: folder of the benchmark
+    :param settings: the compared methods
+    :param envs: environments: registered ids, or ``module:callable``
+    :param seeds: of the runs, the same for all settings
+    :param n_timesteps: of every run; ``None``: from the conf file
+    :param hyperparams: changed in all settings; a setting's own changes come on top
+    :param env_kwargs: environment -> its options
+    :param conf_file: as in ``train.py``
+    :param eval_freq: as in ``train.py``
+    :param eval_episodes: as in ``train.py``; the absolute metrics take ten times as many
+    :param vec_env: as in ``train.py``
+    :param device: as in ``train.py``
+    :param num_threads: of every run
+    """
+
+    out: str
+    settings: tuple[Setting, ...]
+    envs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    n_timesteps: int | None = None
+    hyperparams: dict[str, Any] | None = None
+    env_kwargs: dict[str, dict[str, Any]] | None = None
+    conf_file: str | None = None
+    eval_freq: int = 10_000
+    eval_episodes: int = 20
+    vec_env: str = "auto"
+    device: str = "auto"
+    num_threads: int = 1
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """
+    One run of the benchmark, finished or not.
+
+    :param setting: name of its setting
+    :param words: command line of ``train.py``, without the program's name
+    :param options: what ``train.py`` reads from it
+    :param hyperparameters: of the run, conf file and changes together
+    :param log: file with what the run prints
+    """
+
+    setting: str
+    words: tuple[str, ...]
+    options: TrainOptions
+    hyperparameters: Hyperparameters
+    log: Path
+
+    @property
+    def env(self) -> str:
+        return self.options.env
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.env}, {self.setting}, seed {self.seed}"
+
+    @property
+    def folder(self) -> RunFolder:
+        assert self.options.run_dir is not None
+        return RunFolder(Path(self.options.run_dir), self.env)
+
+    @property
+    def result(self) -> Path:
+        """Written last of all: the run is finished when it is there."""
+        return self.folder.path / RESULT_FILE
+
+
+def read_settings(algos: Iterable[str], named: Mapping[str, Any]) -> tuple[Setting, ...]:
+    """
+    :param algos: algorithms to compare as their hyper-parameter files have them
+    :param named: name -> changed hyper-parameters; ``algo`` says of which algorithm unless the name does
+    :raises ValueError: when a setting is no mapping or has no known algorithm, or names are not distinct
+    """
+    settings = [Setting(algo, algo, {}) for algo in algos]
+    for name, content in named.items():
+        if not isinstance(content, Mapping):
+            raise ValueError(f"setting {name!r}: expected a mapping of hyper-parameters, got {content!r}")
+        changes = {str(key): value for key, value in content.items()}
+        algo = changes.pop("algo", name)
+        if algo not in ALGORITHMS:
+            raise ValueError(f"setting {name!r}: " + unknown("algo", str(algo), ALGORITHMS))
+        settings.append(Setting(str(name), algo, changes))
+    if not settings:
+        raise ValueError("nothing to compare: give --algos, --setting or --settings")
+    _check_distinct("settings", [setting.name for setting in settings])
+    return tuple(settings)
+
+
+def _check_distinct(kind: str, names: Sequence[str]) -> None:
+    """Names also have to differ as folders."""
+    folders: dict[str, str] = {}
+    for name in names:
+        other = folders.setdefault(safe_name(name), name)
+        if other is not name or names.count(name) > 1:
+            raise ValueError(f"{kind} {other!r} and {name!r} have the same folder {safe_name(name)!r}: names must differ more")
+
+
+def plan_runs(options: BenchmarkOptions) -> list[PlannedRun]:
+    """
+    All runs, in the order in which they are started: seed by seed, so that every method has results early.
+
+    :raises ValueError: on anything that the user got wrong, before anything is written
+    :raises OSError: when a file cannot be read
+    """
+    _check_distinct("environments", options.envs)
+    for env in options.env_kwargs or {}:
+        if env not in options.envs:
+            raise ValueError("--env-kwargs: " + unknown("env", env, options.envs))
+    runs = [
+        _plan_run(options, env, setting, seed)
+        for seed in options.seeds
+        for env in options.envs
+        for setting in options.settings
+    ]
+    for env in options.envs:
+        # Settings may differ in what they put around the environment.
+        for hyperparameters in [run.hyperparameters for run in runs if run.env == env and run.seed == options.seeds[0]]:
+            check_env(env, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
+    return runs
+
+
+def _plan_run(options: BenchmarkOptions, env: str, setting: Setting, seed: int) -> PlannedRun:
+    place = Path(safe_name(env)) / safe_name(setting.name)
+    words = _train_words(options, env, setting, seed, Path(options.out) / "runs" / place / str(seed))
+    parsed = parse_options(words)
+    try:
+        hyperparameters = read_hyperparameters(parsed)
+    except ValueError as error:
+        raise ValueError(f"setting {setting.name!r}: {error}") from None
+    log = Path(options.out) / "logs" / place / f"{seed}.log"
+    return PlannedRun(setting.name, tuple(words), parsed, hyperparameters, log)
+
+
+def _train_words(options: BenchmarkOptions, env: str, setting: Setting, seed: int, folder: Path) -> list[str]:
+    words = ["--algo", setting.algo, "--env", env, "--seed", str(seed), "--run-dir", str(folder), "--verbose", "0"]
+    words += ["--eval-freq", str(options.eval_freq), "--eval-episodes", str(options.eval_episodes)]
+    words += ["--vec-env", options.vec_env, "--device", options.device, "--num-threads", str(options.num_threads)]
+    if options.n_timesteps is not None:
+        words += ["-n", str(options.n_timesteps)]
+    if options.conf_file is not None:
+        words += ["--conf-file", options.conf_file]
+    words += _pairs("--hyperparams", {**(options.hyperparams or {}), **setting.changes})
+    return words + _pairs("--env-kwargs", (options.env_kwargs or {}).get(env, {}))
+
+
+def _pairs(flag: str, values: Mapping[str, Any]) -> list[str]:
+    """``flag key:value ...`` as ``train.py`` reads it; nothing when there are no values."""
+    return [flag, *(f"{key}:{_flow(value)}" for key, value in values.items())] if values else []
+
+
+def _flow(value: Any) -> str:
+    """``value`` as YAML on one line; PyYAML ends plain scalars with a line of three dots."""
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip().removesuffix("\n...")
+
+
+def split_finished(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """
+    Tell finished runs from those to be done; writes nothing.
+
+    :return: finished runs, and the others
+    :raises ValueError: when a finished run was made with other options; says which
+    :raises OSError: when a finished run's files cannot be read
+    """
+    finished: list[PlannedRun] = []
+    left: list[PlannedRun] = []
+    differing: list[str] = []
+    for run in runs:
+        differences = _differences(run) if run.result.exists() else []
+        (finished if run.result.exists() else left).append(run)
+        differing += [f"{run.folder.path}: {', '.join(differences)}"] if differences else []
+    if differing:
+        more = f"; and {len(differing) - 1} more runs differ" if len(differing) > 1 else ""
+        raise ValueError(
+            f"finished runs have other options than asked for. {differing[0]}{more}. Give the old options, or another --out"
+        )
+    return finished, left
+
+
+def _differences(run: PlannedRun) -> list[str]:
+    """``option: old value, now new value`` for what an earlier run has done differently."""
+    arguments, config = read_yaml(run.folder.arguments), read_yaml(run.folder.config)
+    old_hyperparameters = Hyperparameters.from_mapping(config.get(run.env, {}), str(run.folder.config))
+    old = {**{name: arguments.get(name) for name in COMPARED_OPTIONS}, **old_hyperparameters.as_mapping()}
+    given = asdict(run.options)
+    new = {**{name: given[name] for name in COMPARED_OPTIONS}, **run.hyperparameters.as_mapping()}
+    return [f"{name} was {old[name]!r}, now {new[name]!r}" for name in new if old[name] != new[name]]
+
+
+def make_ready(run: PlannedRun) -> None:
+    """Remove what a run has left behind that cannot go on, for ``train.py`` wants an empty folder."""
+    if not can_go_on(run):
+        shutil.rmtree(run.folder.path, ignore_errors=True)
+        run.log.unlink(missing_ok=True)
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+
+
+def can_go_on(run: PlannedRun) -> bool:
+    """Whether a run that was broken off has the options asked for, and a checkpoint that can be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of damaged ones: the run itself says it
+            latest_checkpoint(run.folder.checkpoints)
+        return not _differences(run)
+    except (OSError, ValueError):
+        return False

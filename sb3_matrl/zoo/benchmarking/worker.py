@@ -1,0 +1,87 @@
+"""
+One run of a benchmark, in a process of its own: ``train.py``, then the absolute metrics, and last the result's file.
+
+A run that was broken off goes on: the training from its newest checkpoint, or the absolute metrics if it was at its end.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_matrl import MATRL
+from sb3_matrl.envs.making import env_source
+from sb3_matrl.evaluation import evaluate_policy
+from sb3_matrl.vec_env import make_joint_vec_env
+from sb3_matrl.zoo import train
+from sb3_matrl.zoo.benchmarking.plan import RESULT_FILE
+from sb3_matrl.zoo.benchmarking.run_results import PROGRESS_FILE, logged_seconds, progress_rows
+from sb3_matrl.zoo.common.records import write_record
+from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+
+# Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", p. 9.
+ABSOLUTE_FACTOR = 10
+
+
+def absolute_metrics(options: TrainOptions) -> dict[str, Any]:
+    """
+    Play the best model of a finished run for ten times as many episodes as an evaluation has, sampled and greedy.
+
+    :param options: of the run
+    :return: metric -> value of every episode
+    """
+    assert options.run_dir is not None
+    model = MATRL.load(RunFolder(Path(options.run_dir), options.env).best_model, device=options.device)
+    hyperparameters = read_hyperparameters(options)
+    episodes = ABSOLUTE_FACTOR * options.eval_episodes
+    copies = min(episodes, hyperparameters.n_envs)
+    # A stream of its own: evaluations during training, which chose the model, have seeds made of two numbers.
+    seed = int(np.random.SeedSequence([options.seed, 0, ABSOLUTE_FACTOR]).generate_state(1)[0])
+    source = env_source(options.env, hyperparameters.env_wrapper)
+    with closing(make_joint_vec_env(source, n_envs=copies, env_kwargs=hyperparameters.env_kwargs)) as env:
+        sampled = evaluate_policy(model, env, episodes, deterministic=False, seed=seed)
+        greedy = evaluate_policy(model, env, episodes, deterministic=True, seed=seed)
+    return {
+        "return": sampled.returns,
+        "return_greedy": greedy.returns,
+        "episode_length": sampled.lengths,
+        "episode_length_greedy": greedy.lengths,
+    }
+
+
+def _earlier_seconds(folder: RunFolder) -> float:
+    """Of training before this process, as far as they were logged; 0 for a run that begins."""
+    progress = folder.path / PROGRESS_FILE
+    logged = logged_seconds(progress_rows(progress)) if progress.exists() else []
+    return logged[-1][1] if logged else 0.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: command line of ``train.py``, with ``--run-dir`` and ``--seed``; the process's own by default
+    :return: exit code of ``train.py``
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = train.parse_options(words)
+    assert options.run_dir is not None
+    folder = RunFolder(Path(options.run_dir), options.env)
+    seconds, start = _earlier_seconds(folder), time.perf_counter()
+    if not folder.is_finished:
+        exit_code = train.main(["--resume", options.run_dir] if folder.arguments.exists() else words)
+        if exit_code != 0:
+            return exit_code
+        seconds += time.perf_counter() - start
+    record = {"seconds": seconds, "absolute_metrics": absolute_metrics(options)}
+    write_record(folder.path / RESULT_FILE, record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Names that configuration files may use, and what they stand for: fixed tables, nothing is ever evaluated."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_matrl.utils.suggest import unknown
+
+ACTIVATIONS: dict[str, type[th.nn.Module]] = {
+    "elu": th.nn.ELU,
+    "gelu": th.nn.GELU,
+    "leaky_relu": th.nn.LeakyReLU,
+    "mish": th.nn.Mish,
+    "relu": th.nn.ReLU,
+    "selu": th.nn.SELU,
+    "sigmoid": th.nn.Sigmoid,
+    "silu": th.nn.SiLU,
+    "softplus": th.nn.Softplus,
+    "tanh": th.nn.Tanh,
+}
+OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {
+    "adam": th.optim.Adam,
+    "adamw": th.optim.AdamW,
+    "rmsprop": th.optim.RMSprop,
+    "sgd": th.optim.SGD,
+}
+EXTRACTORS: dict[str, type[th.nn.Module]] = {
+    "combined": CombinedExtractor,
+    "flatten": FlattenExtractor,
+    "nature_cnn": NatureCNN,
+}
+LEARNERS: dict[str, type[OnPolicyAlgorithm]] = {
+    "PPO": PPO,
+    "A2C": A2C,
+    "TRPO": TRPO,
+    "RecurrentPPO": RecurrentPPO,
+    "MaskablePPO": MaskablePPO,
+}
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", *RecurrentPPO.policy_aliases)
+
+_CLASS_TABLES: dict[str, Mapping[str, type]] = {
+    "activation_fn": ACTIVATIONS,
+    "optimizer_class": OPTIMIZERS,
+    "features_extractor_class": EXTRACTORS,
+}
+_LINEAR = re.compile(r"lin_(?P<start>[0-9.]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
+
+
+def policy_options() -> list[str]:
+    """The keys that ``policy_kwargs`` may have: the arguments of SB3's actor-critic policies, recurrent ones included."""
+    given_by_sb3 = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
+    both = [inspect.signature(cls.__init__).parameters for cls in (ActorCriticPolicy, RecurrentActorCriticPolicy)]
+    return [name for name in both[0] | both[1] if name not in given_by_sb3]
+
+
+def resolve_policy_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Turn ``policy_kwargs`` as written into what an SB3 policy takes.
+
+    :param options: e.g. ``{"net_arch": [64, 64], "activation_fn": "leaky_relu"}``
+    :return: the same with classes in place of their names
+    :raises ValueError: on an unknown key or name, or layers that are no sizes
+    """
+    known = policy_options()
+    for name in options:
+        if name not in known:
+            raise ValueError(unknown("policy_kwargs key", str(name), known))
+    if options.get("net_arch") is not None:
+        check_net_arch(options["net_arch"])
+    return {
+        name: resolve_class(name, value) if name in _CLASS_TABLES and value is not None else value
+        for name, value in options.items()
+    }
+
+
+def resolve_class(kind: str, name: Any) -> type:
+    """
+    :param kind: ``"activation_fn"``, ``"optimizer_class"`` or ``"features_extractor_class"``
+    :param name: ``"leaky_relu"``, and also the class's own name with or without its module (``"nn.LeakyReLU"``)
+    :return: the class
+    :raises ValueError: when the table does not have it
+    """
+    table = _CLASS_TABLES[kind]
+    short = str(name).rsplit(".", 1)[-1]
+    by_class_name = {entry.__name__: entry for entry in table.values()}
+    found = table.get(short.lower()) or by_class_name.get(short)
+    if found is None:
+        raise ValueError(unknown(kind, str(name), table))
+    return found
+
+
+def check_net_arch(layers: Any) -> None:
+    """
+    :param layers: sizes of the hidden layers, ``[64, 64]`` or ``{pi: [64], vf: [64, 64]}``
+    :raises ValueError: when it is something else
+    """
+    parts = list(layers.values()) if isinstance(layers, Mapping) and set(layers) <= {"pi", "vf"} else [layers]
+    if not all(isinstance(part, list) and all(map(_is_size, part)) for part in parts):
+        raise ValueError(f"net_arch must be a list of layer sizes like [64, 64], or {{pi: [64], vf: [64]}}, got {layers!r}")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def resolve_learner(name: str) -> type[OnPolicyAlgorithm]:
+    """
+    :param name: one of :data:`LEARNERS`
+    :return: the learner's class
+    :raises ValueError: when the name is unknown
+    """
+    if name not in LEARNERS:
+        raise ValueError(unknown("learner_class", name, LEARNERS))
+    return LEARNERS[name]
+
+
+def resolve_schedule(value: float | str) -> float | Schedule:
+    """
+    :param value: a number, or ``"lin_0.002"``: from 0.002 down to 0 over the training
+    :return: the number, or SB3's linear schedule
+    :raises ValueError: when a text is not of that form
+    """
+    if not isinstance(value, str):
+        return value
+    match = _LINEAR.fullmatch(value)
+    try:
+        return LinearSchedule(float(match["start"]), 0.0, 1.0) if match else _no_schedule(value)
+    except ValueError:
+        return _no_schedule(value)
+
+
+def _no_schedule(value: str) -> float:
+    raise ValueError(f"expected a number or a linear schedule like lin_0.002, got {value!r}") from None

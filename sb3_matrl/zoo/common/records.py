@@ -1,0 +1,97 @@
+"""Records of experiments: JSON files that say on which machine, with which versions, and by which command they came about."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_matrl.files.archive import atomic_file
+
+PACKAGES = ("sb3-matrl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "pettingzoo", "SuperSuit", "numpy", "cma")
+
+
+def machine() -> dict[str, Any]:
+    """
+    Hardware, versions, threads and command of this process.
+
+    :return: JSON types; ``cuda`` is the name of the first CUDA device, packages that are not installed are left out
+    """
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "cuda": th.cuda.get_device_name() if th.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "threads": th.get_num_threads(),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    """Name of the processor; Python itself does not know it on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """
+    Write a record as JSON with :func:`machine` in front; a reader never meets half a file.
+
+    :param path: of the file; its folder is made if need be
+    :param record: keys and values in JSON's or NumPy's types
+    :raises OSError: when it cannot be written
+    """
+    write_json(path, {"machine": machine(), **record})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """
+    Write JSON that every reader accepts, atomically: NumPy's types become JSON's, numbers that are not finite ``null``.
+
+    :param path: of the file; its folder is made if need be
+    :param content: keys and values in JSON's or NumPy's types
+    :raises OSError: when it cannot be written
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(content), indent=1, allow_nan=False)
+    with atomic_file(path) as file:
+        file.write(text.encode() + b"\n")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

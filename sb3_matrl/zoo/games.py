@@ -1,0 +1,185 @@
+"""The paper's exact games: ``python zoo/games.py table1``, ``rotational``, or ``dynamics --game chicken``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_matrl.games.payoffs import game_names
+from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.common.cli import StrictParser, count, positive_count, seed, user_errors
+from sb3_matrl.zoo.studies.dynamics import dynamics
+from sb3_matrl.zoo.studies.outcome import Outcome
+from sb3_matrl.zoo.studies.portrait import DynamicsOptions
+from sb3_matrl.zoo.studies.rotational import RotationalOptions, rotational
+from sb3_matrl.zoo.studies.table1 import Table1Options, table1
+
+if TYPE_CHECKING:
+    from sb3_matrl.zoo.training.tracking import Tracker
+
+EXAMPLES = """\
+  python zoo/games.py table1 --out logs/games
+  python zoo/games.py table1 --games 200 --seed 1
+  python zoo/games.py rotational
+  python zoo/games.py dynamics --game matching_pennies
+  python zoo/games.py dynamics --game shapley --learners gd matrl
+  python zoo/games.py dynamics --payoffs "[[[3, 0], [0, 2]], [[2, 0], [0, 3]]]" --start 0.5 0.5
+"""
+STUDIES: dict[str, tuple[type[Any], Callable[[Any], Outcome]]] = {
+    "table1": (Table1Options, table1),
+    "rotational": (RotationalOptions, rotational),
+    "dynamics": (DynamicsOptions, dynamics),
+}
+
+
+class CommandParser(StrictParser):
+    """
+    A parser of several commands, each with its own flags.
+
+    :param description: of them all
+    :param examples: shown below
+    :param commands: name -> parser of what follows it
+    """
+
+    def __init__(self, description: str, examples: str, commands: Mapping[str, StrictParser]) -> None:
+        super().__init__(description, examples)
+        self.commands = commands
+        self.add_argument("command", metavar="|".join(commands), help="see <command> --help for its flags")
+        for name, parser in commands.items():
+            parser.prog = f"{self.prog} {name}"
+
+    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """
+        :param arguments: words of the command line, without the program's name
+        :return: the flags of the command, and its name as ``command``
+        :raises ValueError: on an unknown command or flag
+        """
+        if not arguments or arguments[0].startswith("-"):
+            return super().parse_strictly(arguments)
+        command, *rest = arguments
+        if command not in self.commands:
+            raise ValueError(unknown("command", command, self.commands))
+        namespace = self.commands[command].parse_strictly(rest)
+        namespace.command = command
+        return namespace
+
+
+def build_parser() -> CommandParser:
+    """The commands and their flags."""
+    commands = {"table1": _table1_parser(), "rotational": _rotational_parser(), "dynamics": _dynamics_parser()}
+    return CommandParser("The paper's table and figures of exact games.", EXAMPLES, commands)
+
+
+def _table1_parser() -> StrictParser:
+    parser = StrictParser("Table 1: every learner on random 2x2 games.", "  python zoo/games.py table1 --games 1000 --seed 0")
+    default = Table1Options()
+    parser.add_argument("--games", type=positive_count, default=default.games, help="games of each class and generator")
+    parser.add_argument("--steps", type=positive_count, default=default.steps, help="of every learner")
+    parser.add_argument("--jobs", type=positive_count, default=os.cpu_count() or 1, help="processes")
+    return _with_common_flags(parser)
+
+
+def _rotational_parser() -> StrictParser:
+    parser = StrictParser(
+        "Fig. 3: optimisers on the rotational game.", "  python zoo/games.py rotational --learning-rate 0.01"
+    )
+    add, default = parser.add_argument, RotationalOptions()
+    add("--learning-rate", type=float, default=default.learning_rate, help="step size of every optimiser")
+    add("--look-ahead", type=float, default=default.look_ahead, help="of the comparison with a larger one")
+    add("--start", type=float, nargs=2, default=default.start, help="x and y", metavar=("X", "Y"))
+    add("--steps", type=positive_count, default=default.steps, help="at most")
+    add("--tolerance", type=float, default=default.tolerance, help="of max(|x|, |y|)")
+    return _with_common_flags(parser)
+
+
+def _dynamics_parser() -> StrictParser:
+    parser = StrictParser(
+        "Figs. 7 and 8: learners on one game of two players with 2 or 3 actions each.",
+        "  python zoo/games.py dynamics --game chicken --learners iga matrl --start 0.9 0.2",
+    )
+    add, default = parser.add_argument, DynamicsOptions()
+    add("--game", default=default.game, help=f"named game: {', '.join(game_names())}")
+    add("--payoffs", help="a game of your own instead: [row player's matrix, column player's matrix]")
+    add("--learners", nargs="+", help="names of learners; None: a selection")
+    add("--start", type=float, nargs="+", help="probability of action 0 of each player, or every player's probabilities")
+    add("--steps", type=count, default=default.steps, help="of every learner; None: 1000, or 300 for 3x3")
+    add("--predicted-step", type=float, default=default.predicted_step, help="of MATRL and its ablations in 2x2 games")
+    add("--learning-rate", type=float, default=default.learning_rate, help="of the learners on 3x3 games")
+    return _with_common_flags(parser)
+
+
+def _with_common_flags(parser: StrictParser) -> StrictParser:
+    add = parser.add_argument
+    add("--seed", type=seed, default=0, help="of games and of draws among equilibria")
+    add("--out", type=Path, default=Path("logs/games"), help="folder for the JSON, PNG and SVG files")
+    add("--track", action="store_true", help="log to Weights & Biases")
+    add("--wandb-project-name", default="sb3-matrl", help="project of Weights & Biases")
+    add("--wandb-entity", help="user or team of Weights & Biases; None: the account's default")
+    return parser
+
+
+def study_options(given: argparse.Namespace) -> Any:
+    """
+    :param given: the parsed command line
+    :return: the options of the command's study
+    """
+    kind = STUDIES[given.command][0]
+    values = {field.name: getattr(given, field.name) for field in fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+@contextmanager
+def _tracking(given: argparse.Namespace, options: Any) -> Iterator[Tracker | None]:
+    """The W&B run, if asked for."""
+    if not given.track:
+        yield None
+        return
+    from sb3_matrl.zoo.training.tracking import Tracker, WandbOptions
+
+    place = WandbOptions(given.wandb_project_name, given.wandb_entity, group="games")
+    with Tracker(place, f"games-{given.command}", asdict(options), given.out) as tracker:
+        yield tracker
+
+
+def _report(outcome: Outcome, folder: Path, tracker: Tracker | None) -> None:
+    json, png, svg = outcome.write(folder)
+    print(f"{outcome.table}\n\nwrote {json}, {png} and {svg}")
+    if tracker is not None:
+        import wandb
+
+        tracker.run.log({"figure": wandb.Image(str(png))})
+        tracker.summarise(outcome.summary)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: of the command line; the process's own by default
+    :return: exit code
+    :raises SystemExit: with code 2 when the user got something wrong
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with user_errors():
+            given = build_parser().parse_strictly(words)
+            if given.track:
+                from sb3_matrl.zoo.training.tracking import require_wandb
+
+                require_wandb()
+            given.out.mkdir(parents=True, exist_ok=True)
+            options = study_options(given)
+            with _tracking(given, options) as tracker:
+                _report(STUDIES[given.command][1](options), given.out, tracker)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

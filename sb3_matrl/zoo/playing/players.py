@@ -1,0 +1,270 @@
+"""Who plays: the agents of a run, and guests from other runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_matrl import MATRL
+from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.evaluation import Player
+from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
+from sb3_matrl.utils.suggest import did_you_mean, unknown
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, read_yaml
+from sb3_matrl.zoo.common.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """
+    Which model of a run is taken; by default the last one.
+
+    :param best: the one with the best evaluation
+    :param checkpoint: the checkpoint after that many steps
+    :param last_checkpoint: the latest checkpoint
+    """
+
+    best: bool = False
+    checkpoint: int | None = None
+    last_checkpoint: bool = False
+
+
+class SingleAgent:
+    """
+    An agent that plain SB3 saved, with the ``predict`` of a model that has no other.
+
+    :param learner: of SB3
+    """
+
+    name = "agent"
+
+    def __init__(self, learner: OnPolicyAlgorithm) -> None:
+        self.possible_agents = [self.name]
+        self.observation_space = spaces.Dict({self.name: learner.observation_space})
+        self.action_space = spaces.Dict({self.name: learner.action_space})
+        self.num_timesteps = learner.num_timesteps
+        self._player = FrozenAgent(learner)
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, Any], Any]:
+        """As :meth:`sb3_matrl.MATRL.predict`."""
+        masks = (action_masks or {}).get(self.name)
+        action, state = self._player.predict(observation[self.name], state, episode_start, deterministic, masks)
+        return {self.name: action}, state
+
+
+@dataclass(frozen=True)
+class TrainedPlayer(Player):
+    """
+    An agent of a saved model.
+
+    :param path: where the model was
+    """
+
+    model: MATRL | SingleAgent
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.agent} of {self.path}"
+
+
+def open_run_folder(path: Path) -> tuple[RunFolder, str]:
+    """
+    :param path: of a run's folder, wherever it lies
+    :return: the folder, and the algorithm that was trained
+    :raises FileNotFoundError: when it is not there, or has no ``args.yml``
+    :raises ValueError: when that is damaged
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no run folder {path}")
+    folder = RunFolder(path, env_id="")
+    if not folder.arguments.is_file():
+        raise FileNotFoundError(_no_run(folder, folder.arguments))
+    arguments = read_yaml(folder.arguments)
+    env_id, algorithm = arguments.get("env"), arguments.get("algo")
+    if not isinstance(env_id, str) or not isinstance(algorithm, str):
+        raise ValueError(f"{folder.arguments} must say 'env' and 'algo'; it has: {', '.join(map(str, arguments))}")
+    return replace(folder, env_id=env_id), algorithm
+
+
+def model_path(folder: RunFolder, choice: ModelChoice) -> Path:
+    """
+    Which file to load.
+
+    :raises FileNotFoundError: when it is not there; says what is
+    """
+    steps = folder.checkpoint_steps()
+    path = folder.last_model
+    if choice.best:
+        path = folder.best_model
+    elif choice.checkpoint is not None:
+        path = folder.checkpoint(choice.checkpoint)
+    elif choice.last_checkpoint:
+        path = folder.checkpoint(steps[-1] if steps else 0)
+    if not path.is_file():
+        models = [name.name for name in (folder.last_model, folder.best_model) if name.is_file()]
+        models += [f"checkpoint {step}" for step in steps]
+        raise FileNotFoundError(
+            f"{folder.path} has no {path.relative_to(folder.path)}; it has: {', '.join(models) or 'no model'}"
+        )
+    return path
+
+
+def trained_hyperparameters(folder: RunFolder) -> Hyperparameters:
+    """
+    The hyper-parameters of a run, the options of its environment among them.
+
+    :raises FileNotFoundError: when the run has no ``config.yml``
+    :raises ValueError: when that is damaged
+    """
+    if not folder.config.is_file():
+        raise FileNotFoundError(_no_run(folder, folder.config))
+    entry = read_yaml(folder.config).get(folder.env_id)
+    if not isinstance(entry, dict):
+        raise ValueError(f"{folder.config} has no entry for {folder.env_id}")
+    return Hyperparameters.from_mapping(entry, str(folder.config))
+
+
+def _no_run(folder: RunFolder, missing: Path) -> str:
+    return f"{folder.path} has no {missing.name}: it is no run of train.py, or not a whole one"
+
+
+def parse_guests(words: Iterable[str]) -> dict[str, str]:
+    """
+    :param words: e.g. ``["agent_0=logs/ippo/switch_v0_1", "agent_1=other.zip:agent_0"]``
+    :return: agent of the game -> where its player comes from
+    :raises ValueError: on a word of another form, or an agent given twice
+    """
+    guests: dict[str, str] = {}
+    for word in words:
+        agent, _, source = word.partition("=")
+        if not agent or not source:
+            raise ValueError(f"--agent: expected agent=RUN or agent=RUN:agent_there, got {word!r}")
+        if agent in guests:
+            raise ValueError(f"--agent: {agent} is given twice")
+        guests[agent] = source
+    return guests
+
+
+def load_players(
+    home: Path, guests: Mapping[str, str], log_folder: Path, choice: ModelChoice, device: str, trust: bool
+) -> dict[str, TrainedPlayer]:
+    """
+    Load the agents that play; a model that several come from is loaded once.
+
+    :param home: model whose agents play where there is no guest
+    :param guests: as :func:`parse_guests` returns them
+    :param log_folder: where runs named ``<algo>/<env>_<k>`` lie
+    :param choice: which model of a guest's run folder
+    :param device: of the networks
+    :param trust: accept guests in files of plain SB3, which can run code when they are loaded
+    :return: agent of the game -> who plays it
+    :raises FileNotFoundError: when a run or model is not there
+    :raises ValueError: when a file is no model, or has no such agent
+    """
+    models: dict[Path, MATRL | SingleAgent] = {home: MATRL.load(home, device=device)}
+    players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].possible_agents}
+    for agent, source in guests.items():
+        path, name = find_guest(source, log_folder, choice)
+        if path not in models:
+            models[path] = _load_guest(path, device, trust)
+        if name is None:
+            name = SingleAgent.name if isinstance(models[path], SingleAgent) else agent
+        if name not in models[path].possible_agents:
+            raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].possible_agents)}")
+        players[agent] = TrainedPlayer(models[path], name, path)
+    for agent, player in players.items():
+        if is_lost(player.model, player.agent):
+            raise ValueError(f"{player} was played by a Python function, which a file cannot hold: give --agent {agent}=RUN")
+    return players
+
+
+def is_lost(model: MATRL | SingleAgent, agent: str) -> bool:
+    """Whether a frozen agent of a loaded model was a function, so that nothing is left to play it."""
+    return isinstance(model, MATRL) and agent in model.team.frozen and model.team.frozen[agent].policy is None
+
+
+def _load_guest(path: Path, device: str, trust: bool) -> MATRL | SingleAgent:
+    if is_sb3_file(path):
+        return SingleAgent(load_sb3_agent(path, trust, device))
+    return MATRL.load(path, device=device)
+
+
+def find_guest(source: str, log_folder: Path, choice: ModelChoice) -> tuple[Path, str | None]:
+    """
+    :param source: path of a run's folder or of a model, or ``<algo>/<env>_<k>``; perhaps ``:`` and the agent's name there
+    :param log_folder: where such runs lie
+    :param choice: which model of a run's folder
+    :return: the model's file, and the name if there is one
+    :raises FileNotFoundError: when there is no such run or model
+    :raises ValueError: when the run is damaged
+    """
+    head, colon, name = source.rpartition(":")
+    # The whole text first: a path may have a colon of its own.
+    for text, agent in [(source, None), *([(head, name)] if colon and head else [])]:
+        for path in (Path(text), log_folder / text):
+            if path.is_file():
+                return path, agent
+            if path.is_dir():
+                return model_path(open_run_folder(path)[0], choice), agent
+    runs = [str(path.parent.relative_to(log_folder)) for path in log_folder.glob("*/*/args.yml")]
+    raise FileNotFoundError(
+        f"--agent: there is no run or model {source}, neither as a path nor in {log_folder}{did_you_mean(source, runs)}"
+    )
+
+
+def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, Any, Any], name: str) -> None:
+    """
+    :param players: agent -> who plays it
+    :param env: what they are to play
+    :param name: of the environment with its options, for errors
+    :raises ValueError: when an agent has no player, a player no agent, or the spaces differ from those of its training
+    """
+    agents = list(env.possible_agents)
+    for agent, player in players.items():
+        if agent not in agents:
+            raise ValueError(f"{name}: {unknown('agent', agent, agents)}; it would be played by {player}")
+    for agent in agents:
+        if agent not in players:
+            raise ValueError(f"{name} has agents {agents}, the model has {list(players)}; give others with --agent")
+        player = players[agent]
+        for kind, given, wanted, fit in (
+            ("observations", env.observation_space(agent), player.model.observation_space, _same_form),
+            ("actions", env.action_space(agent), player.model.action_space, _equal),
+        ):
+            trained = wanted[player.agent]  # type: ignore[index]
+            if not fit(given, trained):
+                raise ValueError(
+                    f"{name} gives {agent} {kind} {_one_line(given)}, but {player} was trained with {_one_line(trained)}"
+                )
+
+
+def _one_line(space: spaces.Space[Any]) -> str:
+    """Spaces with an array of bounds print it over several lines."""
+    return " ".join(str(space).split())
+
+
+def _equal(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
+    return bool(given == trained)
+
+
+def _same_form(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
+    """Whether a policy can read the observations; bounds may differ, as those of a longer game do."""
+    if isinstance(given, spaces.Box) and isinstance(trained, spaces.Box):
+        return given.shape == trained.shape and given.dtype == trained.dtype
+    if isinstance(given, spaces.Dict) and isinstance(trained, spaces.Dict):
+        return given.keys() == trained.keys() and all(_same_form(given[key], trained[key]) for key in given)
+    return _equal(given, trained)

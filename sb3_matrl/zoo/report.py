@@ -1,0 +1,123 @@
+"""Report on runs as one HTML page that needs nothing else: ``python zoo/report.py logs/matrl/checkers_v0_1``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.zoo.common.cli import StrictParser, positive_count, user_errors
+from sb3_matrl.zoo.reporting.loading import Run, load_runs
+from sb3_matrl.zoo.reporting.media import gallery
+from sb3_matrl.zoo.reporting.page import GENERATOR, render_page
+
+FILE_NAME = "report.html"
+EXAMPLES = """\
+  python zoo/report.py logs/matrl/checkers_v0_1
+  python zoo/report.py logs/matrl/checkers_v0_1 logs/ippo/checkers_v0_1 --out checkers.html --title "Checkers"
+  python zoo/report.py logs/matrl/switch_v0_1 --no-frames
+"""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The command line of ``report.py``, which ``--help`` explains."""
+
+    runs: list[Path]
+    out: Path | None
+    title: str | None
+    frames: int
+    no_frames: bool
+
+    @property
+    def path(self) -> Path:
+        """Where the page goes."""
+        if self.out is not None:
+            return self.out
+        return self.runs[0] / FILE_NAME if len(self.runs) == 1 else Path(FILE_NAME)
+
+
+def build_parser() -> StrictParser:
+    """The flags."""
+    parser = StrictParser("Report on one run, or compare several, in one HTML page that needs nothing else.", EXAMPLES)
+    add = parser.add_argument
+    add("runs", metavar="RUN", type=Path, nargs="+", help="run folder, such as logs/matrl/checkers_v0_1")
+    add("--out", type=Path, help="the page; None: <run>/report.html for one run, ./report.html for several")
+    add("--title", help="of the page; None: the names of the runs")
+    frames = parser.add_mutually_exclusive_group()
+    frames.add_argument(
+        "--frames",
+        type=positive_count,
+        default=8,
+        help="frames of a greedy episode, played with the saved model, of a run that has no video (*.mp4, *.gif)",
+    )
+    frames.add_argument("--no-frames", action="store_true", help="play nothing (and import no environment)")
+    return parser
+
+
+def parse_options(words: Sequence[str]) -> ReportOptions:
+    """
+    :param words: of the command line, without the program's name
+    :raises ValueError: on unknown flags or values that cannot be read
+    """
+    return ReportOptions(**vars(build_parser().parse_strictly(words)))
+
+
+def check_output(path: Path) -> None:
+    """
+    :raises ValueError: when ``path`` is a folder, or a file that is no report of ours
+    """
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder; give a file, such as {path / FILE_NAME}")
+    if path.exists() and f'content="{GENERATOR}"'.encode() not in path.read_bytes()[:1000]:
+        raise ValueError(f"--out {path} exists and is no report; nothing is overwritten: choose another file")
+
+
+def write_report(options: ReportOptions) -> list[Run]:
+    """
+    Read the runs and write the page.
+
+    :return: the runs
+    :raises ValueError: when a folder is no run or holds no results, or the output would overwrite something else
+    :raises OSError: when something cannot be read or written
+    """
+    check_output(options.path)
+    runs = load_runs(options.runs)
+    n_frames = 0 if options.no_frames else options.frames
+    galleries = [gallery(run, n_frames) for run in tqdm(runs, desc="pictures", unit="run", leave=False, disable=None)]
+    title = options.title or " and ".join(run.name for run in runs)
+    page = render_page(runs, galleries, title, datetime.now())
+    options.path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(options.path) as file:
+        file.write(page.encode("utf-8"))
+    return runs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: of the command line; the process's own by default
+    :return: exit code
+    :raises SystemExit: with code 2 when the user got something wrong
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with user_errors():
+            options = parse_options(words)
+            runs = write_report(options)
+    except KeyboardInterrupt:
+        print("interrupted; no report was written", file=sys.stderr)
+        return 130
+    for run in runs:
+        for problem in run.problems:
+            print(f"warning: {run.name}: {problem}", file=sys.stderr)
+    print(f"{options.path}: {options.path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""What a run folder holds, read with suspicion: a run may still be going, or may have been killed while it wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sb3_matrl.evaluation import EvaluationResult
+from sb3_matrl.utils.suggest import did_you_mean
+from sb3_matrl.zoo.common.hyperparameters import read_yaml
+from sb3_matrl.zoo.common.run_folder import RunFolder
+
+STEPS = "time/total_timesteps"
+FIXED_POINT = "metagame/fixed_point"
+_EVALUATIONS = "evaluations.npz"
+_PROGRESS = "progress.csv"
+_Content = TypeVar("_Content")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    SB3's ``progress.csv``.
+
+    :param numbers: key -> column of shape (rows,), nan where the cell is empty or holds text
+    :param fixed_points: cells of ``metagame/fixed_point``, as many as rows; empty without that column
+    :param dropped: rows that were cut off or damaged
+    """
+
+    numbers: Mapping[str, np.ndarray]
+    fixed_points: Sequence[str]
+    dropped: int
+
+    def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param key: of the logger
+        :return: steps and finite values at them, both of shape (k,); empty when nothing was logged under that key
+        """
+        steps = self.numbers[STEPS]
+        values = self.numbers.get(key, np.full(len(steps), np.nan))
+        there = np.isfinite(steps) & np.isfinite(values)
+        return steps[there], values[there]
+
+    def agents_with(self, suffix: str) -> list[str]:
+        """Agents that have a key ``<agent>/<suffix>``, sorted with ``agent_10`` behind ``agent_2``."""
+        ending = f"/{suffix}"
+        names = (key.removesuffix(ending) for key in self.numbers if key.endswith(ending))
+        return sorted(names, key=lambda name: (len(name), name))
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """
+    ``evaluations.npz`` as :class:`sb3_matrl.evaluation.callbacks.MultiAgentEvalCallback` writes it.
+
+    :param steps: of the m evaluations, shape (m,)
+    :param sampled: results of the sampled policies
+    :param greedy: results of the greedy policies
+    """
+
+    steps: np.ndarray
+    sampled: Sequence[EvaluationResult]
+    greedy: Sequence[EvaluationResult]
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One run folder.
+
+    :param name: short, different for every run of a report
+    :param folder: where it lies
+    :param arguments: content of ``args.yml``
+    :param config: hyper-parameters in force
+    :param command: command line that repeats the run
+    :param versions: of the libraries that saved the model
+    :param progress: ``None`` when it cannot be read
+    :param evaluations: ``None`` when they cannot be read
+    :param problems: sentences on what is missing or damaged
+    """
+
+    name: str
+    folder: RunFolder
+    arguments: Mapping[str, Any]
+    config: Mapping[str, Any]
+    command: str
+    versions: Mapping[str, str]
+    progress: Progress | None
+    evaluations: Evaluations | None
+    problems: tuple[str, ...]
+
+
+def load_runs(paths: Sequence[Path]) -> list[Run]:
+    """
+    Read run folders.
+
+    :param paths: of the folders
+    :raises ValueError: when a folder is given twice, is no run, or holds no results yet
+    :raises FileNotFoundError: when a folder does not exist
+    """
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"run {path} is given twice")
+        check_is_run(path)
+    return [load_run(path, name) for path, name in zip(paths, run_names(places), strict=True)]
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """``<algo>/<env>_<k>`` of every path, or as many more of its folders as tell them all apart."""
+    longest = max(len(path.parts) for path in paths)
+    for depth in range(2, longest + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def check_is_run(path: Path) -> None:
+    """
+    :raises FileNotFoundError: when there is no such folder
+    :raises ValueError: when it is a file, or a folder that ``train.py`` did not write
+    """
+    if not path.exists():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        hint = did_you_mean(path.name, (sibling.name for sibling in siblings if sibling.is_dir()))
+        raise FileNotFoundError(f"there is no run folder {path}{hint}")
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file; give the run's folder, such as logs/matrl/checkers_v0_1")
+    if not any((path / name).is_file() for name in ("args.yml", _PROGRESS, _EVALUATIONS)):
+        runs = sorted(str(found.parent) for pattern in ("*/args.yml", "*/*/args.yml") for found in path.glob(pattern))
+        below = f"; below it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}" if runs else ""
+        raise ValueError(f"{path} is no run of train.py: it has no args.yml{below}")
+
+
+def load_run(path: Path, name: str) -> Run:
+    """
+    Read one run folder; what is missing or damaged is noted.
+
+    :param path: of the folder
+    :param name: to call it by
+    :raises ValueError: when neither ``progress.csv`` nor ``evaluations.npz`` can be used
+    """
+    problems: list[str] = []
+    arguments = _noting(problems, read_yaml, path / "args.yml") or {}
+    config_file = _noting(problems, read_yaml, path / "config.yml") or {}
+    env_id = str(arguments.get("env") or next(iter(config_file), "unknown environment"))
+    progress = _noting(problems, read_progress, path / _PROGRESS)
+    evaluations = _noting(problems, read_evaluations, path / _EVALUATIONS)
+    if progress is None and evaluations is None:
+        raise ValueError(f"run {path} has no results to report (yet): {'; '.join(problems)}")
+    if progress is not None and progress.dropped:
+        problems.append(f"{_PROGRESS}: {progress.dropped} cut-off or damaged rows were left out")
+    folder = RunFolder(path, env_id)
+    config = config_file.get(env_id)
+    return Run(
+        name=name,
+        folder=folder,
+        arguments=arguments,
+        config=config if isinstance(config, dict) else {},
+        command=_noting(problems, _read_text, folder.command) or "",
+        versions=read_versions(saved_model(folder)),
+        progress=progress,
+        evaluations=evaluations,
+        problems=tuple(problems),
+    )
+
+
+def saved_model(folder: RunFolder) -> Path | None:
+    """The last model, else the best one, else ``None``."""
+    return next((path for path in (folder.last_model, folder.best_model) if path.is_file()), None)
+
+
+def read_versions(model: Path | None) -> dict[str, str]:
+    """Library -> version, as the saved model notes them; empty when there is no such model or it is damaged."""
+    if model is None:
+        return {}
+    try:
+        with zipfile.ZipFile(model) as archive:
+            versions = json.loads(archive.read("manifest.json"))["versions"]
+        return {str(library): str(version) for library, version in versions.items()}
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _noting(problems: list[str], read: Callable[[Path], _Content], path: Path) -> _Content | None:
+    """``read(path)``; or ``None``, with a sentence added to ``problems``."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        problems.append(f"{path.name} is missing")
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be used: {error}")
+    return None
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+def read_progress(path: Path) -> Progress:
+    """
+    Read ``progress.csv``; rows that are cut off or damaged are left out and counted.
+
+    :raises FileNotFoundError: when there is none
+    :raises ValueError: when it has no header with the number of steps, or no whole row
+    """
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        # Line ends between quotes would join a damaged row to the next ones, so rows are lines.
+        lines = (line if line.endswith("\n") else None for line in file)
+        header = _cells(next(lines, None))
+        if STEPS not in header:
+            raise ValueError(f"it has no header with {STEPS}")
+        values, fixed_points, dropped = _read_rows(lines, header)
+    if not values:
+        raise ValueError("it has no whole row")
+    table = np.frombuffer(values).reshape(-1, len(header))
+    return Progress({key: table[:, i] for i, key in enumerate(header)}, fixed_points, dropped)
+
+
+def _read_rows(lines: Iterable[str | None], header: Sequence[str]) -> tuple[array[float], list[str], int]:
+    """Whole rows as numbers, one after the other; their fixed points; the number of other rows."""
+    values, fixed_points, dropped = array("d"), [], 0
+    place = header.index(FIXED_POINT) if FIXED_POINT in header else None
+    for line in lines:
+        cells = _cells(line)
+        if len(cells) != len(header):
+            dropped += 1
+            continue
+        values.extend(map(_number, cells))
+        if place is not None:
+            fixed_points.append(cells[place])
+    return values, fixed_points, dropped
+
+
+def _cells(line: str | None) -> list[str]:
+    """Cells of a line; none when it is cut off or no CSV."""
+    try:
+        return next(csv.reader([line or ""]), [])
+    except csv.Error:
+        return []
+
+
+def _number(text: str) -> float:
+    if not text:
+        return np.nan
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
+
+
+def read_evaluations(path: Path) -> Evaluations:
+    """
+    Read ``evaluations.npz`` without pickle.
+
+    :raises FileNotFoundError: when there is none
+    :raises ValueError: when it is damaged, or its arrays do not fit together
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"it is damaged or no npz file ({' '.join(str(error).split())})") from None
+    except (AttributeError, TypeError):  # a lone array, not an archive of them
+        raise ValueError("it is no npz file") from None
+    try:
+        agents = tuple(map(str, arrays["agents"]))
+        steps = np.asarray(arrays["timesteps"], dtype=np.float64)
+        evaluations = Evaluations(steps, _results(arrays, agents, ""), _results(arrays, agents, "_greedy"))
+    except KeyError as error:
+        raise ValueError(f"it lacks the array {error}") from None
+    if not 0 < len(steps) == len(evaluations.sampled) == len(evaluations.greedy):
+        raise ValueError("its arrays hold different numbers of evaluations, or none")
+    return evaluations
+
+
+def _results(arrays: Mapping[str, np.ndarray], agents: tuple[str, ...], ending: str) -> list[EvaluationResult]:
+    keys = ("results", "ep_lengths", "agent_returns")
+    returns, lengths, of_agents = (np.asarray(arrays[key + ending], dtype=np.float64) for key in keys)
+    fit = lengths.shape == returns.shape and of_agents.shape == (*returns.shape, len(agents))
+    if returns.ndim != 2 or not returns.size or not fit:
+        raise ValueError(
+            f"its arrays do not fit together: returns {returns.shape}, lengths {lengths.shape}, "
+            f"returns of {len(agents)} agents {of_agents.shape}"
+        )
+    return [EvaluationResult(agents, *rows) for rows in zip(returns, of_agents, lengths, strict=True)]

@@ -1,0 +1,103 @@
+"""Fill in the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sb3_matrl.zoo.common.records import machine
+from sb3_matrl.zoo.reporting import charts, sections
+from sb3_matrl.zoo.reporting.loading import Run
+from sb3_matrl.zoo.reporting.media import Gallery
+
+GENERATOR = "sb3-matrl report"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's configuration as text, and what it ran with."""
+
+    run: str
+    command: str
+    config: str
+    arguments: str
+    versions: str
+
+
+def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, now: datetime) -> str:
+    """
+    :param runs: that are reported
+    :param galleries: their videos and frames
+    :param title: of the page
+    :param now: when the report is made
+    :return: HTML that needs nothing else
+    """
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        title=title,
+        generator=GENERATOR,
+        date=f"{now:%Y-%m-%d %H:%M}",
+        machine=machine(),
+        overview=sections.overview(runs),
+        learning=sections.learning(runs),
+        metagames=sections.metagames(runs),
+        finals=sections.final_returns(runs),
+        times=sections.phase_times(runs),
+        galleries=galleries,
+        differences=sections.differences(runs),
+        run_names=[run.name for run in runs],
+        settings=[_settings(run) for run in runs],
+    )
+
+
+def _environment() -> Environment:
+    # Text from runs is never trusted: everything is escaped, and a misspelt name is an error.
+    environment = Environment(
+        loader=PackageLoader("sb3_matrl.zoo.reporting", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    frame: dict[str, Any] = {name: getattr(charts, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")}
+    environment.globals["frame"] = frame
+    filters: dict[str, Callable[..., str]] = {"duration": duration, "number": number}
+    environment.filters.update(filters)
+    return environment
+
+
+def _settings(run: Run) -> Settings:
+    return Settings(
+        run=run.name,
+        command=run.command,
+        config=_as_yaml(run.config),
+        arguments=_as_yaml(run.arguments),
+        versions=", ".join(f"{library} {version}" for library, version in run.versions.items()),
+    )
+
+
+def _as_yaml(content: Any) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100) if content else ""
+
+
+def duration(seconds: float) -> str:
+    """``1 h 02 min``, ``3 min 05 s`` or ``4.2 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: float) -> str:
+    """Two decimals and a real minus sign; a dash for nan."""
+    if math.isnan(value):
+        return sections.MISSING
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,74 @@
+"""Is the best trial really better than what the conf file has? Trained anew, on seeds that no trial has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from sb3_matrl.evaluation import mean_confidence_interval
+from sb3_matrl.zoo.sweeping.objective import metric_of
+from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
+from sb3_matrl.zoo.sweeping.trial import train, trial_options
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Final values of the metric, seed by seed.
+
+    :param seeds: of the trainings
+    :param episodes: of each final evaluation
+    :param best: with the best trial's parameters, in the order of the seeds
+    :param default: with the conf file's
+    """
+
+    seeds: tuple[int, ...]
+    episodes: int
+    best: tuple[float, ...]
+    default: tuple[float, ...]
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Per setting, and for the difference: the values, their mean and its 95 % Student interval."""
+        values = {"best": np.array(self.best), "default": np.array(self.default)}
+        values["best - default"] = values["best"] - values["default"]
+        return {
+            name: {"values": array.tolist(), "mean": float(array.mean()), "ci95": mean_confidence_interval(array)}
+            for name, array in values.items()
+        }
+
+
+def compare(config: SweepConfig, values: Mapping[str, Any], seeds: Sequence[int], episodes: int) -> Comparison:
+    """
+    Train with the best trial's parameters and with the conf file's, for as long as a trial, and evaluate both at the end.
+
+    :param config: the sweep
+    :param values: the best trial's parameters; those named ``seed`` are replaced
+    :param seeds: of the trainings
+    :param episodes: of each final evaluation
+    :raises KeyboardInterrupt: after Ctrl-C or SIGTERM
+    """
+    constants = {parameter.name: parameter.values[0] for parameter in config.parameters if parameter.is_constant}
+    settings = {"best": {**values}, "default": constants}
+    results: dict[str, list[float]] = {name: [] for name in settings}
+    tasks = [(name, seed) for seed in seeds for name in settings]
+    for name, seed in tqdm(tasks, unit="run", desc="comparison"):
+        options = replace(trial_options(config, settings[name], seed), seed=seed, eval_freq=-1, eval_episodes=episodes)
+        evaluation = train(options)
+        results[name].append(metric_of(evaluation.sampled[-1], evaluation.greedy[-1], config.metric))
+    return Comparison(tuple(seeds), episodes, tuple(results["best"]), tuple(results["default"]))
+
+
+def comparison_table(comparison: Comparison, metric: str) -> str:
+    """One line per setting, and one for their difference."""
+    seeds = ", ".join(map(str, comparison.seeds))
+    lines = [f"{metric} after retraining with seeds {seeds}, {comparison.episodes} episodes each:"]
+    lines.append(f"{'':<16}{'mean':>9}  {'95 % interval':<20}{'per seed'}")
+    for name, row in comparison.rows().items():
+        low, high = row["ci95"]
+        per_seed = "  ".join(f"{value:.2f}" for value in row["values"])
+        lines.append(f"{name:<16}{row['mean']:>9.2f}  {f'[{low:.2f}, {high:.2f}]':<20}{per_seed}")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""A sweep by a local study, from the first trial to the report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from sb3_matrl.zoo.common.records import write_record
+from sb3_matrl.zoo.sweeping.best_vs_default import Comparison, compare, comparison_table
+from sb3_matrl.zoo.sweeping.objective import Objective
+from sb3_matrl.zoo.sweeping.study import best_trial, grid_size, open_study, requeue_lost_trials, run_trials
+from sb3_matrl.zoo.sweeping.study_results import (
+    best_hyperparameters,
+    draw_study,
+    importances,
+    trial_rows,
+    trials_table,
+    write_best,
+    write_csv,
+)
+from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
+from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, StudyFolder, SweepOptions
+from sb3_matrl.zoo.sweeping.trial import trial_options
+from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+class LocalSweep:
+    """
+    A study that is open and has not begun or gone on.
+
+    :param options: from the command line
+    :param config: the sweep, checked
+    :param first: options of a training with the first values of all parameters
+    :raises ValueError: when storage, folder or sampler do not fit
+    """
+
+    def __init__(self, options: SweepOptions, config: SweepConfig, first: TrainOptions) -> None:
+        self.options = options
+        self.config = config
+        self.folder = StudyFolder.of(options)
+        self.n_trials = self._number_of_trials()
+        self.folder.trials.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # run_trials says it in one line each
+        n_evaluations = max(read_hyperparameters(first).n_timesteps // first.eval_freq, 1) if first.eval_freq > 0 else 1
+        self.study = open_study(config, options, n_evaluations, options.storage or self.folder.storage)
+        if not self.study.trials and any(self.folder.trials.iterdir()):
+            raise ValueError(
+                f"{self.folder.trials} has trials of a study that is not in {options.storage or self.folder.storage}; "
+                "choose another --study-name or --optimization-log-path"
+            )
+
+    def _number_of_trials(self) -> int:
+        wanted = self.options.n_trials or self.config.run_cap
+        if self.options.sampler_for(self.config) != "grid":
+            return wanted or DEFAULT_TRIALS
+        size = grid_size(self.config)
+        return min(wanted or size, size)
+
+    def run(self, words: Sequence[str]) -> int:
+        """
+        Run what is left, then write and print the results.
+
+        :param words: of the command line, said when it is interrupted
+        :return: exit code: 0, 1 when no trial was complete or a file could not be written, 130 after Ctrl-C or SIGTERM
+        """
+        lost = requeue_lost_trials(self.study)
+        if lost:
+            print(f"trials {', '.join(map(str, lost))} were interrupted or killed; they are run again", file=sys.stderr)
+        objective = Objective(self.config, self.options.seed, self.folder.trials)
+        try:
+            run_trials(self.study, objective, self.n_trials)
+            return self._finish()
+        except KeyboardInterrupt:
+            reason, code = "interrupted", INTERRUPTED
+        except (OSError, optuna.exceptions.StorageInternalError) as error:  # a full disk, say
+            reason, code = f"error: {error}", FAILED
+        again = shlex.join(["python", "zoo/sweep.py", *words])
+        print(f"\n{reason}; the study is kept, go on with it by: {again}", file=sys.stderr)
+        return code
+
+    def _finish(self) -> int:
+        write_csv(self.folder.table, trial_rows(self.study))
+        print("\n" + trials_table(self.study))
+        best = best_trial(self.study)
+        if best is None:
+            print(f"error: no trial was complete; {self.folder.table} says why", file=sys.stderr)
+            return FAILED
+        draw_study(self.folder.picture, self.study, self.config.metric)
+        values = best.user_attrs["values"]
+        chosen = trial_options(self.config, values, best.user_attrs["seed"])
+        best_file = Path(self.options.out or self.folder.best)
+        write_best(best_file, chosen)
+        comparison = self._compare(values)
+        summary = Path(self.options.summary or self.folder.summary)
+        write_record(summary, self._record(best, chosen, comparison))
+        train = shlex.join(
+            ["python", "zoo/train.py", "--algo", chosen.algo, "--env", chosen.env, "--conf-file", str(best_file)]
+        )
+        print(f"\nEverything is in {self.folder.path}, the record in {summary}.\nTrain with the best: {train}")
+        return 0
+
+    def _compare(self, values: dict[str, Any]) -> Comparison | None:
+        if not self.options.comparison_seeds:
+            return None
+        comparison = compare(self.config, values, range(self.options.comparison_seeds), self.options.comparison_episodes)
+        print("\n" + comparison_table(comparison, self.config.metric))
+        return comparison
+
+    def _record(self, best: optuna.trial.FrozenTrial, chosen: TrainOptions, comparison: Comparison | None) -> dict[str, Any]:
+        return {
+            "sweep": self.config.source,
+            "study": self.options.name,
+            "sampler": type(self.study.sampler).__name__,
+            "pruner": type(self.study.pruner).__name__,
+            "seed": self.options.seed,
+            "n_timesteps_per_trial": read_hyperparameters(chosen).n_timesteps,
+            "best": {
+                "trial": best.number,
+                "value": best.value,
+                "parameters": best.user_attrs["values"],
+                "algo": chosen.algo,
+                "env": chosen.env,
+                "hyperparameters": best_hyperparameters(chosen).as_mapping(),
+            },
+            "importances": importances(self.study),
+            "comparison": None if comparison is None else {**asdict(comparison), "table": comparison.rows()},
+            "trials": trial_rows(self.study),
+        }

@@ -1,0 +1,189 @@
+"""A sweep as a local Optuna study: kept in a data base, so that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
+from sb3_matrl.zoo.sweeping.sweep_options import SweepOptions
+from sb3_matrl.zoo.sweeping.trial import DIVERGED
+
+
+def grid_size(config: SweepConfig) -> int:
+    """
+    How many different trials there are.
+
+    :raises ValueError: when they cannot be counted
+    """
+    return math.prod(len(parameter.grid()) for parameter in config.searched)
+
+
+def make_sampler(config: SweepConfig, options: SweepOptions, n_trials: int) -> BaseSampler:
+    """
+    :param config: the sweep
+    :param options: of the command line
+    :param n_trials: trials that the study has already; a resumed study is not to draw its first trials again
+    """
+    seed = int(np.random.SeedSequence([options.seed, n_trials]).generate_state(1)[0])
+    sampler = options.sampler_for(config)
+    if sampler == "grid":
+        return GridSampler({parameter.name: parameter.grid() for parameter in config.searched}, seed=seed)
+    if sampler == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(n_startup_trials=options.n_startup_trials, seed=seed)
+
+
+def make_pruner(config: SweepConfig, options: SweepOptions, n_evaluations: int) -> BasePruner:
+    """
+    The rule that stops trials early.
+
+    W&B's Hyperband is one bracket of asynchronous successive halving, and that is what ``early_terminate`` becomes.
+
+    :param config: the sweep
+    :param options: of the command line
+    :param n_evaluations: in a whole trial
+    """
+    hyperband = config.early_terminate
+    if options.pruner is None and hyperband is not None:
+        return SuccessiveHalvingPruner(min_resource=hyperband.first_evaluation, reduction_factor=hyperband.eta)
+    if options.pruner == "median":
+        # As rl-baselines3-zoo: no trial is stopped before a third of its evaluations.
+        return MedianPruner(n_startup_trials=options.n_startup_trials, n_warmup_steps=n_evaluations // 3)
+    if options.pruner == "halving":
+        return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    if options.pruner == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=n_evaluations)
+    return NopPruner()
+
+
+def open_study(config: SweepConfig, options: SweepOptions, n_evaluations: int, storage: str) -> optuna.Study:
+    """
+    Make a study, or go on with one of the same name and the same sweep.
+
+    :param config: the sweep
+    :param options: of the command line
+    :param n_evaluations: in a whole trial
+    :param storage: URL of a data base as Optuna takes it, e.g. ``sqlite:///study.db``
+    :raises ValueError: when the data base cannot be opened, or its study of that name is of another sweep
+    """
+    name, pruner = options.name, make_pruner(config, options, n_evaluations)
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, direction=config.goal, pruner=pruner, load_if_exists=True
+        )
+    except Exception as error:  # of the data base's driver, whichever that is
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"storage {storage} cannot be used: {reason}; expected a URL like sqlite:///study.db") from error
+    study.sampler = make_sampler(config, options, len(study.trials))
+    definition = {key: config.source.get(key) for key in ("parameters", "metric", "command")}
+    stored = study.user_attrs.get("sweep", definition if not study.trials else {})
+    different = [key for key, value in definition.items() if stored.get(key) != value]
+    if different:
+        raise ValueError(f"study {name} in {storage} has other {' and '.join(different)}; choose another --study-name")
+    study.set_user_attr("sweep", definition)
+    return study
+
+
+def requeue_lost_trials(study: optuna.Study) -> list[int]:
+    """
+    Mark trials as failed whose process is gone, and queue again whatever was killed or interrupted.
+
+    :return: numbers of the lost trials
+    """
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        if _process_is_gone(trial):
+            study.tell(trial.number, state=TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False)
+    queued_again = {trial.user_attrs.get("retry_of") for trial in trials}
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL and not _says_why(trial)]
+    lost = [trial for trial in failed if trial.params and trial.number not in queued_again]
+    for trial in lost:
+        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+    return [trial.number for trial in lost]
+
+
+def _process_is_gone(trial: FrozenTrial) -> bool:
+    """Processes on other machines count as alive; those of this one are asked."""
+    host, process = trial.user_attrs.get("process", (None, 0))
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return bool(process == os.getpid())
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that need not be run again: complete, stopped early, or failed by themselves; in the order of their numbers."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state.is_finished() and (trial.state != TrialState.FAIL or _says_why(trial))]
+
+
+def _says_why(trial: FrozenTrial) -> bool:
+    """Whether a failed trial failed by itself; one that was killed or interrupted has no error."""
+    return "error" in trial.user_attrs
+
+
+def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float], n_trials: int) -> None:
+    """
+    Run trials until the study has ``n_trials`` finished ones; a bar shows how many, and the best value.
+
+    Other processes may do the same at the same time.
+
+    :raises KeyboardInterrupt: after Ctrl-C or SIGTERM; the study goes on when this is called again
+    """
+
+    def show(study: optuna.Study, trial: FrozenTrial) -> None:
+        bar.write(trial_line(trial))
+
+    done = len(finished_trials(study))
+    with tqdm(total=n_trials, initial=done, unit="trial", desc=study.study_name) as bar:
+        while done + _running_elsewhere(study) < n_trials:
+            study.optimize(objective, n_trials=1, catch=DIVERGED, callbacks=[show])
+            done = len(finished_trials(study))
+            bar.n = done
+            best = best_trial(study)
+            bar.set_postfix_str("" if best is None else f"best {best.value:.2f} of trial {best.number}")
+
+
+def _running_elsewhere(study: optuna.Study) -> int:
+    """How many trials other processes of this machine are at."""
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    here = [trial for trial in running if trial.user_attrs.get("process", [None])[0] == socket.gethostname()]
+    return sum(not _process_is_gone(trial) for trial in here)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the best value, or ``None`` when no trial is complete."""
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return study.best_trial if complete else None
+
+
+def trial_line(trial: FrozenTrial) -> str:
+    """What came of a trial, on one line."""
+    outcome = trial.user_attrs.get("error") or f"{trial.value:.2f}"
+    values = "  ".join(f"{name}={_short(value)}" for name, value in trial.user_attrs["values"].items() if name in trial.params)
+    return f"trial {trial.number:<4} {trial.state.name.lower():<9} {outcome:>8} {trial_seconds(trial):6.0f} s  {values}"
+
+
+def trial_seconds(trial: FrozenTrial) -> float:
+    """How long a finished trial took; nan when that is not known."""
+    return math.nan if trial.duration is None else trial.duration.total_seconds()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

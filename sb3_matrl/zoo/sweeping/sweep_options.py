@@ -1,0 +1,98 @@
+"""What ``sweep.py`` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sb3_matrl.zoo.common.run_folder import safe_name
+from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
+from sb3_matrl.zoo.sweeping.trial import Budget
+
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("median", "halving", "hyperband", "none")
+SAMPLER_OF_METHOD = {"bayes": "tpe", "random": "random", "grid": "grid"}
+DEFAULT_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The command line of ``sweep.py``, which ``--help`` explains."""
+
+    sweep: str
+    backend: str
+    n_trials: int | None
+    study_name: str | None
+    storage: str | None
+    sampler: str | None
+    pruner: str | None
+    n_startup_trials: int
+    seed: int
+    n_timesteps: int | None
+    eval_freq: int | None
+    n_evaluations: int | None
+    eval_episodes: int | None
+    log_folder: str
+    optimization_log_path: str | None
+    out: str | None
+    summary: str | None
+    comparison_seeds: int
+    comparison_episodes: int
+    wandb_project_name: str | None
+    wandb_entity: str | None
+
+    @property
+    def budget(self) -> Budget:
+        """Changes to the length of the trials."""
+        return Budget(self.n_timesteps, self.eval_freq, self.n_evaluations, self.eval_episodes)
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.study_name or Path(self.sweep).stem
+
+    def sampler_for(self, config: SweepConfig) -> str:
+        """One of ``SAMPLERS``."""
+        return self.sampler or SAMPLER_OF_METHOD[config.method]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """
+    Where the files of one study lie.
+
+    :param path: the folder
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, options: SweepOptions) -> StudyFolder:
+        """The folder that the command line names."""
+        if options.optimization_log_path is not None:
+            return cls(Path(options.optimization_log_path))
+        return cls(Path(options.log_folder) / "sweeps" / safe_name(options.name))
+
+    @property
+    def storage(self) -> str:
+        return f"sqlite:///{self.path / 'study.db'}"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "trials.csv"
+
+    @property
+    def picture(self) -> Path:
+        return self.path / "study.png"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.yml"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"

@@ -1,0 +1,232 @@
+"""SB3's logger with a state for checkpoints, and its output formats: a shorter table, and files that can go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    HumanOutputFormat,
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+    filter_excluded_keys,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
+from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.training.tracking import Tracker
+
+TABLE_WIDTH = 72
+
+
+class ScreenTable(HumanOutputFormat):
+    """
+    SB3's table on the screen, without what the agents' learners say about themselves.
+
+    :param agents: keys that begin with one of these names are left out, except the agents' returns
+    """
+
+    def __init__(self, agents: Iterable[str]) -> None:
+        # Wider than SB3's 36, which cuts off (and then refuses) long names of agents.
+        super().__init__(sys.stdout, max_length=TABLE_WIDTH)
+        self._hidden = tuple(f"{agent}/" for agent in agents)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Print the keys that are shown."""
+        shown = [key for key in key_values if not key.startswith(self._hidden) or key.endswith("/ep_rew_mean")]
+        super().write({key: key_values[key] for key in shown}, {key: key_excluded[key] for key in shown}, step)
+
+
+class CsvTable(CSVOutputFormat):
+    """
+    SB3's CSV file with two more virtues: a killed process leaves every row that was whole, because new columns are added in a
+    new file that takes the old one's place; and it goes on in a file that exists.
+
+    :param path: of the file
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(os.devnull)
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self.keys, lines = self._read()
+        self.n_rows = len(lines)
+        self._open()
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Append one row, and columns for its new keys."""
+        written = filter_excluded_keys(key_values, key_excluded, "csv")
+        new = sorted(written.keys() - set(self.keys))
+        if new:
+            self._replace([*self.keys, *new], [line + self.separator * len(new) for line in self._read()[1]])
+        super().write(key_values, key_excluded, step)
+        self.n_rows += 1
+
+    def cut(self, n_rows: int) -> None:
+        """
+        Forget what came after the first rows; says so when there are fewer.
+
+        :param n_rows: that stay
+        """
+        keys, lines = self._read()
+        if len(lines) < n_rows:
+            warnings.warn(f"{self.path} has only {len(lines)} of its {n_rows} rows; the others are lost", stacklevel=2)
+        self._replace(keys, lines[:n_rows])
+        self.n_rows = min(len(lines), n_rows)
+
+    def sync(self) -> None:
+        """Have the rows on the disk, so that they survive what a checkpoint survives."""
+        os.fsync(self.file.fileno())
+
+    def _read(self) -> tuple[list[str], list[str]]:
+        """Columns, and the whole rows as they are written; the end of a row that was cut short is left out."""
+        header, *lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+        return header.split(self.separator) if header else [], lines
+
+    def _replace(self, keys: Sequence[str], lines: Sequence[str]) -> None:
+        with atomic_file(self.path) as file:
+            file.writelines(f"{line}\n".encode() for line in (self.separator.join(keys), *lines))
+        self.keys = list(keys)
+        self._open()
+
+    def _open(self) -> None:
+        self.file.close()
+        self.file = self.path.open("a", encoding="utf-8")
+
+
+class EventFile(TensorBoardOutputFormat):
+    """
+    SB3's files for TensorBoard.
+
+    :param folder: of the files
+    :param purge_step: TensorBoard hides what earlier files have from this step on; ``None`` to hide nothing
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._is_closed = False
+
+
+class FileFormat(KVWriter):
+    """
+    An output format whose errors say where it could not write: those of a full disk do not by themselves.
+
+    :param output: the format
+    :param place: its file or folder
+    """
+
+    def __init__(self, output: KVWriter, place: Path) -> None:
+        self._format = output
+        self._place = place
+        self._failed = False
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """
+        Write one row.
+
+        :raises OSError: with the file's name, or the folder's
+        """
+        with self._named_errors():
+            self._format.write(key_values, key_excluded, step)
+
+    def close(self) -> None:
+        """Close the file; after an error, without telling once more what is lost."""
+        with suppress(OSError) if self._failed else self._named_errors():
+            self._format.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            error.filename = error.filename or str(self._place)
+            raise
+
+
+class RunLogger(Logger):
+    """
+    SB3's logger whose state belongs to a checkpoint: how far its table was written, and what waits to be written.
+
+    :param folder: of the run
+    :param output_formats: all that are written to, the table included
+    :param table: of all rows
+    """
+
+    def __init__(self, folder: str, output_formats: list[KVWriter], table: CsvTable) -> None:
+        super().__init__(folder, output_formats)
+        self._table = table
+
+    def state(self) -> dict[str, Any]:
+        """:return: rows of the table, and the values since the last one, in JSON types; pictures and the like are left out"""
+        self._table.sync()
+        values = {key: _scalar_to_json(value) for key, value in self.name_to_value.items() if isinstance(value, np.ScalarType)}
+        return {
+            "n_rows": self._table.n_rows,
+            "values": values,
+            "counts": {key: self.name_to_count[key] for key in values if key in self.name_to_count},
+            "excluded": {key: list(self.name_to_excluded[key]) for key in values},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on from a checkpoint: rows that came after it are removed from the table.
+
+        :param state: as :meth:`state` returned it
+        """
+        self._table.cut(state["n_rows"])
+        self.name_to_value.clear()
+        self.name_to_value.update({key: _scalar_from_json(value) for key, value in state["values"].items()})
+        self.name_to_count.clear()
+        self.name_to_count.update(state["counts"])
+        self.name_to_excluded = {key: tuple(value) for key, value in state["excluded"].items()}
+
+
+def _scalar_to_json(value: Any) -> Any:
+    """NumPy's numbers as arrays without axes, which keep their types: they are written with other digits than Python's."""
+    return argument_to_json(np.array(value) if isinstance(value, np.generic) else value)
+
+
+def _scalar_from_json(data: Any) -> Any:
+    value = argument_from_json(data)
+    return value[()] if isinstance(value, np.ndarray) else value
+
+
+def make_logger(
+    folder: RunFolder,
+    verbose: int,
+    agents: Iterable[str],
+    tracker: Tracker | None,
+    tensorboard: Path | None = None,
+    purge_step: int | None = None,
+) -> RunLogger:
+    """
+    SB3's logger: CSV and TensorBoard in the run's folder, and what is asked for beside them.
+
+    A CSV file that is there is gone on with.
+
+    :param folder: of the run
+    :param verbose: 1 for a table on the screen, 2 for one with everything
+    :param agents: their names
+    :param tracker: W&B, or ``None``
+    :param tensorboard: folder of TensorBoard's files; ``None`` for the run's
+    :param purge_step: TensorBoard forgets what it has from this step on; ``None`` to forget nothing
+    """
+    table, events = CsvTable(folder.path / "progress.csv"), tensorboard or folder.path
+    formats: list[KVWriter] = [FileFormat(table, table.path), FileFormat(EventFile(events, purge_step), events)]
+    if verbose > 0:
+        formats.append(ScreenTable(agents if verbose == 1 else ()))
+    if tracker is not None:
+        formats.append(tracker.writer())
+    return RunLogger(str(folder.path), formats, table)

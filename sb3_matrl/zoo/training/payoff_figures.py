@@ -1,0 +1,81 @@
+"""The meta-game's payoffs, as rows of a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sb3_matrl.matrl.metagame_report import MetaGameReport
+
+STRATEGIES = ("current", "predicted")
+
+
+def payoff_table(report: MetaGameReport) -> tuple[list[str | int], list[list[str | float]]]:
+    """
+    One row per joint strategy of the n agents: what each of them plays, its probability at rho, what each of them earns.
+
+    :param report: of an iteration with dense payoffs
+    :return: names of the columns, and 2**n rows
+    :raises ValueError: when the report has no dense payoffs, that is, for more than 4 agents
+    """
+    earned = _dense_payoffs(report).reshape(len(report.agents), -1).T
+    columns: list[str | int] = [*report.agents, "probability", *(f"payoff of {agent}" for agent in report.agents)]
+    rows: list[list[str | float]] = []
+    # product() and reshape() both let the last agent's strategy change fastest.
+    for profile, payoffs in zip(product((0, 1), repeat=len(report.agents)), earned, strict=True):
+        weights = [rho if choice == 0 else 1 - rho for choice, rho in zip(profile, report.rho, strict=True)]
+        rows.append([*(STRATEGIES[choice] for choice in profile), float(np.prod(weights)), *payoffs.tolist()])
+    return columns, rows
+
+
+def draw_payoffs(report: MetaGameReport, title: str) -> Figure:
+    """
+    One heatmap per agent: the first half of the agents choose the row, the others the column.
+
+    :param report: of an iteration with dense payoffs
+    :param title: above the heatmaps
+    :raises ValueError: as :func:`payoff_table`
+    """
+    payoffs, n = _dense_payoffs(report), len(report.agents)
+    n_rows = max(n // 2, 1)
+    grids = payoffs.reshape(n, 2**n_rows, -1)
+    largest = float(np.abs(payoffs).max()) or 1.0
+    figure = Figure(figsize=(1.2 + (0.8 + 0.9 * grids.shape[2]) * n, 1.6 + 0.6 * grids.shape[1]), layout="constrained")
+    panels = figure.subplots(1, n, squeeze=False)[0]
+    for axes, agent, grid in zip(panels, report.agents, grids, strict=True):
+        image = axes.imshow(grid, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+        axes.set_title(f"payoff of {agent}", fontsize=10)
+        _annotate(axes, grid, largest)
+        _label(axes, report.agents[:n_rows], report.agents[n_rows:])
+    figure.colorbar(image, ax=list(panels), shrink=0.9)
+    figure.suptitle(title)
+    return figure
+
+
+def _dense_payoffs(report: MetaGameReport) -> np.ndarray:
+    if report.payoffs is None:
+        raise ValueError(f"payoffs of {len(report.agents)} agents are not tabulated")
+    return report.payoffs
+
+
+def _annotate(axes: Axes, grid: np.ndarray, largest: float) -> None:
+    for (row, column), value in np.ndenumerate(grid):
+        colour = "white" if abs(value) > 0.6 * largest else "black"
+        axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=9)
+
+
+def _label(axes: Axes, row_agents: Sequence[str], column_agents: Sequence[str]) -> None:
+    axes.set_yticks(range(2 ** len(row_agents)), _profiles(row_agents), fontsize=8)
+    axes.set_xticks(range(2 ** len(column_agents)), _profiles(column_agents), fontsize=8)
+    axes.set_ylabel(", ".join(row_agents))
+    axes.set_xlabel(", ".join(column_agents))
+
+
+def _profiles(agents: Sequence[str]) -> list[str]:
+    """Joint strategies of some agents; initials where there are several."""
+    names = STRATEGIES if len(agents) < 2 else [strategy[0] for strategy in STRATEGIES]
+    return [", ".join(profile) for profile in product(names, repeat=len(agents))]

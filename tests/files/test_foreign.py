@@ -1,0 +1,70 @@
+"""Files of plain SB3 run code when they are loaded, so they are loaded only where that is said to be fine."""
+
+import os
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, PPO
+
+from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
+from sb3_matrl.on_policy.learners import SpacesVecEnv
+from tests.evaluation.test_callbacks import small_model
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_untrusted_file_runs_nothing(tmp_path):
+    agent = small_model().agents["left"]
+    agent.harmless = Bomb(tmp_path / "harm")
+    agent.save(tmp_path / "agent")
+    assert is_sb3_file(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match=r"holds pickles: loading it can run any code .* --trust on the command line"):
+        load_sb3_agent(tmp_path / "agent.zip")
+    assert not (tmp_path / "harm").exists()
+    load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")
+    assert (tmp_path / "harm").exists()  # so the test can tell
+
+
+def test_trusted_file_is_the_agent(tmp_path):
+    agent = small_model().agents["left"]
+    agent.save(tmp_path / "agent")
+    loaded = load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")
+    assert type(loaded) is PPO
+    ours, theirs = loaded.policy.state_dict(), agent.policy.state_dict()
+    assert ours.keys() == theirs.keys() and all(th.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_other_files_are_told_apart(tmp_path):
+    small_model().save(tmp_path / "model")
+    (tmp_path / "text").write_text("data")
+    assert not is_sb3_file(tmp_path / "model.zip")
+    assert not is_sb3_file(tmp_path / "text") and not is_sb3_file(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="holds no agent with an actor-critic policy"):
+        load_sb3_agent(tmp_path / "model.zip", trust=True)
+
+
+@pytest.mark.parametrize(
+    ("learner", "policy"),
+    [(A2C, "MlpPolicy"), (TRPO, "MlpPolicy"), (MaskablePPO, "MlpPolicy"), (RecurrentPPO, "MlpLstmPolicy")],
+)
+def test_agents_of_all_on_policy_algorithms_are_read(tmp_path, learner, policy):
+    agent = learner(policy, SpacesVecEnv(1, spaces.Box(-1, 1, (2,)), spaces.Discrete(3)), device="cpu")
+    agent.save(tmp_path / "agent")
+    loaded = load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")
+    assert type(loaded.policy) is type(agent.policy)
+    observation = np.ones((1, 2), np.float32)
+    np.testing.assert_array_equal(
+        loaded.predict(observation, deterministic=True)[0], agent.predict(observation, deterministic=True)[0]
+    )
+    assert all(th.equal(a, b) for a, b in zip(loaded.policy.parameters(), agent.policy.parameters(), strict=True))

@@ -1,0 +1,562 @@
+"""The algorithm as its users see it: learn, predict, save, load, set_env, parameters, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import TRPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnvWrapper
+
+from sb3_matrl import MATRL
+from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
+from sb3_matrl.files.archive import read_archive, write_archive
+from sb3_matrl.files.argument_codec import argument_to_json
+from sb3_matrl.vec_env import make_joint_vec_env
+from tests.cartpole import CartPoleParallelEnv
+from tests.vec_env import toys
+
+SMALL: dict[str, Any] = {
+    "n_envs": 2,
+    "n_steps": 16,
+    "batch_size": 32,
+    "n_epochs": 2,
+    "br_n_epochs": 1,
+    "policy_kwargs": {"net_arch": [8]},
+    "seed": 1,
+    "device": "cpu",
+}
+ITERATION = SMALL["n_envs"] * SMALL["n_steps"]
+
+
+def make(env: Any = checkers_v0.parallel_env, policy: Any = "MlpPolicy", **kwargs: Any) -> MATRL:
+    return MATRL(policy, env, **{**SMALL, **kwargs})
+
+
+def parameters(model: MATRL) -> list[th.Tensor]:
+    return [value.clone() for learner in model.agents.values() for value in learner.policy.parameters()]
+
+
+def assert_equal(first: list[th.Tensor], second: list[th.Tensor]) -> None:
+    assert len(first) == len(second)
+    assert all(th.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# ---------------------------------------------------------------------- learning
+
+
+def test_agents_are_real_sb3_learners_that_learn() -> None:
+    model = make()
+    before = parameters(model)
+    assert model.learn(2 * ITERATION) is model
+    assert list(model.agents) == ["agent_0", "agent_1"]
+    assert all(type(learner) is PPO for learner in model.agents.values())
+    assert model.num_timesteps == 2 * ITERATION
+    assert model.report is not None and model.report.agents == ("agent_0", "agent_1")
+    assert all(not th.equal(a, b) for a, b in zip(before, parameters(model), strict=True))
+
+
+def test_one_seed_one_result() -> None:
+    first, second, other = (parameters(make(seed=seed).learn(2 * ITERATION)) for seed in (5, 5, 6))
+    assert_equal(first, second)
+    assert not th.equal(first[0], other[0])
+
+
+def test_a_coordination_game_is_learned() -> None:
+    payoffs = [[[1.0, 0.0], [0.0, 0.5]]] * 2
+    model = make(
+        partial(matrix_game_v0.parallel_env, payoffs=payoffs), n_envs=16, batch_size=256, n_epochs=10, learning_rate=0.02
+    )
+    model.learn(15 * 256)
+    for learner in model.agents.values():
+        probabilities = learner.policy.get_distribution(th.ones(1, 1)).distribution.probs[0]  # type: ignore[union-attr]
+        assert probabilities.max() > 0.9
+    assert np.mean([info["r"] for info in list(model.ep_info_buffer)[-50:]]) > 0.8
+
+
+@pytest.mark.parametrize("learner_class", [PPO, A2C, TRPO])
+def test_sb3_on_policy_learners_work(learner_class: type) -> None:
+    model = make(learner_class=learner_class, n_epochs=10)
+    before = parameters(model)
+    model.learn(ITERATION)
+    assert all(type(learner) is learner_class for learner in model.agents.values())
+    assert not th.equal(before[0], parameters(model)[0])
+
+
+def test_learners_and_settings_may_differ_per_agent() -> None:
+    model = make(
+        learner_class={"agent_0": PPO, "agent_1": A2C},
+        learning_rate={"agent_0": 0.01, "agent_1": 0.0},
+        policy_kwargs={"agent_0": {"net_arch": [4]}, "agent_1": {"net_arch": [6]}},
+        learner_kwargs={"agent_0": None, "agent_1": {"use_rms_prop": False}},
+        br_n_epochs={"agent_0": 1, "agent_1": 0},
+    )
+    before = parameters(model)
+    model.learn(ITERATION)
+    assert [type(learner) for learner in model.agents.values()] == [PPO, A2C]
+    sizes = [learner.policy.net_arch for learner in model.agents.values()]
+    assert sizes == [[4], [6]]
+    assert not th.equal(before[0], parameters(model)[0])
+    assert_equal(before[len(before) // 2 :], parameters(model)[len(before) // 2 :])
+
+
+def late_entry() -> Any:
+    space = gym.spaces.Discrete(5)
+    ends = {"early": (3, "terminated"), "late": (5, "truncated")}
+    return toys.ToyEnv(dict.fromkeys(ends, space), dict.fromkeys(ends, gym.spaces.Discrete(3)), ends, {"late": 2})
+
+
+def unequal() -> Any:
+    observations = {
+        "image": gym.spaces.Box(0, 255, (4, 4, 1), np.uint8),
+        "wide": gym.spaces.Box(-2, 2, (3,), np.float64),
+        "index": gym.spaces.Discrete(7),
+        "bits": gym.spaces.MultiBinary(4),
+        "dict": gym.spaces.Dict({"x": gym.spaces.Box(-1, 1, (2, 2), np.float32), "n": gym.spaces.Discrete(3)}),
+    }
+    actions = {
+        "image": gym.spaces.Discrete(3),
+        "wide": gym.spaces.Box(-1, 1, (2,), np.float32),
+        "index": gym.spaces.MultiDiscrete([2, 3]),
+        "bits": gym.spaces.MultiBinary(4),
+        "dict": gym.spaces.Discrete(5),
+    }
+    ends = {name: (2 + column % 3, ("terminated", "truncated")[column % 2]) for column, name in enumerate(observations)}
+    return toys.ToyEnv(observations, actions, ends)
+
+
+@pytest.mark.parametrize("factory", [toys.early_death, late_entry, unequal])
+def test_death_late_entry_and_unequal_spaces_train_and_predict(factory: Any) -> None:
+    env = factory()
+    policy = {
+        agent: "MultiInputPolicy" if isinstance(env.observation_space(agent), gym.spaces.Dict) else "MlpPolicy"
+        for agent in env.possible_agents
+    }
+    model = make(factory, policy=policy).learn(2 * ITERATION)
+    assert model.report is not None and all(np.isfinite(v) for v in model.report.scalars().values() if isinstance(v, float))
+    observations, _ = env.reset(seed=0)
+    actions, _ = model.predict(observations)
+    assert set(actions) == set(env.agents)
+    for agent, action in actions.items():
+        assert env.action_space(agent).contains(np.asarray(action, dtype=env.action_space(agent).dtype))
+
+
+def test_an_agent_that_is_dead_for_a_whole_rollout_stays_as_it_is() -> None:
+    space = gym.spaces.Discrete(5)
+    ends = {"early": (2, "terminated"), "late": (40, "truncated")}
+
+    def factory() -> Any:
+        return toys.ToyEnv(dict.fromkeys(ends, space), dict.fromkeys(ends, gym.spaces.Discrete(3)), ends)
+
+    model = make(factory).learn(ITERATION)
+    before = parameters(model)
+    model.learn(ITERATION, reset_num_timesteps=False)  # steps 16 to 31 of the episode
+    half = len(before) // 2
+    assert_equal(before[:half], parameters(model)[:half])
+    assert not th.equal(before[half], parameters(model)[half])
+
+
+def test_subproc_and_dummy_vectorisation_give_the_same_training() -> None:
+    results = []
+    for vec_env in ("batched", "dummy", "subproc"):
+        model = make(switch_v0.parallel_env, env_kwargs={"n_agents": 2}, vec_env=vec_env)
+        results.append(parameters(model.learn(2 * ITERATION)))
+        model.env.close()
+    assert_equal(results[0], results[1])
+    assert_equal(results[0], results[2])
+
+
+def test_images_are_transposed_for_the_network() -> None:
+    space = gym.spaces.Box(0, 255, (40, 36, 3), np.uint8)
+
+    def factory() -> Any:
+        return toys.ToyEnv({"a": space}, {"a": gym.spaces.Discrete(2)}, {"a": (3, "terminated")})
+
+    model = make(factory, policy="CnnPolicy", policy_kwargs=None).learn(ITERATION)
+    assert model.agents["a"].observation_space.shape == (3, 40, 36)
+    actions, _ = model.predict({"a": space.sample()})
+    assert actions["a"] in (0, 1)
+
+
+def test_sde_and_box_actions() -> None:
+    boxes = {"a": gym.spaces.Box(-1, 1, (2,), np.float32)}
+
+    def factory() -> Any:
+        return toys.ToyEnv(boxes, {"a": gym.spaces.Box(-0.5, 2.0, (1,), np.float32)}, {"a": (3, "truncated")})
+
+    model = make(factory, use_sde=True, sde_sample_freq=4).learn(2 * ITERATION)
+    actions, _ = model.predict({"a": np.zeros((5, 2), dtype=np.float32)})
+    assert actions["a"].shape == (5, 1)
+    assert (actions["a"] >= -0.5).all() and (actions["a"] <= 2.0).all()
+
+
+# ---------------------------------------------------------------------- callbacks and logging
+
+
+def test_callbacks_see_every_step_and_can_stop_and_continue() -> None:
+    class Counter(BaseCallback):
+        steps = rollouts = 0
+
+        def _on_step(self) -> bool:
+            self.steps += 1
+            assert self.locals["rewards"].shape == (2, 2)
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.rollouts += 1
+
+    counter = Counter()
+    model = make(env_kwargs={"max_cycles": 10})
+    model.learn(2 * ITERATION, callback=counter)
+    assert (counter.steps, counter.rollouts) == (32, 2)
+    model.learn(1000, callback=StopTrainingOnMaxEpisodes(max_episodes=2), reset_num_timesteps=False)
+    assert 2 * ITERATION < model.num_timesteps < 1000
+    stopped_at = model.num_timesteps
+    model.learn(ITERATION, reset_num_timesteps=False)
+    assert model.num_timesteps == stopped_at + ITERATION
+
+
+def test_checkpoint_callback_of_sb3_saves_loadable_models(tmp_path: Path) -> None:
+    make().learn(2 * ITERATION, callback=CheckpointCallback(16, str(tmp_path), name_prefix="m"))
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["m_32_steps.zip", "m_64_steps.zip"]
+    # Both were saved with the last step of a rollout, so they hold the training as it was before that rollout.
+    assert [MATRL.load(tmp_path / name).num_timesteps for name in files] == [0, 32]
+
+
+def test_logger_has_the_diagnostics_of_game_and_agents(tmp_path: Path) -> None:
+    from stable_baselines3.common.logger import configure
+
+    model = make(env_kwargs={"max_cycles": 8})
+    model.set_logger(configure(str(tmp_path), ["csv", "json"]))
+    model.learn(2 * ITERATION)
+    last = json.loads((tmp_path / "progress.json").read_text().splitlines()[-1])
+    assert last["time/total_timesteps"] == 2 * ITERATION
+    assert model.report is not None
+    for i, agent in enumerate(model.agents):
+        assert last[f"{agent}/metagame/rho"] == model.report.rho[i]
+        assert f"{agent}/train/policy_gradient_loss" in last and f"{agent}/br/policy_loss" in last
+    team = np.mean([info["r"] for info in model.ep_info_buffer])
+    assert last["rollout/ep_rew_mean"] == pytest.approx(team)
+    assert last["agent_0/rollout/ep_rew_mean"] + last["agent_1/rollout/ep_rew_mean"] == pytest.approx(team)
+    assert last["metagame/fixed_point"] in {"stable", "saddle", "rotational", "unstable", "none"}
+    assert {"time/collect_seconds", "time/predict_seconds", "time/metagame_seconds", "time/best_response_seconds"} <= set(last)
+
+
+def test_progress_bar_and_tensorboard(tmp_path: Path) -> None:
+    make(tensorboard_log=str(tmp_path)).learn(ITERATION, progress_bar=True, tb_log_name="run")
+    assert list((tmp_path / "run_1").glob("events.out.tfevents*"))
+
+
+def test_learning_rate_schedules_reach_learner_and_best_response() -> None:
+    model = make(learning_rate=LinearSchedule(0.01, 0.0, 1.0)).learn(2 * ITERATION)
+    # The second and last iteration has nothing of the training left.
+    assert model.agents["agent_0"].policy.optimizer.param_groups[0]["lr"] == 0.0
+    assert model.coordinator.optimizers["agent_0"].param_groups[0]["lr"] == 0.0
+
+
+# ---------------------------------------------------------------------- acting
+
+
+def test_predict_takes_one_env_or_a_batch_and_only_the_living() -> None:
+    model = make()
+    env = checkers_v0.parallel_env()
+    observations, _ = env.reset()
+    single, state = model.predict(observations, deterministic=True)
+    assert state is None and set(single) == {"agent_0", "agent_1"}
+    env.step(single)
+    batch = {agent: np.stack([value] * 3) for agent, value in observations.items()}
+    batched, _ = model.predict(batch, deterministic=True)
+    for agent, action in batched.items():
+        assert action.shape == (3,) and (action == single[agent]).all()
+        expected, _ = model.agents[agent].predict(observations[agent], deterministic=True)
+        assert expected == single[agent]
+    alone, _ = model.predict({"agent_1": observations["agent_1"]}, deterministic=True)
+    assert alone == {"agent_1": single["agent_1"]}
+
+
+def test_deterministic_actions_are_modes_and_sampled_ones_vary() -> None:
+    model = make()
+    observation = {"agent_0": np.zeros((500, 47), dtype=np.float32)}
+    greedy, _ = model.predict(observation, deterministic=True)
+    sampled, _ = model.predict(observation)
+    assert len(set(greedy["agent_0"])) == 1 and len(set(sampled["agent_0"])) > 1
+
+
+def test_predict_refuses_what_it_does_not_know() -> None:
+    model = make()
+    with pytest.raises(ValueError, match="'agent_2' is unknown; did you mean"):
+        model.predict({"agent_2": np.zeros(47)})
+    with pytest.raises(ValueError, match="dict agent -> observation"):
+        model.predict(np.zeros(47))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="shape"):
+        model.predict({"agent_0": np.zeros(46, dtype=np.float32)})
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_save_and_load_restore_everything_that_training_needs(tmp_path: Path) -> None:
+    model = make(selection="welfare", br_clip_range=None, learning_rate=0.01).learn(2 * ITERATION)
+    model.save(tmp_path / "model")
+    loaded = MATRL.load(tmp_path / "model", env=checkers_v0.parallel_env, device="cpu")
+    assert loaded.arguments == model.arguments
+    assert (loaded.num_timesteps, loaded._n_updates) == (model.num_timesteps, model._n_updates)
+    assert_equal(parameters(loaded), parameters(model))
+    assert loaded.coordinator.rng.bit_generator.state == model.coordinator.rng.bit_generator.state
+    for agent, learner in model.agents.items():
+        assert loaded.agents[agent]._n_updates == learner._n_updates
+        for mine, theirs in (
+            (loaded.agents[agent].policy.optimizer, learner.policy.optimizer),
+            (loaded.coordinator.optimizers[agent], model.coordinator.optimizers[agent]),
+        ):
+            pairs = zip(mine.state_dict()["state"].values(), theirs.state_dict()["state"].values(), strict=True)
+            assert all(th.equal(a[key], b[key]) for a, b in pairs for key in b)
+    # Both go on alike from the same episode start and the same global streams.
+    continued = []
+    for one in (model, loaded):
+        one.env.seed(9)
+        one.set_env(one.env)
+        one.set_random_seed(9)
+        continued.append(parameters(one.learn(ITERATION, reset_num_timesteps=False)))
+    assert_equal(*continued)
+
+
+def test_a_loaded_model_acts_without_an_env_and_says_that_it_cannot_learn(tmp_path: Path) -> None:
+    model = make()
+    model.save(str(tmp_path / "model.zip"))
+    loaded = MATRL.load(str(tmp_path / "model.zip"))
+    observation = {"agent_0": np.ones(47, dtype=np.float32)}
+    assert loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
+    with pytest.raises(ValueError, match="no env to learn in"):
+        loaded.learn(10)
+    loaded.set_env(checkers_v0.parallel_env)
+    assert loaded.learn(ITERATION).num_timesteps == ITERATION
+
+
+def test_load_may_change_arguments(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    loaded = MATRL.load(tmp_path / "model", env=checkers_v0.parallel_env, n_envs=3, learning_rate=0.5)
+    assert loaded.n_envs == loaded.env.num_envs == 3
+    assert loaded.agents["agent_0"].learning_rate == 0.5
+    with pytest.raises(ValueError, match=r"'n_env' is no argument of MATRL; did you mean 'n_envs'"):
+        MATRL.load(tmp_path / "model", n_env=3)
+    env = make_joint_vec_env(checkers_v0.parallel_env, n_envs=5)
+    assert MATRL.load(tmp_path / "model", env=env).n_envs == 5
+
+
+def test_single_agents_load_with_plain_ppo_where_sb3_matrl_cannot_be_imported(tmp_path: Path) -> None:
+    model = make().learn(ITERATION)
+    model.agents["agent_1"].save(tmp_path / "agent")
+    observation = np.ones(47, dtype=np.float32)
+    expected, _ = model.agents["agent_1"].predict(observation, deterministic=True)
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('sb3_matrl', 'pettingzoo', 'supersuit'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import warnings; warnings.simplefilter('error', UserWarning)\n"
+        "import numpy as np\n"
+        "from stable_baselines3 import PPO\n"
+        f"model = PPO.load({str(tmp_path / 'agent')!r}, device='cpu')\n"
+        "print('action', model.predict(np.ones(47, dtype=np.float32), deterministic=True)[0])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    assert f"action {expected}" in run.stdout
+
+
+def test_network_classes_and_schedules_survive_saving(tmp_path: Path) -> None:
+    kwargs = {
+        "net_arch": {"pi": [8], "vf": [4]},
+        "activation_fn": th.nn.LeakyReLU,
+        "features_extractor_class": FlattenExtractor,
+    }
+    model = make(policy_kwargs=kwargs, learning_rate=LinearSchedule(0.01, 0.001, 0.5), learner_class=A2C, n_epochs=10)
+    model.save(tmp_path / "model")
+    loaded = MATRL.load(tmp_path / "model")
+    assert loaded.arguments["policy_kwargs"] == kwargs
+    assert loaded.agents["agent_0"].lr_schedule(0.75) == pytest.approx(model.agents["agent_0"].lr_schedule(0.75))
+    assert type(loaded.agents["agent_0"]) is A2C
+
+
+def test_functions_are_asked_for_again(tmp_path: Path) -> None:
+    model = make(learning_rate=lambda left: 0.01 * left)
+    model.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match=r"learning_rate was the function .*custom_objects=\{'learning_rate'"):
+        MATRL.load(tmp_path / "model")
+    schedule = LinearSchedule(0.1, 0.0, 1.0)
+    loaded = MATRL.load(tmp_path / "model", custom_objects={"learning_rate": schedule})
+    assert loaded.arguments["learning_rate"] is schedule
+
+    class Own(FlattenExtractor):
+        pass
+
+    make(policy_kwargs={"net_arch": [8], "features_extractor_class": Own}).save(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"policy_kwargs holds .*Own.*custom_objects=\{'policy_kwargs'"):
+        MATRL.load(tmp_path / "own")
+    policy_kwargs = {"net_arch": [8], "features_extractor_class": Own}
+    restored = MATRL.load(tmp_path / "own", custom_objects={"policy_kwargs": policy_kwargs})
+    assert isinstance(restored.agents["agent_0"].policy.features_extractor, Own)
+
+
+def test_a_file_of_another_environment_is_refused(tmp_path: Path) -> None:
+    make().save(tmp_path / "checkers")
+    with pytest.raises(ValueError, match="another environment"):
+        MATRL.load(tmp_path / "checkers", env=switch_v0.parallel_env)
+    with pytest.raises(ValueError, match=r"agent_0's observation space.*env_kwargs"):
+        MATRL.load(tmp_path / "checkers", env=partial(checkers_v0.parallel_env, clock=True))
+
+
+def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
+    model = make()
+    model.save(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="no saved model"):
+        MATRL.load(tmp_path / "missing")
+    model.agents["agent_0"].save(tmp_path / "single")
+    with pytest.raises(ValueError, match="Stable-Baselines3 file"):
+        MATRL.load(tmp_path / "single")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        assert not any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())
+    manifest["format_version"] = 99
+    shutil.copy(tmp_path / "model.zip", tmp_path / "newer.zip")
+    with zipfile.ZipFile(tmp_path / "newer.zip", "w") as archive:
+        archive.writestr("manifest.json", json.dumps(manifest))
+    with pytest.raises(ValueError, match="format version 99, newer than"):
+        MATRL.load(tmp_path / "newer.zip")
+
+
+def test_parameters_that_do_not_fit_the_described_networks_name_the_file(tmp_path: Path) -> None:
+    model, other = make(), make(policy_kwargs={"net_arch": [9]})
+    model.save(tmp_path / "model")
+    documents, _ = read_archive(tmp_path / "model.zip")
+    tensors = {f"agents/{i}": value for i, value in enumerate(other.get_parameters().values())}
+    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
+    with pytest.raises(ValueError, match=r"model.*: its content does not make a model: .*size mismatch"):
+        MATRL.load(tmp_path / "model")
+
+
+def test_networks_that_no_memory_holds_name_the_file(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    documents, tensors = read_archive(tmp_path / "model.zip")
+    documents["model"]["arguments"]["policy_kwargs"] = argument_to_json({"net_arch": [10**9, 10**9]})
+    write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
+    with pytest.raises(ValueError, match=r"model.*: its content does not make a model: .*memory"):
+        MATRL.load(tmp_path / "model")
+
+
+def test_parameters_can_be_taken_and_given(tmp_path: Path) -> None:
+    model, other = make(), make(seed=2)
+    assert not th.equal(parameters(model)[0], parameters(other)[0])
+    other.set_parameters(model.get_parameters())
+    assert_equal(parameters(other), parameters(model))
+    third = make(seed=3)
+    model.save(tmp_path / "model")
+    third.set_parameters(tmp_path / "model")
+    assert_equal(parameters(third), parameters(model))
+    fourth = make(seed=4)
+    fourth.set_parameters({"agent_1": model.get_parameters()["agent_1"]}, exact_match=False)
+    half = len(parameters(model)) // 2
+    assert_equal(parameters(fourth)[half:], parameters(model)[half:])
+    with pytest.raises(ValueError, match=r"without those of \['agent_1'\]"):
+        other.set_parameters({"agent_0": model.get_parameters()["agent_0"]})
+    with pytest.raises(ValueError, match=r"unknown agents \['nobody'\]"):
+        other.set_parameters({"nobody": {}}, exact_match=False)
+
+
+# ---------------------------------------------------------------------- environments and arguments
+
+
+def test_set_env_keeps_agents_and_wants_the_same_spaces_and_copies() -> None:
+    model = make().learn(ITERATION)
+    model.set_env(partial(checkers_v0.parallel_env, max_cycles=7))
+    model.learn(ITERATION, reset_num_timesteps=False)
+    assert model.ep_info_buffer[-1]["l"] == 7
+    with pytest.raises(ValueError, match="another environment"):
+        model.set_env(CartPoleParallelEnv)
+    with pytest.raises(ValueError, match="5 copies"):
+        model.set_env(make_joint_vec_env(checkers_v0.parallel_env, n_envs=5))
+
+
+def test_env_may_be_an_id_an_instance_or_a_joint_vec_env() -> None:
+    assert list(make("switch_v0", env_kwargs={"n_agents": 3}).agents) == ["agent_0", "agent_1", "agent_2"]
+    assert make(checkers_v0.parallel_env()).n_envs == 2
+    env = make_joint_vec_env(checkers_v0.parallel_env, n_envs=3)
+    model = MATRL("MlpPolicy", env, **{**SMALL, "n_envs": 1})
+    assert model.env is env and model.n_envs == 3
+
+
+def test_sb3_wrappers_are_refused() -> None:
+    class Wrapper(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            return self.venv.step_wait()
+
+    with pytest.raises(ValueError, match="wrap the ParallelEnv instead"):
+        make(Wrapper(make_joint_vec_env(checkers_v0.parallel_env, n_envs=2)))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"env": "checkers_v1"}, "did you mean 'checkers_v0'"),
+        ({"env": None}, "MATRL needs an env"),
+        ({"policy": "MlpPolici"}, "Policy MlpPolici unknown"),
+        ({"policy": {"agent_0": "MlpPolicy"}}, "missing agent_1"),
+        ({"policy": {"agent_0": "MlpPolicy", "agent_1": "MlpPolicy", "agent_9": "MlpPolicy"}}, "unknown agent_9"),
+        ({"learning_rate": {"agent_0": 1e-3, "agent1": 1e-3}}, "missing agent_1; unknown agent1; did you mean 'agent_1'"),
+        ({"solver": "nash"}, "solver 'nash' is unknown"),
+        ({"solver": "closed-form", "env": "switch_v0"}, "applies to at most 2 agents, this game has 4"),
+        ({"n_steps": 0}, "n_steps must be at least 1"),
+        ({"learner_class": A2C, "n_epochs": 7}, "n_epochs is no argument of A2C"),
+        ({"learner_kwargs": {"use_rmsprop": False}, "learner_class": A2C}, "did you mean 'use_rms_prop'"),
+        ({"br_n_epochs": -1}, "br_n_epochs must not be negative"),
+    ],
+)
+def test_unusable_arguments_are_named(kwargs: dict[str, Any], message: str) -> None:
+    defaults: dict[str, Any] = {"n_epochs": 10} if "learner_class" in kwargs else {}
+    with pytest.raises(ValueError, match=message):
+        make(**{**defaults, **kwargs})
+
+
+def test_a_batch_size_that_does_not_fit_warns_as_in_sb3() -> None:
+    with pytest.warns(UserWarning, match="truncated mini-batch of size 12"):
+        make(batch_size=20)
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "message"),
+    [
+        (gym.spaces.Discrete(3, start=1), gym.spaces.Discrete(2), "start at 0, not the observation space"),
+        (gym.spaces.Discrete(3), gym.spaces.MultiDiscrete([2, 2], start=[0, 1]), "start at 0, not the action space"),
+        (gym.spaces.Discrete(3), gym.spaces.Box(-np.inf, np.inf, (1,)), "finite lower and upper bound"),
+        (gym.spaces.Box(-1, 1, (0,)), gym.spaces.Discrete(2), "cannot use these spaces"),
+        (gym.spaces.Text(3), gym.spaces.Discrete(2), "Text"),
+    ],
+)
+def test_spaces_that_sb3_cannot_handle_are_refused(observation: Any, action: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make(lambda: toys.ToyEnv({"a": observation}, {"a": action}, {"a": (3, "terminated")}))
+
+
+def test_agents_cannot_step_alone() -> None:
+    with pytest.raises(RuntimeError, match=r"use MATRL\.learn"):
+        make().agents["agent_0"].learn(10)

@@ -1,0 +1,32 @@
+import numpy as np
+
+from sb3_matrl.evaluation import EvaluationResult
+from sb3_matrl.zoo.common.text_tables import returns_table
+
+
+def result(agent_returns, agents=("left", "right")):
+    agent_returns = np.array(agent_returns, dtype=float)
+    return EvaluationResult(agents, agent_returns.sum(axis=1), agent_returns, np.full(len(agent_returns), 7))
+
+
+def test_columns_hold_the_numbers_of_team_and_agents():
+    lines = returns_table({"sampled": result([[1, 0], [2, 0], [3, 3]])}, per_agent=True).split("\n")
+    # Returns of the team 1, 2, 6: mean 3, variance 14/3; interval 3 -+ 4.303 * sqrt(7 / 3).
+    assert lines[1].split() == ["sampled", "team", "3.00", "2.16", "[-3.57,", "9.57]", "7.0", "3"]
+    # Returns 1, 2, 3: interval 2 -+ 4.303 / sqrt(3).
+    assert lines[2].split() == ["sampled", "left", "2.00", "0.82", "[-0.48,", "4.48]", "7.0", "3"]
+    assert lines[3].split()[:3] == ["sampled", "right", "1.00"]
+
+
+def test_a_single_episode_has_no_interval():
+    (line,) = returns_table({"greedy": result([[1.5, 1.0]])}).split("\n")[1:]
+    assert line.split() == ["greedy", "team", "2.50", "0.00", "-", "7.0", "1"]
+
+
+def test_long_names_keep_the_columns_straight():
+    agents = ("a", "adversary_of_all_others_0")
+    lines = returns_table({"sampled": result([[1, 2], [3, 4]], agents)}, per_agent=True).split("\n")
+    assert {line.index(number) + len(number) for line, number in zip(lines[1:], ("5.00", "2.00", "3.00"), strict=True)} == {
+        lines[0].index("mean") + len("mean")
+    }
+    assert len({len(line) for line in lines}) == 1
