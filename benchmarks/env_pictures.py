@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sb3_matrl.envs import make
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 
 WIDTH = 320  # pixels
 COLOURS = 64

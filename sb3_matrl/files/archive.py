@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
-import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch as th
+
+from sb3_matrl.utils.atomic_file import atomic_file
 
 FORMAT = "sb3-matrl"
 # 2: learners that agents share, frozen agents, normalisers, recurrent states. Files of version 1 are read, too.
@@ -212,48 +212,3 @@ def _check_value(value: Any, size: int, types: frozenset[type]) -> None:
             raise ValueError("it has a tensor without its numbers")
         if max(value.numel() * value.element_size(), value.untyped_storage().nbytes()) > size:
             raise ValueError(f"it has a tensor of shape {tuple(value.shape)}, larger than itself")
-
-
-class atomic_file:
-    """
-    Context manager: a binary file that takes the place of ``path`` only when everything was written.
-
-    Errors of the disk name ``path``.
-
-    :param path: of the finished file
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> io.BufferedRandom:
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        self._temporary = Path(name)
-        self._file = os.fdopen(handle, "w+b")
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(self.path)
-        try:
-            self._finish(kind)
-        except OSError as failure:
-            failure.filename = failure.filename or str(self.path)
-            raise
-
-    def _finish(self, kind: type[BaseException] | None) -> None:
-        try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-                # mkstemp makes files private; give the permissions that open() would have given.
-                umask = os.umask(0)
-                os.umask(umask)
-                self._temporary.chmod(0o666 & ~umask)
-                self._temporary.replace(self.path)
-        finally:
-            try:
-                self._file.close()  # writes what is buffered, which fails on a full disk
-            finally:
-                self._temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.cli import StrictParser, positive_count, user_errors
 from sb3_matrl.zoo.reporting.loading import Run, load_runs
 from sb3_matrl.zoo.reporting.media import gallery

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
 from sb3_matrl.files import archive
-from sb3_matrl.files.archive import FORMAT_VERSION, atomic_file, read_archive, write_archive
+from sb3_matrl.files.archive import FORMAT_VERSION, read_archive, write_archive
+from sb3_matrl.utils.atomic_file import atomic_file
 
 DOCUMENTS = {"model": {"agents": ["b", "a"], "steps": 7, "rate": 0.25, "none": None}}
 TENSORS = {"agents/0": {"policy": {"w": th.arange(6.0).reshape(2, 3)}, "optimizer": {"state": {0: {"step": th.tensor(3.0)}}}}}

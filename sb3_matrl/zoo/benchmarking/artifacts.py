@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, markdown, print_tables
 from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
 from sb3_matrl.zoo.benchmarking.figure import draw_curves

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 
 PACKAGES = ("sb3-matrl", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "pettingzoo", "SuperSuit", "numpy", "cma")
 

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.records import write_record
 
 # Okabe and Ito's colours, which all common kinds of colour blindness tell apart.

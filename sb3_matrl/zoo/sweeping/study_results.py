@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, write_yaml
 from sb3_matrl.zoo.sweeping.study import finished_trials, trial_line, trial_seconds
 from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters

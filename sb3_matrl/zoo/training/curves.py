@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_matrl.evaluation import EvaluationResult
-from sb3_matrl.files.archive import atomic_file
+from sb3_matrl.utils.atomic_file import atomic_file
 
 MARKS = {"sampled": "*", "greedy": "o"}
 

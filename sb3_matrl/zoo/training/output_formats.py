@@ -21,8 +21,8 @@ from stable_baselines3.common.logger import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from sb3_matrl.files.archive import atomic_file
 from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
+from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.training.tracking import Tracker
 
