@@ -21,8 +21,9 @@ from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher, require_ray
 from sb3_matrl.zoo.benchmarking.run_results import read_result
 from sb3_matrl.zoo.benchmarking.run_statistics import require_rliable
 from sb3_matrl.zoo.common.cli import StrictParser, algorithm, count, device, positive_count, seed, user_errors
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, parse_pairs, read_yaml
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
 from sb3_matrl.zoo.common.locking import locked_folder
+from sb3_matrl.zoo.common.yaml_files import parse_pairs, read_yaml
 
 EXAMPLES = """\
   python zoo/benchmark.py --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2

@@ -20,9 +20,10 @@ from sb3_matrl.evaluation.film import VideoError, check_recordable, record_video
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.common.cli import USER_ERROR, StrictParser, algorithm, count, device, positive_count, seed, user_errors
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, parse_pairs
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
 from sb3_matrl.zoo.common.text_tables import returns_table
+from sb3_matrl.zoo.common.yaml_files import parse_pairs
 from sb3_matrl.zoo.playing.players import (
     ModelChoice,
     TrainedPlayer,

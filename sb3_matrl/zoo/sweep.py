@@ -11,7 +11,7 @@ from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig, find_sweep_file, read
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, PRUNERS, SAMPLERS, SweepOptions
 from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget
 from sb3_matrl.zoo.sweeping.wandb_agent import register, run_agent
-from sb3_matrl.zoo.training.training_run import TrainOptions
+from sb3_matrl.zoo.training.options import TrainOptions
 
 EXAMPLES = """\
   python zoo/sweep.py zoo/sweeps/matrl_checkers.yaml --n-trials 20

@@ -25,15 +25,17 @@ from sb3_matrl.zoo.common.cli import (
     thread_count,
     user_errors,
 )
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, parse_pairs
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
 from sb3_matrl.zoo.common.locking import locked_folder
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.signals import exit_code
 from sb3_matrl.zoo.common.words import normalise_words
+from sb3_matrl.zoo.common.yaml_files import parse_pairs
 from sb3_matrl.zoo.playing.players import open_run_folder
+from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.resuming import MAY_CHANGE, prepare_resumed
 from sb3_matrl.zoo.training.tracking import in_sweep
-from sb3_matrl.zoo.training.training_run import Experiment, TrainOptions, create_folder, describe, prepare, run, start_tracking
+from sb3_matrl.zoo.training.training_run import Experiment, create_folder, describe, prepare, run, start_tracking
 
 IN_USE = "is in use by another training"
 EXAMPLES = """\

@@ -17,10 +17,8 @@ from sb3_matrl.zoo.common.hyperparameters import (
     apply_overrides,
     find_conf_file,
     load_hyperparameters,
-    parse_pairs,
-    read_yaml,
-    write_yaml,
 )
+from sb3_matrl.zoo.common.yaml_files import parse_pairs, read_yaml, write_yaml
 
 ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
 

@@ -19,9 +19,9 @@ from sb3_matrl.zoo.common.hyperparameters import (
     Hyperparameters,
     find_conf_file,
     load_hyperparameters,
-    read_yaml,
 )
 from sb3_matrl.zoo.common.policies import suitable_policy, with_policies
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.train import main, parse_options
 
 ISSUE_IDS = ("hopper_3x1", "ant_2x4", "ant_4x2", "swimmer_2x1", "halfcheetah_2x3", "walker2d_2x3", "pong_v3")

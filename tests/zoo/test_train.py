@@ -18,7 +18,8 @@ from sb3_matrl import MATRL
 from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, load_hyperparameters
 from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.train import build_parser, main, parse_options
-from sb3_matrl.zoo.training.training_run import TrainOptions, prepare
+from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.training_run import prepare
 from tests.evaluation.worlds import InterruptsItself
 
 WORLD = "tests.evaluation.worlds:RandomLength"

@@ -3,7 +3,8 @@ import pytest
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.words import normalise_words
 from sb3_matrl.zoo.train import build_parser, command_line, parse_options
-from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 wandb_sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 

@@ -15,10 +15,12 @@ import yaml
 from sb3_matrl.envs.making import check_env
 from sb3_matrl.files.checkpoints import latest_checkpoint
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters, read_yaml
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder, safe_name
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.train import parse_options
-from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 RESULT_FILE = "result.json"
 # Options of train.py that change what a run brings; its hyper-parameters are compared as well.

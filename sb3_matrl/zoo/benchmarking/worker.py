@@ -24,7 +24,8 @@ from sb3_matrl.zoo.benchmarking.plan import RESULT_FILE
 from sb3_matrl.zoo.benchmarking.run_results import PROGRESS_FILE, logged_seconds, progress_rows
 from sb3_matrl.zoo.common.records import write_record
 from sb3_matrl.zoo.common.run_folder import RunFolder
-from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 # Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", p. 9.
 ABSOLUTE_FACTOR = 10

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from sb3_matrl.envs.wrappers import read_wrappers
-from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.names import (
     LEARNERS,
@@ -24,6 +20,7 @@ from sb3_matrl.zoo.common.names import (
     resolve_policy_kwargs,
     resolve_schedule,
 )
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 HYPERPARAMS_FOLDER = Path(__file__).parents[1] / "hyperparams"
 

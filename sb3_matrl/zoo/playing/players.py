@@ -17,8 +17,9 @@ from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.evaluation import Player
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
 from sb3_matrl.utils.suggest import did_you_mean, unknown
-from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, read_yaml
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)

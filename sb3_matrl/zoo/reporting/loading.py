@@ -16,8 +16,8 @@ import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult
 from sb3_matrl.utils.suggest import did_you_mean
-from sb3_matrl.zoo.common.hyperparameters import read_yaml
 from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 STEPS = "time/total_timesteps"
 FIXED_POINT = "metagame/fixed_point"

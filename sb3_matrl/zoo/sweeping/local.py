@@ -27,7 +27,8 @@ from sb3_matrl.zoo.sweeping.study_results import (
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, StudyFolder, SweepOptions
 from sb3_matrl.zoo.sweeping.trial import trial_options
-from sb3_matrl.zoo.training.training_run import TrainOptions, read_hyperparameters
+from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 FAILED = 1
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.common.hyperparameters import read_yaml
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.sweeping.parameters import Parameter, read_parameter
 
 SWEEPS_FOLDER = Path(__file__).parents[1] / "sweeps"

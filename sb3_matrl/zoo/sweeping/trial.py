@@ -16,8 +16,9 @@ from sb3_matrl.zoo.common.signals import SignalWatch
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.train import command_line, parse_options
 from sb3_matrl.zoo.training.interrupts import StopOnSignal, interruptible_updates
+from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.output_formats import make_logger
-from sb3_matrl.zoo.training.training_run import Experiment, TrainOptions, create_folder, prepare, read_hyperparameters
+from sb3_matrl.zoo.training.training_run import Experiment, create_folder, prepare, read_hyperparameters
 
 # How a training that diverges or that nobody could run shows itself: NaNs in a distribution, impossible hyper-parameters.
 DIVERGED = (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError)

@@ -23,11 +23,12 @@ from sb3_matrl.zoo.common.hyperparameters import (
     apply_overrides,
     expand_normalize,
     load_hyperparameters,
-    read_yaml,
 )
 from sb3_matrl.zoo.common.run_folder import RunFolder, RunStart
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.playing.players import open_run_folder
-from sb3_matrl.zoo.training.training_run import Experiment, TrainOptions, check_options, evaluation_env
+from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.training_run import Experiment, check_options, evaluation_env
 
 # Options that say how a training is watched and saved, not what is trained. The number of episodes per evaluation is not among
 # them: the evaluations of a run are one table.

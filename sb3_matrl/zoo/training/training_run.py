@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from sb3_matrl.evaluation import EvaluationResult, RandomPolicy, evaluate_policy
 from sb3_matrl.evaluation.callbacks import MultiAgentEvalCallback
 from sb3_matrl.files.checkpoints import Stateful, restore_parts
 from sb3_matrl.vec_env import EnvError, JointVecEnv, make_joint_vec_env
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperparameters, write_yaml
+from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperparameters
 from sb3_matrl.zoo.common.policies import with_policies
 from sb3_matrl.zoo.common.records import machine
 from sb3_matrl.zoo.common.run_folder import RunFolder, RunStart, check_output_folder, create_run_folder
 from sb3_matrl.zoo.common.signals import Interrupted, SignalWatch
 from sb3_matrl.zoo.common.text_tables import returns_table
+from sb3_matrl.zoo.common.yaml_files import write_yaml
 from sb3_matrl.zoo.training.curves import ascii_curve, draw_curve
 from sb3_matrl.zoo.training.interrupts import (
     StopOnSignal,
@@ -36,6 +37,7 @@ from sb3_matrl.zoo.training.interrupts import (
     storage_failure,
     training_failure,
 )
+from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.output_formats import RunLogger, make_logger
 from sb3_matrl.zoo.training.pretrained import load_pretrained
 from sb3_matrl.zoo.training.tracking import Tracker, TrackEvaluations, WandbOptions, require_wandb
@@ -46,48 +48,6 @@ STORAGE_ERRORS = frozenset(
 )
 STORAGE_FAILURE = 1
 TRAINING_FAILURE = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """
-    The command line of ``train.py``, which ``--help`` explains, with its defaults; the schema of ``args.yml``.
-
-    :param seed: already drawn when none was given
-    """
-
-    algo: str = "matrl"
-    env: str = "checkers_v0"
-    n_timesteps: int | None = None
-    seed: int
-    trained_agent: str | None = None
-    trust: bool = False
-    conf_file: str | None = None
-    hyperparams: dict[str, Any] = field(default_factory=dict)
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    eval_env_kwargs: dict[str, Any] = field(default_factory=dict)
-    log_folder: str = "logs"
-    run_dir: str | None = None
-    uuid: bool = False
-    tensorboard_log: str | None = None
-    log_interval: int = -1
-    eval_freq: int = 10_000
-    eval_episodes: int = 20
-    n_eval_envs: int | None = None
-    save_freq: int = -1
-    save_every_minutes: float = 10.0
-    keep_checkpoints: int = 3
-    record: bool = False
-    vec_env: str = "auto"
-    device: str = "auto"
-    num_threads: int = 1
-    verbose: int = 1
-    progress: bool = False
-    track: bool = False
-    wandb_project_name: str = "sb3-matrl"
-    wandb_entity: str | None = None
-    wandb_group: str | None = None
-    wandb_tags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

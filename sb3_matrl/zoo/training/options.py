@@ -1,0 +1,48 @@
+"""Options of ``train.py``: the command line and the schema of ``args.yml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """
+    The command line of ``train.py``, which ``--help`` explains, with its defaults; the schema of ``args.yml``.
+
+    :param seed: already drawn when none was given
+    """
+
+    algo: str = "matrl"
+    env: str = "checkers_v0"
+    n_timesteps: int | None = None
+    seed: int
+    trained_agent: str | None = None
+    trust: bool = False
+    conf_file: str | None = None
+    hyperparams: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    eval_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    log_folder: str = "logs"
+    run_dir: str | None = None
+    uuid: bool = False
+    tensorboard_log: str | None = None
+    log_interval: int = -1
+    eval_freq: int = 10_000
+    eval_episodes: int = 20
+    n_eval_envs: int | None = None
+    save_freq: int = -1
+    save_every_minutes: float = 10.0
+    keep_checkpoints: int = 3
+    record: bool = False
+    vec_env: str = "auto"
+    device: str = "auto"
+    num_threads: int = 1
+    verbose: int = 1
+    progress: bool = False
+    track: bool = False
+    wandb_project_name: str = "sb3-matrl"
+    wandb_entity: str | None = None
+    wandb_group: str | None = None
+    wandb_tags: list[str] = field(default_factory=list)
