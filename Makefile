@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Small networks are fastest on one thread, and tests run beside each other's processes.
 export OMP_NUM_THREADS ?= 1
+# One test process per core; a process without work takes tests from another one.
+TEST_JOBS ?= $(shell nproc || echo 2)
+PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-expensive coverage lint type format docs games benchmarks
+.PHONY: help setup train test test-e2e test-expensive coverage lint type format docs games benchmarks
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -24,14 +27,17 @@ setup: $(VENV)/.installed  ## Create .venv and install everything
 train: setup  ## Train MATRL on Checkers for a few minutes; ends in a learning curve and a saved model
 	$(BIN)/python zoo/train.py --algo matrl --env checkers_v0 --seed 0 -n 200000 --verbose 0 --progress
 
-test: setup  ## The test suite
-	$(BIN)/python -m pytest
+test: setup  ## The test suite, in a few minutes
+	$(PYTEST)
+
+test-e2e: setup  ## Tests that train for seconds, start programs or build the documentation
+	$(PYTEST) -m e2e
 
 test-expensive: setup  ## Tests that train for minutes
-	$(BIN)/python -m pytest -m expensive
+	$(PYTEST) -m expensive
 
 coverage: setup  ## The test suite with line coverage of the package
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 lint: setup  ## Style and common mistakes
 	$(BIN)/ruff check .

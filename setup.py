@@ -52,6 +52,7 @@ setup(
             "imageio>=2.34",
             "pytest>=8",
             "pytest-cov>=5",
+            "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ruff>=0.12",
             "mypy>=1.15",

@@ -1,8 +1,8 @@
-"""Small networks are many times faster on one thread, above all beside other processes."""
+"""One thread per process: tests run beside each other, and small networks are fastest so."""
 
 import os
 
 import torch as th
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 th.set_num_threads(1)
