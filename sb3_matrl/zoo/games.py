@@ -8,19 +8,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_matrl.games.payoffs import game_names
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.cli import StrictParser, count, positive_count, seed, user_errors
-from sb3_matrl.zoo.studies.dynamics import dynamics
-from sb3_matrl.zoo.studies.outcome import Outcome
-from sb3_matrl.zoo.studies.portrait import DynamicsOptions
-from sb3_matrl.zoo.studies.rotational import RotationalOptions, rotational
-from sb3_matrl.zoo.studies.table1 import Table1Options, table1
+from sb3_matrl.zoo.studies.study_options import DynamicsOptions, RotationalOptions, Table1Options
 
 if TYPE_CHECKING:
+    from sb3_matrl.zoo.studies.outcome import Outcome
     from sb3_matrl.zoo.training.tracking import Tracker
 
 EXAMPLES = """\
@@ -31,11 +29,8 @@ EXAMPLES = """\
   python zoo/games.py dynamics --game shapley --learners gd matrl
   python zoo/games.py dynamics --payoffs "[[[3, 0], [0, 2]], [[2, 0], [0, 3]]]" --start 0.5 0.5
 """
-STUDIES: dict[str, tuple[type[Any], Callable[[Any], Outcome]]] = {
-    "table1": (Table1Options, table1),
-    "rotational": (RotationalOptions, rotational),
-    "dynamics": (DynamicsOptions, dynamics),
-}
+#: Options of every study; the study ``name`` is the function of that name in ``sb3_matrl.zoo.studies.<name>``.
+STUDIES: dict[str, type[Any]] = {"table1": Table1Options, "rotational": RotationalOptions, "dynamics": DynamicsOptions}
 
 
 class CommandParser(StrictParser):
@@ -129,9 +124,15 @@ def study_options(given: argparse.Namespace) -> Any:
     :param given: the parsed command line
     :return: the options of the command's study
     """
-    kind = STUDIES[given.command][0]
+    kind = STUDIES[given.command]
     values = {field.name: getattr(given, field.name) for field in fields(kind)}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _run_study(name: str, options: Any) -> Outcome:
+    """Matplotlib and PyTorch are imported here, so that ``--help`` does without."""
+    study: Callable[[Any], Outcome] = getattr(import_module(f"sb3_matrl.zoo.studies.{name}"), name)
+    return study(options)
 
 
 @contextmanager
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.out.mkdir(parents=True, exist_ok=True)
             options = study_options(given)
             with _tracking(given, options) as tracker:
-                _report(STUDIES[given.command][1](options), given.out, tracker)
+                _report(_run_study(given.command, options), given.out, tracker)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130

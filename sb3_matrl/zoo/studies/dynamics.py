@@ -8,9 +8,10 @@ import yaml
 
 from sb3_matrl.games import NormalFormGame, named_game
 from sb3_matrl.zoo.studies.outcome import Outcome
-from sb3_matrl.zoo.studies.portrait import DynamicsOptions, portrait_markdown
+from sb3_matrl.zoo.studies.portrait import portrait_markdown
 from sb3_matrl.zoo.studies.simplex import simplex_portrait
 from sb3_matrl.zoo.studies.square import square_portrait
+from sb3_matrl.zoo.studies.study_options import DynamicsOptions
 
 _DEFAULT = "matching_pennies"
 _OWN_GAME = "own_game"

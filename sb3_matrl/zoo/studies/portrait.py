@@ -36,30 +36,6 @@ LINES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class DynamicsOptions:
-    """
-    :param game: name of a game; ``None``: matching pennies
-    :param payoffs: a game instead of a name, as YAML: [row player's matrix, column player's matrix]
-    :param learners: names; ``None``: a selection
-    :param start: 2x2: each player's probability of action 0; 3x3: the three probabilities of player 1, then those of player 2;
-        ``None``: the paper's, or for 3x3 one off the centre
-    :param steps: of every learner; ``None``: 1,000, or 300 for 3x3
-    :param predicted_step: of MATRL and its ablations in 2x2 games
-    :param learning_rate: of the learners on 3x3 games, for the logits of a softmax
-    :param seed: of the draws among equilibria
-    """
-
-    game: str | None = None
-    payoffs: str | None = None
-    learners: tuple[str, ...] | None = None
-    start: tuple[float, ...] | None = None
-    steps: int | None = None
-    predicted_step: float = 0.3
-    learning_rate: float = 1.0
-    seed: int = 0
-
-
 @dataclass(frozen=True, eq=False)
 class Portrait:
     """

@@ -25,6 +25,7 @@ from sb3_matrl.games.payoffs import Array
 from sb3_matrl.zoo.common.text_tables import markdown
 from sb3_matrl.zoo.studies import outcome
 from sb3_matrl.zoo.studies.outcome import Outcome, new_figure
+from sb3_matrl.zoo.studies.study_options import RotationalOptions
 
 SAME_STEP = "all steps equal"
 LARGE_STEP = "larger look-ahead"
@@ -79,25 +80,6 @@ _INDEPENDENT: dict[tuple[str, str], int | None] = {
     ("lookahead", LARGE_STEP): 33,
     ("matrl", LARGE_STEP): 37,
 }
-
-
-@dataclass(frozen=True)
-class RotationalOptions:
-    """
-    :param learning_rate: step size of every optimiser; the first one of those that adapt it
-    :param look_ahead: of the comparison with a larger one
-    :param start: x and y
-    :param steps: at most
-    :param tolerance: of max(abs(x), abs(y)); the fixed point is the origin
-    :param seed: of MATRL's draws among equilibria
-    """
-
-    learning_rate: float = 0.02
-    look_ahead: float = 0.1
-    start: tuple[float, float] = (1.0, 1.0)
-    steps: int = 400
-    tolerance: float = 1e-3
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)

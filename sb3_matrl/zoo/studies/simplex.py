@@ -16,7 +16,8 @@ from tqdm import tqdm
 from sb3_matrl.games import DifferentiableGame, NormalFormGame, make_differentiable_learner, run_differentiable
 from sb3_matrl.games.payoffs import Array
 from sb3_matrl.zoo.studies import outcome
-from sb3_matrl.zoo.studies.portrait import DynamicsOptions, Portrait, draw_field, draw_path, draw_start, row
+from sb3_matrl.zoo.studies.portrait import Portrait, draw_field, draw_path, draw_start, row
+from sb3_matrl.zoo.studies.study_options import DynamicsOptions
 
 # MATRL-TR is left out: it gets stuck at corners, where a softmax is flat and the steps that it measures are long.
 LEARNERS = ("gd", "extragradient", "matrl")

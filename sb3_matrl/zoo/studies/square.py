@@ -18,7 +18,8 @@ from sb3_matrl.games.learners import Learner, ascend
 from sb3_matrl.games.matrl import MATRL
 from sb3_matrl.games.payoffs import Array
 from sb3_matrl.zoo.studies import outcome
-from sb3_matrl.zoo.studies.portrait import DynamicsOptions, Portrait, draw_field, draw_path, draw_start, row
+from sb3_matrl.zoo.studies.portrait import Portrait, draw_field, draw_path, draw_start, row
+from sb3_matrl.zoo.studies.study_options import DynamicsOptions
 
 LEARNERS = ("iga", "wolf-iga", "matrl", "matrl-tr")
 START = (0.9, 0.2)  # Table 2

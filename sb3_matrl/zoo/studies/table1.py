@@ -22,27 +22,13 @@ from sb3_matrl.games.payoffs import Array
 from sb3_matrl.zoo.common.text_tables import markdown
 from sb3_matrl.zoo.studies import outcome
 from sb3_matrl.zoo.studies.outcome import Outcome, new_figure
+from sb3_matrl.zoo.studies.study_options import Table1Options
 from sb3_matrl.zoo.studies.table1_settings import SETTINGS, Reference, Setting
 
 START = (0.9, 0.2)  # Table 2
 CONVERGED = 0.05
 AT_EQUILIBRIUM = 0.01
 _RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Table1Options:
-    """
-    :param games: of each class and generator
-    :param steps: of every learner
-    :param seed: of the games
-    :param jobs: processes
-    """
-
-    games: int = 1000
-    steps: int = 1000
-    seed: int = 0
-    jobs: int = 2
 
 
 @dataclass(frozen=True)
