@@ -1,4 +1,4 @@
-"""The documentation: it builds, its links lead somewhere, and what it says about names, flags and code is true."""
+"""What the documentation says about files, commands, flags, arguments, logger keys and records is true."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields
 from fnmatch import fnmatch
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -28,10 +25,8 @@ from sb3_matrl.evaluation import isolated_random_streams
 from sb3_matrl.zoo import train
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file
 from sb3_matrl.zoo.training.training_run import read_hyperparameters
+from tests.documentation import COMMAND_LINES, DOCS, PAGES, ROOT, flags_of, on_one_line, page_name, table_rows
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
 COMMAND = re.compile(r"python (?:zoo/(?P<zoo>\w+)\.py|-m benchmarks\.(?P<benchmark>\w+))(?P<words>[^`\n]*)")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Pages whose Python is one script; the later ones of a group use what the earlier ones made.
@@ -44,114 +39,25 @@ SCRIPTS = [
 ]
 
 
-def page_name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+# ---------------------------------------------------------------------- files
 
 
-# ---------------------------------------------------------------------- the site
+def found_in_pages(pattern: str) -> list[tuple[Path, str]]:
+    """Every match of a pattern, with its page."""
+    return [(path, match) for path in PAGES for match in re.findall(pattern, path.read_text(encoding="utf-8"))]
 
 
-class Page(HTMLParser):
-    """The ids, links and embedded resources of a built page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.ids: set[str] = set()
-        self.links: list[str] = []
-        self.resources: list[str] = []
-        self.images_without_text: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self.ids |= {given[name] for name in ("id", "name") if name in given}
-        if tag == "a" and "href" in given:
-            self.links.append(given["href"])
-        elif "src" in given or (tag == "link" and "href" in given):
-            self.resources.append(given.get("src") or given["href"])
-        if tag == "img" and not given.get("alt"):
-            self.images_without_text.append(given["src"])
+def test_relative_links_resolve_in_the_repository() -> None:
+    links = found_in_pages(r"\]\((?!https?:|#)([^)\s#]+)")
+    assert links and [f"{path.name}: {link}" for path, link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("docs") / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="session")
-def built(site: Path) -> dict[Path, Page]:
-    return {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
-
-
-def test_every_page_of_the_sources_is_in_the_site(built: dict[Path, Page], site: Path) -> None:
-    sources = {str(path.relative_to(DOCS).with_suffix(".html")) for path in DOCS.rglob("*.md")}
-    assert sources == {str(path.relative_to(site)) for path in built}
-
-
-def test_links_and_images_of_the_site_resolve(built: dict[Path, Page]) -> None:
-    broken = []
-    for path, page in built.items():
-        for link in page.links + page.resources:
-            parts = urlsplit(link)
-            if parts.scheme:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            target = target / "index.html" if target.is_dir() else target
-            missing_anchor = parts.fragment and target in built and unquote(parts.fragment) not in built[target].ids
-            if not target.is_file() or missing_anchor:
-                broken.append(f"{path.name}: {link}")
-    assert broken == []
-
-
-def test_pages_fetch_nothing_from_elsewhere(built: dict[Path, Page]) -> None:
-    assert [source for page in built.values() for source in page.resources if urlsplit(source).netloc] == []
-
-
-def test_images_have_alternative_texts(built: dict[Path, Page]) -> None:
-    assert [source for page in built.values() for source in page.images_without_text] == []
-
-
-@pytest.mark.parametrize("package", ["", ".metagame", ".vec_env", ".envs", ".evaluation", ".games"])
-def test_public_names_are_in_the_api_reference(package: str, built: dict[Path, Page]) -> None:
-    module = importlib.import_module(f"sb3_matrl{package}")
-    documented = set().union(*(page.ids for page in built.values()))
-    # As it is imported, or where it is defined.
-    named = {name: getattr(module, name) for name in module.__all__}
-    public = {name: entry for name, entry in named.items() if inspect.isclass(entry) or inspect.isfunction(entry)}
-    paths = {name: {f"{module.__name__}.{name}", f"{entry.__module__}.{name}"} for name, entry in public.items()}
-    assert [name for name, both in paths.items() if not both & documented] == []
-
-
-def test_docstrings_show_no_restructuredtext(site: Path) -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
-    assert (
-        re.findall(r":(?:class|func|meth|mod|attr|data):|={5,} ={5,}|^\s*:(?:param|raises?|return)\b", text, re.MULTILINE)
-        == []
-    )
-
-
-@pytest.mark.parametrize("path", PAGES, ids=page_name)
-def test_relative_links_resolve_in_the_repository(path: Path) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)\s#]+)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
-
-
-@pytest.mark.parametrize("path", PAGES, ids=page_name)
-def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
-    names = re.findall(r"\b(?:zoo|sb3_matrl|tests|benchmarks|docs)/[\w./-]*\w\.\w+", path.read_text(encoding="utf-8"))
-    assert [name for name in names if not (ROOT / name).exists()] == []
+def test_files_of_the_repository_that_are_named_exist() -> None:
+    names = found_in_pages(r"\b(?:zoo|sb3_matrl|tests|benchmarks|docs)/[\w./-]*\w\.\w+")
+    assert names and [f"{path.name}: {name}" for path, name in names if not (ROOT / name).exists()] == []
 
 
 # ---------------------------------------------------------------------- commands
-
-
-def on_one_line(path: Path) -> str:
-    """A page whose commands are not broken by backslashes."""
-    return re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
 
 
 def commands(folder: str) -> list[tuple[str, list[str]]]:
@@ -159,23 +65,6 @@ def commands(folder: str) -> list[tuple[str, list[str]]]:
     found = (match for path in PAGES for match in COMMAND.finditer(on_one_line(path)))
     words = ((match[folder], shlex.split(match["words"], comments=True)) for match in found if match[folder])
     return [(module, rest) for module, rest in words if rest]
-
-
-# Whatever can be run: all have a table of their flags on some page.
-COMMAND_LINES = ("train", "enjoy", "benchmark", "sweep", "report", "games")
-
-
-def flags_of(parser: argparse.ArgumentParser) -> set[str]:
-    """All flags of a command line, those of its commands included."""
-    own = set(parser._option_string_actions)
-    return own.union(*map(flags_of, getattr(parser, "commands", {}).values()))
-
-
-@pytest.mark.parametrize("name", COMMAND_LINES)
-def test_every_flag_is_in_the_site(name: str, site: Path) -> None:
-    (page,) = (path for path in DOCS.glob("*.md") if f"<!-- flags of zoo.{name} -->" in path.read_text(encoding="utf-8"))
-    shown = set(re.findall(r"<code>(-[\w-]+)</code>", (site / page.with_suffix(".html").name).read_text(encoding="utf-8")))
-    assert flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) - {"-h", "--help"} <= shown
 
 
 def test_flags_that_the_text_names_exist() -> None:
@@ -230,10 +119,10 @@ def test_make_targets_exist() -> None:
 # ---------------------------------------------------------------------- code
 
 
-@pytest.mark.parametrize("path", PAGES, ids=page_name)
-def test_python_blocks_compile(path: Path) -> None:
-    for block in PYTHON_BLOCK.findall(path.read_text(encoding="utf-8")):
-        compile(block, page_name(path), "exec")
+def test_python_blocks_compile() -> None:
+    for path in PAGES:
+        for block in PYTHON_BLOCK.findall(path.read_text(encoding="utf-8")):
+            compile(block, page_name(path), "exec")
 
 
 def small(code: str) -> str:
@@ -243,6 +132,7 @@ def small(code: str) -> str:
     return code
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("names", SCRIPTS, ids=" ".join)
 def test_python_blocks_run(names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [block for name in names for block in PYTHON_BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))]
@@ -255,15 +145,6 @@ def test_python_blocks_run(names: tuple[str, ...], tmp_path: Path, monkeypatch: 
 
 
 # ---------------------------------------------------------------------- reference tables
-
-
-def table_rows(name: str, section: str = "") -> list[list[str]]:
-    """Cells of all rows of the tables of a page, or of one section of it, whose first cell is code."""
-    text = (DOCS / name).read_text(encoding="utf-8")
-    chosen = next(part for part in re.split(r"^## ", text, flags=re.MULTILINE) if part.startswith(section))
-    lines = (chosen if section else text).replace(r"\|", "").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
-    return [[row[0].strip("`"), *row[1:]] for row in rows]
 
 
 def matrl_defaults() -> dict[str, object]:
@@ -280,36 +161,41 @@ def test_every_hyperparameter_is_documented_once() -> None:
     assert sorted(names) == sorted(set(matrl_defaults()) | {entry.name for entry in fields(Hyperparameters)})
 
 
-@pytest.mark.parametrize("name", matrl_defaults())
-def test_documented_defaults_are_those_of_matrl(name: str) -> None:
-    default, documented = matrl_defaults()[name], documented_hyperparameters()[name][0].strip("`")
+def as_documented(default: object) -> str:
     if default is inspect.Parameter.empty:
-        assert documented == ""
-    else:
-        text = default.__name__ if isinstance(default, type) else repr(default).replace("'", '"')
-        assert documented == text
+        return ""
+    return default.__name__ if isinstance(default, type) else repr(default).replace("'", '"')
+
+
+def test_documented_defaults_are_those_of_matrl() -> None:
+    defaults = {name: as_documented(default) for name, default in matrl_defaults().items()}
+    documented = documented_hyperparameters()
+    assert {name: documented[name][0].strip("`") for name in defaults} == defaults
 
 
 def test_documented_default_of_n_timesteps() -> None:
     assert documented_hyperparameters()["n_timesteps"][0].strip("`") == str(Hyperparameters().n_timesteps)
 
 
-@pytest.mark.parametrize("name", matrl_defaults())
-def test_documented_stars_are_those_of_the_docstring(name: str) -> None:
-    per_agent = f":param {name}: (*)" in (MATRL.__doc__ or "")
-    assert documented_hyperparameters()[name][1] == ("*" if per_agent else "")
+def test_documented_stars_are_those_of_the_docstring() -> None:
+    stars = {name: "*" if f":param {name}: (*)" in (MATRL.__doc__ or "") else "" for name in matrl_defaults()}
+    documented = documented_hyperparameters()
+    assert "*" in stars.values() and {name: documented[name][1] for name in stars} == stars
 
 
-@pytest.mark.parametrize("env_id", mamujoco.env_ids())
-def test_documented_robots_are_those_of_the_library(env_id: str) -> None:
+def row_of_robot(env_id: str) -> str:
     env = mamujoco.factory(env_id)()
     sizes = [[space(agent).shape[0] for agent in env.possible_agents] for space in (env.observation_space, env.action_space)]
     shown = [", ".join(map(str, value if len(set(value)) > 1 else value[:1])) for value in sizes]
     env.close()
     # A pipe would end the table's cell.
     name = f"<code>{env_id.replace('|', '&#124;')}</code>" if "|" in env_id else f"`{env_id}`"
-    row = " | ".join([name, str(len(env.possible_agents)), *shown])
-    assert f"\n| {row} | " in (DOCS / "environments.md").read_text(encoding="utf-8")
+    return " | ".join([name, str(len(env.possible_agents)), *shown])
+
+
+def test_documented_robots_are_those_of_the_library() -> None:
+    page = (DOCS / "environments.md").read_text(encoding="utf-8")
+    assert [row for row in map(row_of_robot, mamujoco.env_ids()) if f"\n| {row} | " not in page] == []
 
 
 def test_documented_options_of_pong_are_its_own() -> None:
@@ -414,12 +300,12 @@ def program_and_flags(command: str) -> tuple[str, list[str]]:
     return re.findall(r"\w+", program.removesuffix(".py"))[-1], flags
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=page_name)
-def test_command_of_a_record_is_on_the_page_for_reproducing(path: Path) -> None:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    command = record["machine"].get("command") or record["command"]
+def test_commands_of_records_are_on_the_page_for_reproducing() -> None:
     lines = on_one_line(DOCS / "reproducing.md").splitlines()
-    assert program_and_flags(command) in [program_and_flags(line) for line in lines if line.startswith("python ")]
+    documented = [program_and_flags(line) for line in lines if line.startswith("python ")]
+    for path in (ROOT / "benchmarks/results").glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert program_and_flags(record["machine"].get("command") or record["command"]) in documented, path.name
 
 
 def test_conf_files_that_are_named_are_shipped() -> None:

@@ -1,0 +1,108 @@
+"""The built site: complete, with links that resolve, all public names and all flags."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.documentation import COMMAND_LINES, DOCS, ROOT, flags_of
+
+pytestmark = pytest.mark.e2e
+
+
+class Page(HTMLParser):
+    """The ids, links and embedded resources of a built page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.resources: list[str] = []
+        self.images_without_text: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif "src" in given or (tag == "link" and "href" in given):
+            self.resources.append(given.get("src") or given["href"])
+        if tag == "img" and not given.get("alt"):
+            self.images_without_text.append(given["src"])
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
+
+
+def test_every_page_of_the_sources_is_in_the_site(built: dict[Path, Page], site: Path) -> None:
+    sources = {str(path.relative_to(DOCS).with_suffix(".html")) for path in DOCS.rglob("*.md")}
+    assert sources == {str(path.relative_to(site)) for path in built}
+
+
+def test_links_and_images_of_the_site_resolve(built: dict[Path, Page]) -> None:
+    broken = []
+    for path, page in built.items():
+        for link in page.links + page.resources:
+            parts = urlsplit(link)
+            if parts.scheme:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            target = target / "index.html" if target.is_dir() else target
+            missing_anchor = parts.fragment and target in built and unquote(parts.fragment) not in built[target].ids
+            if not target.is_file() or missing_anchor:
+                broken.append(f"{path.name}: {link}")
+    assert broken == []
+
+
+def test_pages_fetch_nothing_from_elsewhere(built: dict[Path, Page]) -> None:
+    assert [source for page in built.values() for source in page.resources if urlsplit(source).netloc] == []
+
+
+def test_images_have_alternative_texts(built: dict[Path, Page]) -> None:
+    assert [source for page in built.values() for source in page.images_without_text] == []
+
+
+@pytest.mark.parametrize("package", ["", ".metagame", ".vec_env", ".envs", ".evaluation", ".games"])
+def test_public_names_are_in_the_api_reference(package: str, built: dict[Path, Page]) -> None:
+    module = importlib.import_module(f"sb3_matrl{package}")
+    documented = set().union(*(page.ids for page in built.values()))
+    # As it is imported, or where it is defined.
+    named = {name: getattr(module, name) for name in module.__all__}
+    public = {name: entry for name, entry in named.items() if inspect.isclass(entry) or inspect.isfunction(entry)}
+    paths = {name: {f"{module.__name__}.{name}", f"{entry.__module__}.{name}"} for name, entry in public.items()}
+    assert [name for name, both in paths.items() if not both & documented] == []
+
+
+def test_docstrings_show_no_restructuredtext(site: Path) -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
+    assert (
+        re.findall(r":(?:class|func|meth|mod|attr|data):|={5,} ={5,}|^\s*:(?:param|raises?|return)\b", text, re.MULTILINE)
+        == []
+    )
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_every_flag_is_in_the_site(name: str, site: Path) -> None:
+    (page,) = (path for path in DOCS.glob("*.md") if f"<!-- flags of zoo.{name} -->" in path.read_text(encoding="utf-8"))
+    shown = set(re.findall(r"<code>(-[\w-]+)</code>", (site / page.with_suffix(".html").name).read_text(encoding="utf-8")))
+    assert flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) - {"-h", "--help"} <= shown
