@@ -1,18 +1,28 @@
-"""Environments shipped with sb3-matrl, and access to any PettingZoo parallel environment by id."""
+"""Environments shipped with sb3-matrl, access to any PettingZoo environment by id, and wrappers by name."""
 
 from sb3_matrl.envs import checkers_v0, mamujoco, matrix_game_v0, pong_v3, switch_v0
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv
-from sb3_matrl.envs.registry import factory, make, registered_ids
+from sb3_matrl.envs.env_ids import factory, registered_ids
+from sb3_matrl.envs.making import EnvSource, env_source, make, make_env
+from sb3_matrl.envs.parallel import as_parallel
+from sb3_matrl.envs.wrappers import WRAPPERS, Wrappers, wrap
 
 __all__ = [
+    "WRAPPERS",
     "BatchedCore",
     "CoreParallelEnv",
+    "EnvSource",
+    "Wrappers",
+    "as_parallel",
     "checkers_v0",
+    "env_source",
     "factory",
     "make",
+    "make_env",
     "mamujoco",
     "matrix_game_v0",
     "pong_v3",
     "registered_ids",
     "switch_v0",
+    "wrap",
 ]

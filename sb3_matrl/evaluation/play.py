@@ -1,4 +1,4 @@
-"""Playing one PettingZoo environment step by step, as a person watches it."""
+"""Play episodes in a single PettingZoo environment, step by step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from sb3_matrl.evaluation import EvaluationResult
-from sb3_matrl.evaluation.evaluate import JointPredictor
+from sb3_matrl.evaluation.evaluate import EvaluationResult, JointPredictor
 from sb3_matrl.vec_env.conform import acting_of
 from sb3_matrl.vec_env.masks import MASK, MaskReader
 
@@ -17,25 +16,25 @@ from sb3_matrl.vec_env.masks import MASK, MaskReader
 def play_episodes(
     model: JointPredictor,
     env: ParallelEnv[Any, Any, Any],
-    n_episodes: int | None,
-    n_timesteps: int | None,
-    deterministic: bool,
-    seed: int,
+    n_episodes: int | None = 1,
+    n_timesteps: int | None = None,
+    deterministic: bool = False,
+    seed: int | None = None,
     on_frame: Callable[[], object] | None = None,
     on_episode: Callable[[], object] | None = None,
 ) -> EvaluationResult:
     """
     Play whole episodes, one after the other.
 
-    :param model: has MATRL's ``predict``
-    :param env: made with a ``render_mode`` if it is to be shown
-    :param n_episodes: how many; ``None`` for as many as ``n_timesteps`` takes
-    :param n_timesteps: start no further episode after so many steps
-    :param deterministic: greedy actions
-    :param seed: of the environment's first episode; the later ones go on from there
-    :param on_frame: called after every reset and every step: the environment's ``render``, or what keeps its pictures
-    :param on_episode: called after every episode
-    :return: what the episodes brought
+    :param model: a trained model, or anything with its ``predict``
+    :param env: environment, made with a ``render_mode`` if it is to be shown
+    :param n_episodes: number of episodes; ``None`` for as many as ``n_timesteps`` takes
+    :param n_timesteps: number of steps after which no further episode starts
+    :param deterministic: greedy actions instead of sampled ones
+    :param seed: seed of the environment's first episode; later episodes continue with the environment's own generator
+    :param on_frame: function called after every reset and every step, such as the environment's ``render``
+    :param on_episode: function called after every episode
+    :return: returns and lengths of the episodes
     """
     episodes: list[tuple[dict[str, float], int]] = []
     while len(episodes) < (n_episodes or len(episodes) + 1):
@@ -56,23 +55,27 @@ def _play_episode(
     seed: int | None,
     on_frame: Callable[[], object] | None,
 ) -> tuple[dict[str, float], int]:
-    """Returns of the agents, and the number of steps."""
+    """
+    Play one episode.
+
+    :return: return of each agent, and number of steps
+    """
     returns, length = dict.fromkeys(env.possible_agents, 0.0), 0
     observations, infos = env.reset(seed=seed)
-    # Agents begin without a state, also those that come later; those that wait for a while keep theirs.
+    # An agent starts without a state, also if it joins later; a waiting agent keeps its state.
     states: dict[str, Any] = {}
     if on_frame is not None:
         on_frame()
     while env.agents:
-        living, acting = list(env.agents), acting_of(env, list(env.agents), list(env.possible_agents))
-        masks = _masks(env, acting, observations, infos)
-        # All look, for the recurrent ones among them remember what they see while they wait; so it was in training.
+        alive, acting = list(env.agents), acting_of(env, list(env.agents), list(env.possible_agents))
+        masks = _action_masks(env, acting, observations, infos)
+        # As in training, waiting agents are passed too: recurrent policies remember what they observe while waiting.
         actions, new = model.predict(
-            {agent: observations[agent] for agent in living},
+            {agent: observations[agent] for agent in alive},
             state=states or None,
             episode_start=np.array([length == 0]),
             deterministic=deterministic,
-            # Passed where there are any: scripts need not know of masks.
+            # Only passed if there are any: scripted policies need no such argument.
             **({"action_masks": masks} if masks else {}),
         )
         states.update(new or {})
@@ -85,23 +88,24 @@ def _play_episode(
     return returns, length
 
 
-def _masks(
+def _action_masks(
     env: ParallelEnv[Any, Any, Any], acting: list[str], observations: Mapping[str, Any], infos: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """
-    The legal actions of those that act, agent -> bool (mask size,), where observation or info names them.
+    Read the masks of the acting agents from their observations or infos.
 
-    :raises ValueError: on a mask of the wrong length, with other values than 0 and 1, or without a legal action
+    :return: agent -> bool (mask size,), for agents that have a mask
+    :raises ValueError: if a mask has the wrong length, values other than 0 and 1, or no legal action
     """
     masks = {}
     for column, agent in enumerate(env.possible_agents):
         if agent not in acting:
             continue
         places = (observations[agent], infos.get(agent))
-        told = next((place[MASK] for place in places if isinstance(place, Mapping) and MASK in place), None)
-        if told is not None:
+        mask = next((place[MASK] for place in places if isinstance(place, Mapping) and MASK in place), None)
+        if mask is not None:
             reader = MaskReader(agent, column, env.action_space(agent))
-            masks[agent] = reader.single(told, 0, _now)
+            masks[agent] = reader.single(mask, 0, _now)
             reader.require_choice(masks[agent][None], _now)
     return masks
 

@@ -4,6 +4,15 @@ from sb3_matrl.envs.parallel import as_parallel
 from sb3_matrl.vec_env.errors import EnvDataError, EnvError
 from sb3_matrl.vec_env.factory import make_joint_vec_env
 from sb3_matrl.vec_env.joint import JointVecEnv
-from sb3_matrl.vec_env.step import JointObservation, JointStep
+from sb3_matrl.vec_env.step import JointObservation, JointStep, Transition
 
-__all__ = ["EnvDataError", "EnvError", "JointObservation", "JointStep", "JointVecEnv", "as_parallel", "make_joint_vec_env"]
+__all__ = [
+    "EnvDataError",
+    "EnvError",
+    "JointObservation",
+    "JointStep",
+    "JointVecEnv",
+    "Transition",
+    "as_parallel",
+    "make_joint_vec_env",
+]

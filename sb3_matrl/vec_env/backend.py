@@ -11,7 +11,7 @@ import numpy as np
 
 from sb3_matrl.envs.snapshot import Snapshot
 from sb3_matrl.vec_env.spaces import AgentSpaces
-from sb3_matrl.vec_env.step import JointObservation
+from sb3_matrl.vec_env.step import JointObservation, Transition
 
 # agent -> the env's own info
 AgentInfos = dict[str, dict[str, Any]]
@@ -34,26 +34,15 @@ class Start:
     infos: dict[int, AgentInfos]
 
 
-@dataclass(frozen=True)
-class BackendStep:
+@dataclass(frozen=True, kw_only=True)
+class BackendStep(Transition):
     """
-    One transition of all copies; finished copies have been reset.
+    Transition of a :class:`Backend`; rewards are float64.
 
-    The fields are those of :class:`~sb3_matrl.vec_env.step.JointStep`, except:
-
-    :param rewards: float64 (num_envs, n_agents)
-    :param infos: copy -> agent -> the env's own info of this step, nonempty ones only
-    :param reset_infos: the same of the reset that followed, for finished copies
+    :param infos: copy -> agent -> the env's info of this step, non-empty ones only
+    :param reset_infos: copy -> agent -> the env's info of the reset that followed, for copies whose episode is over
     """
 
-    observations: JointObservation
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    alive: np.ndarray
-    acting: np.ndarray
-    dones: np.ndarray
-    final_observations: JointObservation | None
     infos: dict[int, AgentInfos]
     reset_infos: dict[int, AgentInfos]
 

@@ -79,7 +79,18 @@ class BatchedBackend(Backend):
             self.core.reset(dones)
         alive = self.core.alive.copy()
         observations = self._masked(self.core.observations(), alive)
-        return BackendStep(observations, step.rewards, step.terminated, step.truncated, alive, alive, dones, final, {}, {})
+        return BackendStep(
+            observations=observations,
+            rewards=step.rewards,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            alive=alive,
+            acting=alive,
+            dones=dones,
+            final_observations=final,
+            infos={},
+            reset_infos={},
+        )
 
     def _final_observations(self, step: CoreStep) -> JointObservation | None:
         ended = step.terminated | step.truncated

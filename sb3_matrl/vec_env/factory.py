@@ -12,6 +12,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs.core import CoreParallelEnv
+from sb3_matrl.envs.env_ids import factory as env_factory
 from sb3_matrl.envs.parallel import as_parallel, require_parallel_env
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.backend import Backend
@@ -43,7 +44,7 @@ def make_joint_vec_env(
           convert to a ParallelEnv agents take turns
         - a ParallelEnv or AECEnv itself; it becomes copy 0, the others are cloudpickled copies of it
           (with worker processes all are, and it stays untouched)
-        - an id known to ``sb3_matrl.envs.registry``
+        - an environment id, see :func:`sb3_matrl.envs.factory`
         - a JointVecEnv, possibly in SB3 VecEnvWrappers, which is returned as it is
     :param n_envs: number of copies
     :param vec_env: ``"batched"`` steps all copies in one call, for envs whose rules are batched; ``"dummy"`` steps them one
@@ -150,9 +151,7 @@ class _Copies:
 def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:
     """A function without arguments that makes one ParallelEnv."""
     if isinstance(env, str):
-        from sb3_matrl.envs import registry
-
-        return partial(_make, registry.factory(env), kwargs)
+        return partial(_make, env_factory(env), kwargs)
     if isinstance(env, gymnasium.Env):
         require_parallel_env(env)
     if not callable(env):

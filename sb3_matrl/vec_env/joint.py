@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,12 +13,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
-from sb3_matrl.vec_env.checks import ActionCheck, ObservationCheck, check_rewards
 from sb3_matrl.vec_env.episodes import Episodes, check_seeds
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault, EnvDataError, EnvError, WorkerLost
 from sb3_matrl.vec_env.masks import ActionMasks
 from sb3_matrl.vec_env.spaces import row_of
-from sb3_matrl.vec_env.step import JointObservation, JointStep
+from sb3_matrl.vec_env.step import JointObservation, JointStep, Transition
+from sb3_matrl.vec_env.value_checks import ActionCheck, ObservationCheck, check_rewards
 
 T = TypeVar("T")
 
@@ -245,18 +246,9 @@ class JointVecEnv(VecEnv):
         self._running = True
         infos = self._infos(step)
         self.alive, self.acting = step.alive, step.acting
-        self.last_step = JointStep(
-            observations=step.observations,
-            rewards=step.rewards.astype(np.float32),
-            terminated=step.terminated,
-            truncated=step.truncated,
-            alive=step.alive,
-            acting=step.acting,
-            action_masks=self.action_masks,
-            dones=step.dones,
-            final_observations=step.final_observations,
-            infos=infos,
-        )
+        shared = {field.name: getattr(step, field.name) for field in fields(Transition)}
+        shared["rewards"] = step.rewards.astype(np.float32)
+        self.last_step = JointStep(**shared, action_masks=self.action_masks, infos=infos)
         return step.observations, self.last_step.rewards, step.dones, infos
 
     def _check(self, step: BackendStep) -> dict[str, np.ndarray]:

@@ -10,10 +10,10 @@ from gymnasium import spaces
 
 from sb3_matrl.envs.snapshot import Snapshot, check_array
 from sb3_matrl.vec_env.backend import AgentInfos
-from sb3_matrl.vec_env.checks import When
 from sb3_matrl.vec_env.errors import DataFault
 from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
 from sb3_matrl.vec_env.step import JointObservation
+from sb3_matrl.vec_env.value_checks import When
 
 # The entry of a Dict observation, or of an info, that holds a mask.
 MASK = "action_mask"

@@ -18,7 +18,6 @@ from supersuit.vector import ConcatVecEnv, ProcConcatVec
 
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
-from sb3_matrl.vec_env.checks import ActionRangeCheck
 from sb3_matrl.vec_env.describe import EnvDescription
 from sb3_matrl.vec_env.step import JointObservation
 from sb3_matrl.vec_env.uniform import (
@@ -34,6 +33,7 @@ from sb3_matrl.vec_env.uniform import (
     Layout,
     UniformParallelEnv,
 )
+from sb3_matrl.vec_env.value_checks import ActionRangeCheck
 from sb3_matrl.vec_env.workers import end_workers, leave_interruptions_to_the_parent, silent_workers
 
 EnvFactory = Callable[[], Any]

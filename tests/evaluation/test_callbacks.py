@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch as th
+from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
-from sb3_matrl.evaluation.callbacks import MultiAgentEvalCallback
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import OtherAgents, RandomLength
@@ -150,7 +150,7 @@ def test_best_model_is_that_of_the_best_evaluation(tmp_path, deterministic):
 def test_of_equally_good_models_the_latest_is_kept(tmp_path, monkeypatch):
     returns = iter([1.0, 3.0, 3.0, 2.0, float("nan")])
     monkeypatch.setattr(
-        "sb3_matrl.evaluation.callbacks.evaluate_policy",
+        "sb3_matrl.evaluation.eval_callback.evaluate_policy",
         lambda *arguments: result_of(returns if arguments[3] is False else iter([0.0])),
     )
     after, best = Recorder(), Recorder()
@@ -239,7 +239,7 @@ def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
             raise RuntimeError("broken")
         return result_of(iter([1.0]))
 
-    monkeypatch.setattr("sb3_matrl.evaluation.callbacks.evaluate_policy", fail)
+    monkeypatch.setattr("sb3_matrl.evaluation.eval_callback.evaluate_policy", fail)
     with pytest.raises(RuntimeError, match="broken"):
         small_model().learn(200, callback)
     assert callback.state() == {**before, "next_evaluation": 60}

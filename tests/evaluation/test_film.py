@@ -51,7 +51,7 @@ def frames_of(path):
 @pytest.mark.parametrize(("suffix", "tolerance", "fps"), [("mp4", 12, 4), ("gif", 0, 4), ("GIF", 0, 20)])
 def test_video_shows_every_frame(tmp_path, suffix, tolerance, fps):
     path = tmp_path / "new" / f"video.{suffix}"
-    result = record_video(Scripted(), WORLD, {}, path, n_episodes=3, seed=1, fps=None if fps == 4 else fps, deterministic=True)
+    result = record_video(Scripted(), WORLD, path, n_episodes=3, seed=1, fps=None if fps == 4 else fps, deterministic=True)
     remaining = [left for length in result.lengths for left in range(length, -1, -1)]
     frames = frames_of(path)
     assert len(frames) == len(remaining) == sum(result.lengths) + 3 and set(result.lengths) == {1, 4}
@@ -65,7 +65,7 @@ def test_video_shows_every_frame(tmp_path, suffix, tolerance, fps):
 
 
 def test_edges_stay_crisp_when_small_frames_are_enlarged(tmp_path):
-    record_video(Scripted(), WORLD, {}, tmp_path / "video.gif", seed=1)
+    record_video(Scripted(), WORLD, tmp_path / "video.gif", seed=1)
     for frame in frames_of(tmp_path / "video.gif"):
         assert len(np.unique(frame.reshape(-1, 3), axis=0)) <= 2
         np.testing.assert_array_equal(frame[:, 249], 0)
@@ -84,7 +84,7 @@ def test_odd_sides_are_padded_with_their_edge(tmp_path):
 
 def test_result_is_that_of_the_episodes_played(tmp_path):
     def played(model):
-        return record_video(model, WORLD, {}, tmp_path / "v.gif", deterministic=True, n_episodes=4, seed=9)
+        return record_video(model, WORLD, tmp_path / "v.gif", deterministic=True, n_episodes=4, seed=9)
 
     expected = play_episodes(Scripted(), RandomLength(long=4), 4, None, deterministic=True, seed=9)
     np.testing.assert_array_equal(played(Scripted()).agent_returns, expected.agent_returns)
@@ -95,7 +95,7 @@ def test_sampled_actions_follow_from_the_seed_and_touch_no_global_stream(tmp_pat
 
     def played(seed):
         options = {"deterministic": False, "n_episodes": None, "n_timesteps": 30, "seed": seed}
-        return record_video(Scripted(), WORLD, {}, tmp_path / "v.gif", **options).agent_returns.tolist()
+        return record_video(Scripted(), WORLD, tmp_path / "v.gif", **options).agent_returns.tolist()
 
     before = th.get_rng_state()
     assert played(1) == played(1) != played(2)
@@ -104,7 +104,7 @@ def test_sampled_actions_follow_from_the_seed_and_touch_no_global_stream(tmp_pat
 
 def test_callback_sees_every_episode(tmp_path):
     ends = []
-    record_video(Scripted(), WORLD, {}, tmp_path / "v.gif", n_episodes=2, on_episode=lambda: ends.append(1))
+    record_video(Scripted(), WORLD, tmp_path / "v.gif", n_episodes=2, on_episode=lambda: ends.append(1))
     assert len(ends) == 2
 
 
@@ -121,14 +121,14 @@ def test_a_broken_video_replaces_nothing(tmp_path, picture, message):
     path = tmp_path / "video.mp4"
     path.write_text("older")
     with pytest.raises(VideoError, match=message):
-        record_video(Scripted(), "tests.evaluation.test_film:Broken", {"picture": picture}, path)
+        record_video(Scripted(), "tests.evaluation.test_film:Broken", path, env_kwargs={"picture": picture})
     assert path.read_text() == "older" and os.listdir(tmp_path) == ["video.mp4"]
 
 
 def test_an_older_video_is_replaced_and_nothing_else_left(tmp_path):
     path = tmp_path / "video.gif"
     path.write_text("older")
-    record_video(Scripted(), WORLD, {}, path)
+    record_video(Scripted(), WORLD, path)
     assert frames_of(path) and os.listdir(tmp_path) == ["video.gif"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~os.umask(os.umask(0o022))
 
@@ -144,14 +144,14 @@ def test_an_older_video_is_replaced_and_nothing_else_left(tmp_path):
 )
 def test_what_cannot_be_recorded_is_told_beforehand(tmp_path, env_id, name, message):
     with pytest.raises(ValueError) as error:
-        check_recordable(env_id, {}, tmp_path / name)
+        check_recordable(env_id, tmp_path / name)
     assert message in str(error.value)
     with pytest.raises(ValueError):
-        record_video(Scripted(), env_id, {}, tmp_path / name)
+        record_video(Scripted(), env_id, tmp_path / name)
     assert not os.listdir(tmp_path)
 
 
 def test_missing_package_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ImportError, match=r"pip install 'sb3-matrl\[record\]'"):
-        check_recordable(WORLD, {}, tmp_path / "video.mp4")
+        check_recordable(WORLD, tmp_path / "video.mp4")

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
-from sb3_matrl.vec_env.checks import ActionRangeCheck, ObservationCheck
+from sb3_matrl.vec_env.value_checks import ActionRangeCheck, ObservationCheck
 from sb3_matrl.vec_env.conform import conforming_leaves
 from sb3_matrl.vec_env.errors import CopyFailure
 from sb3_matrl.vec_env.spaces import leaves_of

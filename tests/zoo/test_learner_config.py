@@ -9,7 +9,7 @@ from gymnasium import spaces
 from sb3_contrib import TRPO, RecurrentPPO
 
 from sb3_matrl import MATRL
-from sb3_matrl.envs import registry
+from sb3_matrl.envs import registered_ids
 from sb3_matrl.envs.making import make_env
 from sb3_matrl.envs.wrappers import WRAPPERS, read_wrappers
 from sb3_matrl.zoo import enjoy
@@ -167,7 +167,7 @@ def test_policies_belong_to_their_learners(values, message):
 def test_every_world_of_the_issue_has_an_entry(algorithm):
     content = read_yaml(find_conf_file(algorithm, None))
     for env_id in ISSUE_IDS:
-        assert env_id in content and env_id in registry.registered_ids()
+        assert env_id in content and env_id in registered_ids()
         load_hyperparameters(find_conf_file(algorithm, None), env_id).model_arguments()
 
 

@@ -75,7 +75,7 @@ def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, cap
         return evaluate_policy(model, env, n_eval_episodes, deterministic, seed, at_every_step)
 
     assert train(tmp_path / "whole", *words) == 0
-    monkeypatch.setattr("sb3_matrl.evaluation.callbacks.evaluate_policy", interrupted)
+    monkeypatch.setattr("sb3_matrl.evaluation.eval_callback.evaluate_policy", interrupted)
     assert train(tmp_path / "run", *words) == 143
     steps = evaluations[-1]
     assert steps == 100 * at_evaluation if at_evaluation == 4 else 200

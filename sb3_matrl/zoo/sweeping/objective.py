@@ -10,8 +10,7 @@ from typing import Any
 
 import optuna
 
-from sb3_matrl.evaluation import EvaluationResult
-from sb3_matrl.evaluation.callbacks import MultiAgentEvalCallback
+from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.trial import DIVERGED, train, trial_options
 from sb3_matrl.zoo.training.training_run import read_hyperparameters

@@ -11,7 +11,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_matrl.evaluation.callbacks import MultiAgentEvalCallback
+from sb3_matrl.evaluation import MultiAgentEvalCallback
 from sb3_matrl.zoo.common.signals import SignalWatch
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.train import command_line, parse_options

@@ -17,8 +17,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from sb3_matrl import MATRL
-from sb3_matrl.evaluation.callbacks import MultiAgentEvalCallback
+from sb3_matrl.evaluation import MultiAgentEvalCallback
 from sb3_matrl.matrl.metagame_report import MetaGameReport
+from sb3_matrl.zoo.training.options import in_sweep
 from sb3_matrl.zoo.training.payoff_figures import draw_payoffs, payoff_table
 
 DEFAULT_HOST = "https://api.wandb.ai"
@@ -59,11 +60,6 @@ def _netrc_has_key(environ: Mapping[str, str]) -> bool:
         if entry is not None and entry[2]:
             return True
     return False
-
-
-def in_sweep(environ: Mapping[str, str]) -> bool:
-    """Whether ``wandb agent`` started this process."""
-    return bool(environ.get("WANDB_SWEEP_ID"))
 
 
 class WandbWriter(KVWriter):

@@ -18,8 +18,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.common.callbacks import ResumableCheckpointCallback
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.envs.making import check_env, env_source
-from sb3_matrl.evaluation import EvaluationResult, RandomPolicy, evaluate_policy
-from sb3_matrl.evaluation.callbacks import MultiAgentEvalCallback
+from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback, RandomPolicy, evaluate_policy
 from sb3_matrl.files.checkpoints import Stateful, restore_parts
 from sb3_matrl.vec_env import EnvError, JointVecEnv, make_joint_vec_env
 from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters, find_conf_file, load_hyperparameters
@@ -135,7 +134,7 @@ def _check_recordable(options: TrainOptions, hyperparameters: Hyperparameters) -
     from sb3_matrl.evaluation.film import check_recordable
 
     video = RunFolder(Path(), options.env).video
-    check_recordable(options.env, hyperparameters.env_kwargs, video, hyperparameters.env_wrapper)
+    check_recordable(options.env, video, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
 
 
 def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tuple[MATRL, Hyperparameters]:
@@ -369,8 +368,8 @@ def _record(experiment: Experiment, folder: RunFolder) -> None:
         record_video(
             experiment.model,
             options.env,
-            world.env_kwargs,
             folder.video,
+            env_kwargs=world.env_kwargs,
             env_wrapper=world.env_wrapper,
             deterministic=True,
             seed=options.seed,

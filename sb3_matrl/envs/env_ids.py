@@ -1,14 +1,11 @@
-"""Environments by id: those shipped here, PettingZoo's as ``pettingzoo:family/name-vN``, any other as ``module:callable``."""
+"""Environment ids: those shipped here, PettingZoo's as ``pettingzoo:family/name-vN``, any other as ``module:callable``."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
-
-from pettingzoo import AECEnv, ParallelEnv
 
 from sb3_matrl.envs import mamujoco, pettingzoo_ids
 from sb3_matrl.utils.suggest import did_you_mean, unknown
@@ -36,10 +33,10 @@ def factory(env_id: str) -> Callable[..., Any]:
         - ``"manysegmentant_<agents>x<joints>"`` or ``"manysegmentswimmer_<agents>x<joints>"``
         - ``"pettingzoo:<family>/<name>-v<version>"``, e.g. ``"pettingzoo:sisl/multiwalker-v9"``
         - ``"module:callable"``, e.g. ``"my_package.my_envs:parallel_env"``
-    :return: a function of keyword options that returns a PettingZoo parallel environment, or an AEC environment where
+    :return: function of keyword options that returns a PettingZoo parallel environment, or an AEC environment where
         PettingZoo has no other
-    :raises ValueError: when the id is unknown, the module cannot be imported or has no such callable
-    :raises ImportError: when PettingZoo's environment needs packages that are not installed; says how to install them
+    :raises ValueError: if the id is unknown, or the module cannot be imported or has no such callable
+    :raises ImportError: if PettingZoo's environment needs packages that are not installed; the message says what to install
     """
     if env_id.startswith(pettingzoo_ids.PREFIX):
         return pettingzoo_ids.factory(env_id)
@@ -48,34 +45,10 @@ def factory(env_id: str) -> Callable[..., Any]:
     if env_id not in _IDS and ":" not in env_id:
         others = f"'{pettingzoo_ids.PREFIX}<family>/<name>-v<version>' or 'module:callable'"
         raise ValueError(f"{unknown('env', env_id, registered_ids())}; or give {others}")
-    return _function(env_id, _IDS.get(env_id, env_id))
+    return _load_callable(env_id, _IDS.get(env_id, env_id))
 
 
-def make(env_id: str, **kwargs: Any) -> ParallelEnv[Any, Any, Any] | AECEnv[Any, Any, Any]:
-    """
-    Make an environment.
-
-    :param env_id: as for :func:`factory`
-    :param kwargs: the environment's options
-    :return: a parallel environment, or an AEC environment where PettingZoo has no other
-    :raises ValueError: on an unknown id or an invalid option
-    :raises TypeError: on an option the environment does not have, or when the callable returns no parallel environment
-    :raises ImportError: when it needs packages that are not installed; says how to install them
-    """
-    make_env = factory(env_id)
-    if env_id in registered_ids():
-        _check_keywords(env_id, make_env, kwargs)
-    env = make_env(**kwargs)
-    turn_based = env_id.startswith(pettingzoo_ids.PREFIX) and isinstance(env, AECEnv)
-    if not isinstance(env, ParallelEnv) and not turn_based:
-        raise TypeError(
-            f"env {env_id!r} returned a {type(env).__name__}, expected a pettingzoo.ParallelEnv "
-            "(convert an AEC environment by pettingzoo.utils.conversions.aec_to_parallel)"
-        )
-    return env
-
-
-def _function(env_id: str, target: str) -> Callable[..., Any]:
+def _load_callable(env_id: str, target: str) -> Callable[..., Any]:
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise ValueError(f"env {env_id!r} must have the form 'module:callable'")
@@ -96,13 +69,3 @@ def _import_module(env_id: str, module_name: str) -> ModuleType:
 
 def _callable_hint(module: ModuleType, name: str) -> str:
     return did_you_mean(name, [other for other in vars(module) if callable(getattr(module, other))])
-
-
-def _check_keywords(env_id: str, make_env: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    parameters = inspect.signature(make_env).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return  # the environment checks them itself
-    known = list(parameters)
-    for keyword in kwargs:
-        if keyword not in known:
-            raise TypeError(unknown(f"{env_id}: option", keyword, known))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
-from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
+from sb3_matrl.evaluation.evaluate import EvaluationResult, evaluate_policy
 from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
