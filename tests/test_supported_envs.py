@@ -345,6 +345,7 @@ def _rows(value: Any, rows: slice) -> Any:
     return {key: part[rows] for key, part in value.items()} if isinstance(value, dict) else value[rows]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", CASES)
 def test_it_trains_saves_and_plays(name: str, tmp_path: Path) -> None:
     case, numbers, watch = CASES[name], Numbers(), Watch()

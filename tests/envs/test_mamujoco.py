@@ -56,7 +56,7 @@ def test_plays_as_the_librarys_own_environment(env_id, monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     observations, _ = env.reset(seed=7)
     expected, _ = reference.reset(seed=7)
-    for _ in range(40):
+    for _ in range(20):
         assert env.possible_agents == reference.possible_agents
         assert np.array_equal(env.state(), reference.state().astype(np.float32))
         for agent in env.possible_agents:
@@ -88,13 +88,13 @@ def test_networks_and_buffers_of_sb3_see_the_same_in_float64():
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_restored_environment_goes_on_bit_for_bit_across_episodes(env_id):
-    env, fresh = (factory(env_id)(max_episode_steps=70) for _ in range(2))
+    env, fresh = (factory(env_id)(max_episode_steps=25) for _ in range(2))
     env.reset(seed=3)
-    play(env, 30, seed=0)
+    play(env, 10, seed=0)
     snapshot = through_json(env.snapshot())
-    expected = play(env, 200, seed=1)
+    expected = play(env, 60, seed=1)
     fresh.restore(snapshot)
-    seen = play(fresh, 200, seed=1)
+    seen = play(fresh, 60, seed=1)
     assert_same(seen, expected)
     assert episode_ends(seen) >= 2
     assert fresh.snapshot()["generator"] == env.snapshot()["generator"]
@@ -150,7 +150,7 @@ def test_joint_vec_env_can_save_and_go_on():
     rng = np.random.default_rng(0)
     actions = [
         {agent: rng.uniform(-1, 1, (2, 1)).astype(np.float32) for agent in ("agent_0", "agent_1", "agent_2")}
-        for _ in range(120)
+        for _ in range(80)
     ]
     venv.reset()
     for joint_action in actions[:20]:
@@ -298,6 +298,7 @@ def test_restored_environment_draws_the_same_robot():
     assert after_restore < 0.2 * np.abs(fresh.render() - drawn).mean()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("robot", ["ant_2x4", "hopper_3x1", "halfcheetah_2x3", "swimmer_2x1", "walker2d_2x3"])
 def test_camera_follows_the_robot(robot):
     def camera_and_robot(**options):

@@ -54,7 +54,7 @@ def test_ram_is_the_machines_memory_after_the_last_skipped_frame():
     reference = machine(obs_type="ram")
     env = make("pong_v3", noop_max=0, stack=2)
     observations, memory = env.reset()[0], [np.zeros(128), reference.reset()[0]["first_0"]]
-    for actions in random_actions(100, seed=0):
+    for actions in random_actions(40, seed=0):
         seen = observations["second_0"]
         assert env.observation_space("second_0").contains(seen)
         assert np.array_equal(seen, np.float32([*memory[0] / 255, *memory[1] / 255, 0, 1]))
@@ -71,7 +71,7 @@ def test_ram_is_the_machines_memory_after_the_last_skipped_frame():
 def test_chosen_bytes_are_those_of_the_whole_memory_in_every_frame():
     whole, chosen = make("pong_v3", stack=2), make("pong_v3", stack=2, ram_bytes=[54, 49, 0])
     expected, seen = whole.reset(seed=0)[0], chosen.reset(seed=0)[0]
-    for actions in random_actions(100, seed=0):
+    for actions in random_actions(40, seed=0):
         for agent in chosen.possible_agents:
             assert np.array_equal(seen[agent], expected[agent][[54, 49, 0, 128 + 54, 128 + 49, 128, 256, 257]])
             assert chosen.observation_space(agent).contains(seen[agent])
@@ -198,13 +198,13 @@ def test_time_limit_truncates_and_does_not_terminate():
     "options", [{}, {"observation": "pixels"}, {"observation": "pixels", "frame_skip": 1, "stack": 2}], ids=str
 )
 def test_restored_game_goes_on_bit_for_bit_across_episodes(options):
-    env, fresh = (make("pong_v3", max_cycles=70, **options) for _ in range(2))
+    env, fresh = (make("pong_v3", max_cycles=20, **options) for _ in range(2))
     env.reset(seed=3)
-    play(env, 50, seed=0)
+    play(env, 10, seed=0)
     snapshot = through_json(env.snapshot())
-    expected = play(env, 200, seed=1)
+    expected = play(env, 55, seed=1)
     fresh.restore(snapshot)
-    seen = play(fresh, 200, seed=1)
+    seen = play(fresh, 55, seed=1)
     assert_same(seen, expected)
     assert episode_ends(seen) == 3
 
@@ -229,7 +229,7 @@ def test_snapshots_that_do_not_fit_are_refused():
 def test_joint_vec_env_can_save_and_go_on():
     venv, other = (make_joint_vec_env("pong_v3", n_envs=2, vec_env="dummy", seed=seed) for seed in (0, 1))
     rng = np.random.default_rng(0)
-    actions = [{agent: rng.integers(6, size=2) for agent in ("first_0", "second_0")} for _ in range(60)]
+    actions = [{agent: rng.integers(6, size=2) for agent in ("first_0", "second_0")} for _ in range(40)]
     venv.reset()
     for joint_action in actions[:20]:
         venv.step(joint_action)

@@ -193,6 +193,7 @@ def test_batched_human_rendering_opens_a_window(monkeypatch):
     venv.close()
 
 
+@pytest.mark.e2e
 def test_workers_end_with_the_program_even_without_close():
     program = """
         from tests.vec_env import toys
@@ -210,6 +211,7 @@ def test_workers_end_with_the_program_even_without_close():
             os.kill(int(pid), 0)
 
 
+@pytest.mark.e2e
 def test_workers_forked_later_do_not_touch_those_of_a_vec_env_that_is_garbage():
     program = """
         import gc, os
