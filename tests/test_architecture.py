@@ -1,0 +1,79 @@
+"""The package's structure: dependencies point one way, no cycles, and every file has a name of its own."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "sb3_matrl").rglob("*.py"))
+}
+LOWEST = {"utils", "envs"}
+MIDDLE = LOWEST | {"files", "games", "metagame", "vec_env"}
+LEARNING = MIDDLE | {"common", "on_policy"}
+ALGORITHMS = LEARNING | {"evaluation", "matrl"}
+# Folder -> folders that its modules may import.
+ALLOWED = {
+    "utils": {"utils"},
+    "envs": LOWEST,
+    "games": {"games", "metagame", "utils"},
+    "metagame": {"metagame", "utils"},
+    "files": MIDDLE,
+    "vec_env": MIDDLE,
+    "common": LEARNING,
+    "on_policy": LEARNING,
+    "matrl": ALGORITHMS,
+    "evaluation": ALGORITHMS,
+    "zoo": ALGORITHMS | {"zoo", ""},
+    "": ALGORITHMS,
+}
+EXCEPTIONS = {("envs", "games"), ("on_policy", "matrl")}
+REPEATED_NAMES = {"dynamics", "finite"}
+UNKNOWN_TO_GAMES = {"gymnasium", "pettingzoo", "sb3_contrib", "stable_baselines3", "wandb"}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Absolute names of the modules that a module imports, those for type checkers included."""
+    return frozenset(_imports(MODULES[module]))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path}: a relative import"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in MODULES else node.module for name in names)
+
+
+def folder(module: str) -> str:
+    """First folder below the package; empty for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_dependencies_point_one_way() -> None:
+    edges = [(module, other) for module in MODULES for other in imports(module) & MODULES.keys()]
+    wrong = [(one, other) for one, other in edges if folder(other) not in ALLOWED[folder(one)]]
+    assert [edge for edge in wrong if (folder(edge[0]), folder(edge[1])) not in EXCEPTIONS] == []
+
+
+def test_imports_have_no_cycle() -> None:
+    TopologicalSorter({module: (imports(module) & MODULES.keys()) - {module} for module in MODULES}).prepare()
+
+
+def test_base_names_occur_once() -> None:
+    counts = Counter(path.stem for path in MODULES.values() if path.stem not in ("__init__", "__main__"))
+    assert {name for name, count in counts.items() if count > 1} - REPEATED_NAMES == set()
+
+
+def test_games_know_no_environments_and_no_learners() -> None:
+    exact = [module for module in MODULES if folder(module) in ("games", "metagame")]
+    assert [(module, other) for module in exact for other in imports(module) if other.split(".")[0] in UNKNOWN_TO_GAMES] == []
