@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.cli import StrictParser, positive_count, user_errors
-from sb3_matrl.zoo.reporting.loading import Run, load_runs
+from sb3_matrl.zoo.reporting.run_loading import Run, load_runs
 from sb3_matrl.zoo.reporting.media import gallery
 from sb3_matrl.zoo.reporting.page import GENERATOR, render_page
 

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ import yaml
 
 from sb3_matrl.evaluation import mean_confidence_interval
 from sb3_matrl.zoo.report import main
-from sb3_matrl.zoo.reporting.charts import BOTTOM, LEFT, MAX_POINTS, RIGHT, TOP, Series, line_chart, share_chart, thinned
-from sb3_matrl.zoo.reporting.loading import load_run, read_evaluations, read_progress, run_names
+from sb3_matrl.zoo.reporting.charts import HOVER_POINTS, MAX_POINTS, Series, line_chart, share_chart, thinned
 from sb3_matrl.zoo.reporting.media import FilmStrip
 from sb3_matrl.zoo.reporting.page import duration, number
+from sb3_matrl.zoo.reporting.run_loading import load_run, read_evaluations, read_progress, run_names
 from sb3_matrl.zoo.reporting.sections import differences, phase_times
 from sb3_matrl.zoo.train import main as train
 
@@ -102,8 +103,7 @@ def test_page_of_several_runs_is_well_formed_self_contained_and_accessible(logs,
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)) and {link[1:] for link in links if link[0] == "#"} <= set(ids)
     assert len(page.of("img")) == 6 and all(image["alt"] for image in page.of("img"))
-    assert all(one["aria-label"] for one in page.of("svg") if one.get("role") == "img")
-    assert all("aria-hidden" in one for one in page.of("svg") if one.get("role") != "img")
+    assert all(one["role"] == "img" and one["aria-label"] for one in page.of("svg"))
     assert dict(page.of("html")[0])["lang"] == "en" and [level for level, _ in page.headings].count("h1") == 1
 
 
@@ -111,7 +111,7 @@ def test_page_shows_every_section(logs, tmp_path):
     out = tmp_path / "page.html"
     report(logs / "matrl/checkers_v0_1", logs / "ippo/checkers_v0_1", "--out", out, "--no-frames", "--title", "My title")
     page = Page(out.read_text(encoding="utf-8"))
-    charts = {one["aria-label"].split(".")[0] for one in page.of("svg") if one.get("role") == "img"}
+    charts = {one["aria-label"].split(".")[0] for one in page.of("svg")}
     assert charts >= {
         "Team return, sampled actions",
         "Team return, greedy actions",
@@ -285,6 +285,21 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     assert (run / "config.yml").read_bytes() == before and not (run / "report.html").exists()
 
 
+def test_run_of_another_algorithm_lacks_the_meta_game(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    with (run / "progress.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = [i for i, key in enumerate(rows[0]) if "metagame/" not in key and key != "time/collect_seconds"]
+    with (run / "progress.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([row[i] for i in kept] for row in rows)
+    report(run, "--no-frames")
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    titles = [title for level, title in page.headings if level == "h2"]
+    assert titles == ["Runs", "Learning curves", "Final returns", "At play", "Settings"]
+    links = {link["href"][1:] for link in page.of("a")}
+    assert links == {"learning", "returns", "play", "settings"} == {one["id"] for one in page.of("section")} - {"runs"}
+
+
 def test_large_log_gives_a_small_page(tmp_path):
     run = synthetic_run(tmp_path / "run", rows=20_000, evaluations=1000)
     report(run, "--no-frames")
@@ -313,21 +328,69 @@ def test_names_of_runs_tell_them_apart(tmp_path):
     assert run_names(paths) == ["a/matrl/x_1", "b/matrl/x_1", "b/matrl/x_2"]
 
 
+def numbers_of(path):
+    """Points of an SVG path of lines, shape (k, 2)."""
+    return np.array(re.findall(r"[-\d.]+", path.get("d")), dtype=float).reshape(-1, 2)
+
+
+def curves_of(chart):
+    return [
+        [path for path in group.iter("path") if "fill: none" in path.get("style")]
+        for group in ElementTree.fromstring(chart.svg).iter("g")
+        if group.get("class") == "series"
+    ]
+
+
 def test_curve_is_drawn_where_its_values_are():
-    chart = line_chart("t", [Series("s", np.array([0.0, 50, 100]), np.array([0.0, 1, 0.5]))], limits=(0.0, 1.0))
-    (line,) = chart.lines
-    middle = (LEFT + RIGHT) / 2
-    assert line.path == f"M{LEFT},{BOTTOM} {middle},{TOP} {RIGHT},{(TOP + BOTTOM) / 2}"
-    assert [dot.title for dot in line.dots] == ["s, 0 steps: 0", "s, 50 steps: 1", "s, 100 steps: 0.5"]
+    x, y = np.array([0.0, 50, 100]), np.array([0.0, 1, 0.5])
+    chart = line_chart("t", [Series("s", x, y, y - 0.25, y + 0.25)], covers=(0.0, 1.0))
+    ((line,),) = curves_of(chart)
+    circles = list(ElementTree.fromstring(chart.svg).iter("circle"))
+    places = np.array([[float(circle.get("cx")), float(circle.get("cy"))] for circle in circles])
+    np.testing.assert_allclose(numbers_of(line), places, atol=1e-3)
+    np.testing.assert_allclose(np.diff(places[:, 0]) / (places[-1, 0] - places[0, 0]), [0.5, 0.5], atol=1e-3)
+    np.testing.assert_allclose((places[:, 1] - places[0, 1]) / (places[1, 1] - places[0, 1]), y, atol=1e-3)
+    assert [circle.find("title").text for circle in circles] == [
+        "s, 0 steps: 0 [\N{MINUS SIGN}0.25, 0.25]",
+        "s, 50 steps: 1 [0.75, 1.25]",
+        "s, 100 steps: 0.5 [0.25, 0.75]",
+    ]
     assert chart.summary == "s: from 0 to 0.5, between 0 and 1"
-    assert [(tick.at, tick.text) for tick in chart.y_ticks][-1] == (TOP, "1")
     assert line_chart("t", [Series("s", np.empty(0), np.empty(0))]) is None
+
+
+def test_long_curve_has_few_points_to_hover_over():
+    x = np.arange(10_000.0)
+    chart = line_chart("t", [Series("s", x, np.sin(x))])
+    assert chart.svg.count("<circle") == HOVER_POINTS and chart.averaged == round(len(x) / MAX_POINTS)
+    assert len(chart.svg) < 30_000
 
 
 def test_equal_curves_are_both_seen():
     x, y = np.array([0.0, 1.0]), np.array([2.0, 2.0])
-    lines = line_chart("t", [Series("a", x, y), Series("b", x, y), Series("c", x, y + 1)]).lines
-    assert lines[0].width > lines[1].width == lines[2].width
+    chart = line_chart("t", [Series("a", x, y), Series("b", x, y), Series("c", x, y + 1)])
+    widths = [float(re.search(r"stroke-width: ([\d.]+)", line.get("style"))[1]) for (line,) in curves_of(chart)]
+    assert widths[0] > widths[1] == widths[2]
+
+
+@pytest.mark.parametrize("label", [NASTY, "_hidden", "$x$ and $", "agent \N{HAIR SPACE}\u4e2d"])
+def test_any_name_can_label_a_curve(label):
+    x = np.array([0.0, 1.0])
+    chart = line_chart(label, [Series(label, x, x)], label)
+    root = ElementTree.fromstring(chart.svg)
+    assert root.get("aria-label").startswith(f"{label}. {label}: from 0 to 1")
+    assert root.find(".//circle/title").text.startswith(label)
+    assert chart.legend[0].label == label
+
+
+def test_charts_of_a_page_share_nothing_and_are_equal_for_equal_numbers():
+    def draw():
+        x = np.array([0.0, 1.0, 2.0])
+        return line_chart("t", [Series("s", x, x, x - 1, x + 1), Series("r", x, -x, colour=1, dash=1)]).svg
+
+    assert draw() == draw()
+    assert not re.search(r"\bid=|href|url\(|http|#[0-9a-f]{6}", draw())
+    assert "var(--c0)" in draw() and "var(--c1)" in draw() and "var(--soft)" in draw()
 
 
 def test_thinning_keeps_the_mean():
@@ -341,9 +404,14 @@ def test_shares_of_the_fixed_points_add_up():
     cells = ["stable"] * 300 + ["saddle", "odd"] * 150
     chart = share_chart("t", np.arange(1.0, 601.0), cells, ["stable", "saddle", "odd"])
     assert chart.summary == "stable 50%, saddle 25%, odd 25%"
-    area = {colour: sum(bar.width * bar.height for bar in chart.bars if bar.colour == colour) for colour in (0, 1, 2)}
-    whole = (RIGHT - LEFT) * (BOTTOM - TOP)
-    np.testing.assert_allclose([area[colour] / whole for colour in (0, 1, 2)], [0.5, 0.25, 0.25], atol=0.01)
+    bars = [group for group in ElementTree.fromstring(chart.svg).iter("g") if group.find("title") is not None]
+    area = dict.fromkeys(("stable", "saddle", "odd"), 0.0)
+    for bar in bars:
+        sides = np.ptp(numbers_of(bar.find("path")), axis=0)
+        area[bar.find("title").text.split()[-2]] += sides[0] * sides[1]
+    np.testing.assert_allclose([area[name] / sum(area.values()) for name in area], [0.5, 0.25, 0.25], atol=0.01)
+    assert bars[0].find("title").text == "0 to 10 steps: stable 100%"
+    assert share_chart("t", np.empty(0), [], ["stable"]) is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")])
@@ -367,5 +435,5 @@ def test_page_is_shown_by_a_browser(tmp_path):
     command = [browser, *flags, "--window-size=500,4000", "--dump-dom", f"file://{run / 'report.html'}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     ours, theirs = Page((run / "report.html").read_text(encoding="utf-8")), Page(shown)
-    for tag in ("svg", "path", "circle", "rect", "section", "tr", "details"):
+    for tag in ("svg", "path", "circle", "section", "tr", "details"):
         assert len(theirs.of(tag)) == len(ours.of(tag)) > 0

@@ -1,22 +1,35 @@
-"""Charts as geometry: numbers in, coordinates and words out; ``page.html.j2`` draws them as SVG."""
+"""Charts drawn with Matplotlib, as SVG elements that take their colours from the page's style sheet."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import io
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from xml.etree import ElementTree
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
-WIDTH, HEIGHT = 440.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 424.0, 10.0, 218.0
+WIDTH, HEIGHT = 440, 260  # user units of the SVG, 72 per inch of the figure
+FONT_SIZE = 13.5
 MAX_POINTS = 300
 HOVER_POINTS = 40
 LINE_WIDTH = 2.0
 BINS = 60
-COLOURS = 8  # that the style sheet defines
-DASHES = 4
+COLOURS = 8  # --c0 to --c7 of the style sheet
+DASHES = ("-", "--", ":")
+# Matplotlib draws in these colours, which are then replaced by the style sheet's variables.
+_VARIABLES = {f"#0000c{i}": f"var(--c{i})" for i in range(COLOURS)}
+_VARIABLES |= {"#00000a": "var(--soft)", "#00000b": "var(--rule)", "#00000c": "var(--card)"}
+_PALETTE = tuple(_VARIABLES)
+_SOFT, _RULE, _CARD = _PALETTE[COLOURS:]
+_BAR, _SERIES = "bar", "series"  # ids that mark elements of the SVG until it is simplified
+_NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
 @dataclass(frozen=True)
@@ -24,13 +37,13 @@ class Series:
     """
     A curve over the steps.
 
-    :param label: in the legend; curves with the same label share an entry only if they look the same
-    :param x: steps, rising, shape (k,)
+    :param label: name in the legend
+    :param x: rising numbers of steps, shape (k,)
     :param y: finite values, shape (k,)
     :param low: lower edge of a band around the curve, shape (k,); ``None`` for no band
-    :param high: its upper edge
-    :param colour: which of the style sheet's colours
-    :param dash: which of its dash patterns; 0 is a solid line
+    :param high: upper edge of the band
+    :param colour: index of one of the :data:`COLOURS` of the style sheet
+    :param dash: index into :data:`DASHES`
     """
 
     label: str
@@ -43,49 +56,7 @@ class Series:
 
     def styled(self, index: int) -> Series:
         """Look of the ``index``-th of many curves: colours first, then dash patterns."""
-        return replace(self, colour=index % COLOURS, dash=index // COLOURS % DASHES)
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis: coordinate and text."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A point that tells its value when pointed at."""
-
-    x: float
-    y: float
-    title: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve ready to draw: SVG paths, and dots to point at; wider where an equal one would cover it."""
-
-    label: str
-    colour: int
-    dash: int
-    width: float
-    path: str
-    band: str
-    dots: tuple[Dot, ...]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A rectangle that tells its value when pointed at."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    colour: int
-    title: str
+        return replace(self, colour=index % COLOURS, dash=index // COLOURS % len(DASHES))
 
 
 @dataclass(frozen=True)
@@ -100,139 +71,82 @@ class Legend:
 @dataclass(frozen=True)
 class Chart:
     """
-    A chart ready to draw.
+    A drawn chart.
 
-    :param title: above it
-    :param note: below it: what the curves are
-    :param summary: the chart in words, for those who do not see it
-    :param averaged: rows of the log behind every point of the longest curve; 1 when nothing was thinned out
+    :param title: text above the chart
+    :param note: text below the chart: what the curves are
+    :param summary: the chart in words, for screen readers
+    :param svg: ``<svg>`` element without ids and links; every point and bar has a ``<title>`` with its value
+    :param legend: entries of the legend
+    :param averaged: rows of the log behind every point of the longest curve; 1 if nothing was thinned out
     """
 
     title: str
     note: str
     summary: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    svg: str
     legend: tuple[Legend, ...]
-    lines: tuple[Line, ...] = ()
-    bars: tuple[Bar, ...] = ()
     averaged: int = 1
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Linear map from values to coordinates."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        return self.start + (values - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self, text: Callable[[float], str]) -> tuple[Tick, ...]:
-        places = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high))
-        places = places[(places >= self.low) & (places <= self.high)]
-        return tuple(Tick(round(float(at), 1), text(place)) for at, place in zip(self(places), places, strict=True))
-
-
-def compact(value: float) -> str:
-    """A number of steps: ``20k``, ``1.5M``."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.4g}"
-
-
-def plain(value: float) -> str:
-    """A value with four digits, without the rounding error in ``0.30000000000000004``."""
-    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}") if abs(value) > 1e-12 else "0"
-
-
 def line_chart(
-    title: str, series: Sequence[Series], note: str = "", limits: tuple[float, float] | None = None
+    title: str, series: Sequence[Series], note: str = "", covers: tuple[float, float] | None = None
 ) -> Chart | None:
     """
-    Lay out curves over the steps.
+    Draw curves over the steps.
 
-    :param title: what is drawn
+    :param title: text above the chart
     :param series: curves; empty ones are left out
-    :param note: below the chart
-    :param limits: of the vertical axis; ``None`` to fit the curves
-    :return: the chart, or ``None`` when there is nothing to draw
+    :param note: text below the chart
+    :param covers: values that the vertical axis always includes; ``None`` to fit the curves
+    :return: the chart, or ``None`` if all curves are empty
     """
     given = [one for one in series if len(one.x)]
     if not given:
         return None
-    averaged = max(_rows_per_point(len(one.x)) for one in given)
     thin = [thinned(one) for one in given]
-    x_scale = _x_scale([one.x for one in thin])
-    y_scale = _Scale(*(limits or _padded_range(thin)), BOTTOM, TOP)
-    lines = [_line(one, x_scale, y_scale) for one in thin]
-    return Chart(
-        title=title,
-        note=note,
-        summary="; ".join(_in_words(one) for one in given),
-        x_ticks=x_scale.ticks(compact),
-        y_ticks=y_scale.ticks(plain),
-        legend=tuple(Legend(one.label, one.colour, one.dash) for one in thin),
-        lines=tuple(_wider_if_covered(line, lines[i + 1 :]) for i, line in enumerate(lines)),
-        averaged=averaged,
-    )
+    figure, axes = _new_figure()
+    for i, one in enumerate(thin):
+        covered = sum(np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y) for other in thin[i + 1 :])
+        _draw_curve(axes, one, f"{_SERIES}{i}", LINE_WIDTH * (1 + 0.8 * covered))
+    _fit_vertical_axis(axes, covers)
+    summary = "; ".join(_in_words(one) for one in given)
+    titles = [text for one in thin for text in _point_titles(one)]
+    legend = tuple(Legend(one.label, one.colour, one.dash) for one in thin)
+    averaged = max(1, round(max(len(one.x) for one in given) / MAX_POINTS))
+    return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend, averaged)
 
 
 def share_chart(
     title: str, steps: np.ndarray, cells: Sequence[str], categories: Sequence[str], note: str = ""
 ) -> Chart | None:
     """
-    Lay out a timeline of categories: stacked bars of the share that each has in a stretch of the run.
+    Draw a timeline of categories: stacked bars with the share of each category in a stretch of the run.
 
-    :param title: what is drawn
-    :param steps: rising, shape (k,)
+    :param title: text above the chart
+    :param steps: rising numbers of steps, shape (k,)
     :param cells: category of each of the k rows
     :param categories: all categories in the order of stacking, from the bottom
-    :param note: below the chart
-    :return: the chart, or ``None`` when there are no rows
+    :param note: text below the chart
+    :return: the chart, or ``None`` if there are no rows
     """
     if not len(steps):
         return None
-    x_scale = _x_scale([steps], from_zero=True)
-    colours = {category: i % COLOURS for i, category in enumerate(categories)}
-    bars: list[Bar] = []
-    begin = 0.0
-    for rows in np.array_split(np.arange(len(steps)), min(len(steps), BINS)):
-        end = float(steps[rows[-1]])
-        left, right = x_scale(np.array([begin, end]))
-        bars += _stack([cells[row] for row in rows], colours, f"{begin:,.0f} to {end:,.0f} steps", (left, right))
-        begin = end
-    shares = {category: sum(cell == category for cell in cells) / len(cells) for category in categories}
-    seen = [category for category in categories if shares[category]]
-    return Chart(
-        title=title,
-        note=note,
-        summary=", ".join(f"{category} {shares[category]:.0%}" for category in seen),
-        x_ticks=x_scale.ticks(compact),
-        y_ticks=tuple(Tick(round(BOTTOM + (TOP - BOTTOM) * share, 1), f"{share:.0%}") for share in (0.0, 0.5, 1.0)),
-        legend=tuple(Legend(f"{category} ({shares[category]:.0%})", colours[category], None) for category in seen),
-        bars=tuple(bars),
-    )
-
-
-def _stack(cells: Sequence[str], colours: dict[str, int], where: str, edges: tuple[float, float]) -> list[Bar]:
-    """Bars on top of each other whose heights are the shares of the categories among ``cells``."""
-    bars, bottom = [], BOTTOM
-    for category, colour in colours.items():
-        share = sum(cell == category for cell in cells) / len(cells)
-        height = share * (BOTTOM - TOP)
-        if share:
-            text = f"{where}: {category}" + (f" {share:.0%}" if share < 1 else "")
-            left, top, width, tall = (
-                round(float(size), 1) for size in (edges[0], bottom - height, edges[1] - edges[0], height)
-            )
-            bars.append(Bar(left, top, width, tall, colour, text))
-        bottom -= height
-    return bars
+    is_category = np.array([[cell == category for cell in cells] for category in categories])
+    first = np.linspace(0, len(steps), min(len(steps), BINS) + 1).astype(int)
+    edges = np.array([0.0, *steps[first[1:] - 1]])
+    shares = np.add.reduceat(is_category.astype(float), first[:-1], axis=1) / np.diff(first)
+    figure, axes = _new_figure()
+    axes.set(ylim=(0, 1), yticks=(0, 0.5, 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    titles: list[str] = []
+    for i, category in enumerate(categories):
+        _draw_bars(axes, edges, shares[i], shares[:i].sum(axis=0), _PALETTE[i % COLOURS])
+        titles += [_bar_title(category, edges[k : k + 2], shares[i, k]) for k in np.flatnonzero(shares[i])]
+    seen = [(i, categories[i], f"{share:.0%}") for i, share in enumerate(is_category.mean(axis=1)) if share]
+    summary = ", ".join(f"{category} {share}" for _, category, share in seen)
+    legend = tuple(Legend(f"{category} ({share})", i % COLOURS, None) for i, category, share in seen)
+    return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend)
 
 
 def thinned(series: Series) -> Series:
@@ -249,61 +163,124 @@ def thinned(series: Series) -> Series:
     return replace(series, x=means(series.x), y=means(series.y), low=low, high=high)
 
 
-def _rows_per_point(count: int) -> int:
-    return max(1, round(count / MAX_POINTS))
+def plain(value: float) -> str:
+    """A value with four digits, without the rounding error in ``0.30000000000000004``."""
+    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}") if abs(value) > 1e-12 else "0"
 
 
-def _x_scale(columns: Sequence[np.ndarray], from_zero: bool = False) -> _Scale:
-    low = 0.0 if from_zero else float(min(column.min() for column in columns))
-    high = float(max(column.max() for column in columns))
-    # A single point stands in the middle.
-    margin = 0.0 if high > low else 0.5
-    return _Scale(low - margin, high + margin, LEFT, RIGHT)
+def _new_figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
+    axes.margins(x=0)
+    axes.locator_params(nbins=5)
+    axes.tick_params(length=0, pad=6, labelcolor=_SOFT, labelsize=FONT_SIZE)
+    axes.grid(axis="y", color=_RULE)
+    axes.set_axisbelow(True)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.spines["bottom"].set_color(_SOFT)
+    axes.set_xlabel("steps", color=_SOFT, fontsize=FONT_SIZE)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    return figure, axes
 
 
-def _padded_range(series: Sequence[Series]) -> tuple[float, float]:
-    columns = [column for one in series for column in (one.y, one.low, one.high) if column is not None]
-    values = np.concatenate(columns)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    pad = 0.05 * (high - low) or 0.1 * abs(high) or 0.5
-    # Space below zero would suggest that a quantity which has none could be negative.
-    return (0.0 if low >= 0 and low - pad < 0 else low - pad), high + pad
-
-
-def _line(series: Series, x_scale: _Scale, y_scale: _Scale) -> Line:
-    x, y = x_scale(series.x), _inside(y_scale(series.y))
-    band = ""
+def _draw_curve(axes: Axes, series: Series, gid: str, width: float) -> None:
+    """Band, line, and points to hover over, in this order on top of the curves drawn before."""
+    colour, chosen = _PALETTE[series.colour], _hover_points(series)
     if series.low is not None and series.high is not None:
         there = np.isfinite(series.low) & np.isfinite(series.high)
-        low, high = (_inside(y_scale(edge[there])) for edge in (series.low, series.high))
-        band = _path(np.concatenate([x[there], x[there][::-1]]), np.concatenate([high, low[::-1]]))
-    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), HOVER_POINTS)).round().astype(int))
-    dots = tuple(Dot(round(float(x[i]), 1), round(float(y[i]), 1), _dot_title(series, i)) for i in chosen)
-    return Line(series.label, series.colour, series.dash, LINE_WIDTH, _path(x, y), band, dots)
+        x, low, high = series.x[there], series.low[there], series.high[there]
+        outline = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
+        axes.fill(*outline, color=colour, alpha=0.16, linewidth=0, gid=gid, zorder=2)
+    axes.plot(series.x, series.y, DASHES[series.dash], color=colour, linewidth=width, gid=gid, zorder=2)
+    axes.plot(series.x[chosen], series.y[chosen], "o", color=colour, gid=gid, zorder=2)
 
 
-def _inside(y: np.ndarray) -> np.ndarray:
-    return np.asarray(np.clip(y, TOP, BOTTOM))
+def _draw_bars(axes: Axes, edges: np.ndarray, heights: np.ndarray, bottoms: np.ndarray, colour: str) -> None:
+    there = np.flatnonzero(heights)
+    bars = axes.bar(edges[there], heights[there], np.diff(edges)[there], bottoms[there], align="edge", color=colour)
+    for bar in bars:
+        bar.set(gid=_BAR, edgecolor=_CARD, linewidth=0.6)
 
 
-def _wider_if_covered(line: Line, later: Sequence[Line]) -> Line:
-    covers = sum(other.path == line.path for other in later)
-    return replace(line, width=line.width * (1 + 0.8 * covers))
+def _bar_title(category: str, edges: np.ndarray, share: float) -> str:
+    return f"{edges[0]:,.0f} to {edges[1]:,.0f} steps: {category} {share:.0%}"
 
 
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """SVG path through the points; empty without points."""
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return f"M{points}" if points else ""
+def _hover_points(series: Series) -> np.ndarray:
+    return np.unique(np.linspace(0, len(series.x) - 1, min(len(series.x), HOVER_POINTS)).round().astype(int))
 
 
-def _dot_title(series: Series, i: int) -> str:
+def _point_titles(series: Series) -> list[str]:
+    return [_point_title(series, i) for i in _hover_points(series)]
+
+
+def _point_title(series: Series, i: int) -> str:
     text = f"{series.label}, {series.x[i]:,.0f} steps: {plain(series.y[i])}"
-    if series.low is not None and series.high is not None and math.isfinite(series.low[i] + series.high[i]):
+    if series.low is not None and series.high is not None and np.isfinite(series.low[i] + series.high[i]):
         text += f" [{plain(series.low[i])}, {plain(series.high[i])}]"
     return text
+
+
+def _fit_vertical_axis(axes: Axes, covers: tuple[float, float] | None) -> None:
+    if covers is not None:
+        axes.update_datalim([(0, value) for value in covers], updatex=False)
+        axes.autoscale_view()
+    elif axes.dataLim.y0 >= 0 > axes.get_ylim()[0]:
+        # Space below zero would suggest that a quantity which has none could be negative.
+        axes.set_ylim(bottom=0)
 
 
 def _in_words(series: Series) -> str:
     first, last, low, high = (plain(value) for value in (series.y[0], series.y[-1], series.y.min(), series.y.max()))
     return f"{series.label}: from {first} to {last}, between {low} and {high}"
+
+
+def _svg(figure: Figure, label: str, titles: Sequence[str]) -> str:
+    """
+    Save a figure as an element of a page that holds several: without ids and links, in the page's colours.
+
+    :param label: content of the chart in words
+    :param titles: texts of the points and bars, in the order of drawing
+    """
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
+        figure.savefig(buffer, format="svg")
+    drawing = ElementTree.fromstring(buffer.getvalue())
+    attributes = {"class": "chart", "viewBox": drawing.attrib["viewBox"], "role": "img", "aria-label": label}
+    root = ElementTree.Element("svg", attributes)
+    root.extend(drawing.findall(f"{_NAMESPACE}g"))
+    elements = list(root.iter())
+    for element in elements[1:]:
+        _simplify(element)
+    hoverable = [element for element in elements if element.tag == "circle" or element.get("id") == _BAR]
+    for element, title in zip(hoverable, titles, strict=True):
+        ElementTree.SubElement(element, "title").text = title
+    _group_series(elements)
+    for element in elements:
+        element.attrib.pop("id", None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _simplify(element: ElementTree.Element) -> None:
+    """Remove what refers to other elements, replace copies of a marker by circles, and take colours from the page."""
+    element.tag = element.tag.removeprefix(_NAMESPACE)
+    for definitions in element.findall(f"{_NAMESPACE}defs"):
+        element.remove(definitions)
+    if "style" in element.attrib:
+        element.set("style", re.sub("#[0-9a-f]{6}", lambda match: _VARIABLES[match[0]], element.attrib["style"]))
+    element.attrib.pop("clip-path", None)
+    if element.tag == "use":
+        place = {"cx": element.attrib["x"], "cy": element.attrib["y"], "r": "5", "style": element.attrib["style"]}
+        element.tag, element.attrib = "circle", place
+
+
+def _group_series(elements: Sequence[ElementTree.Element]) -> None:
+    """Put all parts of a curve into one group, so that the style sheet can set it off from the others."""
+    for parent in elements:
+        parts = [child for child in parent if child.get("id", "").startswith(_SERIES)]
+        for _, same in groupby(parts, lambda part: part.get("id")):
+            group = ElementTree.SubElement(parent, "g", {"class": "series"})
+            for part in same:
+                parent.remove(part)
+                group.append(part)

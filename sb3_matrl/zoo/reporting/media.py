@@ -18,7 +18,7 @@ from sb3_matrl.envs.making import make_env
 from sb3_matrl.evaluation import isolated_random_streams
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
-from sb3_matrl.zoo.reporting.loading import Run, saved_model
+from sb3_matrl.zoo.reporting.run_loading import Run, saved_model
 
 MAX_VIDEO_BYTES = 4_000_000
 MAX_EPISODE_FRAMES = 10_000

@@ -12,9 +12,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb3_matrl.zoo.common.records import machine
-from sb3_matrl.zoo.reporting import charts, sections
-from sb3_matrl.zoo.reporting.loading import Run
+from sb3_matrl.zoo.reporting import sections
 from sb3_matrl.zoo.reporting.media import Gallery
+from sb3_matrl.zoo.reporting.run_loading import Run
 
 GENERATOR = "sb3-matrl report"
 
@@ -65,8 +65,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    frame: dict[str, Any] = {name: getattr(charts, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")}
-    environment.globals["frame"] = frame
     filters: dict[str, Callable[..., str]] = {"duration": duration, "number": number}
     environment.filters.update(filters)
     return environment

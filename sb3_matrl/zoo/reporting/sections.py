@@ -11,7 +11,7 @@ import numpy as np
 from sb3_matrl.evaluation import EvaluationResult, mean_confidence_interval
 from sb3_matrl.metagame.stability import FixedPointType
 from sb3_matrl.zoo.reporting.charts import COLOURS, MAX_POINTS, Chart, Series, line_chart, share_chart
-from sb3_matrl.zoo.reporting.loading import STEPS, Evaluations, Progress, Run
+from sb3_matrl.zoo.reporting.run_loading import STEPS, Evaluations, Progress, Run
 
 PHASES = ("collect", "predict", "metagame", "best_response")
 MISSING = "\N{EN DASH}"
@@ -237,18 +237,18 @@ def metagames(runs: Sequence[Run]) -> list[Group]:
     return [group for group in groups if group.charts]
 
 
-_SHARE = (-0.03, 1.03)  # off the edges, where a curve at 0 or 1 would be hard to see
+_SHARE = (0.0, 1.0)
 _RHO = "rho: 0 plays the predicted policy, 1 the current one"
 _NASH_CONV = "summed gain from deviating at rho; 0 at an equilibrium"
 
 
 def _metagame(run: Run, progress: Progress) -> Group:
-    def chart(title: str, keys: Mapping[str, str], note: str, limits: tuple[float, float] | None = None) -> Chart | None:
+    def chart(title: str, keys: Mapping[str, str], note: str, covers: tuple[float, float] | None = None) -> Chart | None:
         series: list[Series] = []
         for dash, (key, kind) in enumerate(keys.items()):
             curves = {agent: progress.curve(f"{agent}/{key}") for agent in progress.agents_with(key)}
             series += _per_agent(curves, kind, dash)
-        return line_chart(title, series, note, limits)
+        return line_chart(title, series, note, covers)
 
     payoffs = {"metagame/current_payoffs": "current", "metagame/predicted_payoffs": "predicted"}
     divergence = {"metagame/kl_predicted": "predicted", "metagame/kl_next": "next"}

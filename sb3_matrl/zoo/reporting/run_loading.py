@@ -60,7 +60,7 @@ class Progress:
 @dataclass(frozen=True)
 class Evaluations:
     """
-    ``evaluations.npz`` as :class:`sb3_matrl.evaluation.callbacks.MultiAgentEvalCallback` writes it.
+    ``evaluations.npz`` as :class:`sb3_matrl.evaluation.MultiAgentEvalCallback` writes it.
 
     :param steps: of the m evaluations, shape (m,)
     :param sampled: results of the sampled policies
