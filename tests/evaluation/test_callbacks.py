@@ -57,9 +57,16 @@ class Rows(KVWriter):
         pass
 
 
-def test_evaluates_after_the_iteration_that_reaches_a_multiple_and_at_the_end():
-    callback = evaluation()
-    small_model().learn(200, callback)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model after 200 steps, and its evaluations, which are only read."""
+    folder = tmp_path_factory.mktemp("evaluations") / "new"
+    callback = evaluation(log_path=folder)
+    return small_model().learn(200, callback), callback, folder
+
+
+def test_evaluates_after_the_iteration_that_reaches_a_multiple_and_at_the_end(trained):
+    _, callback, _ = trained
     # Iterations end at 40, 80, 120, 160, 200; multiples of 60 are 60, 120, 180.
     assert callback.timesteps == [80, 120, 200]
 
@@ -78,9 +85,8 @@ def test_goes_on_where_an_earlier_training_stopped():
     assert callback.timesteps == [80, 120, 160]
 
 
-def test_results_are_those_of_the_model_at_that_time():
-    callback, model = evaluation(), small_model()
-    model.learn(200, callback)
+def test_results_are_those_of_the_model_at_that_time(trained):
+    model, callback, _ = trained
     env = make_joint_vec_env(RandomLength, n_envs=2)
     seed = int(np.random.SeedSequence([0, 200]).generate_state(1)[0])
     for results, deterministic in ((callback.sampled, False), (callback.greedy, True)):
@@ -88,9 +94,9 @@ def test_results_are_those_of_the_model_at_that_time():
         np.testing.assert_array_equal(results[-1].agent_returns, expected.agent_returns)
 
 
-def test_training_is_the_same_with_and_without_evaluation():
+def test_training_is_the_same_with_and_without_evaluation(trained):
     # As in SB3, a model seeds the global streams when it is made.
-    with_it = small_model().learn(200, evaluation(eval_freq=40))
+    with_it, _, _ = trained
     without = small_model().learn(200)
     assert th.equal(flat_parameters(with_it), flat_parameters(without))
 
@@ -111,10 +117,9 @@ def test_logs_the_means_at_the_step_they_belong_to():
         assert row["eval/right/mean_reward"] == sampled.agent_returns[:, 1].mean()
 
 
-def test_evaluations_file_holds_every_evaluation(tmp_path):
-    callback = evaluation(log_path=tmp_path / "new")
-    small_model().learn(200, callback)
-    with np.load(tmp_path / "new" / "evaluations.npz") as file:
+def test_evaluations_file_holds_every_evaluation(trained):
+    _, callback, folder = trained
+    with np.load(folder / "evaluations.npz") as file:
         np.testing.assert_array_equal(file["timesteps"], [80, 120, 200])
         np.testing.assert_array_equal(file["results"], [result.returns for result in callback.sampled])
         np.testing.assert_array_equal(file["results_greedy"], [result.returns for result in callback.greedy])
@@ -123,7 +128,7 @@ def test_evaluations_file_holds_every_evaluation(tmp_path):
         assert file["agent_returns"].shape == file["agent_returns_greedy"].shape == (3, 4, 2)
         np.testing.assert_allclose(file["agent_returns"].sum(axis=2), file["results"])
         assert file["agents"].tolist() == ["left", "right"]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["evaluations.npz"]
+    assert [path.name for path in folder.iterdir()] == ["evaluations.npz"]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -202,11 +207,9 @@ def test_prints_the_results_when_verbose(capsys):
     assert "New best mean reward!" in printed
 
 
-def test_goes_on_from_a_saved_state(tmp_path):
-    whole, stopped, resumed = (evaluation(log_path=tmp_path / name) for name in ("whole", "stopped", "resumed"))
-    model = small_model()
-    model.learn(200, whole)
-    small_model().learn(120, stopped)
+def test_continues_from_a_saved_state(tmp_path, trained):
+    _, stopped, _ = trained
+    resumed = evaluation(log_path=tmp_path)
     document = json.loads(json.dumps(stopped.state(), allow_nan=False))
     resumed.set_state(document)
     assert (resumed.timesteps, resumed.best_mean_reward) == (stopped.timesteps, stopped.best_mean_reward)
@@ -246,7 +249,7 @@ def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
 
 
 @pytest.mark.parametrize("at_look", [1, 2, 9, 15])
-def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path, at_look):
+def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path, trained, at_look):
     looks = []
 
     def should_stop():
@@ -259,10 +262,9 @@ def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path,
     assert looks == [80] * at_look or looks[at_look:] == [84]  # the second look: whether to evaluate at the end
     assert stopped.state() == {**before, "next_evaluation": 60} and list(tmp_path.iterdir()) == []
     model.save(tmp_path / "model")
-    resumed, whole = evaluation(), evaluation()
+    resumed, (_, whole, _) = evaluation(), trained
     resumed.set_state(stopped.state())
     MATRL.load(tmp_path / "model", env=RandomLength, device="cpu").learn(120, resumed, reset_num_timesteps=False)
-    small_model().learn(200, whole)
     assert resumed.timesteps == whole.timesteps == [80, 120, 200]
     for ours, theirs in zip(resumed.sampled + resumed.greedy, whole.sampled + whole.greedy, strict=True):
         np.testing.assert_array_equal(ours.lengths, theirs.lengths)
