@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch as th
-from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
+from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import OtherAgents, RandomLength
