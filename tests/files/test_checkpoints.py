@@ -11,7 +11,7 @@ from sb3_matrl.files.checkpoints import (
     latest_checkpoint,
     restore_parts,
 )
-from tests.evaluation.test_callbacks import flat_parameters, small_model
+from tests.evaluation.test_eval_callback import flat_parameters, small_model
 
 
 class Counter:

@@ -6,7 +6,7 @@ import torch as th
 from sb3_matrl.matrl import MATRL
 from sb3_matrl.zoo.common.signals import SignalWatch
 from sb3_matrl.zoo.training.interrupts import StopOnSignal, UpdateStopped, interruptible_updates
-from tests.evaluation.test_callbacks import flat_parameters, small_model
+from tests.evaluation.test_eval_callback import flat_parameters, small_model
 
 
 def test_signal_stops_at_the_next_step():
