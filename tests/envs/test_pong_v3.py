@@ -29,6 +29,18 @@ def machine(**options):
     return original.parallel_env(auto_rom_install_path=os.path.dirname(ale_py.__file__), **options)
 
 
+@pytest.fixture(scope="module")
+def ram():
+    """An environment for tests that reset it first; loading the game takes long."""
+    return make("pong_v3")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """The same with pictures."""
+    return make("pong_v3", observation="pixels")
+
+
 def random_actions(n_steps, seed):
     rng = np.random.default_rng(seed)
     return [{agent: int(rng.integers(6)) for agent in ("first_0", "second_0")} for _ in range(n_steps)]
@@ -94,17 +106,17 @@ def test_ball_and_paddles_are_in_the_bytes_that_the_documentation_names():
     assert np.mean([-r == signs.get(byte) for r, byte in zip(right, frames[:-2, 3][flying], strict=True)]) > 0.95
 
 
-def test_agents_see_the_same_but_for_their_tags():
-    seen = make("pong_v3").reset(seed=0)[0]
+def test_agents_see_the_same_but_for_their_tags(ram, pixels):
+    seen = ram.reset(seed=0)[0]
     assert np.array_equal(seen["first_0"][:128], seen["second_0"][:128])
     assert [seen[agent][128:].tolist() for agent in ("first_0", "second_0")] == [[1, 0], [0, 1]]
-    seen = make("pong_v3", observation="pixels").reset(seed=0)[0]
+    seen = pixels.reset(seed=0)[0]
     assert np.array_equal(seen["first_0"][:4], seen["second_0"][:4])
     assert (seen["first_0"][4] == 0).all() and (seen["second_0"][4] == 255).all()
 
 
-def test_pixels_are_an_image_for_sb3s_cnn_policy():
-    env = make("pong_v3", observation="pixels")
+def test_pixels_are_an_image_for_sb3s_cnn_policy(pixels):
+    env = pixels
     space = env.observation_space("first_0")
     assert is_image_space(space) and is_image_space_channels_first(space)
     policy = ActorCriticCnnPolicy(space, env.action_space("first_0"), lambda _: 1e-3)
@@ -112,12 +124,11 @@ def test_pixels_are_an_image_for_sb3s_cnn_policy():
     assert values.shape == (2, 1) and values[0] != values[1]
 
 
-def test_observations_are_fresh_arrays():
-    env = make("pong_v3", observation="pixels")
-    before = env.reset(seed=0)[0]["first_0"]
+def test_observations_are_fresh_arrays(pixels):
+    before = pixels.reset(seed=0)[0]["first_0"]
     kept = before.copy()
     for actions in random_actions(30, seed=0):
-        after = env.step(actions)[0]["first_0"]
+        after = pixels.step(actions)[0]["first_0"]
     assert np.array_equal(before, kept) and not np.array_equal(after, kept)
 
 
@@ -141,8 +152,8 @@ def play_still(env, n_steps):
     return [env.step(dict.fromkeys(env.agents, 0)) for _ in range(n_steps)]
 
 
-def test_game_ends_when_someone_has_21_points():
-    env, fresh = make("pong_v3"), make("pong_v3")
+def test_game_ends_when_someone_has_21_points(ram):
+    env, fresh = make("pong_v3"), ram
     env.reset(seed=1)
     points, paid, snapshot = np.zeros(2), set(), None
     rng = np.random.default_rng(0)
@@ -209,8 +220,8 @@ def test_restored_game_goes_on_bit_for_bit_across_episodes(options):
     assert episode_ends(seen) == 3
 
 
-def test_snapshots_that_do_not_fit_are_refused():
-    env, fresh = make("pong_v3"), make("pong_v3")
+def test_snapshots_that_do_not_fit_are_refused(ram):
+    env, fresh = make("pong_v3"), ram
     env.reset(seed=0)
     good = env.snapshot()
     for spoilt, message in [
@@ -284,13 +295,12 @@ def test_wrong_options_are_explained(options, message):
         make("pong_v3", **options)
 
 
-def test_invalid_actions_are_explained():
-    env = make("pong_v3")
-    env.reset(seed=0)
+def test_invalid_actions_are_explained(ram):
+    ram.reset(seed=0)
     with pytest.raises(ValueError, match="second_0: action must be an integer from 0 to 5, got 6"):
-        env.step({"first_0": 0, "second_0": 6})
+        ram.step({"first_0": 0, "second_0": 6})
     with pytest.raises(ValueError, match=r"missing: \['second_0'\]"):
-        env.step({"first_0": 0})
+        ram.step({"first_0": 0})
 
 
 @pytest.mark.parametrize("package", ["ale_py", "pettingzoo.atari.pong_v3"])
