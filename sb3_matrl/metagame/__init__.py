@@ -1,4 +1,4 @@
-"""Two strategies per agent, current and predicted: payoffs from one rollout, equilibria, stability."""
+"""Meta-game between current and predicted policies: payoffs from one rollout, equilibria, stability."""
 
 from sb3_matrl.metagame.game import MetaGame
 from sb3_matrl.metagame.solvers import METHODS, SELECTIONS, Solution, check_applicable, solve, solve_two_agents

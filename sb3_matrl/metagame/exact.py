@@ -1,14 +1,16 @@
-"""Solvers that miss nothing: all pure equilibria by enumeration, all equilibria of two agents in closed form."""
+"""Exact solvers: all pure equilibria by enumeration, all equilibria of two agents in closed form."""
 
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, normalised, regrets
-from sb3_matrl.metagame.payoffs import Array
+from sb3_matrl.metagame.incentives import TOLERANCE, Array, normalise, regrets
+from sb3_matrl.metagame.table_payoffs import TablePayoffs
 
 
 def profiles(indices: npt.NDArray[np.int64], n_agents: int) -> Array:
     """
+    Pure profiles from their numbers.
+
     :param indices: (k,) numbers of pure profiles; bit 0 is current, agent 0 is the most significant bit
     :param n_agents: n
     :return: (k, n) weights on current, zeros and ones
@@ -17,40 +19,42 @@ def profiles(indices: npt.NDArray[np.int64], n_agents: int) -> Array:
     return 1.0 - bits.astype(np.float64)
 
 
-def pure_regrets(incentives: DenseIncentives) -> Array:
+def pure_regrets(payoffs: TablePayoffs) -> Array:
     """
-    :param incentives: of n agents
-    :return: (n, 2^n) what each agent gains by leaving each pure profile
+    Gains from leaving every pure profile.
+
+    :param payoffs: payoffs of n agents
+    :return: (n, 2^n) regret of each agent at each pure profile
     """
-    difference = incentives.difference
-    signs = 2.0 * profiles(np.arange(difference.shape[1]), incentives.n_agents).T - 1.0
+    difference = payoffs.difference
+    signs = 2.0 * profiles(np.arange(difference.shape[1]), payoffs.n_agents).T - 1.0
     return np.maximum(0.0, -signs * difference)
 
 
-def enumerate_pure(incentives: DenseIncentives) -> Array:
+def enumerate_pure(payoffs: TablePayoffs) -> Array:
     """
     All pure equilibria, by comparing every pure profile with its n neighbours at once.
 
-    :param incentives: of n <= 12 agents
+    :param payoffs: normalised payoffs of n <= 12 agents
     :return: (k, n) all pure equilibria up to the tolerance; if there is none, (1, n): the profile of least summed regret
     """
-    regret = pure_regrets(incentives)
+    regret = pure_regrets(payoffs)
     found = np.flatnonzero(regret.max(axis=0) <= TOLERANCE)
     if len(found) == 0:
         found = np.array([regret.sum(axis=0).argmin()])
-    return profiles(found, incentives.n_agents)
+    return profiles(found, payoffs.n_agents)
 
 
-def closed_form(incentives: DenseIncentives) -> Array:
+def closed_form(payoffs: TablePayoffs) -> Array:
     """
     All equilibria of at most two agents, by :func:`two_agent_points`.
 
-    :param incentives: of one or two agents
+    :param payoffs: normalised payoffs of one or two agents
     :return: (k, n) isolated equilibria and end points of the components
     """
-    if incentives.n_agents == 1:
-        return enumerate_pure(incentives)
-    points, regret = two_agent_points(incentives.difference[[[0, 0], [1, 1]], [[0, 1], [0, 2]]][:, :, None])
+    if payoffs.n_agents == 1:
+        return enumerate_pure(payoffs)
+    points, regret = two_agent_points(payoffs.difference[[[0, 0], [1, 1]], [[0, 1], [0, 2]]][:, :, None])
     return np.asarray(points[:, regret[:, 0] <= TOLERANCE, 0].T)
 
 
@@ -59,24 +63,26 @@ def closed_form(incentives: DenseIncentives) -> Array:
 
 def two_agent_incentives(tables: Array) -> Array:
     """
+    Normalised incentives of a batch of games of two agents.
+
     :param tables: (2, 2, 2, B) payoffs of agent i (first index) at every pure profile; 0 is current, 1 is predicted
-    :return: (2, 2, B) entry [i, s]: what agent i gains from current over predicted while the other plays s, normalised
+    :return: (2, 2, B) entry [i, s]: gain of agent i from current over predicted while the other plays s
     """
     difference = np.stack([tables[0, 0] - tables[0, 1], tables[1, :, 0] - tables[1, :, 1]])
-    return normalised(difference, np.abs(tables).max(axis=(1, 2)))
+    return normalise(difference, np.abs(tables).max(axis=(1, 2)))
 
 
 def two_agent_points(incentives: Array) -> tuple[Array, Array]:
     """
-    The points among which are all equilibria of two agents, for a batch of games.
+    Nine candidate points of two agents, which include all their equilibria, for a batch of games.
 
     Agent 1's incentive is linear in rho_2 and agent 2's in rho_1, so best responses change at 0, 1 and one root each.
-    The set of equilibria is a union of products of the resulting intervals, all of whose corners are products of these break
-    points. Checking the nine products therefore finds every isolated equilibrium and the end points of every continuum.
+    The set of equilibria is a union of products of the resulting intervals, and the corners of these products are pairs of
+    break points. Checking the nine pairs therefore finds every isolated equilibrium and the end points of every continuum.
 
-    :param incentives: (2, 2, B) as from :func:`two_agent_incentives`
-    :return: (2, 9, B) points, weights on current, and (9, B) the larger of the two agents' regrets there; where a root does
-        not exist the regret is infinite. The pure profiles are at 0 (both current), 1, 3 and 4 (both predicted).
+    :param incentives: (2, 2, B) from :func:`two_agent_incentives`
+    :return: (2, 9, B) points, weights on current, and (9, B) the larger of the two agents' regrets there; infinite where a
+        root does not exist. The pure profiles are at 0 (both current), 1, 3 and 4 (both predicted).
     """
     first, second = break_points(incentives[1])[:, None], break_points(incentives[0])[None]
     regret = two_agent_regrets(incentives, first, second)
@@ -87,7 +93,9 @@ def two_agent_points(incentives: Array) -> tuple[Array, Array]:
 
 def two_agent_regrets(incentives: Array, first: Array, second: Array) -> Array:
     """
-    :param incentives: (2, 2, B) as from :func:`two_agent_incentives`
+    Regrets on a grid of weights.
+
+    :param incentives: (2, 2, B) from :func:`two_agent_incentives`
     :param first: (k, 1, B) weights on current of agent 1
     :param second: (1, m, B) weights on current of agent 2
     :return: (k, m, B) the larger of the two agents' regrets
@@ -100,9 +108,10 @@ def two_agent_regrets(incentives: Array, first: Array, second: Array) -> Array:
 
 def break_points(incentive: Array) -> Array:
     """
+    Weights on current at which the other agent's best response changes.
+
     :param incentive: (2, B) the other agent's incentive where this agent plays current and predicted
-    :return: (3, B) this agent's weights on current at which the other's best response changes: 1, 0, and the root inside, or
-        NaN if there is none
+    :return: (3, B) weights on current: 1, 0, and the root inside, or NaN if there is none
     """
     at_current, at_predicted = incentive
     changes = at_current * at_predicted < 0.0

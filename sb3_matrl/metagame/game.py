@@ -5,8 +5,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.metagame.payoffs import MAX_DENSE_AGENTS, Array, DensePayoffs, Payoffs, SamplePayoffs
+from sb3_matrl.metagame.incentives import Array
+from sb3_matrl.metagame.sample_payoffs import SamplePayoffs
+from sb3_matrl.metagame.table_payoffs import MAX_DENSE_AGENTS, TablePayoffs
 
+#: Both kinds have the same methods; only the exact solvers need the table.
+Payoffs = TablePayoffs | SamplePayoffs
 #: Largest logarithm of a joint ratio that still leaves room for sums in float64.
 _MAX_LOG_RATIO = 600.0
 #: Centred advantages below this share of the uncentred ones are rounding errors of a constant.
@@ -15,15 +19,15 @@ _CONSTANT_ADVANTAGE = 1e-13
 
 class MetaGame:
     r"""
-    The game of n agents with the two pure strategies *current* and *predicted*, estimated from one rollout.
+    Game of n agents with the two pure strategies *current* and *predicted*, estimated from one rollout.
 
     For a pure profile x (x_j = 1 where agent j plays predicted) agent i's payoff is (Eq. 3 and 5)
 
         g_i(x) = mean_b[ (A_ib - mean A_i) * prod_{j: x_j=1} clip(r_jb, 1-c, 1+c) ]
 
-    with the joint ratio inside the mean. It is multilinear in ``rho``, the weights on the CURRENT policies, hence all payoffs
-    at a mixed profile cost O(B n), for any number of agents. The all-current payoff is exactly 0.0, and so is every payoff
-    when all ratios are 1.
+    with the joint ratio inside the mean. It is multilinear in ``rho``, the weights on the CURRENT policies, so all payoffs at
+    a mixed profile cost O(B n), for any number of agents. The all-current payoff is exactly 0.0, and so is every payoff if
+    all ratios are 1.
 
     :param ratios: (B, n) importance ratios predicted/current of the executed actions, >= 0
     :param advantages: (B, n) advantages, not centred
@@ -60,7 +64,7 @@ class MetaGame:
     @classmethod
     def from_payoffs(cls, payoffs: npt.ArrayLike) -> "MetaGame":
         """
-        A game given by its table, taken as it is (nothing is centred).
+        Create a game from its table, without centring.
 
         :param payoffs: (n, 2, ..., 2) payoffs of agent i (first index) at every pure profile; 0 is current, 1 is predicted
         :return: the game
@@ -73,7 +77,7 @@ class MetaGame:
         _require_small(n)
         _require_finite(table, "payoffs")
         game = cls.__new__(cls)
-        game._payoffs = DensePayoffs(table)
+        game._payoffs = TablePayoffs.from_table(table)
         return game
 
     @property
@@ -82,22 +86,36 @@ class MetaGame:
         return self._payoffs.n_agents
 
     @cached_property
-    def _table(self) -> Array:
+    def _table(self) -> TablePayoffs:
         _require_small(self.n_agents)
-        return self._payoffs.dense()
+        return self._payoffs.tabulated()
+
+    @cached_property
+    def normalised_table(self) -> TablePayoffs:
+        """
+        Table of the equivalent game in which each agent's largest incentive is 1, for the exact solvers.
+
+        :raises ValueError: above 12 agents
+        """
+        return self._table.normalised()
+
+    @cached_property
+    def normalised(self) -> Payoffs:
+        """Payoffs of the equivalent game that the solvers work on: the table up to 12 agents, the samples above."""
+        return self.normalised_table if self.n_agents <= MAX_DENSE_AGENTS else self._payoffs.normalised()
 
     def payoffs(self) -> Array:
         """
-        The dense game.
+        Payoffs at all pure profiles.
 
         :return: (n, 2, ..., 2); index 0 is current, 1 is predicted
         :raises ValueError: above 12 agents
         """
-        return self._table.copy()
+        return self._table.table()
 
     def strategy_payoffs(self, rho: npt.ArrayLike) -> Array:
         """
-        What each agent would get from either pure strategy while the others play ``rho``.
+        Payoffs of each agent's two pure strategies while the others play ``rho``.
 
         :param rho: (n,) weights on current
         :return: (n, 2); column 0 is u_i(current | rho_-i), column 1 is u_i(predicted | rho_-i)
@@ -106,6 +124,8 @@ class MetaGame:
 
     def expected_payoffs(self, rho: npt.ArrayLike) -> Array:
         """
+        Payoffs at a mixed profile.
+
         :param rho: (n,) weights on current
         :return: (n,) payoffs u_i(rho)
         """
@@ -115,13 +135,12 @@ class MetaGame:
 
     def nash_conv(self, rho: npt.ArrayLike) -> float:
         """
-        Sum of what the agents could gain by deviating alone; 0 exactly at a Nash equilibrium.
+        Sum of the agents' gains from deviating alone; 0 exactly at a Nash equilibrium.
 
         :param rho: (n,) weights on current
         :return: sum_i [max(u_i(current), u_i(predicted)) - u_i(rho)] >= 0
         """
-        profile = self._profile(rho)
-        gradient = self._payoffs.gradient(profile)
+        profile, gradient = self._profile(rho), self.gradient(rho)
         # Written per sign, so that rounding cannot make it negative.
         return float(np.sum(np.where(gradient > 0.0, (1.0 - profile) * gradient, -profile * gradient)))
 
@@ -132,7 +151,7 @@ class MetaGame:
         :param rho: (n,) weights on current
         :return: (n,) u_i(current | rho_-i) - u_i(predicted | rho_-i)
         """
-        return self._payoffs.gradient(self._profile(rho))
+        return np.asarray(self._payoffs.gradient(self._profile(rho)[None])[0])
 
     def hessian(self, rho: npt.ArrayLike) -> Array:
         """
@@ -146,13 +165,13 @@ class MetaGame:
     @cached_property
     def scale(self) -> float:
         """
-        The unit in which a NashConv is large or small.
+        Unit of payoffs, to compare a NashConv with.
 
-        Up to 12 agents the largest |payoff| over all pure profiles. Above, a lower estimate of it: the largest |payoff| over
-        the 2n + 2 profiles all-current, all-predicted and those that differ from one of them in one agent.
+        Up to 12 agents it is the largest |payoff| over all pure profiles. Above, it is a lower estimate of that: the largest
+        |payoff| over all-current, all-predicted and the 2n profiles that differ from one of them in one agent.
         """
         if self.n_agents <= MAX_DENSE_AGENTS:
-            return float(np.abs(self._table).max())
+            return float(self._table.largest().max())
         corners = (np.ones(self.n_agents), np.zeros(self.n_agents))
         return float(max(np.abs(self._payoffs.strategy_payoffs(corner)).max() for corner in corners))
 
@@ -193,7 +212,7 @@ def _require_finite(array: Array, name: str, live: npt.NDArray[np.bool_] | None 
 def _require_small(n_agents: int) -> None:
     if n_agents > MAX_DENSE_AGENTS:
         raise ValueError(
-            f"the dense game of {n_agents} agents has 2^{n_agents} profiles; it is built up to {MAX_DENSE_AGENTS} agents. "
+            f"the table of {n_agents} agents has 2^{n_agents} profiles; tables are built up to {MAX_DENSE_AGENTS} agents. "
             "Use strategy_payoffs, expected_payoffs and nash_conv, which need no table"
         )
 
@@ -215,6 +234,8 @@ def _require_bounded_products(ratio: Array) -> None:
 
 def _centred_weights(advantage: Array, live: npt.NDArray[np.bool_]) -> Array:
     """
+    Sample weights of every agent's payoffs.
+
     :param advantage: (B, n)
     :param live: (B, n)
     :return: (B, n) centred advantages over the number of live samples; 0 where masked or where all are equal

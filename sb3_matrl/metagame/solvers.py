@@ -1,6 +1,6 @@
-"""Find a Nash equilibrium of a meta-game: named methods, selection among equilibria, and the default that combines them."""
+"""Nash solvers of the meta-game: named methods, selection among equilibria, and the default that combines them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +9,14 @@ from sb3_matrl.metagame.dynamics import best_response
 from sb3_matrl.metagame.evolution import cmaes
 from sb3_matrl.metagame.exact import closed_form, enumerate_pure, two_agent_incentives, two_agent_points
 from sb3_matrl.metagame.game import MetaGame
-from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, Incentives, incentives_of, regrets
-from sb3_matrl.metagame.payoffs import MAX_DENSE_AGENTS, Array
+from sb3_matrl.metagame.incentives import TOLERANCE, Array, regrets
 from sb3_matrl.metagame.support import enumerate_supports
+from sb3_matrl.metagame.table_payoffs import MAX_DENSE_AGENTS
 from sb3_matrl.utils.suggest import unknown
 
 METHODS = ("auto", "enumeration", "closed-form", "support", "best-response", "cmaes")
 SELECTIONS = ("random", "welfare", "progress")
-#: Most agents for which a method applies.
+#: Largest number of agents for which a method applies.
 _LIMITS = {"enumeration": MAX_DENSE_AGENTS, "closed-form": 2, "support": 8}
 #: Payoff sums closer than this share of the scale count as equal in selection.
 _TIE = 1e-9
@@ -27,13 +27,13 @@ _MIXING = np.array([0, 0, 1, 0, 0, 1, 1, 1, 2])[:, None]
 @dataclass(frozen=True)
 class Solution:
     """
-    The outcome of :func:`solve`.
+    Result of :func:`solve`.
 
     :param rho: (n,) weights on the CURRENT policies
     :param nash_conv: NashConv at ``rho``, in the game's own payoffs
-    :param method: the method that produced ``rho`` (never "auto")
-    :param equilibria: (k, n) the equilibria that this method found: all pure ones for enumeration, all for closed form.
-        Empty when it found none; ``rho`` is then the best point that was seen.
+    :param method: method that produced ``rho`` (never "auto")
+    :param equilibria: (k, n) equilibria found by this method: all pure ones for enumeration, all for closed form. Empty if
+        it found none; ``rho`` is then the best point seen.
     """
 
     rho: Array
@@ -44,23 +44,23 @@ class Solution:
 
 def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: np.random.Generator | None = None) -> Solution:
     """
-    Solve for a Nash equilibrium.
+    Find a Nash equilibrium.
 
-    A point counts as an equilibrium when no agent gains more than 1e-9 by deviating, in units of that agent's largest
-    difference between its two strategies; ties within it are ties. Among several equilibria those with the fewest mixing
-    agents come first (a mixed one never where a pure one was found), then ``selection`` decides. In the game whose payoffs
-    are all equal every profile is an equilibrium; ``random`` then draws any pure one, the others return all-predicted.
+    A point counts as an equilibrium if no agent gains more than 1e-9 by deviating, in units of that agent's largest
+    difference between its two strategies. Among several equilibria those with the fewest mixing agents come first (never a
+    mixed one if a pure one was found), then ``selection`` decides. If all payoffs are equal, every profile is an equilibrium;
+    ``random`` then draws any pure one, the others return all-predicted.
 
-    :param game: the meta-game
+    :param game: meta-game
     :param method: ``enumeration`` (all pure equilibria, n <= 12), ``closed-form`` (all equilibria and end points of continua,
         n <= 2), ``support`` (Newton per support, n <= 8), ``best-response`` (pure dynamics, then a mixed search, any n),
-        ``cmaes`` (the paper's, any n), or ``auto``: the cheapest exact one that applies, then the next until one succeeds;
-        the best point seen is returned. ``enumeration`` of a game without a pure equilibrium returns the pure profile of
-        least regret, with ``nash_conv > 0`` and no ``equilibria``.
+        ``cmaes`` (the paper's, any n), or ``auto``: the cheapest exact one that applies, then the next until one succeeds; if
+        none does, the best point seen. In a game without a pure equilibrium ``enumeration`` returns the pure profile of least
+        regret, with ``nash_conv > 0`` and no ``equilibria``.
     :param selection: ``random`` (the paper), ``welfare`` (largest sum of payoffs) or ``progress`` (smallest sum of rho);
         the latter two break ties by each other, then by order
-    :param rng: source of all random draws; ``None`` means a generator with a fixed seed, so that a call can be repeated
-    :return: the equilibrium and what was found
+    :param rng: source of all random draws; ``None`` uses a generator with a fixed seed, so that a call can be repeated
+    :return: the selected equilibrium and all equilibria found
     :raises ValueError: on an unknown method or selection, or a method that does not apply to this number of agents
     """
     if method not in METHODS:
@@ -69,10 +69,9 @@ def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: 
         raise ValueError(unknown("selection", selection, SELECTIONS))
     check_applicable(method, game.n_agents)
     rng = np.random.default_rng(0) if rng is None else rng
-    incentives = incentives_of(game)
     if method == "auto":
-        return _first_success(game, incentives, _order(game.n_agents), selection, rng)
-    return _attempt(game, incentives, method, selection, rng)
+        return _first_success(game, _order(game.n_agents), selection, rng)
+    return _attempt(game, method, selection, rng)
 
 
 def solve_two_agents(tables: Array, rng: np.random.Generator) -> Array:
@@ -80,7 +79,7 @@ def solve_two_agents(tables: Array, rng: np.random.Generator) -> Array:
     :func:`solve` by closed form with random selection, for a batch of games of two agents at once.
 
     :param tables: (B, 2, 2, 2) payoffs of agent i (second index) at every pure profile; 0 is current, 1 is predicted
-    :param rng: draws among the equilibria with the fewest mixing agents, one block of draws for the whole batch
+    :param rng: source of the draws among the equilibria with the fewest mixing agents; one block for the whole batch
     :return: (B, 2) weights on the CURRENT policies
     """
     points, regret = two_agent_points(two_agent_incentives(np.ascontiguousarray(np.moveaxis(tables, 0, -1))))
@@ -90,9 +89,9 @@ def solve_two_agents(tables: Array, rng: np.random.Generator) -> Array:
 
 def check_applicable(method: str, n_agents: int) -> None:
     """
-    Refuse a method that cannot solve games of this size.
+    Reject a method that cannot solve games of this size.
 
-    :param method: a known method
+    :param method: one of ``METHODS``
     :param n_agents: number of agents
     :raises ValueError: if there are too many agents for it
     """
@@ -102,7 +101,7 @@ def check_applicable(method: str, n_agents: int) -> None:
 
 
 def _order(n_agents: int) -> Sequence[str]:
-    """:return: the methods that ``auto`` tries, cheapest exact first"""
+    """Methods that ``auto`` tries, cheapest exact first."""
     if n_agents <= _LIMITS["closed-form"]:
         return ("closed-form",)
     if n_agents > MAX_DENSE_AGENTS:
@@ -111,12 +110,10 @@ def _order(n_agents: int) -> Sequence[str]:
     return [name for name in order if n_agents <= _LIMITS.get(name, n_agents)]
 
 
-def _first_success(
-    game: MetaGame, incentives: Incentives, order: Sequence[str], selection: str, rng: np.random.Generator
-) -> Solution:
+def _first_success(game: MetaGame, order: Sequence[str], selection: str, rng: np.random.Generator) -> Solution:
     best: Solution | None = None
     for name in order:
-        solution = _attempt(game, incentives, name, selection, rng)
+        solution = _attempt(game, name, selection, rng)
         if len(solution.equilibria):
             return solution
         if best is None or solution.nash_conv < best.nash_conv:
@@ -125,35 +122,41 @@ def _first_success(
     return best
 
 
-def _attempt(game: MetaGame, incentives: Incentives, method: str, selection: str, rng: np.random.Generator) -> Solution:
-    points = _points(incentives, method, rng)
-    found = regrets(points, incentives.gradient(points)).max(axis=1) <= TOLERANCE
+def _attempt(game: MetaGame, method: str, selection: str, rng: np.random.Generator) -> Solution:
+    points = _points(game, method, rng)
+    found = regrets(points, game.normalised.gradient(points)).max(axis=1) <= TOLERANCE
     equilibria = points[found]
     rho = _select(game, equilibria if found.any() else points, selection, rng)
     return Solution(rho=rho, nash_conv=game.nash_conv(rho), method=method, equilibria=equilibria)
 
 
-def _points(incentives: Incentives, method: str, rng: np.random.Generator) -> Array:
-    """:return: (k, n) what a method found, k >= 1"""
-    dense: dict[str, Callable[[DenseIncentives], Array]] = {"enumeration": enumerate_pure, "closed-form": closed_form}
-    if isinstance(incentives, DenseIncentives):
-        if method in dense:
-            return dense[method](incentives)
-        if method == "support":
-            return enumerate_supports(incentives, rng)
-    return cmaes(incentives, rng) if method == "cmaes" else best_response(incentives, rng)
+def _points(game: MetaGame, method: str, rng: np.random.Generator) -> Array:
+    """Candidate points (k, n) of a method, k >= 1."""
+    match method:
+        case "enumeration":
+            return enumerate_pure(game.normalised_table)
+        case "closed-form":
+            return closed_form(game.normalised_table)
+        case "support":
+            return enumerate_supports(game.normalised_table, rng)
+        case "cmaes":
+            return cmaes(game.normalised, rng)
+        case _:
+            return best_response(game.normalised, rng)
 
 
 def _select(game: MetaGame, points: Array, selection: str, rng: np.random.Generator) -> Array:
     """
+    Selected point among those with the fewest mixing agents.
+
     :param points: (k, n) candidates
-    :return: (n,) one of those with the fewest mixing agents
+    :return: (n,) one of them
     """
     mixing = np.sum((points > 0.0) & (points < 1.0), axis=1)
     points = points[mixing == mixing.min()]
     if selection == "random":
         return np.asarray(points[rng.integers(len(points))])
-    # Rounded, so that the second criterion decides between equals.
+    # Rounding makes near-equal values equal, so that the second criterion decides between them.
     unit = _TIE * max(game.scale, np.finfo(np.float64).tiny)
     loss = np.round([-game.expected_payoffs(point).sum() / unit for point in points])
     regress = np.round(points.sum(axis=1) / _TIE)

@@ -1,4 +1,4 @@
-"""What kind of fixed point an equilibrium is (Appendix C), and how much improvement is guaranteed (Remark 1 and C.1)."""
+"""Stability of equilibria (Appendix C) and guaranteed improvement (Remark 1 and C.1)."""
 
 from typing import Literal
 
@@ -6,16 +6,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_matrl.metagame.game import MetaGame
-from sb3_matrl.metagame.payoffs import Array
+from sb3_matrl.metagame.incentives import Array
 
 FixedPointType = Literal["stable", "saddle", "rotational", "unstable", "none"]
 
 
 def eigenvalues(hessian: npt.ArrayLike) -> npt.NDArray[np.complex128]:
     """
+    Eigenvalues of the Hessian, sorted.
+
     :param hessian: (n, n) from :meth:`MetaGame.hessian`
     :return: (n,) complex, by falling real part, then falling imaginary part
-    :raises ValueError: if not a finite square matrix
+    :raises ValueError: if ``hessian`` is not a finite square matrix
     """
     matrix = _square(hessian)
     values = np.linalg.eigvals(matrix).astype(np.complex128)
@@ -32,37 +34,37 @@ def classify(
     Type of a fixed point of simultaneous gradient ASCENT in rho, kept in [0, 1]^n.
 
     The Hessian of a multilinear game has a zero diagonal, so its eigenvalues sum to zero: at an interior point they are
-    never all negative (or all positive), and "all real parts <= 0" means that all of them are zero. Stability in the strict
-    sense is a matter of the boundary. Each agent is one of
+    never all negative (or all positive), and "all real parts <= 0" means that all of them are zero. Strict stability therefore
+    depends on the boundary. Each agent is one of
 
     - *held*: pure, and its gradient pushes outward (it would lose by deviating);
     - *leaving*: pure, and its gradient pushes inward (it would gain by deviating);
-    - *free*: mixing with zero gradient, or pure with zero gradient. A pure one of these is held as well if no feasible move
-      of the other free agents makes its gradient push inward: with s = +1 at rho = 0 and -1 at rho = 1, s_i H_ij s_j <= 0
-      for pure j and H_ij = 0 for mixing j. (This is the sense in which the paper's "H <= 0, hence stable" holds: entry by
-      entry, over the feasible directions. As a definite matrix, a zero-diagonal H is never <= 0 unless it is zero.)
+    - *free*: mixing with zero gradient, or pure with zero gradient. A pure one of these is also held if no feasible move of
+      the other free agents makes its gradient push inward: with s = +1 at rho = 0 and -1 at rho = 1, s_i H_ij s_j <= 0 for
+      pure j and H_ij = 0 for mixing j. (In this sense the paper's "H <= 0, hence stable" holds: entry by entry, over the
+      feasible directions. As a definite matrix, a zero-diagonal H is never <= 0 unless it is zero.)
 
     The type follows from the leaving agents and the eigenvalues of H restricted to the free agents:
 
     ============== ====================================================================================================
-    ``stable``     none is leaving and all eigenvalues are zero; in particular every strict pure equilibrium, which is
+    ``stable``     no agent is leaving and all eigenvalues are zero; in particular every strict pure equilibrium, which is
                    asymptotically stable, and every point of a game that is constant nearby (marginally stable)
-    ``rotational`` none is leaving, all real parts are zero and some imaginary parts are not (competitive games: the
+    ``rotational`` no agent is leaving, all real parts are zero and some imaginary parts are not (competitive games: the
                    linearised dynamics circle around the point; the paper counts this as a kind of saddle)
     ``unstable``   some leave or grow, and no direction contracts: a strict minimum, possible only at a pure profile
     ``saddle``     some leave or grow, others are held or contract (the mixed equilibrium of a coordination game)
-    ``none``       a mixing agent has a nonzero gradient, so this is no fixed point
+    ``none``       a mixing agent has a nonzero gradient, so this is not a fixed point
     ============== ====================================================================================================
 
-    At a Nash equilibrium nobody is leaving, so that with all payoffs exact the answer is never ``none``, and ``unstable``
-    only where all deviations are ties and joint ones gain: equilibria are weakly stable, Theorem 1. This is a statement on
-    the linearisation; eigenvalues that are zero decide nothing about higher orders.
+    At a Nash equilibrium no agent is leaving, so with exact payoffs the type is never ``none``, and ``unstable`` only if all
+    deviations are ties and joint deviations gain: equilibria are weakly stable, Theorem 1. The type describes the
+    linearisation; zero eigenvalues do not determine higher orders.
 
     :param hessian: (n, n) in units of the payoff scale
-    :param rho: (n,) the point; ``None``: in the interior
+    :param rho: (n,) weights on current; ``None``: in the interior
     :param gradient: (n,) current minus predicted, in units of the payoff scale; ``None``: zero
-    :param tolerance: what counts as zero, for gradients, entries and real or imaginary parts
-    :return: the type
+    :param tolerance: largest size of gradients, entries and real or imaginary parts that counts as zero
+    :return: type of the fixed point
     :raises ValueError: on wrong shapes
     """
     matrix = _square(hessian)
@@ -84,7 +86,7 @@ def classify(
 
 
 def _released(matrix: Array, inward: Array, free: npt.NDArray[np.bool_], tolerance: float) -> npt.NDArray[np.bool_]:
-    """:return: (n,) the free agents without the pure ones that no move of the others can drive inward"""
+    """Free agents (n,) without the pure ones that no move of the others can drive inward."""
     while True:
         drive = inward[:, None] * matrix * np.where(inward == 0.0, 1.0, inward)
         towards = np.where(inward == 0.0, np.abs(drive), drive)
@@ -96,7 +98,7 @@ def _released(matrix: Array, inward: Array, free: npt.NDArray[np.bool_], toleran
 
 
 def _modes(matrix: Array, inward: Array, free: npt.NDArray[np.bool_], tolerance: float) -> tuple[bool, bool, bool]:
-    """:return: whether some direction of the free agents grows, contracts, turns"""
+    """Whether some direction of the free agents grows, contracts, turns."""
     if not free.any():
         return False, False, False
     values = eigenvalues(matrix[np.ix_(free, free)])
@@ -110,12 +112,12 @@ def _modes(matrix: Array, inward: Array, free: npt.NDArray[np.bool_], tolerance:
 
 def fixed_point_type(game: MetaGame, rho: npt.ArrayLike, tolerance: float = 1e-6) -> FixedPointType:
     """
-    Type of a point of a game; see :func:`classify`.
+    Type of a fixed point of a game; see :func:`classify`.
 
-    :param game: the meta-game
+    :param game: meta-game
     :param rho: (n,) weights on current, usually an equilibrium
-    :param tolerance: what counts as zero, as a share of the payoff scale
-    :return: the type; a game whose payoffs are all zero is ``stable`` everywhere
+    :param tolerance: largest size that counts as zero, as a share of the payoff scale
+    :return: type of the point; a game whose payoffs are all zero is ``stable`` everywhere
     """
     unit = game.scale if game.scale > 0.0 else 1.0
     return classify(game.hessian(rho) / unit, rho, game.gradient(rho) / unit, tolerance)
@@ -133,8 +135,8 @@ def improvement_lower_bound(
 
         g_i - 4 gamma eps_i / (1 - gamma)^2 * a^2,    a = 1 - prod_j (1 - alpha_j)
 
-    ``a`` bounds the probability that any agent acts differently. The mixture of weight rho_j on the current policy is
-    (1 - rho_j) alpha_j coupled to it, hence the tighter bound for it.
+    ``a`` bounds the probability that any agent acts differently. The mixture with weight rho_j on the current policy is
+    (1 - rho_j) alpha_j coupled to it, which gives the tighter bound.
 
     :param expected_payoffs: (n,) g_i, at all-predicted (Remark 1) or at ``rho`` (Remark C.1)
     :param max_advantage: (n,) eps_i = max |A_i|, >= 0

@@ -1,4 +1,4 @@
-"""Mixed equilibria of a few agents: Newton's method on the indifference equations of every support."""
+"""Support enumeration: mixed equilibria of a few agents by Newton's method on the indifference equations."""
 
 import itertools
 
@@ -6,32 +6,32 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_matrl.metagame.exact import enumerate_pure, profiles
-from sb3_matrl.metagame.incentives import TOLERANCE, DenseIncentives, regrets
-from sb3_matrl.metagame.payoffs import Array, joint_weight_derivatives, joint_weights
+from sb3_matrl.metagame.incentives import TOLERANCE, Array, regrets
+from sb3_matrl.metagame.table_payoffs import TablePayoffs, joint_weight_derivatives, joint_weights
 
-#: Newton starts per support: the centre and random points.
+#: Newton starts per support (the centre and random points), and iterations from each.
 _STARTS = 8
 _ITERATIONS = 25
 
 
-def enumerate_supports(incentives: DenseIncentives, rng: np.random.Generator) -> Array:
+def enumerate_supports(payoffs: TablePayoffs, rng: np.random.Generator) -> Array:
     """
     Equilibria with the fewest mixing agents.
 
-    A support says of each agent whether it plays current, predicted or mixes. With k agents mixing, their k indifference
-    equations are multilinear in their k weights; Newton's Jacobian comes from the same joint weights. Supports are worked
-    through by k = 0, 1, ..., n, all of one k in a batch, and the first k with an equilibrium ends the search: pure ones come
-    first and the fully mixed one last.
+    A support states for each agent whether it plays current, predicted or mixes. With k agents mixing, their k indifference
+    equations are multilinear in their k weights; Newton's Jacobian comes from the same joint weights. Supports are searched
+    by k = 0, 1, ..., n, all of one k in a batch, and the search stops at the first k with an equilibrium: pure equilibria
+    come first and fully mixed ones last.
 
-    :param incentives: of n <= 8 agents
-    :param rng: draws the random starts
+    :param payoffs: normalised payoffs of n <= 8 agents
+    :param rng: source of the random starts
     :return: (k, n) the equilibria found; if there is none, (1, n): the candidate of least regret
     """
-    points = enumerate_pure(incentives)
-    for n_mixing in range(incentives.n_agents + 1):
+    points = enumerate_pure(payoffs)
+    for n_mixing in range(payoffs.n_agents + 1):
         if n_mixing:
-            points = np.concatenate([points, _solve_supports(incentives, n_mixing, rng)])
-        worst = regrets(points, incentives.gradient(points)).max(axis=1)
+            points = np.concatenate([points, _solve_supports(payoffs, n_mixing, rng)])
+        worst = regrets(points, payoffs.gradient(points)).max(axis=1)
         if worst.min() <= TOLERANCE:
             return _distinct(points[worst <= TOLERANCE])
     return np.asarray(points[[worst.argmin()]])
@@ -42,26 +42,26 @@ def _distinct(points: Array) -> Array:
     return np.asarray(points[np.sort(first)])
 
 
-def _solve_supports(incentives: DenseIncentives, n_mixing: int, rng: np.random.Generator) -> Array:
-    """:return: (k, n) solutions of the indifference equations within [0, 1], not yet checked for deviations"""
-    mixers, corners = _supports(incentives.n_agents, n_mixing)
-    equations = _equations(incentives, mixers, corners)
+def _solve_supports(payoffs: TablePayoffs, n_mixing: int, rng: np.random.Generator) -> Array:
+    """Solutions (k, n) of the indifference equations within [0, 1], not yet checked for deviations."""
+    mixers, corners = _supports(payoffs.n_agents, n_mixing)
+    equations = _equations(payoffs, mixers, corners)
     # Indifference needs an incentive that changes sign over the mixers' cube (or is zero all over it).
     possible = np.all((equations.min(axis=2) <= TOLERANCE) & (equations.max(axis=2) >= -TOLERANCE), axis=1)
     if not possible.any():
-        return np.empty((0, incentives.n_agents))
+        return np.empty((0, payoffs.n_agents))
     mixers, corners, equations = mixers[possible], corners[possible], equations[possible]
     starts = rng.uniform(0.02, 0.98, size=(len(mixers), _STARTS, n_mixing))
     starts[:, 0] = 0.5
     mixed = _newton(np.repeat(equations, _STARTS, axis=0), starts.reshape(-1, n_mixing))
-    points = np.repeat(profiles(corners[:, 0], incentives.n_agents), _STARTS, axis=0)
+    points = np.repeat(profiles(corners[:, 0], payoffs.n_agents), _STARTS, axis=0)
     np.put_along_axis(points, np.repeat(mixers, _STARTS, axis=0), mixed, axis=1)
     inside = np.all((points >= -TOLERANCE) & (points <= 1.0 + TOLERANCE), axis=1)
     return np.clip(points[inside], 0.0, 1.0)
 
 
 def _supports(n_agents: int, n_mixing: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """:return: (K, k) the mixing agents, and (K, 2^k) the numbers of the pure profiles that they mix over"""
+    """Mixing agents (K, k), and numbers (K, 2^k) of the pure profiles that they mix over."""
     mixers, corners = [], []
     inner = profiles(np.arange(2**n_mixing), n_mixing) == 0.0
     for chosen in itertools.combinations(range(n_agents), n_mixing):
@@ -73,16 +73,16 @@ def _supports(n_agents: int, n_mixing: int) -> tuple[npt.NDArray[np.int64], npt.
     return np.concatenate(mixers), np.concatenate(corners).astype(np.int64)
 
 
-def _equations(incentives: DenseIncentives, mixers: npt.NDArray[np.int64], corners: npt.NDArray[np.int64]) -> Array:
-    """:return: (K, k, 2^k) the mixers' incentives at the corners of their cube"""
-    return np.asarray(incentives.difference[mixers[:, :, None], corners[:, None, :]])
+def _equations(payoffs: TablePayoffs, mixers: npt.NDArray[np.int64], corners: npt.NDArray[np.int64]) -> Array:
+    """Incentives (K, k, 2^k) of the mixers at the corners of their cube."""
+    return np.asarray(payoffs.difference[mixers[:, :, None], corners[:, None, :]])
 
 
 def _newton(equations: Array, rho: Array) -> Array:
     """
-    Damped least-squares Newton, so that singular Jacobians (continua of equilibria) are no obstacle.
+    Damped least-squares Newton, which also handles singular Jacobians (continua of equilibria).
 
-    :param equations: (K, k, 2^k)
+    :param equations: (K, k, 2^k) incentives of the mixers at the corners of their cube
     :param rho: (K, k) starts
     :return: (K, k) iterates, converged or not
     """

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_matrl.metagame import MetaGame
-from sb3_matrl.metagame.payoffs import leave_one_out
+from sb3_matrl.metagame.sample_payoffs import leave_one_out
 from tests.metagame.reference import (
     random_samples,
     slow_expected,
@@ -72,9 +72,16 @@ def test_derivatives_of_more_samples_than_a_block_agree_with_the_table(clip):
     dense = MetaGame.from_payoffs(game.payoffs())
     np.testing.assert_allclose(game.gradient(rho), dense.gradient(rho), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(game.hessian(rho), dense.hessian(rho), rtol=1e-10, atol=1e-13)
-    gradient, hessian = game._payoffs.linearised(rho)
-    np.testing.assert_allclose(gradient, dense.gradient(rho), atol=1e-5 * np.abs(dense.gradient(rho)).max())
-    np.testing.assert_allclose(hessian, dense.hessian(rho), atol=1e-5 * np.abs(dense.hessian(rho)).max())
+
+
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_single_precision_of_many_agents_agrees_with_double_precision(clip):
+    rng = np.random.default_rng(5)
+    samples, rho = MetaGame(*random_samples(rng, 13, 2300, spread=0.5), clip).normalised, rng.uniform(size=13)
+    gradient, hessian = samples.linearised(rho)
+    expected = samples.gradient(rho[None])[0], samples.hessian(rho)
+    np.testing.assert_allclose(gradient, expected[0], atol=1e-5 * np.abs(expected[0]).max())
+    np.testing.assert_allclose(hessian, expected[1], atol=1e-5 * np.abs(expected[1]).max())
 
 
 def test_hessian_of_unclipped_zero_ratios_needs_no_division():
@@ -195,7 +202,7 @@ ONES = np.ones((4, 2))
         ((ONES * 1e200, ONES), "pass a clip_range"),
     ],
 )
-def test_bad_samples_are_refused(arguments, message):
+def test_bad_samples_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         MetaGame(*arguments)
 
@@ -210,7 +217,7 @@ def test_bad_samples_are_refused(arguments, message):
         (np.ones((13, *(2,) * 13)), "up to 12 agents"),
     ],
 )
-def test_bad_tables_are_refused(table, message):
+def test_bad_tables_are_rejected(table, message):
     with pytest.raises(ValueError, match=message):
         MetaGame.from_payoffs(table)
 
@@ -218,12 +225,12 @@ def test_bad_tables_are_refused(table, message):
 @pytest.mark.parametrize(
     ("rho", "message"), [([0.5], "must have shape"), ([0.5, 1.1], r"\[0, 1\]"), ([0.5, np.nan], r"\[0, 1\]")]
 )
-def test_bad_profiles_are_refused(rho, message):
+def test_bad_profiles_are_rejected(rho, message):
     with pytest.raises(ValueError, match=message):
         MetaGame(ONES, ONES).nash_conv(rho)
 
 
-def test_the_dense_game_of_many_agents_is_refused():
+def test_tables_of_many_agents_are_rejected():
     with pytest.raises(ValueError, match="up to 12 agents"):
         MetaGame(np.ones((4, 13)), np.ones((4, 13))).payoffs()
 

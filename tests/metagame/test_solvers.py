@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, solve
+from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, solve, solve_two_agents
 from sb3_matrl.metagame.homotopy import trace
-from sb3_matrl.metagame.incentives import DenseIncentives, SampleIncentives, incentives_of
+from sb3_matrl.metagame.sample_payoffs import SamplePayoffs
 from tests.metagame.reference import KINDS, random_game, random_samples, slow_nash_conv, slow_payoffs
 
 # Row player first; index 0 is current, 1 is predicted.
@@ -133,6 +133,15 @@ def test_pure_equilibria_are_invariant_under_affine_changes(n, seed):
     assert len(after.equilibria) == len(before.equilibria)
 
 
+@pytest.mark.parametrize("kind", ["normal", "integer", "zero"])
+def test_batches_of_two_agents_get_equilibria_of_the_closed_form(kind):
+    rng = np.random.default_rng(8)
+    games = [random_game(kind, 2, rng) for _ in range(30)]
+    batch = solve_two_agents(np.stack([game.payoffs() for game in games]), rng)
+    for game, rho in zip(games, batch, strict=True):
+        assert as_set([rho]) <= as_set(solve(game, "closed-form").equilibria)
+
+
 def test_enumeration_without_pure_equilibrium_returns_the_least_regret():
     solution = solve(MetaGame.from_payoffs(PENNIES), "enumeration")
     assert solution.equilibria.shape == (0, 2)
@@ -210,8 +219,17 @@ def test_many_agents_without_pure_equilibrium_take_a_mixed_one():
     assert solution.nash_conv <= 1e-6 * game.scale
 
 
+def test_support_enumeration_without_success_returns_the_least_regret(monkeypatch):
+    monkeypatch.setattr("sb3_matrl.metagame.support._ITERATIONS", 0)
+    table = CYCLE.copy()
+    table[0, 0, :, 1] = 3.0
+    solution = solve(MetaGame.from_payoffs(table), "support")
+    assert len(solution.equilibria) == 0
+    assert solution.nash_conv > 0.0
+
+
 def test_best_response_uses_its_later_starts_when_the_path_leads_nowhere(monkeypatch):
-    monkeypatch.setattr("sb3_matrl.metagame.dynamics.trace", lambda incentives, steps: np.array([1.0, 0.0, 1.0]))
+    monkeypatch.setattr("sb3_matrl.metagame.dynamics.trace", lambda payoffs, steps: np.array([1.0, 0.0, 1.0]))
     # Agent 1 weighs differing from agent 3 unevenly, so that agent 3 mixes off the centre.
     table = CYCLE.copy()
     table[0, 0, :, 1] = 3.0
@@ -223,39 +241,52 @@ def test_best_response_uses_its_later_starts_when_the_path_leads_nowhere(monkeyp
     assert stalled.nash_conv > 0.0
 
 
-@pytest.mark.parametrize("floor", [0.5, 0.0])
-def test_sample_incentives_agree_with_the_dense_game(floor):
+@pytest.mark.parametrize("smallest", [0.5, 0.0])
+def test_samples_agree_with_their_table_in_what_solvers_use(smallest):
     rng = np.random.default_rng(4)
     ratios, advantages = random_samples(rng, 5)
     ratios = np.maximum(ratios, 0.5)
-    ratios[0] = max(floor, 0.0)
-    game = MetaGame(ratios, advantages)
-    dense, samples = incentives_of(game), SampleIncentives(game._payoffs)
-    assert isinstance(dense, DenseIncentives)
-    rho = rng.uniform(size=(3, 5))
-    unit = samples.gradient(rho)[0] / dense.gradient(rho)[0]
-    np.testing.assert_allclose(samples.gradient(rho), dense.gradient(rho) * unit, rtol=1e-9)
-    np.testing.assert_allclose(samples.jacobian(rho), dense.jacobian(rho) * unit[:, None], rtol=1e-8, atol=1e-12)
-    walks = [incentives.walk(np.ones(5)) for incentives in (dense, samples)]
+    ratios[0] = smallest
+    samples = SamplePayoffs(ratios.T, (advantages - advantages.mean(axis=0)).T)
+    table, rho = samples.tabulated(), rng.uniform(size=(3, 5))
+    np.testing.assert_allclose(samples.gradient(rho), table.gradient(rho), rtol=1e-9)
+    np.testing.assert_allclose(samples.jacobian(rho), table.jacobian(rho), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(samples.hessian(rho[0]), table.hessian(rho[0]), rtol=1e-8, atol=1e-12)
+    for ours, expected in zip(samples.linearised(rho[0]), table.linearised(rho[0]), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+    walks = [payoffs.walk(np.ones(5)) for payoffs in (table, samples)]
     for agent in (1, 3, 1, 0, 4):
         for walk in walks:
             walk.flip(agent)
         np.testing.assert_array_equal(walks[0].profile, walks[1].profile)
-        np.testing.assert_allclose(walks[1].gradient, walks[0].gradient * unit, rtol=1e-8)
+        np.testing.assert_allclose(walks[1].gradient, walks[0].gradient, rtol=1e-8)
+
+
+@pytest.mark.parametrize("n", [4, 13])
+def test_normalised_incentives_are_the_game_s_in_units_of_each_agent(n):
+    rng = np.random.default_rng(6)
+    game, rho = MetaGame(*random_samples(rng, n)), rng.uniform(size=(4, n))
+    share = game.normalised.gradient(rho) / np.stack([game.gradient(row) for row in rho])
+    np.testing.assert_allclose(share, share[[0]].repeat(4, axis=0), rtol=1e-6)
+    assert (share > 0.0).all()
 
 
 def test_the_homotopy_path_ends_in_an_equilibrium():
     rng = np.random.default_rng(0)
     for n in (2, 4, 7):
         game = random_game("zero-sum", n, rng)
-        end = trace(incentives_of(game), 1000)
+        end = trace(game.normalised, 1000)
         assert game.nash_conv(end) <= 1e-4 * game.scale
-        assert game.nash_conv(trace(incentives_of(game), 3)) > game.nash_conv(end)
+        assert game.nash_conv(trace(game.normalised, 3)) > game.nash_conv(end)
+
+
+def test_the_homotopy_path_of_a_zero_game_stays_at_the_centre():
+    np.testing.assert_array_equal(trace(MetaGame.from_payoffs(np.zeros((2, 2, 2))).normalised, 500), [0.5, 0.5])
 
 
 def test_auto_returns_the_best_point_seen(monkeypatch):
     points = {"enumeration": [0.0, 1.0, 1.0], "support": [0.4, 0.5, 0.5], "best-response": [1.0, 0.0, 1.0], "cmaes": [0.9] * 3}
-    monkeypatch.setattr("sb3_matrl.metagame.solvers._points", lambda incentives, method, rng: np.array([points[method]]))
+    monkeypatch.setattr("sb3_matrl.metagame.solvers._points", lambda game, method, rng: np.array([points[method]]))
     solution = solve(MetaGame.from_payoffs(CYCLE))
     assert solution.method == "support"
     assert len(solution.equilibria) == 0

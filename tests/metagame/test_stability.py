@@ -97,11 +97,11 @@ def test_lower_bound_at_current_is_the_payoff():
         (([1.0], 1.0, 0.1, 0.9, [2.0]), "rho must lie"),
     ],
 )
-def test_bad_bounds_are_refused(arguments, message):
+def test_bad_bounds_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         improvement_lower_bound(*arguments)
 
 
-def test_bad_hessians_are_refused():
+def test_bad_hessians_are_rejected():
     with pytest.raises(ValueError, match="finite"):
         eigenvalues(np.ones((2, 3)))
