@@ -1,4 +1,4 @@
-"""Compare algorithms: ``python zoo/benchmark.py --algos matrl ippo --envs checkers_v0 switch_v0 --seeds 5``."""
+"""Compare algorithms: ``sb3-matrl benchmark --algos matrl ippo --envs checkers_v0 switch_v0 --seeds 5``."""
 
 from __future__ import annotations
 
@@ -8,75 +8,99 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.benchmarking.artifacts import write_report
-from sb3_matrl.zoo.benchmarking.display import ProgressDisplay
-from sb3_matrl.zoo.benchmarking.execution import Outcome, execute, local_launcher
-from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, PlannedRun, plan_runs, read_settings, split_finished
-from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher, require_ray
-from sb3_matrl.zoo.benchmarking.run_results import read_result
-from sb3_matrl.zoo.benchmarking.run_statistics import require_rliable
-from sb3_matrl.zoo.common.cli import StrictParser, algorithm, count, device, positive_count, seed, user_errors
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
+from sb3_matrl.zoo.common.cli import (
+    VEC_ENVS,
+    StrictParser,
+    algorithm,
+    count,
+    device,
+    environment,
+    path,
+    positive_count,
+    seed,
+    user_errors,
+)
 from sb3_matrl.zoo.common.locking import locked_folder
 from sb3_matrl.zoo.common.yaml_files import parse_pairs, read_yaml
 
-EXAMPLES = """\
-  python zoo/benchmark.py --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2
-  python zoo/benchmark.py --algos matrl ippo --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs checkers_v0
-  python zoo/benchmark.py --envs switch_v0 --env-kwargs "switch_v0: {n_agents: 2, clock: true}" --seed-list 7 8 9
-  python zoo/benchmark.py --envs checkers_v0 switch_v0 --aggregate --bounds "checkers_v0: [0, 20]"
+if TYPE_CHECKING:
+    from sb3_matrl.zoo.benchmarking.execution import Outcome
+    from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, PlannedRun
 
-A benchmark that was broken off goes on where it stopped when the same command is given again.
+EXAMPLES = """\
+  sb3-matrl benchmark --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2
+  sb3-matrl benchmark --algos matrl ippo --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs checkers_v0
+  sb3-matrl benchmark --envs switch_v0 --env-kwargs "switch_v0: {n_agents: 2, clock: true}" --seed-list 7 8 9
+  sb3-matrl benchmark --envs checkers_v0 switch_v0 --aggregate --bounds "checkers_v0: [0, 20]"
+
+Give the same command again to continue a benchmark that was interrupted.
 """
 
 IN_USE = "is in use by another benchmark, or by a run that one left behind"
-INTERRUPTED = "interrupted: finished runs are kept; give the same command again to go on"
+INTERRUPTED = "interrupted: finished runs are kept; give the same command again to continue"
 
 
 def build_parser() -> StrictParser:
-    """The flags; those that train.py has too mean the same."""
-    parser = StrictParser("Train several methods with several seeds, and compare them.", EXAMPLES)
+    """:return: parser of the flags; those that train has too mean the same"""
+    parser = StrictParser("benchmark", "Train several methods with several seeds, and compare them.", EXAMPLES)
+    _add_method_flags(parser)
+    _add_run_flags(parser)
+    _add_report_flags(parser)
+    return parser
+
+
+def _named(metavar: str) -> dict[str, Any]:
+    """Arguments of a flag for ``name: value`` pairs."""
+    return {"action": "extend", "nargs": "+", "type": one_pair, "default": [], "metavar": metavar}
+
+
+def _add_method_flags(parser: StrictParser) -> None:
+    """Flags of methods, environments and seeds."""
     add = parser.add_argument
-    add("--algos", type=algorithm, nargs="+", help=f"algorithms, some of {', '.join(ALGORITHMS)}; None: all, unless --setting")
-    named: dict[str, Any] = {
-        "action": "extend",
-        "nargs": "+",
-        "type": one_pair,
-        "default": [],
-        "metavar": "NAME: {KEY: VALUE}",
-    }
-    add("--setting", help="a method with changed hyper-parameters; its algo is one of them unless the name says it", **named)
-    add("--settings", help="YAML file of such settings")
-    add("--envs", nargs="+", default=["checkers_v0"], help="environments: registered ids, or module:callable")
+    names = ", ".join(algorithm_names())
+    add("--algos", type=algorithm, nargs="+", help=f"algorithms, some of {names}; default: all, or none with --setting")
+    setting = "method with changed hyper-parameters; its algo is one of them unless the name says it"
+    add("--setting", help=setting, **_named("NAME: {KEY: VALUE}"))
+    add("--settings", type=path, help="YAML file of such settings")
+    envs = "environments: registered ids, or module:callable"
+    add("--envs", type=environment, nargs="+", default=["checkers_v0"], help=envs)
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seeds", type=positive_count, default=5, help="how many seeds: 0, 1, ...")
+    seeds.add_argument("--seeds", type=positive_count, default=5, help="number of seeds: 0, 1, ...")
     seeds.add_argument("--seed-list", type=seed, nargs="+", help="these seeds instead")
-    add("-n", "--n-timesteps", type=positive_count, help="steps of each run over all copies; None: from the conf file")
+
+
+def _add_run_flags(parser: StrictParser) -> None:
+    """Flags of every run, and of the machine."""
+    add = parser.add_argument
+    add("-n", "--n-timesteps", type=positive_count, help="steps of each run over all copies; default: those of the conf file")
     pairs: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "KEY:VALUE"}
     add("-params", "--hyperparams", help="hyper-parameters to change in all settings, as YAML", **pairs)
-    add("--env-kwargs", help="options of an environment", **{**named, "metavar": "ENV: {KEY: VALUE}"})
-    add("--conf-file", help="hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; None: <algo>.yml")
+    add("--env-kwargs", help="options of an environment", **_named("ENV: {KEY: VALUE}"))
+    conf_file = "hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; default: that of the algorithm"
+    add("--conf-file", type=path, help=conf_file)
     add("--eval-freq", type=count, default=10_000, help="steps between evaluations; -1: only at the end")
     add("--eval-episodes", type=positive_count, default=20, help="episodes per evaluation, sampled and greedy each")
-    add("--vec-env", choices=["auto", "batched", "dummy", "subproc"], default="auto", help="how copies are stepped")
+    add("--vec-env", choices=VEC_ENVS, default="auto", help="how copies are stepped")
     add("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
     add("--num-threads", type=positive_count, default=1, help="threads of each run")
     add("--jobs", type=positive_count, default=os.cpu_count() or 1, help="runs at a time")
     add("--backend", choices=["local", "ray"], default="local", help="runs as processes of this machine, or as tasks of ray")
-    add("--out", default="logs/benchmark", help="folder of the runs, tables and pictures")
-    add("--reference", help="setting that the others are compared with; None: ippo if it takes part, else the first one")
+
+
+def _add_report_flags(parser: StrictParser) -> None:
+    """Flags of the results."""
+    add = parser.add_argument
+    add("--out", type=path, default="logs/benchmark", help="folder of the runs, tables and pictures")
+    add("--reference", help="setting that the others are compared with; default: ippo if it takes part, else the first one")
     add("--aggregate", action="store_true", help="add a table of normalised scores over all environments")
-    add(
-        "--bounds",
-        help="returns that become 0 and 1 there; else those of chance and of the best run",
-        **{**named, "metavar": "ENV: [LOW, HIGH]"},
-    )
-    return parser
+    bounds = "returns that become 0 and 1 there; default: those of chance and of the best run"
+    add("--bounds", help=bounds, **_named("ENV: [LOW, HIGH]"))
 
 
 def one_pair(text: str) -> tuple[str, Any]:
@@ -93,8 +117,8 @@ def one_pair(text: str) -> tuple[str, Any]:
 
 def mapping(pairs: Iterable[tuple[str, Any]], flag: str) -> dict[str, Any]:
     """
-    :param pairs: from the command line
-    :param flag: said in errors
+    :param pairs: names and values of the command line
+    :param flag: flag that errors name
     :raises ValueError: on a name given twice
     """
     content: dict[str, Any] = {}
@@ -107,13 +131,15 @@ def mapping(pairs: Iterable[tuple[str, Any]], flag: str) -> dict[str, Any]:
 
 def benchmark_options(given: argparse.Namespace) -> BenchmarkOptions:
     """
-    :param given: flags as they were parsed
-    :raises ValueError: when they make no sense
-    :raises OSError: when the file of settings cannot be read
+    :param given: parsed command line
+    :raises ValueError: on flags that contradict each other
+    :raises OSError: if the file of settings cannot be read
     """
+    from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, read_settings
+
     in_file = read_yaml(Path(given.settings)) if given.settings else {}
     named = mapping([*in_file.items(), *given.setting], "--setting")
-    algos = given.algos if given.algos is not None else ([] if named else list(ALGORITHMS))
+    algos = given.algos if given.algos is not None else ([] if named else algorithm_names())
     env_kwargs = mapping(given.env_kwargs, "--env-kwargs")
     for env, values in env_kwargs.items():
         if not isinstance(values, Mapping):
@@ -135,7 +161,8 @@ def benchmark_options(given: argparse.Namespace) -> BenchmarkOptions:
 def reference_setting(options: BenchmarkOptions, asked: str | None) -> str:
     """
     :param asked: name given by the user
-    :raises ValueError: when no setting has it
+    :return: name of the setting that the others are compared with
+    :raises ValueError: if no setting has that name
     """
     names = [setting.name for setting in options.settings]
     if asked is not None and asked not in names:
@@ -146,8 +173,8 @@ def reference_setting(options: BenchmarkOptions, asked: str | None) -> str:
 def read_bounds(pairs: Iterable[tuple[str, Any]], envs: Sequence[str]) -> dict[str, tuple[float, float]]:
     """
     :param pairs: environment and ``[low, high]``
-    :param envs: of the benchmark
-    :raises ValueError: when an environment does not take part, or a value is no such pair
+    :param envs: environments of the benchmark
+    :raises ValueError: if an environment does not take part, or a value is no such pair
     """
     bounds = {}
     for env, value in mapping(pairs, "--bounds").items():
@@ -165,13 +192,18 @@ def read_bounds(pairs: Iterable[tuple[str, Any]], envs: Sequence[str]) -> dict[s
 
 def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int) -> Outcome:
     """
-    Do what is not done yet.
+    Run everything that is not finished.
 
     :param runs: all runs
     :param out: folder of the benchmark
     :param backend: ``local`` or ``ray``
     :param jobs: runs at a time
     """
+    from sb3_matrl.zoo.benchmarking.display import ProgressDisplay
+    from sb3_matrl.zoo.benchmarking.execution import Outcome, execute, local_launcher
+    from sb3_matrl.zoo.benchmarking.plan import split_finished
+    from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher
+
     with ExitStack() as stack:
         with user_errors():
             lock = stack.enter_context(locked_folder(out, IN_USE))
@@ -186,15 +218,15 @@ def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    :param arguments: of the command line; the process's own by default
-    :return: exit code: 0; 1 when a run failed; 130 or 143 when a signal ended it
-    :raises SystemExit: with code 2 when the user got something wrong
+    :param arguments: words of the command line; those of the process by default
+    :return: exit code: 0; 1 if a run failed; 130 or 143 if a signal ended the benchmark
+    :raises SystemExit: with code 2 on a mistake of the user
     """
     with user_errors():
         given = build_parser().parse_strictly(list(sys.argv[1:] if arguments is None else arguments))
-        require_rliable()
-        if given.backend == "ray":
-            require_ray()
+        from sb3_matrl.zoo.benchmarking.plan import plan_runs  # heavy: after the words are understood
+
+        _require_packages(given)
         options = benchmark_options(given)
         reference = reference_setting(options, given.reference)
         bounds = read_bounds(given.bounds, options.envs)
@@ -204,19 +236,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if outcome.signal is not None:
             print(INTERRUPTED, file=sys.stderr)
             return 128 + outcome.signal
-        results = [read_result(run) for run in runs if run.result.exists()]
-        if results:
-            write_report(options, results, reference, bounds if given.aggregate or bounds else None)
+        _write_report(options, runs, reference, bounds if given.aggregate or bounds else None)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
     if outcome.failed:
         names = "".join(f"\n  {run.name}: {run.log}" for run in outcome.failed)
-        print(
-            f"{len(outcome.failed)} of {len(runs)} runs failed; give the same command again to go on with them:{names}",
-            file=sys.stderr,
-        )
+        message = f"{len(outcome.failed)} of {len(runs)} runs failed; give the same command again to continue them:{names}"
+        print(message, file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _require_packages(given: argparse.Namespace) -> None:
+    from sb3_matrl.zoo.benchmarking.ray_backend import require_ray
+    from sb3_matrl.zoo.benchmarking.run_statistics import require_rliable
+
+    require_rliable()
+    if given.backend == "ray":
+        require_ray()
+
+
+def _write_report(
+    options: BenchmarkOptions, runs: Sequence[PlannedRun], reference: str, bounds: dict[str, tuple[float, float]] | None
+) -> None:
+    from sb3_matrl.zoo.benchmarking.artifacts import write_report
+    from sb3_matrl.zoo.benchmarking.run_results import read_result
+
+    results = [read_result(run) for run in runs if run.result.exists()]
+    if results:
+        write_report(options, results, reference, bounds)
 
 
 if __name__ == "__main__":

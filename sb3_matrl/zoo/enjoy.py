@@ -45,12 +45,8 @@ def build_parser() -> StrictParser:
 
 def _add_models(parser: StrictParser) -> None:
     """Flags of the run and the model."""
-    add = parser.add_argument
-    add(
-        "--algo",
-        type=algorithm,
-        help=f"algorithm: {', '.join(algorithm_names())}; default: {TrainOptions.algo}, or that of --run-dir",
-    )
+    add, names = parser.add_argument, ", ".join(algorithm_names())
+    add("--algo", type=algorithm, help=f"algorithm: {names}; default: {TrainOptions.algo}, or that of --run-dir")
     in_training = f"environment that the agents were trained in; default: {TrainOptions.env}, or that of --run-dir"
     add("--env", type=environment, help=in_training)
     add("-f", "--log-folder", "--folder", type=path, default="logs", help="folder of the runs")

@@ -1,20 +1,19 @@
-"""The paper's exact games: ``python zoo/games.py table1``, ``rotational``, or ``dynamics --game chicken``."""
+"""Studies of the paper's exact games: ``sb3-matrl games table1``, ``rotational``, or ``dynamics --game chicken``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_matrl.games.payoffs import game_names
-from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.common.cli import StrictParser, count, positive_count, seed, user_errors
+from sb3_matrl.games import game_names
+from sb3_matrl.zoo.common.cli import CommandParser, StrictParser, count, positive_count, seed, user_errors
 from sb3_matrl.zoo.studies.study_options import DynamicsOptions, RotationalOptions, Table1Options
 
 if TYPE_CHECKING:
@@ -22,107 +21,83 @@ if TYPE_CHECKING:
     from sb3_matrl.zoo.training.tracking import Tracker
 
 EXAMPLES = """\
-  python zoo/games.py table1 --out logs/games
-  python zoo/games.py table1 --games 200 --seed 1
-  python zoo/games.py rotational
-  python zoo/games.py dynamics --game matching_pennies
-  python zoo/games.py dynamics --game shapley --learners gd matrl
-  python zoo/games.py dynamics --payoffs "[[[3, 0], [0, 2]], [[2, 0], [0, 3]]]" --start 0.5 0.5
+  sb3-matrl games table1 --out logs/games
+  sb3-matrl games table1 --games 200 --seed 1
+  sb3-matrl games rotational
+  sb3-matrl games dynamics --game matching_pennies
+  sb3-matrl games dynamics --game shapley --learners gd matrl
+  sb3-matrl games dynamics --payoffs "[[[3, 0], [0, 2]], [[2, 0], [0, 3]]]" --start 0.5 0.5
 """
 #: Options of every study; the study ``name`` is the function of that name in ``sb3_matrl.zoo.studies.<name>``.
 STUDIES: dict[str, type[Any]] = {"table1": Table1Options, "rotational": RotationalOptions, "dynamics": DynamicsOptions}
 
 
-class CommandParser(StrictParser):
-    """
-    A parser of several commands, each with its own flags.
-
-    :param description: of them all
-    :param examples: shown below
-    :param commands: name -> parser of what follows it
-    """
-
-    def __init__(self, description: str, examples: str, commands: Mapping[str, StrictParser]) -> None:
-        super().__init__(description, examples)
-        self.commands = commands
-        self.add_argument("command", metavar="|".join(commands), help="see <command> --help for its flags")
-        for name, parser in commands.items():
-            parser.prog = f"{self.prog} {name}"
-
-    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """
-        :param arguments: words of the command line, without the program's name
-        :return: the flags of the command, and its name as ``command``
-        :raises ValueError: on an unknown command or flag
-        """
-        if not arguments or arguments[0].startswith("-"):
-            return super().parse_strictly(arguments)
-        command, *rest = arguments
-        if command not in self.commands:
-            raise ValueError(unknown("command", command, self.commands))
-        namespace = self.commands[command].parse_strictly(rest)
-        namespace.command = command
-        return namespace
-
-
 def build_parser() -> CommandParser:
-    """The commands and their flags."""
+    """:return: parser of the studies, each with flags of its own"""
     commands = {"table1": _table1_parser(), "rotational": _rotational_parser(), "dynamics": _dynamics_parser()}
-    return CommandParser("The paper's table and figures of exact games.", EXAMPLES, commands)
+    return CommandParser("games", "The paper's table and figures of exact games.", EXAMPLES, commands)
 
 
 def _table1_parser() -> StrictParser:
-    parser = StrictParser("Table 1: every learner on random 2x2 games.", "  python zoo/games.py table1 --games 1000 --seed 0")
+    parser = StrictParser(
+        "games", "Table 1: every learner on random 2x2 games.", "  sb3-matrl games table1 --games 1000 --seed 0"
+    )
     default = Table1Options()
     parser.add_argument("--games", type=positive_count, default=default.games, help="games of each class and generator")
-    parser.add_argument("--steps", type=positive_count, default=default.steps, help="of every learner")
-    parser.add_argument("--jobs", type=positive_count, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--steps", type=positive_count, default=default.steps, help="steps of every learner")
+    parser.add_argument("--jobs", type=positive_count, default=os.cpu_count() or 1, help="number of processes")
     return _with_common_flags(parser)
 
 
 def _rotational_parser() -> StrictParser:
     parser = StrictParser(
-        "Fig. 3: optimisers on the rotational game.", "  python zoo/games.py rotational --learning-rate 0.01"
+        "games", "Fig. 3: optimisers on the rotational game.", "  sb3-matrl games rotational --learning-rate 0.01"
     )
     add, default = parser.add_argument, RotationalOptions()
     add("--learning-rate", type=float, default=default.learning_rate, help="step size of every optimiser")
-    add("--look-ahead", type=float, default=default.look_ahead, help="of the comparison with a larger one")
-    add("--start", type=float, nargs=2, default=default.start, help="x and y", metavar=("X", "Y"))
-    add("--steps", type=positive_count, default=default.steps, help="at most")
-    add("--tolerance", type=float, default=default.tolerance, help="of max(|x|, |y|)")
+    add("--look-ahead", type=float, default=default.look_ahead, help="look-ahead of the comparison with a larger one")
+    add("--start", type=float, nargs=2, default=default.start, help="first x and y", metavar=("X", "Y"))
+    add("--steps", type=positive_count, default=default.steps, help="largest number of steps")
+    add("--tolerance", type=float, default=default.tolerance, help="largest max(|x|, |y|) at the fixed point")
     return _with_common_flags(parser)
 
 
 def _dynamics_parser() -> StrictParser:
     parser = StrictParser(
+        "games",
         "Figs. 7 and 8: learners on one game of two players with 2 or 3 actions each.",
-        "  python zoo/games.py dynamics --game chicken --learners iga matrl --start 0.9 0.2",
+        "  sb3-matrl games dynamics --game chicken --learners iga matrl --start 0.9 0.2",
     )
     add, default = parser.add_argument, DynamicsOptions()
-    add("--game", default=default.game, help=f"named game: {', '.join(game_names())}")
+    add("--game", default=default.game, help=f"named game: {', '.join(game_names())}; default: matching_pennies")
     add("--payoffs", help="a game of your own instead: [row player's matrix, column player's matrix]")
-    add("--learners", nargs="+", help="names of learners; None: a selection")
+    add("--learners", nargs="+", help="names of learners; default: a selection")
     add("--start", type=float, nargs="+", help="probability of action 0 of each player, or every player's probabilities")
-    add("--steps", type=count, default=default.steps, help="of every learner; None: 1000, or 300 for 3x3")
-    add("--predicted-step", type=float, default=default.predicted_step, help="of MATRL and its ablations in 2x2 games")
-    add("--learning-rate", type=float, default=default.learning_rate, help="of the learners on 3x3 games")
+    add("--steps", type=count, default=default.steps, help="steps of every learner; default: 1000, or 300 for 3x3")
+    add(
+        "--predicted-step",
+        type=float,
+        default=default.predicted_step,
+        help="predicted step of MATRL and its ablations in 2x2 games",
+    )
+    add("--learning-rate", type=float, default=default.learning_rate, help="step size of the learners on 3x3 games")
     return _with_common_flags(parser)
 
 
 def _with_common_flags(parser: StrictParser) -> StrictParser:
     add = parser.add_argument
-    add("--seed", type=seed, default=0, help="of games and of draws among equilibria")
+    add("--seed", type=seed, default=0, help="seed of games and of draws among equilibria")
     add("--out", type=Path, default=Path("logs/games"), help="folder for the JSON, PNG and SVG files")
     add("--track", action="store_true", help="log to Weights & Biases")
     add("--wandb-project-name", default="sb3-matrl", help="project of Weights & Biases")
-    add("--wandb-entity", help="user or team of Weights & Biases; None: the account's default")
+    add("--wandb-entity", help="user or team of Weights & Biases; default: that of the account")
     return parser
 
 
 def study_options(given: argparse.Namespace) -> Any:
     """
-    :param given: the parsed command line
-    :return: the options of the command's study
+    :param given: parsed command line
+    :return: options of the command's study
     """
     kind = STUDIES[given.command]
     values = {field.name: getattr(given, field.name) for field in fields(kind)}
@@ -130,14 +105,14 @@ def study_options(given: argparse.Namespace) -> Any:
 
 
 def _run_study(name: str, options: Any) -> Outcome:
-    """Matplotlib and PyTorch are imported here, so that ``--help`` does without."""
+    """Import and run a study; Matplotlib and PyTorch are imported here, so that ``--help`` answers fast."""
     study: Callable[[Any], Outcome] = getattr(import_module(f"sb3_matrl.zoo.studies.{name}"), name)
     return study(options)
 
 
 @contextmanager
 def _tracking(given: argparse.Namespace, options: Any) -> Iterator[Tracker | None]:
-    """The W&B run, if asked for."""
+    """W&B run of the study; ``None`` without ``--track``."""
     if not given.track:
         yield None
         return
@@ -160,9 +135,9 @@ def _report(outcome: Outcome, folder: Path, tracker: Tracker | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    :param arguments: of the command line; the process's own by default
+    :param arguments: words of the command line; those of the process by default
     :return: exit code
-    :raises SystemExit: with code 2 when the user got something wrong
+    :raises SystemExit: with code 2 on a mistake of the user
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -1,4 +1,4 @@
-"""Report on runs as one HTML page that needs nothing else: ``python zoo/report.py logs/matrl/checkers_v0_1``."""
+"""Report on runs as one self-contained HTML page: ``sb3-matrl report logs/matrl/checkers_v0_1``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.cli import StrictParser, positive_count, user_errors
-from sb3_matrl.zoo.reporting.run_loading import Run, load_runs
-from sb3_matrl.zoo.reporting.media import gallery
-from sb3_matrl.zoo.reporting.page import GENERATOR, render_page
+
+if TYPE_CHECKING:
+    from sb3_matrl.zoo.reporting.run_loading import Run
 
 FILE_NAME = "report.html"
 EXAMPLES = """\
-  python zoo/report.py logs/matrl/checkers_v0_1
-  python zoo/report.py logs/matrl/checkers_v0_1 logs/ippo/checkers_v0_1 --out checkers.html --title "Checkers"
-  python zoo/report.py logs/matrl/switch_v0_1 --no-frames
+  sb3-matrl report logs/matrl/checkers_v0_1
+  sb3-matrl report logs/matrl/checkers_v0_1 logs/ippo/checkers_v0_1 --out checkers.html --title "Checkers"
+  sb3-matrl report logs/matrl/switch_v0_1 --no-frames
 """
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """The command line of ``report.py``, which ``--help`` explains."""
+    """Options of ``report.py``, explained by ``--help``."""
 
     runs: list[Path]
     out: Path | None
@@ -36,25 +35,25 @@ class ReportOptions:
 
     @property
     def path(self) -> Path:
-        """Where the page goes."""
+        """Path of the page."""
         if self.out is not None:
             return self.out
         return self.runs[0] / FILE_NAME if len(self.runs) == 1 else Path(FILE_NAME)
 
 
 def build_parser() -> StrictParser:
-    """The flags."""
-    parser = StrictParser("Report on one run, or compare several, in one HTML page that needs nothing else.", EXAMPLES)
+    """:return: parser of the flags"""
+    parser = StrictParser("report", "Report on one run, or compare several, in one self-contained HTML page.", EXAMPLES)
     add = parser.add_argument
     add("runs", metavar="RUN", type=Path, nargs="+", help="run folder, such as logs/matrl/checkers_v0_1")
-    add("--out", type=Path, help="the page; None: <run>/report.html for one run, ./report.html for several")
-    add("--title", help="of the page; None: the names of the runs")
+    add("--out", type=Path, help="path of the page; default: <run>/report.html for one run, ./report.html for several")
+    add("--title", help="title of the page; default: the names of the runs")
     frames = parser.add_mutually_exclusive_group()
     frames.add_argument(
         "--frames",
         type=positive_count,
         default=8,
-        help="frames of a greedy episode, played with the saved model, of a run that has no video (*.mp4, *.gif)",
+        help="frames of a greedy episode, played with the saved model, for a run without a video (*.mp4, *.gif)",
     )
     frames.add_argument("--no-frames", action="store_true", help="play nothing (and import no environment)")
     return parser
@@ -62,7 +61,7 @@ def build_parser() -> StrictParser:
 
 def parse_options(words: Sequence[str]) -> ReportOptions:
     """
-    :param words: of the command line, without the program's name
+    :param words: words of the command line, without the program's name
     :raises ValueError: on unknown flags or values that cannot be read
     """
     return ReportOptions(**vars(build_parser().parse_strictly(words)))
@@ -70,8 +69,12 @@ def parse_options(words: Sequence[str]) -> ReportOptions:
 
 def check_output(path: Path) -> None:
     """
-    :raises ValueError: when ``path`` is a folder, or a file that is no report of ours
+    Check that nothing but an older report is overwritten.
+
+    :raises ValueError: if ``path`` is a folder, or a file that is no report
     """
+    from sb3_matrl.zoo.reporting.page import GENERATOR
+
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder; give a file, such as {path / FILE_NAME}")
     if path.exists() and f'content="{GENERATOR}"'.encode() not in path.read_bytes()[:1000]:
@@ -83,9 +86,15 @@ def write_report(options: ReportOptions) -> list[Run]:
     Read the runs and write the page.
 
     :return: the runs
-    :raises ValueError: when a folder is no run or holds no results, or the output would overwrite something else
-    :raises OSError: when something cannot be read or written
+    :raises ValueError: if a folder is no run or holds no results, or the output would overwrite something else
+    :raises OSError: if something cannot be read or written
     """
+    from tqdm import tqdm
+
+    from sb3_matrl.zoo.reporting.media import gallery
+    from sb3_matrl.zoo.reporting.page import render_page
+    from sb3_matrl.zoo.reporting.run_loading import load_runs
+
     check_output(options.path)
     runs = load_runs(options.runs)
     n_frames = 0 if options.no_frames else options.frames
@@ -100,9 +109,9 @@ def write_report(options: ReportOptions) -> list[Run]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    :param arguments: of the command line; the process's own by default
+    :param arguments: words of the command line; those of the process by default
     :return: exit code
-    :raises SystemExit: with code 2 when the user got something wrong
+    :raises SystemExit: with code 2 on a mistake of the user
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

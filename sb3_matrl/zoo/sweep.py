@@ -1,66 +1,80 @@
-"""Search hyper-parameters: ``python zoo/sweep.py zoo/sweeps/matrl_checkers.yaml``."""
+"""Search hyper-parameters: ``sb3-matrl sweep matrl_checkers``."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sb3_matrl.zoo.common.cli import StrictParser, count, positive_count, seed, user_errors
-from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig, find_sweep_file, read_sweep
+from sb3_matrl.zoo.common.cli import StrictParser, count, path, positive_count, seed, user_errors
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, PRUNERS, SAMPLERS, SweepOptions
-from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget
-from sb3_matrl.zoo.sweeping.wandb_agent import register, run_agent
-from sb3_matrl.zoo.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
+    from sb3_matrl.zoo.training.options import TrainOptions
 
 EXAMPLES = """\
-  python zoo/sweep.py zoo/sweeps/matrl_checkers.yaml --n-trials 20
-  python zoo/sweep.py matrl_checkers --n-trials 40          (goes on with the same study, up to 40 trials)
-  python zoo/sweep.py matrl_checkers --sampler random --pruner median --study-name random_search
-  python zoo/sweep.py matrl_checkers --comparison-seeds 3   (is the best better than the conf file's?)
-  python zoo/sweep.py zoo/sweeps/matrl_checkers.yaml --backend wandb --n-trials 20
+  sb3-matrl sweep zoo/sweeps/matrl_checkers.yaml --n-trials 20
+  sb3-matrl sweep matrl_checkers --n-trials 40          (continues the same study, up to 40 trials)
+  sb3-matrl sweep matrl_checkers --sampler random --pruner median --study-name random_search
+  sb3-matrl sweep matrl_checkers --comparison-seeds 3   (is the best better than the conf file's?)
+  sb3-matrl sweep zoo/sweeps/matrl_checkers.yaml --backend wandb --n-trials 20
 
-The file is in W&B's sweep schema; `wandb sweep FILE` takes it, too. A study that was stopped or killed goes on when the
-same command is given again. Several processes may work on one study: give the others the same command and another --seed.
+The file is in W&B's sweep schema; `wandb sweep FILE` takes it, too. Give the same command again to continue a study that was
+stopped or killed. Several processes may work on one study: give the others the same command and another --seed.
 """
 
 
 def build_parser() -> StrictParser:
-    """The flags, with rl-zoo's names where it has them."""
-    parser = StrictParser("Search the hyper-parameters of train.py.", EXAMPLES)
+    """:return: parser with rl-zoo's flags where it has them"""
+    parser = StrictParser("sweep", "Search the hyper-parameters of a training.", EXAMPLES)
+    _add_search_flags(parser)
+    _add_trial_flags(parser)
+    _add_output_flags(parser)
+    return parser
+
+
+def _add_search_flags(parser: StrictParser) -> None:
     add = parser.add_argument
-    add("sweep", metavar="SWEEP", help="sweep file (YAML), or the name of a shipped one")
+    add("sweep", type=path, metavar="SWEEP", help="sweep file (YAML), or the name of a shipped one")
     add("--backend", choices=["optuna", "wandb"], default="optuna", help="search here, or by W&B's server and agent")
-    trials = (
-        f"trials in total, with those of earlier calls; None: the sweep's run_cap, else the whole grid or {DEFAULT_TRIALS}"
-    )
+    trials = f"trials in total, with those of earlier calls; default: the sweep's run_cap, else the grid or {DEFAULT_TRIALS}"
     add("--n-trials", type=positive_count, help=trials)
-    add("--study-name", help="name of the study; None: name of the file")
-    add("--storage", help="data base of the study, e.g. sqlite:///study.db; None: study.db in the study's folder")
-    add("--sampler", choices=SAMPLERS, help="None: the sweep's method (tpe for bayes)")
-    add("--pruner", choices=PRUNERS, help="stops bad trials early, at evaluations; None: the sweep's early_terminate")
+    add("--study-name", help="name of the study; default: name of the file")
+    add("--storage", help="data base of the study, e.g. sqlite:///study.db; default: study.db in the study's folder")
+    add("--sampler", choices=SAMPLERS, help="default: the sweep's method (tpe for bayes)")
+    add("--pruner", choices=PRUNERS, help="stops bad trials early, at evaluations; default: the sweep's early_terminate")
     add("--n-startup-trials", type=count, default=10, help="random trials before TPE, and before the median pruner")
-    add("--seed", type=seed, default=1000, help="of the sampler; trial k trains with seed + k")
-    add("-n", "--n-timesteps", type=positive_count, help="steps of a trial; None: what the sweep says")
+    add("--seed", type=seed, default=1000, help="seed of the sampler; trial k trains with seed + k")
+
+
+def _add_trial_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    add("-n", "--n-timesteps", type=positive_count, help="steps of a trial; default: those of the sweep")
     often = parser.add_mutually_exclusive_group()
-    often.add_argument("--eval-freq", type=positive_count, help="steps between evaluations; None: what the sweep says")
+    often.add_argument("--eval-freq", type=positive_count, help="steps between evaluations; default: those of the sweep")
     often.add_argument("--n-evaluations", type=positive_count, help="evaluations per trial, instead of --eval-freq")
-    add("--eval-episodes", type=positive_count, help="episodes per evaluation; None: what the sweep says")
-    add("-f", "--log-folder", default="logs", help="the study goes to <log folder>/sweeps/<study name>")
-    add("--optimization-log-path", help="folder of the study, instead of the one in the log folder")
-    add("--out", help="file for the best hyper-parameters, for train.py --conf-file; None: best.yml in the study's folder")
-    add("--summary", help="file for the record of the study; None: summary.json in its folder")
+    add("--eval-episodes", type=positive_count, help="episodes per evaluation; default: those of the sweep")
+
+
+def _add_output_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    add("-f", "--log-folder", type=path, default="logs", help="the study goes to <log folder>/sweeps/<study name>")
+    add("--optimization-log-path", type=path, help="folder of the study, instead of the one in the log folder")
+    best = "file for the best hyper-parameters, for train --conf-file; default: best.yml in the study's folder"
+    add("--out", type=path, help=best)
+    add("--summary", type=path, help="file for the record of the study; default: summary.json in its folder")
     comparison = "retrain best and default hyper-parameters with the seeds 0 to N - 1 and compare them; 0: do not"
     add("--comparison-seeds", type=count, default=0, metavar="N", help=comparison)
     add("--comparison-episodes", type=positive_count, default=100, help="episodes of each final evaluation in the comparison")
-    add("--wandb-project-name", help="project of Weights & Biases; None: the sweep's, else sb3-matrl")
-    add("--wandb-entity", help="user or team of Weights & Biases; None: the sweep's, else the account's default")
-    return parser
+    add("--wandb-project-name", help="project of Weights & Biases; default: the sweep's, else sb3-matrl")
+    add("--wandb-entity", help="user or team of Weights & Biases; default: the sweep's, else that of the account")
 
 
 def parse_options(words: Sequence[str]) -> SweepOptions:
     """
-    :param words: of the command line, without the program's name
+    :param words: words of the command line, without the program's name
     :raises ValueError: on unknown flags or values that cannot be read
     """
     options = SweepOptions(**vars(build_parser().parse_strictly(words)))
@@ -77,24 +91,29 @@ def checked_sweep(options: SweepOptions) -> tuple[SweepConfig, TrainOptions]:
     Read the sweep and check all of it.
 
     :return: the sweep, and options of a training with the first values of all parameters
-    :raises ValueError: on anything that is wrong; names the parameter
+    :raises ValueError: on a mistake in the file; names the parameter
     :raises OSError: when the file cannot be read
     """
-    path = find_sweep_file(options.sweep)
-    config = read_sweep(path)
+    from sb3_matrl.zoo.sweeping.sweep_file import find_sweep_file, read_sweep
+    from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget  # heavy: after the words are understood
+
+    sweep_file = find_sweep_file(options.sweep)
+    config = read_sweep(sweep_file)
     try:
         config = with_budget(config, options.budget)
         return config, check_parameters(config)
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        raise ValueError(f"{sweep_file.name}: {error}") from error
 
 
 def on_wandb(options: SweepOptions, config: SweepConfig) -> int:
     """
-    Search by W&B's server and agent.
+    Search with W&B's server and agent.
 
     :return: exit code of the agent
     """
+    from sb3_matrl.zoo.sweeping.wandb_agent import register, run_agent
+
     project = options.wandb_project_name or config.project or "sb3-matrl"
     with user_errors():
         sweep = register(config, project, options.wandb_entity or config.entity)
@@ -103,10 +122,10 @@ def on_wandb(options: SweepOptions, config: SweepConfig) -> int:
 
 def on_optuna(options: SweepOptions, config: SweepConfig, first: TrainOptions, words: Sequence[str]) -> int:
     """
-    Search by a local study.
+    Search with a local study.
 
     :param first: options of a training with the first values of all parameters
-    :param words: of the command line
+    :param words: words of the command line
     :return: exit code
     """
     with user_errors():
@@ -120,9 +139,9 @@ def on_optuna(options: SweepOptions, config: SweepConfig, first: TrainOptions, w
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    :param arguments: of the command line; the process's own by default
+    :param arguments: words of the command line; those of the process by default
     :return: exit code
-    :raises SystemExit: with code 2 when the user got something wrong
+    :raises SystemExit: with code 2 on a mistake of the user
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

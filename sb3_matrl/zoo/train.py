@@ -1,4 +1,4 @@
-"""Train agents: ``python zoo/train.py --algo matrl --env checkers_v0``."""
+"""Train agents: ``sb3-matrl train --algo matrl --env checkers_v0``."""
 
 from __future__ import annotations
 
@@ -6,53 +6,54 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.zoo.common.cli import (
+    VEC_ENVS,
     StrictParser,
     algorithm,
     boolean,
     count,
     device,
+    environment,
     log_interval,
     non_negative_count,
+    path,
     positive_count,
     seed,
     thread_count,
     user_errors,
 )
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
-from sb3_matrl.zoo.common.locking import locked_folder
-from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.invocation import command_prefix
 from sb3_matrl.zoo.common.signals import exit_code
 from sb3_matrl.zoo.common.words import normalise_words
 from sb3_matrl.zoo.common.yaml_files import parse_pairs
-from sb3_matrl.zoo.playing.players import open_run_folder
-from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.resuming import MAY_CHANGE, prepare_resumed
-from sb3_matrl.zoo.training.tracking import in_sweep
-from sb3_matrl.zoo.training.training_run import Experiment, create_folder, describe, prepare, run, start_tracking
+from sb3_matrl.zoo.training.options import MAY_CHANGE, TrainOptions, in_sweep
 
-IN_USE = "is in use by another training"
+if TYPE_CHECKING:
+    from sb3_matrl.zoo.training.training_run import TrainingRun
+
 EXAMPLES = """\
-  python zoo/train.py --algo matrl --env checkers_v0 --seed 0 --progress
-  python zoo/train.py --algo ippo --env switch_v0 -n 100000 --env-kwargs n_agents:2 clock:true
-  python zoo/train.py --algo matrl --env checkers_v0 --conf-file paper
-  python zoo/train.py --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
-  python zoo/train.py --env checkers_v0 -i logs/matrl/checkers_v0_1/checkers_v0.zip -n 50000 --record
-  python zoo/train.py --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"
-  python zoo/train.py --resume logs/matrl/checkers_v0_1
-  python zoo/train.py --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
+  sb3-matrl train --algo matrl --env checkers_v0 --seed 0 --progress
+  sb3-matrl train --algo ippo --env switch_v0 -n 100000 --env-kwargs n_agents:2 clock:true
+  sb3-matrl train --algo matrl --env checkers_v0 --conf-file paper
+  sb3-matrl train --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
+  sb3-matrl train --env checkers_v0 -i logs/matrl/checkers_v0_1/checkers_v0.zip -n 50000 --record
+  sb3-matrl train --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"
+  sb3-matrl train --resume logs/matrl/checkers_v0_1
+  sb3-matrl train --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
 """
+# Flags that take key:value words.
+PAIRS = ("hyperparams", "env_kwargs", "eval_env_kwargs")
 
 
 def build_parser() -> StrictParser:
-    """The flags, with rl-zoo's names where it has them, and the defaults of :class:`TrainOptions`."""
-    parser = StrictParser("Train agents with MATRL or one of its ablations.", EXAMPLES)
+    """:return: parser with rl-zoo's flags where it has them, and the defaults of :class:`TrainOptions`"""
+    parser = StrictParser("train", "Train agents with MATRL, one of its ablations or another registered algorithm.", EXAMPLES)
     _add_training_flags(parser)
     _add_resume_flags(parser)
     _add_output_flags(parser)
@@ -65,28 +66,30 @@ def build_parser() -> StrictParser:
 # Words that are collected in a list, however often the flag is given.
 _SEVERAL: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
 _PAIRS: dict[str, Any] = {**_SEVERAL, "metavar": "KEY:VALUE"}
-# A switch that may also be told "True" or "False", as W&B does.
+# A switch that also accepts "True" or "False", as W&B sends it.
 _SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
 
 
 def _add_training_flags(parser: StrictParser) -> None:
     add = parser.add_argument
-    add("--algo", type=algorithm, help=f"algorithm: {', '.join(ALGORITHMS)}")
-    add("--env", help="environment: a registered id, or module:callable that makes a ParallelEnv")
-    add("-n", "--n-timesteps", type=positive_count, help="steps to train for over all copies; None: from the conf file")
-    add("--seed", type=seed, help="seed of everything random; None: drawn, and noted in args.yml")
+    add("--algo", type=algorithm, help=f"algorithm: {', '.join(algorithm_names())}")
+    add("--env", type=environment, help="environment: a registered id, or module:callable that makes a ParallelEnv")
+    add("-n", "--n-timesteps", type=positive_count, help="steps to train for over all copies; default: those of the conf file")
+    add("--seed", type=seed, help="seed of everything random; default: drawn, and written to args.yml")
     add(
         "-i",
         "--trained-agent",
+        type=path,
         metavar="MODEL.zip",
-        help="go on from this model, for n further steps: networks, learners, optimisers and counters are the file's, "
-        "all other hyper-parameters those of the conf file and of the command line",
+        help="continue from this model for n more steps: networks, learners, optimisers and counters come from the file, "
+        "all other hyper-parameters from the conf file and the command line",
     )
     add("--trust", help="accept a --trained-agent of plain Stable-Baselines3, which can run code when it is loaded", **_SWITCH)
     add(
         "-conf",
         "--conf-file",
-        help="hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; None: <algo>.yml",
+        type=path,
+        help="hyper-parameters: a YAML file keyed by env id, or the name of a shipped one; default: that of the algorithm",
     )
     add(
         "-params",
@@ -96,9 +99,8 @@ def _add_training_flags(parser: StrictParser) -> None:
         **_PAIRS,
     )
     add("--env-kwargs", help="options of the environment, as YAML", **_PAIRS)
-    add("--eval-env-kwargs", help="those that differ in evaluations, as YAML", **_PAIRS)
-    vec_envs = ["auto", "batched", "dummy", "subproc"]
-    add("-vec", "--vec-env", choices=vec_envs, help="how copies are stepped")
+    add("--eval-env-kwargs", help="options that differ in evaluations, as YAML", **_PAIRS)
+    add("-vec", "--vec-env", choices=VEC_ENVS, help="how copies are stepped")
     add("--device", type=device, help="auto, cpu, cuda, ...")
     add("--num-threads", type=thread_count, help="threads of PyTorch; one is fastest for small networks; -1: PyTorch's choice")
 
@@ -107,26 +109,33 @@ def _add_resume_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add(
         "--resume",
+        type=path,
         metavar="RUN_DIR",
-        help="go on with a stopped run, from its newest checkpoint and with its own options; -n: for a new total of steps",
+        help="continue a stopped run from its newest checkpoint with its own options; -n sets a new total of steps",
     )
     allowed = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(MAY_CHANGE))
-    add("--override", help=f"let options beside --resume differ from the run's; may change: {allowed}", **_SWITCH)
+    add("--override", help=f"let options given with --resume differ from the run's; may change: {allowed}", **_SWITCH)
 
 
 def _add_output_flags(parser: StrictParser) -> None:
     add = parser.add_argument
-    add("-f", "--log-folder", help="runs go to <log folder>/<algo>/<env>_<k>")
-    add("--run-dir", help="a new or empty folder for this run; None: numbered in the log folder")
+    add("-f", "--log-folder", type=path, help="runs go to <log folder>/<algo>/<env>_<k>")
+    add("--run-dir", type=path, help="new or empty folder for this run; default: numbered in the log folder")
     add("-uuid", "--uuid", help="add a unique id to the name of the run's folder", **_SWITCH)
-    add("-tb", "--tensorboard-log", metavar="FOLDER", help="TensorBoard's files go to <FOLDER>/<algo>; None: the run's folder")
+    add(
+        "-tb",
+        "--tensorboard-log",
+        type=path,
+        metavar="FOLDER",
+        help="TensorBoard's files go to <FOLDER>/<algo>; default: the run's folder",
+    )
     add("--log-interval", type=log_interval, help="iterations between rows of the log; -1: 1; -2: only evaluations")
     add("--eval-freq", type=count, help="steps between evaluations; -1: only at the end")
     add("--eval-episodes", type=positive_count, help="episodes per evaluation, sampled and greedy each")
-    add("--n-eval-envs", type=positive_count, help="copies for evaluations; None: as in training, at most one per episode")
+    add("--n-eval-envs", type=positive_count, help="copies for evaluations; default: as in training, at most one per episode")
     add("--save-freq", type=count, help="steps between checkpoints; -1: not by steps")
     add("--save-every-minutes", type=float, metavar="MINUTES", help="minutes between checkpoints; 0: not by the clock")
-    add("--keep-checkpoints", type=non_negative_count, metavar="K", help="how many of the latest checkpoints are kept; 0: all")
+    add("--keep-checkpoints", type=non_negative_count, metavar="K", help="number of latest checkpoints to keep; 0: all")
     add("--record", help="film a greedy episode of the last model, as video.mp4", **_SWITCH)
     add("--verbose", type=int, choices=[0, 1, 2], help="0: only the summary, 1: tables, 2: with every key")
     add("-P", "--progress", help="show a progress bar", **_SWITCH)
@@ -136,90 +145,93 @@ def _add_wandb_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add("--track", help="log to Weights & Biases; always on in one of its sweeps", **_SWITCH)
     add("--wandb-project-name", help="project of Weights & Biases")
-    add("--wandb-entity", help="user or team of Weights & Biases; None: the account's default")
+    add("--wandb-entity", help="user or team of Weights & Biases; default: that of the account")
     add("--wandb-group", help="group of runs in Weights & Biases")
     add("-tags", "--wandb-tags", metavar="TAG", help="tags of the run in Weights & Biases", **_SEVERAL)
 
 
-def parse_options(words: Sequence[str]) -> TrainOptions:
+def given_options(words: Sequence[str]) -> dict[str, Any]:
     """
-    :param words: of the command line, without the program's name; also as ``wandb agent`` sends them
+    :param words: words of the command line, without the program's name; also as ``wandb agent`` sends them
+    :return: name -> value of the options among them, ``resume`` and ``override`` included
     :raises ValueError: on unknown flags or values that cannot be read
     """
     parser = build_parser()
-    given = vars(parser.parse_strictly(normalise_words(words, parser)))
-    _read_pairs(given)
-    if given.pop("override") and given["resume"] is None:
-        raise ValueError("--override belongs to --resume, which is not there. See --help.")
-    del given["resume"]
-    if given["seed"] is None:
-        given["seed"] = secrets.randbits(31)
-    given["track"] = given["track"] or in_sweep(os.environ)
-    return TrainOptions(**given)
+    given = parser.parse_given(normalise_words(words, parser))
+    pairs = {name: parse_pairs(given[name], f"--{name.replace('_', '-')}") for name in PAIRS if name in given}
+    return given | pairs
 
 
-def _read_pairs(options: dict[str, Any]) -> None:
-    for name in ("hyperparams", "env_kwargs", "eval_env_kwargs"):
-        if name in options:
-            options[name] = parse_pairs(options[name], f"--{name.replace('_', '-')}")
-
-
-def given_options(words: Sequence[str]) -> dict[str, Any]:
+def parse_options(words: Sequence[str]) -> TrainOptions:
     """
-    :param words: of the command line, without the program's name
-    :return: name -> value of the options that are among them, ``resume`` and ``override`` included
-    :raises ValueError: as :func:`parse_options`
+    :param words: words of the command line of a new run, without the program's name; also as ``wandb agent`` sends them
+    :raises ValueError: on unknown flags or values that cannot be read
     """
-    parser, unset = build_parser(), object()
-    normal = normalise_words(words, parser)
-    parser.set_defaults(**{name: unset for name, value in vars(parser.parse_strictly([])).items() if value != []})
-    given = {name: value for name, value in vars(parser.parse_strictly(normal)).items() if value is not unset and value != []}
-    _read_pairs(given)
-    return given
+    return new_options(given_options(words))
+
+
+def new_options(given: Mapping[str, Any]) -> TrainOptions:
+    """
+    Options of a new run, with a drawn seed if none was given.
+
+    :param given: as :func:`given_options` returns it; ``resume`` is ignored
+    :raises ValueError: on ``override``, which changes only a run that is resumed
+    """
+    if given.get("override") and "resume" not in given:
+        raise ValueError("--override needs --resume. See --help.")
+    options = {name: value for name, value in given.items() if name not in ("resume", "override")}
+    options.setdefault("seed", secrets.randbits(31))
+    options["track"] = options.get("track", False) or in_sweep(os.environ)
+    return TrainOptions(**options)
 
 
 def command_line(words: Sequence[str], options: TrainOptions) -> str:
-    """The command that repeats this run, with its seed even if that was drawn."""
-    parser = build_parser()
-    drawn = parser.parse_strictly(normalise_words(words, parser)).seed is None
-    return shlex.join(["python", "zoo/train.py", *words, *(["--seed", str(options.seed)] if drawn else [])])
+    """
+    :param words: words of the command line of a new run, without the program's name
+    :param options: options read from them
+    :return: command that repeats the run, with its seed even if that was drawn
+    """
+    drawn = "seed" not in given_options(words)
+    return shlex.join([*command_prefix("train"), *words, *(["--seed", str(options.seed)] if drawn else [])])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    :param arguments: of the command line; the process's own by default
+    :param arguments: words of the command line; those of the process by default
     :return: exit code
-    :raises SystemExit: with code 2 when the user got something wrong
+    :raises SystemExit: with code 2 on a mistake of the user
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return run_process(lambda: _start(words))
+
+
+def run_process(start: Callable[[], TrainingRun]) -> int:
+    """
+    Start and run a training; mistakes and interruptions become messages.
+
+    :param start: makes the training
+    :return: exit code
+    :raises SystemExit: with code 2 on a mistake of the user
+    """
     try:
-        with ExitStack() as stack:
-            with user_errors():
-                given = given_options(words)
-                experiment, folder = _resume(words, given, stack) if "resume" in given else _begin(words, stack)
-                tracker = start_tracking(experiment, folder) if experiment.options.track else None
-            return run(experiment, folder, tracker)
+        with user_errors():
+            training = start()
+        return training.run()
     except KeyboardInterrupt as error:
         print("interrupted; nothing more was saved", file=sys.stderr)
         return exit_code(error)
 
 
-def _begin(words: Sequence[str], stack: ExitStack) -> tuple[Experiment, RunFolder]:
-    options = parse_options(words)
-    experiment = prepare(options)
-    folder = create_folder(experiment, command_line(words, options))
-    stack.enter_context(locked_folder(folder.path, IN_USE))
-    return experiment, folder
+def _start(words: Sequence[str]) -> TrainingRun:
+    given = given_options(words)
+    from sb3_matrl.zoo.training.training_run import TrainingRun  # heavy: after the words are understood
 
-
-def _resume(words: Sequence[str], given: dict[str, Any], stack: ExitStack) -> tuple[Experiment, RunFolder]:
-    path, override = Path(given.pop("resume")), given.pop("override", False)
-    open_run_folder(path)
-    # Before anything is read: what another process trains is old in a moment.
-    stack.enter_context(locked_folder(path, IN_USE))
-    experiment, folder = prepare_resumed(path, given, override)
-    describe(experiment, folder, shlex.join(["python", "zoo/train.py", *words]))
-    return experiment, folder
+    if "resume" not in given:
+        options = new_options(given)
+        return TrainingRun.begin(options, command_line(words, options))
+    others = {name: value for name, value in given.items() if name not in ("resume", "override")}
+    command = shlex.join([*command_prefix("train"), *words])
+    return TrainingRun.resume(Path(given["resume"]), others, given.get("override", False), command)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import torch as th
 from packaging.requirements import Requirement
 
 from sb3_matrl import MATRL
+from sb3_matrl.files.archive import FORMAT_VERSION
 from sb3_matrl.zoo import doctor
+from sb3_matrl.zoo.diagnosis import installation
 from tests.matrl.test_exact_resume import build
 from tests.vec_env.toys import plain
 
@@ -49,7 +51,7 @@ def test_this_installation_is_in_order(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_versions_are_compared_with_their_ranges(requirement: str, extra: str | None, ok: bool | None, text: str) -> None:
-    finding = doctor.compare_version(Requirement(requirement), extra)
+    finding = installation.compare_version(Requirement(requirement), extra)
     assert finding.ok is ok and finding.text.endswith(text)
 
 
@@ -57,10 +59,10 @@ def test_a_torchvision_that_does_not_load_is_a_clash(monkeypatch: pytest.MonkeyP
     def fail(name: str) -> ModuleType:
         raise RuntimeError("operator torchvision::nms does not exist\nand more")
 
-    assert list(doctor.check_clashes()) == [] or "torchvision" in sys.modules
-    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
-    monkeypatch.setattr(doctor.importlib, "import_module", fail)
-    (finding,) = doctor.check_clashes()
+    assert list(installation.check_clashes()) == [] or "torchvision" in sys.modules
+    monkeypatch.setattr(installation, "find_spec", lambda name: name)
+    monkeypatch.setattr(installation.importlib, "import_module", fail)
+    (finding,) = installation.check_clashes()
     assert finding.ok is False
     assert finding.text.endswith("pip uninstall torchvision: RuntimeError: operator torchvision::nms does not exist")
 
@@ -87,14 +89,14 @@ def test_a_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     build().learn(240).save(tmp_path / "model", {"evaluation": [1]})
     code, lines = report(capsys, str(tmp_path / "model"))
     assert code == 0
-    assert lines["format"] == "ok sb3-matrl, version 2" and f"torch {th.__version__}" in lines["written with"]
+    assert lines["format"] == f"ok sb3-matrl, version {FORMAT_VERSION}" and f"torch {th.__version__}" in lines["written with"]
     assert lines["hashes"] == "ok right for all 5 members: evaluation.json, model.json, agents/0.pt, agents/1.pt, training.pt"
     # 47 observations, two towers of 8, 5 actions, 1 value.
     assert (
         "Discrete(5)" in lines["agent agent_0"] and f"{2 * (47 * 8 + 8) + 8 * 5 + 5 + 8 + 1:,} par" in lines["agent agent_0"]
     )
     assert lines["steps"] == "ok 240 of 240, 2 updates"
-    assert lines["resuming"].startswith("ok goes on exactly")
+    assert lines["resuming"].startswith("ok continues exactly")
     assert lines["beside the model"] == "ok evaluation"
     assert lines["environment"].startswith("- its id is not in the file, ")
 
@@ -114,7 +116,7 @@ def test_what_cannot_be_resumed_exactly_is_said(tmp_path: Path, capsys: pytest.C
     build().save(tmp_path / "fresh")
     assert "not saved in a training" in report(capsys, str(tmp_path / "fresh"))[1]["resuming"]
     build(env=plain, n_steps=20, vec_env="dummy").learn(60).save(tmp_path / "plain")
-    assert report(capsys, str(tmp_path / "plain"))[1]["resuming"].startswith("- goes on with new episodes")
+    assert report(capsys, str(tmp_path / "plain"))[1]["resuming"].startswith("- continues with new episodes")
 
 
 def test_parameters_that_are_not_finite_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,9 @@ def test_half_a_run_is_told(tmp_path, capsys):
     folder.mkdir(parents=True)
     assert "has no switch_v0.zip; it has: no model" in error()
     (folder / "switch_v0.zip").write_text("garbage")
-    assert "has no config.yml: it is no run of train.py, or not a whole one" in error()
+    assert "has no args.yml: it is not a run of train.py, or incomplete" in error()
+    (folder / "args.yml").write_text("{env: switch_v0, algo: matrl}")
+    assert "has no config.yml: it is not a run of train.py, or incomplete" in error()
     (folder / "config.yml").write_text("other: {}")
     assert "has no entry for switch_v0" in error()
     (folder / "config.yml").write_text("switch_v0: {}")
@@ -198,7 +200,7 @@ def test_half_a_run_by_its_path_is_told(tmp_path, capsys):
     def error():
         return error_of(capsys, "--run-dir", str(tmp_path))
 
-    assert "has no args.yml: it is no run of train.py, or not a whole one" in error()
+    assert "has no args.yml: it is not a run of train.py, or incomplete" in error()
     (tmp_path / "args.yml").write_text("env: switch_v0")
     assert "args.yml must say 'env' and 'algo'; it has: env" in error()
     (tmp_path / "args.yml").write_text("env: [")
@@ -273,7 +275,7 @@ def test_errors_while_playing_are_one_line(logs, tmp_path, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sb3_matrl.zoo.enjoy.record_video", full)
+    monkeypatch.setattr("sb3_matrl.zoo.playing.match.record_video", full)
     assert main(["-f", str(logs), "--env", "switch_v0", "--record", str(tmp_path / "a.gif")]) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
@@ -297,7 +299,7 @@ def test_agent_of_plain_sb3_plays_if_it_is_trusted(logs, tmp_path, capsys):
     MATRL.load(run / "switch_v0", device="cpu").agents["agent_1"].save(tmp_path / "agent")
     game = ["-f", str(logs), "--run-dir", str(run), "--n-episodes", "6"]
     guest = ["--agent", f"agent_1={tmp_path / 'agent.zip'}"]
-    assert "holds pickles: loading it can run any code" in error_of(capsys, *game, *guest)
+    assert "holds pickles: loading it can run arbitrary code" in error_of(capsys, *game, *guest)
     # The same agent as before, out of another file.
     assert enjoy(logs, capsys, *game[2:], *guest, "--trust") == enjoy(logs, capsys, *game[2:])
     guest[1] += ":agent_1"

@@ -72,7 +72,7 @@ def test_of_runs_with_one_number_the_latest_is_found(tmp_path):
 
 
 def test_missing_log_folder_is_reported(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no run of matrl on e; it has no runs; train one with zoo/train.py"):
+    with pytest.raises(FileNotFoundError, match=r"has no run of matrl on e; it has no runs; train one with sb3-matrl train"):
         find_run_folder(tmp_path / "nowhere", "matrl", "e")
 
 

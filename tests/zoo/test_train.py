@@ -15,11 +15,12 @@ from stable_baselines3.common.logger import CSVOutputFormat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_matrl import MATRL
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, load_hyperparameters
+from sb3_matrl.common.registry import algorithm_names, algorithm_spec
+from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
 from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.train import build_parser, main, parse_options
+from sb3_matrl.zoo.training.experiment import prepare
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.training_run import prepare
 from tests.evaluation.worlds import InterruptsItself
 
 WORLD = "tests.evaluation.worlds:RandomLength"
@@ -40,7 +41,7 @@ def parameters(model):
     return th.cat([p.detach().flatten() for agent in model.agents.values() for p in agent.policy.parameters()])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize("env_id", ["matrix_game_v0", "checkers_v0"])
 def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
     train(tmp_path, "--algo", algorithm, "--env", env_id, "-n", "200", "--seed", "5", "--save-freq", "100")
@@ -60,8 +61,8 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
     arguments = yaml.safe_load((folder / "args.yml").read_text())
     assert (arguments["algo"], arguments["env"], arguments["seed"]) == (algorithm, env_id, 5)
     assert arguments["hyperparams"]["policy_kwargs.net_arch"] == [8]
-    config = load_hyperparameters(folder / "config.yml", env_id)
-    assert (config.n_timesteps, config.n_envs, config.policy_kwargs["net_arch"]) == (200, 4, [8])
+    config = load_hyperparameters(folder / "config.yml", algorithm, env_id)
+    assert (config.n_timesteps, config.n_envs, config["policy_kwargs"]["net_arch"]) == (200, 4, [8])
 
     progress = rows(folder / "progress.csv")
     steps = [int(float(row["time/total_timesteps"])) for row in progress]
@@ -77,7 +78,7 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
 
     model = MATRL.load(folder / f"{env_id}.zip")
     assert model.num_timesteps == 200
-    assert (model.arguments["metagame"], model.arguments["best_response"]) == tuple(ALGORITHMS[algorithm].values())
+    assert (model.arguments["metagame"], model.arguments["best_response"]) == tuple(algorithm_spec(algorithm).fixed.values())
     assert isinstance(next(iter(model.agents.values())), PPO)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"rl_model_100_steps.zip", "rl_model_200_steps.zip"}
     printed = capsys.readouterr().out
@@ -99,7 +100,7 @@ def test_drawn_seed_is_noted_so_that_the_run_can_be_repeated(tmp_path):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "100")
     folder = tmp_path / "matrl" / "matrix_game_v0_1"
     program, script, *words = shlex.split((folder / "command.txt").read_text())
-    assert (program, script) == ("python", "zoo/train.py")
+    assert (program, script) == ("sb3-matrl", "train")
     assert parse_options(words).seed == yaml.safe_load((folder / "args.yml").read_text())["seed"]
     assert main(words) == 0
     again = tmp_path / "matrl" / "matrix_game_v0_2" / "matrix_game_v0"
@@ -126,7 +127,7 @@ def test_environment_by_module_and_callable(tmp_path, vec_env):
     train(tmp_path, "--env", WORLD, "-n", "200", "--vec-env", vec_env, "--env-kwargs", "long:5")
     folder = tmp_path / "matrl" / "tests.evaluation.worlds-RandomLength_1"
     assert (folder / "tests.evaluation.worlds-RandomLength.zip").is_file()
-    assert load_hyperparameters(folder / "config.yml", WORLD).env_kwargs == {"long": 5}
+    assert load_hyperparameters(folder / "config.yml", "matrl", WORLD).env_kwargs == {"long": 5}
 
 
 def test_run_dir_is_used_as_it_is(tmp_path):
@@ -192,8 +193,8 @@ def test_trained_agent_goes_on_as_sb3_would(tmp_path):
     assert sorted(set(steps)) == [300, 400, 500]
     assert {file.name for file in (folder / "checkpoints").iterdir()} == {f"rl_model_{k}_steps.zip" for k in (300, 400, 500)}
 
-    by_hand = load_hyperparameters(folder / "config.yml", "checkers_v0")
-    assert by_hand.policy_kwargs["net_arch"] == [8]
+    by_hand = load_hyperparameters(folder / "config.yml", "matrl", "checkers_v0")
+    assert by_hand["policy_kwargs"]["net_arch"] == [8]
     changes = {key: value for key, value in by_hand.model_arguments().items() if key not in ("policy", "policy_kwargs")}
     twin = MATRL.load(path, env="checkers_v0", device="cpu", **{**changes, "seed": 2, "vec_env": "auto"})
     twin.learn(300, reset_num_timesteps=False)
@@ -207,9 +208,9 @@ def test_trained_agent_keeps_its_networks_and_learners(tmp_path):
     path = tmp_path / "matrl" / "matrix_game_v0_1" / "matrix_game_v0.zip"
     again = ["--env", "matrix_game_v0", "-n", "100", "-i", str(path), "-params", "n_envs:4", "n_steps:25"]
     assert main(["-f", str(tmp_path), *QUICK, *again]) == 0
-    conf = load_hyperparameters(tmp_path / "matrl" / "matrix_game_v0_2" / "config.yml", "matrix_game_v0")
-    assert conf.learner_class == "A2C"
-    assert conf.policy_kwargs["net_arch"] == [5] and conf.model_arguments()["policy_kwargs"]["activation_fn"] is th.nn.ReLU
+    conf = load_hyperparameters(tmp_path / "matrl" / "matrix_game_v0_2" / "config.yml", "matrl", "matrix_game_v0")
+    assert conf["learner_class"] == "A2C"
+    assert conf["policy_kwargs"]["net_arch"] == [5] and conf.model_arguments()["policy_kwargs"]["activation_fn"] is th.nn.ReLU
 
 
 def test_trained_agent_of_another_environment_is_refused(tmp_path, capsys):
@@ -404,7 +405,7 @@ def test_bug_in_an_environment_is_told_in_one_line(tmp_path, capsys):
     folder = tmp_path / "matrl" / "tests.evaluation.worlds-BrokenOnPurpose_1"
     errors = capsys.readouterr().err
     assert "ZeroDivisionError: a bug in the world" in errors and errors.count("\n") == 1
-    assert errors.endswith(f"The training ended; go on with: python zoo/train.py --resume {folder}\n")
+    assert errors.endswith(f"The training ended; resume with: sb3-matrl train --resume {folder}\n")
     assert MATRL.load(folder / "checkpoints" / "rl_model_0_steps").num_timesteps == 0
 
 
@@ -444,7 +445,7 @@ def test_all_agents_begin_with_the_trusted_one(sb3_file):
     wanted = PPO.load(sb3_file, device="cpu").policy.state_dict()
     for agent in experiment.model.agents.values():
         assert all(th.equal(value, wanted[name]) for name, value in agent.policy.state_dict().items())
-    assert experiment.hyperparameters.policy_kwargs["net_arch"] == [8] and experiment.model.num_timesteps == 0
+    assert experiment.hyperparameters["policy_kwargs"]["net_arch"] == [8] and experiment.model.num_timesteps == 0
     experiment.close()
 
 
@@ -472,8 +473,8 @@ def test_interrupted_run_saves_its_model(tmp_path, capsys, monkeypatch):
     path = tmp_path / "matrl" / "tests.evaluation.worlds-InterruptsItself_1" / "tests.evaluation.worlds-InterruptsItself.zip"
     errors = capsys.readouterr().err
     steps = MATRL.load(path).num_timesteps
-    resume = f"python zoo/train.py --resume {path.parent}"
-    assert errors == f"SIGINT after {steps} steps: the model is saved in {path}; go on with: {resume}\n"
+    resume = f"sb3-matrl train --resume {path.parent}"
+    assert errors == f"SIGINT after {steps} steps: the model is saved in {path}; resume with: {resume}\n"
     assert MATRL.load(path.parent / "checkpoints" / f"rl_model_{steps}_steps").num_timesteps == steps
 
 
@@ -502,6 +503,6 @@ def test_interruption_before_the_training_is_told(monkeypatch, capsys):
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sb3_matrl.zoo.train.prepare", interrupt)
+    monkeypatch.setattr("sb3_matrl.zoo.training.training_run.prepare", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted; nothing more was saved\n"

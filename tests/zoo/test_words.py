@@ -1,10 +1,10 @@
 import pytest
 
-from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import schema_fields
 from sb3_matrl.zoo.common.words import normalise_words
 from sb3_matrl.zoo.train import build_parser, command_line, parse_options
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 wandb_sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 
@@ -31,10 +31,10 @@ def test_hyper_parameters_of_a_sweep_arrive():
     )
     assert "--policy_kwargs.net_arch=[64, 64]" in words and "--target_kl=None" in words
     conf = read_hyperparameters(parse_options([*words, "--seed", "0"]))
-    assert (conf.learning_rate, conf.normalize_advantage, conf.use_sde) == (1e-5, True, False)
-    assert conf.policy_kwargs == {"net_arch": [64, 64], "activation_fn": "tanh"}
-    assert (conf.target_kl, conf.clip_range, conf.br_n_epochs) == (None, "lin_0.2", 5)
-    assert conf.gamma == {"agent_0": 0.9, "agent_1": 0.8}
+    assert tuple(conf[name] for name in ("learning_rate", "normalize_advantage", "use_sde")) == (1e-5, True, False)
+    assert conf["policy_kwargs"] == {"net_arch": [64, 64], "activation_fn": "tanh"}
+    assert tuple(conf[name] for name in ("target_kl", "clip_range", "br_n_epochs")) == (None, "lin_0.2", 5)
+    assert conf["gamma"] == {"agent_0": 0.9, "agent_1": 0.8}
 
 
 def test_nested_parameters_of_a_sweep_arrive_as_mappings():
@@ -45,7 +45,7 @@ def test_nested_parameters_of_a_sweep_arrive_as_mappings():
         }
     )
     options = parse_options(words)
-    assert read_hyperparameters(options).policy_kwargs == {
+    assert read_hyperparameters(options)["policy_kwargs"] == {
         "net_arch": {"pi": [8], "vf": [9]},
         "ortho_init": False,
         "optimizer_kwargs": None,
@@ -85,9 +85,7 @@ def test_flags_of_a_sweep_arrive():
     )
 
 
-@pytest.mark.parametrize(
-    "name", [*(name for name in Hyperparameters().as_mapping() if name not in ("n_timesteps", "env_kwargs")), "normalize"]
-)
+@pytest.mark.parametrize("name", [name for name in schema_fields() if name not in ("n_timesteps", "env_kwargs")])
 def test_every_hyper_parameter_is_a_flag(name):
     assert parse_options([f"--{name}=7"]).hyperparams == {name: 7}
 
@@ -123,8 +121,8 @@ def test_same_value_twice_is_no_contradiction():
         (["--policy_kwargs={}", "--policy_kwargs.net_arch=[3]"], "policy_kwargs and policy_kwargs.net_arch are given"),
         (["-n", "50", "-params", "n_timesteps:60"], "ask for different n_timesteps, 50 and 60"),
         (["--learning_rat=0.1"], "flag --learning_rat is unknown; did you mean '--learning_rate'?"),
-        (["--learning_rate", "0.1"], "--learning_rate wants its value in the same word, as in --learning_rate=0.5"),
-        (["--env_kwargs.n_agents", "2"], "--env_kwargs.n_agents wants its value in the same word"),
+        (["--learning_rate", "0.1"], "--learning_rate needs its value in the same word, as in --learning_rate=0.5"),
+        (["--env_kwargs.n_agents", "2"], "--env_kwargs.n_agents needs its value in the same word"),
         (["--eval_frq=1"], "flag --eval_frq is unknown; did you mean '--eval-freq'?"),
         (["--seed.x=1"], "flag --seed.x is unknown"),
         (["--progress=maybe"], "argument -P/--progress: expected true or false, got 'maybe'"),
@@ -146,7 +144,7 @@ def test_command_of_a_sweeps_run_repeats_it():
     words = agent_words({"seed": None, "learning_rate": 0.5, "policy_kwargs.net_arch": [8, 8]})
     options = parse_options(words)
     assert command_line(words, options) == (
-        "python zoo/train.py --seed=None --learning_rate=0.5 '--policy_kwargs.net_arch=[8, 8]' " + f"--seed {options.seed}"
+        "sb3-matrl train --seed=None --learning_rate=0.5 '--policy_kwargs.net_arch=[8, 8]' " + f"--seed {options.seed}"
     )
     assert parse_options([*words, "--seed", str(options.seed)]) == options
-    assert command_line(["--seed=3"], parse_options(["--seed=3"])) == "python zoo/train.py --seed=3"
+    assert command_line(["--seed=3"], parse_options(["--seed=3"])) == "sb3-matrl train --seed=3"

@@ -15,7 +15,8 @@ from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.on_policy.learners import SpacesVecEnv
 from sb3_matrl.zoo.common.run_folder import create_run_folder, find_run_folder
 from sb3_matrl.zoo.enjoy import main as enjoy
-from sb3_matrl.zoo.playing.players import ModelChoice, SingleAgent, load_players
+from sb3_matrl.zoo.playing.enjoy_options import ModelChoice
+from sb3_matrl.zoo.playing.players import SingleAgent, load_players
 from sb3_matrl.zoo.report import main as report
 from sb3_matrl.zoo.train import main
 

@@ -1,18 +1,33 @@
-"""What ``sweep.py`` is asked for."""
+"""Options of ``sweep.py``, and the files of a study; imports neither PyTorch nor Optuna, so that ``--help`` answers fast."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_matrl.zoo.common.run_folder import safe_name
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
-from sb3_matrl.zoo.sweeping.trial import Budget
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "hyperband", "none")
 SAMPLER_OF_METHOD = {"bayes": "tpe", "random": "random", "grid": "grid"}
 DEFAULT_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class Budget:
+    """
+    Changes to the length of every trial; ``None`` leaves what the sweep's command says.
+
+    :param n_timesteps: steps to train for
+    :param eval_freq: steps between evaluations
+    :param n_evaluations: instead of ``eval_freq``: how many evaluations in a training
+    :param eval_episodes: episodes per evaluation
+    """
+
+    n_timesteps: int | None
+    eval_freq: int | None
+    n_evaluations: int | None
+    eval_episodes: int | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,8 @@ class StudyFolder:
     @classmethod
     def of(cls, options: SweepOptions) -> StudyFolder:
         """The folder that the command line names."""
+        from sb3_matrl.zoo.common.run_folder import safe_name
+
         if options.optimization_log_path is not None:
             return cls(Path(options.optimization_log_path))
         return cls(Path(options.log_folder) / "sweeps" / safe_name(options.name))

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+# Options that say how a training is watched and saved, not what is trained. The number of episodes per evaluation is not among
+# them: the evaluations of a run are one table.
+MAY_CHANGE = frozenset(
+    {"eval_freq", "n_eval_envs", "save_freq", "save_every_minutes", "keep_checkpoints", "log_interval", "record", "verbose"}
+    | {"progress", "device", "num_threads", "track", "wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +19,7 @@ class TrainOptions:
     """
     The command line of ``train.py``, which ``--help`` explains, with its defaults; the schema of ``args.yml``.
 
-    :param seed: already drawn when none was given
+    :param seed: seed of everything random; the command line draws one if none is given
     """
 
     algo: str = "matrl"
@@ -46,3 +54,8 @@ class TrainOptions:
     wandb_entity: str | None = None
     wandb_group: str | None = None
     wandb_tags: list[str] = field(default_factory=list)
+
+
+def in_sweep(environ: Mapping[str, str]) -> bool:
+    """Whether ``wandb agent`` started this process."""
+    return bool(environ.get("WANDB_SWEEP_ID"))

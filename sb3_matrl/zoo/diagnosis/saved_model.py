@@ -1,0 +1,105 @@
+"""Checks of a saved model: format, hashes, arguments, parameters, steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from sb3_matrl.common.registry import class_of_file
+from sb3_matrl.files.archive import read_archive
+from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
+from sb3_matrl.files.model_file import SavedModel, read_model, zip_path
+from sb3_matrl.zoo.diagnosis.findings import Finding
+
+
+def check_model(path: Path) -> Iterator[Finding]:
+    """
+    :param path: path of the saved model, with or without ``.zip``
+    :return: findings; a single one if the file cannot be read
+    """
+    try:
+        documents, tensors = read_archive(zip_path(path))
+        saved = read_model(path)
+    except (OSError, ValueError) as error:
+        yield Finding("file", False, str(error))
+        return
+    manifest = documents["manifest"]
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
+    yield Finding("file", True, f"{zip_path(path)}, {zip_path(path).stat().st_size:,} bytes")
+    yield Finding("format", True, f"{manifest['format']}, version {manifest['format_version']}")
+    yield Finding("written with", True, versions or "unknown versions")
+    yield Finding("hashes", True, f"right for all {len(manifest['sha256'])} members: {', '.join(manifest['sha256'])}")
+    yield _describe_environment(documents.get("run"), saved)
+    yield _describe_arguments(saved)
+    yield from _describe_model(saved)
+    others = sorted(set(documents) - {"manifest", "model", "run"}) + sorted(
+        set(tensors) - {"training"} - _agent_members(saved)
+    )
+    if others:
+        yield Finding("beside the model", True, ", ".join(others))
+
+
+def _agent_members(saved: SavedModel) -> set[str]:
+    return {f"agents/{i}" for i in range(len(saved.parameters))}
+
+
+def _describe_environment(run: Any, saved: SavedModel) -> Finding:
+    """Describe the environment of the training; its id is only in files that the zoo saved."""
+    name = run.get("env") if isinstance(run, dict) else None
+    options = _readable(saved.arguments.get("env_kwargs")) or "no options"
+    copies = f"{saved.counters['n_envs']} copies, {options}"
+    return Finding("environment", None if name is None else True, f"{name or 'its id is not in the file'}, {copies}")
+
+
+def _describe_arguments(saved: SavedModel) -> Finding:
+    """List the arguments that differ from the defaults of the algorithm's class."""
+    try:
+        algorithm = class_of_file(saved.algorithm)
+    except (ImportError, ValueError) as error:
+        return Finding("hyper-parameters", False, str(error))
+    defaults = {name: one.default for name, one in inspect.signature(algorithm.__init__).parameters.items()}
+    elsewhere = ("n_envs", "env_kwargs", "verbose")
+    changed = [
+        f"{name}={_readable(value)}"
+        for name, value in saved.arguments.items()
+        if name not in elsewhere and (name not in defaults or value != argument_to_json(defaults[name]))
+    ]
+    return Finding("hyper-parameters", True, ", ".join(changed) or f"the defaults of {saved.algorithm}")
+
+
+def _readable(value: Any) -> str:
+    """An argument in the file's JSON types as Python writes it; empty for ``None`` and for no options."""
+    try:
+        value = argument_from_json(value)
+    except ValueError:
+        return str(value)
+    if isinstance(value, (type, Unsaved)):
+        return value.__name__ if isinstance(value, type) else value.text
+    return "" if value is None or value == {} else str(value)
+
+
+def _describe_model(saved: SavedModel) -> Iterator[Finding]:
+    for agent, parameters in saved.parameters.items():
+        numbers = sum(value.numel() for value in parameters["policy"].values())
+        spaces = f"observes {saved.observation_spaces[agent]}, acts in {saved.action_spaces[agent]}"
+        yield Finding(f"agent {agent}", True, f"{numbers:,} parameters; {spaces}")
+        bad = [name for name, value in parameters["policy"].items() if not bool(th.isfinite(value).all())]
+        if bad:
+            yield Finding(f"agent {agent}", False, f"parameters that are NaN or infinite: {', '.join(bad)}")
+    counters = saved.counters
+    skipped = f" ({counters['skipped_updates']} more were skipped)" if counters["skipped_updates"] else ""
+    done = f"{counters['num_timesteps']:,} of {counters['total_timesteps']:,}, {counters['n_updates']:,} updates{skipped}"
+    yield Finding("steps", True, done)
+    yield _describe_resuming(saved)
+
+
+def _describe_resuming(saved: SavedModel) -> Finding:
+    if saved.training is None:
+        return Finding("resuming", None, "the model was not saved in a training: it has parameters and optimisers only")
+    if saved.training.get("env") is None:
+        return Finding("resuming", None, "continues with new episodes: the environment could not save its state")
+    return Finding("resuming", True, "continues exactly, as if the training had never stopped")
