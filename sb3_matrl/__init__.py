@@ -6,15 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sb3_matrl.common.algorithm import MultiAgentAlgorithm
+    from sb3_matrl.common.loading import load_model
     from sb3_matrl.matrl import MATRL
     from sb3_matrl.matrl.coordinator import MATRLCoordinator
     from sb3_matrl.matrl.metagame_report import MetaGameReport
 
-__all__ = ["MATRL", "MATRLCoordinator", "MetaGameReport"]
+__all__ = ["MATRL", "MATRLCoordinator", "MetaGameReport", "MultiAgentAlgorithm", "load_model"]
 __version__ = "0.1.0"
 
-# Imported when they are asked for: whoever wants a game or a name alone does not wait for all of the learning.
-_HOMES = {"MATRL": "matrl.matrl", "MATRLCoordinator": "matrl.coordinator", "MetaGameReport": "matrl.metagame_report"}
+# Name -> module; imported on first use, so that importing the package alone is fast.
+_HOMES = {
+    "MATRL": "matrl.matrl",
+    "MATRLCoordinator": "matrl.coordinator",
+    "MetaGameReport": "matrl.metagame_report",
+    "MultiAgentAlgorithm": "common.algorithm",
+    "load_model": "common.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_matrl.common.arguments import LearnerArguments
 
 _EPSILON = 1e-8  # VecNormalize's
 
@@ -188,3 +190,23 @@ def _like(current: np.ndarray, saved: Any) -> np.ndarray:
     if array.shape != np.shape(current):
         raise ValueError(f"statistics of shape {array.shape} where {np.shape(current)} are expected")
     return array
+
+
+_ARGUMENTS = tuple(field.name for field in fields(NormalizerConfig))
+
+
+def build_normalizers(envs: Mapping[str, VecEnv], arguments: LearnerArguments) -> dict[str, Normalizer]:
+    """
+    The normalisers of the learners for which something is normalised.
+
+    :param envs: learner -> its spaces and number of columns
+    :param arguments: constructor arguments by learner; an algorithm may lack those of the normalisers
+    :return: learner -> normaliser
+    """
+    known = [name for name in _ARGUMENTS if name in arguments.values]
+    configs = {name: NormalizerConfig(**arguments.all_of(known, name)) for name in envs}
+    return {
+        name: Normalizer(config, envs[name].observation_space, envs[name].num_envs)
+        for name, config in configs.items()
+        if config.norm_obs or config.norm_reward
+    }

@@ -1,9 +1,9 @@
 """
 The registry of algorithms: names, classes and fixed arguments.
 
-The command lines, :func:`load_model` and the documentation look algorithms up here. Classes are imported only when they are
-needed, so that names and summaries are known at once. Installed packages add their own algorithms by entry points of the group
-``sb3_matrl.algorithms``, each of which names an :class:`AlgorithmSpec`.
+The command lines, :func:`~sb3_matrl.common.loading.load_model` and the documentation look algorithms up here. Classes are
+imported only when they are needed, so that names and summaries are known at once. Installed packages add their own algorithms
+by entry points of the group ``sb3_matrl.algorithms``, each of which names an :class:`AlgorithmSpec`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sb3_matrl.utils.suggest import unknown
-
-if TYPE_CHECKING:
-    from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 
 ENTRY_POINT_GROUP = "sb3_matrl.algorithms"
 
@@ -46,14 +43,14 @@ class AlgorithmSpec:
         """Name of the class, which files of saved models hold."""
         return self.target.rpartition(":")[2]
 
-    def load_class(self) -> type[MultiAgentAlgorithm]:
+    def load_class(self) -> type[Any]:
         """
         Import the class.
 
         :raises ImportError: if a package is missing that it needs
         """
         module, _, name = self.target.partition(":")
-        loaded: type[MultiAgentAlgorithm] = getattr(importlib.import_module(module), name)
+        loaded: type[Any] = getattr(importlib.import_module(module), name)
         return loaded
 
 
@@ -115,7 +112,7 @@ def register(spec: AlgorithmSpec) -> None:
     _registered()[spec.name] = spec
 
 
-def class_of_file(class_name: str) -> type[MultiAgentAlgorithm]:
+def class_of_file(class_name: str) -> type[Any]:
     """
     The class of a saved model. A file names the class, and only registered classes are imported.
 

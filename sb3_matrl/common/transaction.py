@@ -1,36 +1,52 @@
-"""Updates that are applied whole or not at all."""
+"""Updates that are applied to all agents or to none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch as th
 
-if TYPE_CHECKING:
-    from sb3_matrl.matrl import MATRL
+
+class Restorable(Protocol):
+    """The parts of a model that an update changes."""
+
+    learners: dict[str, Any]
+
+    @property
+    def generators(self) -> Mapping[str, np.random.Generator]:
+        """Name -> random generator that an update draws from."""
+        ...
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Parameters and optimiser states."""
+        ...
+
+    def set_parameters(self, load_path_or_dict: Any) -> None:
+        """Put parameters and optimiser states back."""
+        ...
 
 
 @contextmanager
-def all_or_nothing(model: MATRL) -> Iterator[None]:
+def all_or_nothing(model: Restorable) -> Iterator[None]:
     """
-    On any error inside, an interruption included, all agents get back what they were before: parameters, optimisers,
-    numbers of updates, and the coordinator's random generator.
+    Restore the model on any error inside, an interruption included: parameters, optimisers, numbers of updates and generators.
 
-    :param model: whose agents are updated inside
+    :param model: model whose agents are updated inside
     """
     parameters = _copied(model.get_parameters())
     counts = {name: learner._n_updates for name, learner in model.learners.items()}
-    generator = model.coordinator.rng.bit_generator
-    drawn = generator.state
+    drawn = {name: generator.bit_generator.state for name, generator in model.generators.items()}
     try:
         yield
     except BaseException:
         model.set_parameters(parameters)
         for name, count in counts.items():
             model.learners[name]._n_updates = count
-        generator.state = drawn
+        for name, state in drawn.items():
+            model.generators[name].bit_generator.state = state
         raise
 
 

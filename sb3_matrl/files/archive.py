@@ -1,9 +1,9 @@
 """
-The file format: a zip of JSON documents and weights-only tensors, written atomically, read without pickle.
+File format: a zip of JSON documents and weights-only tensors, written atomically and read without pickle.
 
-``manifest.json`` names the format, its version, the libraries that wrote it and the SHA-256 of every other member. The
-hashes find damage. Against files that were made to do harm, nothing is executed, and nothing takes more memory or
-time than the file's size justifies.
+``manifest.json`` holds the format, its version, the versions of the libraries and the SHA-256 of every other member. The
+hashes detect damage. As a protection against malicious files, nothing is executed, and memory and time are bounded by the
+size of the file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import torch as th
 from sb3_matrl.utils.atomic_file import atomic_file
 
 FORMAT = "sb3-matrl"
-# 2: learners that agents share, frozen agents, normalisers, recurrent states. Files of version 1 are read, too.
-FORMAT_VERSION = 2
-# Named in the manifest.
+# 2: learners that agents share, frozen agents, normalisers, recurrent states. 3: the algorithm's class, several generators.
+# Older files are read, too.
+FORMAT_VERSION = 3
+# Libraries whose versions are stored in the manifest.
 _LIBRARIES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "pettingzoo", "numpy")
 _MANIFEST = "manifest.json"
-# Levels of nested lists and dicts; what we write has a dozen or so.
+# Limit on the nesting of lists and dicts; files written by sb3_matrl have about a dozen levels.
 MAX_DEPTH = 100
 
 
@@ -37,9 +38,9 @@ def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str
     """
     Write an archive under a temporary name in the same folder, flush it to disk, and rename it.
 
-    An existing file is replaced whole or, on any error (a full disk, say), left as it was.
+    After an error (a full disk, for example) an existing file is left unchanged.
 
-    :param path: of the archive
+    :param path: path of the archive
     :param documents: name -> JSON-serialisable value, stored as ``<name>.json``
     :param tensors: name -> state dict (nested dicts and lists of tensors and numbers), stored as ``<name>.pt``
     """
@@ -60,12 +61,13 @@ def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str
 
 def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Read what :func:`write_archive` wrote, checking format, version and hashes.
+    Read an archive, and check its format, version and hashes.
 
-    :param path: of the archive
+    :param path: path of the archive
     :return: documents and tensors (on the CPU), by name
-    :raises FileNotFoundError: if there is no such file
-    :raises ValueError: if it is no archive of ours, is damaged, is of a newer format, or holds what we never write
+    :raises FileNotFoundError: if the file does not exist
+    :raises ValueError: if the file is no archive of sb3_matrl, is damaged, has a newer format, or has content that
+        :func:`write_archive` never writes
     """
     if not path.is_file():
         raise FileNotFoundError(f"no saved model at {path}")
@@ -75,7 +77,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             members = _read_members(archive, path.stat().st_size)
     except _ForeignFile as error:
         raise ValueError(str(error)) from None
-    except Exception as error:  # a damaged file has many ways to fail: BadZipFile, EOFError, struct.error, ...
+    except Exception as error:  # damaged files cause many errors: BadZipFile, EOFError, struct.error, ...
         raise ValueError(f"{path} is not a saved model, or it is damaged: {error}") from error
     _check_manifest(path, members)
     documents, tensors = {}, {}
@@ -93,7 +95,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 class _ForeignFile(Exception):
-    """A zip of somebody else's; the message says whose."""
+    """The zip was not written by sb3_matrl; the message says by what."""
 
 
 def _check_kind(path: Path, names: list[str]) -> None:
@@ -104,9 +106,11 @@ def _check_kind(path: Path, names: list[str]) -> None:
 
 def _read_members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
     """
-    All members of a zip of ``size`` bytes that has no compression, so that nothing in it can be larger than it is.
+    Read all members of a zip without compression, so that no member can be larger than the file.
 
-    :raises ValueError: for a zip of another make, which may be a zip bomb
+    :param archive: open zip
+    :param size: size of the file in bytes
+    :raises ValueError: if members are compressed, encrypted, repeated or overlapping, as in a zip bomb
     """
     infos = archive.infolist()
     names = [info.filename for info in infos]
@@ -122,10 +126,10 @@ def _read_members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
 
 
 def _check_name(name: str) -> None:
-    """Refuse names that would lead out of a folder into which somebody unzips the file."""
+    """Reject names that would be unzipped outside the target folder."""
     path = PurePosixPath(name)
     if str(path) != name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name.isprintable():
-        raise ValueError(f"its member {name!r} has a name that sb3_matrl never gives")
+        raise ValueError(f"its member {name!r} has a name that sb3_matrl never writes")
 
 
 def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
@@ -148,12 +152,12 @@ def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def _document_from_bytes(data: bytes) -> Any:
-    document = json.loads(data, parse_constant=_refuse_constant)
+    document = json.loads(data, parse_constant=_reject_constant)
     _check_tree(document, len(data), _JSON_TYPES)
     return document
 
 
-def _refuse_constant(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
@@ -161,12 +165,12 @@ def _tensor_bytes(value: Any) -> bytes:
     buffer = io.BytesIO()
     th.save(value, buffer)
     data = buffer.getvalue()
-    _check_tree(value, len(data), _TENSOR_TYPES)  # what cannot be loaded is not saved
+    _check_tree(value, len(data), _TENSOR_TYPES)  # reject now what could not be loaded
     return data
 
 
 def _tensors_from_bytes(data: bytes) -> Any:
-    """PyTorch's own files are zips too, with the same possibilities to do harm."""
+    """Load tensors; PyTorch's files are zips too and are checked in the same way."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         _read_members(archive, len(data))
     value = th.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -180,13 +184,14 @@ _TENSOR_TYPES: frozenset[type] = _JSON_TYPES | {tuple, OrderedDict, th.Tensor}
 
 def _check_tree(value: Any, size: int, types: frozenset[type]) -> None:
     """
-    Check nested containers: of these types only, not too deep, and no larger than what they were read from, as those
-    that contain themselves, or one another many times over, would be.
+    Check the types, the depth and the number of values in nested containers.
 
-    :param value: to check
-    :param size: bytes that it was read from, at least one per value
-    :param types: allowed
-    :raises ValueError: says what is wrong
+    Containers that contain themselves, or one another many times, have more values than bytes.
+
+    :param value: value to check
+    :param size: number of bytes that it was read from, at least one per value
+    :param types: allowed types
+    :raises ValueError: if a check fails
     """
     left = size
     open_values = [(value, 0)]
@@ -206,9 +211,9 @@ def _check_value(value: Any, size: int, types: frozenset[type]) -> None:
     if type(value) not in types:
         raise ValueError(f"it has a value of type {type(value).__name__}")
     if isinstance(value, dict) and any(type(key) not in (str, int) for key in value):
-        raise ValueError("it has a key that is neither text nor integer")
+        raise ValueError("it has a key that is neither a string nor an integer")
     if isinstance(value, th.Tensor):
         if value.layout != th.strided or value.is_meta:
-            raise ValueError("it has a tensor without its numbers")
+            raise ValueError("it has a tensor without data")
         if max(value.numel() * value.element_size(), value.untyped_storage().nbytes()) > size:
-            raise ValueError(f"it has a tensor of shape {tuple(value.shape)}, larger than itself")
+            raise ValueError(f"it has a tensor of shape {tuple(value.shape)}, larger than its data")

@@ -6,47 +6,62 @@ The losses are pure functions of tensors; :func:`best_respond` runs the gradient
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import FloatSchedule
 from torch.nn import functional as F
 
+from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.on_policy.batch import AgentBatch, evaluate, live_part, minibatches, take_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BestResponseConfig:
     """
-    Settings of one agent's best response, schedules already evaluated.
+    Settings of one learner's best response, named and documented as the arguments of :class:`~sb3_matrl.MATRL`, with schedules
+    evaluated.
 
-    :param learning_rate: of its own Adam
-    :param n_epochs: passes over the rollout
-    :param batch_size: rows per gradient step
-    :param clip_range: eps, clip of the agent's own ratio pi_theta / pi_old
-    :param weight_clip_range: cbar, clip of the importance weight of the others' policies; ``None`` for no clip
-    :param clip_range_vf: clip of the value update as in SB3's PPO; ``None`` for no clip
-    :param normalize_advantage: normalise advantages per minibatch, as SB3's PPO does
-    :param ent_coef: weight of the entropy bonus
-    :param vf_coef: weight of the value loss
-    :param kl_coef: weight of KL(pi_old || pi_theta) (the paper's KL coefficient)
-    :param max_grad_norm: gradient clipping
-    :param target_kl: stop the epochs when the KL estimate exceeds 1.5 times this; ``None`` for never
+    :raises ValueError: if a value is out of its range
     """
 
-    learning_rate: float
-    n_epochs: int
+    br_learning_rate: float
+    br_n_epochs: int
     batch_size: int
     clip_range: float
-    weight_clip_range: float | None
+    br_clip_range: float | None
     clip_range_vf: float | None
     normalize_advantage: bool
     ent_coef: float
     vf_coef: float
-    kl_coef: float
+    br_kl_coef: float
     max_grad_norm: float
     target_kl: float | None
+
+    def __post_init__(self) -> None:
+        if self.br_n_epochs < 0:
+            raise ValueError(f"br_n_epochs must not be negative, got {self.br_n_epochs}")
+        if self.br_clip_range is not None and not self.br_clip_range > 0.0:
+            raise ValueError(f"br_clip_range must be positive, or None for no clipping; got {self.br_clip_range}")
+
+    @classmethod
+    def of(cls, arguments: LearnerArguments, learner: str, progress_remaining: float = 1.0) -> BestResponseConfig:
+        """
+        Settings of one learner at one moment of the training.
+
+        :param arguments: constructor arguments by learner; ``br_learning_rate=None`` stands for ``learning_rate``
+        :param learner: name of the learner
+        :param progress_remaining: share of the training that is left, from 1 down to 0, at which schedules are evaluated
+        """
+        values = arguments.all_of((field.name for field in fields(cls)), learner)
+        if values["br_learning_rate"] is None:
+            values["br_learning_rate"] = arguments.of("learning_rate", learner)
+        for name in ("br_learning_rate", "clip_range", "clip_range_vf"):
+            if values[name] is not None:
+                values[name] = FloatSchedule(values[name])(progress_remaining)
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -113,9 +128,9 @@ def best_respond(
     """
     policy.set_training_mode(True)
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate
+        group["lr"] = config.br_learning_rate
     records: list[th.Tensor] = []
-    for _ in range(config.n_epochs if bool(batch.mask.any()) else 0):
+    for _ in range(config.br_n_epochs if bool(batch.mask.any()) else 0):
         for index in minibatches(batch, config.batch_size, rng):
             record = _gradient_step(policy, optimizer, batch, weights, config, index)
             if record is None:
@@ -146,8 +161,8 @@ def _gradient_step(
     policy_objective = surrogate_loss(ratio, advantages, row_weights, config.clip_range)
     critic_loss = value_loss(values, rows.old_values, rows.returns, config.clip_range_vf)
     loss = policy_objective - config.ent_coef * entropy + config.vf_coef * critic_loss
-    if config.kl_coef != 0.0:
-        loss = loss + config.kl_coef * approximate_kl(log_ratio)
+    if config.br_kl_coef != 0.0:
+        loss = loss + config.br_kl_coef * approximate_kl(log_ratio)
     with th.no_grad():
         kl_estimate = approximate_kl(log_ratio)
         clip_fraction = ((ratio - 1.0).abs() > config.clip_range).float().mean()

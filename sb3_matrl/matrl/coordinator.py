@@ -16,15 +16,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
 from sb3_matrl.matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
 from sb3_matrl.matrl.finite import check_ratios, check_response_losses
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.mixture import (
-    ActionDistribution,
     blend_logits,
     effective_sample_size,
     interpolate_parameters,
@@ -42,6 +39,7 @@ from sb3_matrl.on_policy.batch import (
     log_prob_and_distribution,
 )
 from sb3_matrl.on_policy.buffers import install_masked_buffer
+from sb3_matrl.utils.distributions import ActionDistribution
 from sb3_matrl.utils.suggest import unknown
 
 AGGREGATIONS = ("parameters", "distill")
@@ -54,30 +52,33 @@ MAX_LOG_RATIO = 20.0
 Parameters = dict[str, th.Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CoordinatorConfig:
     """
-    How the agents' updates are coordinated; the two switches give every ablation of Sec. 4.
+    Switches and solver of the coordinator, named and documented as the arguments of :class:`~sb3_matrl.MATRL`.
 
-    :param metagame: solve the meta-game; off means rho = 0, everyone predicted
-    :param best_response: take best-response steps; off means that the aggregated policies are the next ones
-    :param solver: see :func:`sb3_matrl.metagame.solve`
-    :param selection: which equilibrium, if there are several: ``random``, ``welfare`` or ``progress``
-    :param aggregation: ``parameters`` interpolates network parameters; ``distill`` then fits the exact mixture
-    :param best_response_start: ``aggregated``, ``current`` or ``predicted`` parameters
-    :param payoff_clip_range: clip c of the ratios in the meta-game; ``None`` for no clip
-    :param distill_steps: Adam steps of ``aggregation="distill"``
-    :raises ValueError: if a value is not one of those named
+    ``metagame`` and ``best_response`` give every ablation of Sec. 4.
+
+    :raises ValueError: if a value is not one of those documented
     """
 
-    metagame: bool = True
-    best_response: bool = True
-    solver: str = "auto"
-    selection: str = "random"
-    aggregation: str = "parameters"
-    best_response_start: str = "aggregated"
-    payoff_clip_range: float | None = 0.2
-    distill_steps: int = 10
+    metagame: bool
+    best_response: bool
+    solver: str
+    selection: str
+    aggregation: str
+    best_response_start: str
+    payoff_clip_range: float | None
+    distill_steps: int
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> CoordinatorConfig:
+        """
+        Take the settings from an algorithm's arguments.
+
+        :param arguments: constructor arguments by name
+        """
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
         choices = {
@@ -93,42 +94,6 @@ class CoordinatorConfig:
             raise ValueError(f"payoff_clip_range must be positive, or None for no clipping; got {self.payoff_clip_range}")
         if self.distill_steps < 0:
             raise ValueError(f"distill_steps must not be negative, got {self.distill_steps}")
-
-
-@dataclass(frozen=True)
-class BestResponseArguments:
-    """
-    One agent's best-response arguments as a user gives them; see :class:`~sb3_matrl.matrl.best_response.BestResponseConfig`.
-
-    ``learning_rate``, ``clip_range`` and ``clip_range_vf`` may be schedules of the remaining progress.
-    """
-
-    learning_rate: float | Schedule = 3e-4
-    n_epochs: int = 5
-    batch_size: int = 64
-    clip_range: float | Schedule = 0.2
-    weight_clip_range: float | None = 0.2
-    clip_range_vf: float | Schedule | None = None
-    normalize_advantage: bool = True
-    ent_coef: float = 0.0
-    vf_coef: float = 0.5
-    kl_coef: float = 0.0
-    max_grad_norm: float = 0.5
-    target_kl: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.n_epochs < 0:
-            raise ValueError(f"br_n_epochs must not be negative, got {self.n_epochs}")
-        if self.weight_clip_range is not None and not self.weight_clip_range > 0.0:
-            raise ValueError(f"br_clip_range must be positive, or None for no clipping; got {self.weight_clip_range}")
-
-    def at(self, progress_remaining: float) -> BestResponseConfig:
-        """The settings when ``progress_remaining`` (from 1 down to 0) of the training is left."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("learning_rate", "clip_range", "clip_range_vf"):
-            if values[name] is not None:
-                values[name] = FloatSchedule(values[name])(progress_remaining)
-        return BestResponseConfig(**values)
 
 
 @dataclass(frozen=True)
@@ -164,23 +129,21 @@ class MATRLCoordinator:
     It hooks their rollout buffers (see :func:`~sb3_matrl.on_policy.buffers.install_masked_buffer`) and holds the
     configuration, the best responses' optimisers and a random generator.
 
-    The players of the meta-game are the learners. One that several agents share is one player: its ratio is the product
-    of theirs, its payoff the sum, and they are mixed by one ``rho``.
+    The learners are the players of the meta-game. A learner that several agents share is one player: its ratio is
+    the product of theirs, its payoff their sum, and one ``rho`` mixes their policy.
 
-    :param learners: name -> learner; fill their buffers by :func:`sb3_matrl.on_policy.rollout.collect_rollout`
+    :param learners: name -> learner; :class:`~sb3_matrl.on_policy.rollout.RolloutCollector` fills their buffers
     :param config: switches and solver
-    :param best_response: name -> best-response arguments; defaults for all when ``None``
-    :param rng: draws equilibria, solver restarts and minibatches
-    :param group_sizes: name -> number of agents that share the learner; 1 for all when ``None``. Its buffer has as many
-        blocks of env copies, one per agent
+    :param rng: random generator for equilibria, solver restarts and minibatches; ``None`` for a fresh one
+    :param group_sizes: name -> number of agents that share the learner, whose buffer has one block of env copies for each of
+        them; 1 for all if ``None``
     :raises ValueError: if the solver does not apply to this number of learners
     """
 
     def __init__(
         self,
         learners: Mapping[str, OnPolicyAlgorithm],
-        config: CoordinatorConfig | None = None,
-        best_response: Mapping[str, BestResponseArguments] | None = None,
+        config: CoordinatorConfig,
         rng: np.random.Generator | None = None,
         group_sizes: Mapping[str, int] | None = None,
     ) -> None:
@@ -188,9 +151,8 @@ class MATRLCoordinator:
         self.group_sizes = {name: (group_sizes or {}).get(name, 1) for name in self.learners}
         for learner in self.learners.values():
             install_masked_buffer(learner)
-        self.config = config or CoordinatorConfig()
+        self.config = config
         check_applicable(self.config.solver, len(self.learners))
-        self.best_response = dict(best_response or {name: BestResponseArguments() for name in learners})
         self.rng = np.random.default_rng() if rng is None else rng
         self.optimizers = {
             name: th.optim.Adam(learner.policy.parameters(), eps=learner.policy.optimizer.defaults.get("eps", 1e-5))
@@ -198,23 +160,23 @@ class MATRLCoordinator:
         }
         self._actor_names = {name: actor_parameter_names(learner.policy) for name, learner in self.learners.items()}
 
-    def update(self, progress_remaining: float = 1.0) -> MetaGameReport:
+    def update(self, best_response: Mapping[str, BestResponseConfig]) -> MetaGameReport:
         """
         One iteration on the rollouts in the learners' buffers; the learners hold the next policies afterwards.
 
-        :param progress_remaining: share of the training that is left, for schedules
-        :return: the iteration's numbers
-        :raises NonFiniteError: when an agent's update leads to NaN or infinite numbers; the agents are left in mid-update
+        :param best_response: learner -> settings of its best response
+        :return: outcome and diagnostics of the iteration
+        :raises NonFiniteError: if an agent's update leads to NaN or infinite numbers; the agents are left in mid-update
         """
         try:
-            return self._update(progress_remaining)
+            return self._update(best_response)
         except ValueError as error:
             if REFUSED_BY_TORCH not in str(error):
                 raise
             self._check_parameters("during the update")
             raise NonFiniteError("during the update, a policy's output on the rollout was NaN or infinite") from error
 
-    def _update(self, progress_remaining: float) -> MetaGameReport:
+    def _update(self, configs: Mapping[str, BestResponseConfig]) -> MetaGameReport:
         seconds: dict[str, float] = {}
         with _timed(seconds, "predict"):
             prediction = self._predict()
@@ -224,7 +186,6 @@ class MATRLCoordinator:
             solution = self._solve(game)
         weights = self._weights(prediction, solution.rho)
         with _timed(seconds, "best_response"):
-            configs = {name: arguments.at(progress_remaining) for name, arguments in self.best_response.items()}
             self._aggregate(prediction, solution.rho, configs)
             stats = self._best_respond(prediction, weights, configs)
         self._check_parameters("after the best response")
@@ -296,7 +257,7 @@ class MATRLCoordinator:
             self._set_actor(name, interpolate_parameters(current.parameters, predicted.parameters, weight))
             if self.config.aggregation == "distill" and start == "aggregated" and weight < 1.0:
                 target = blend_logits(current.distribution, predicted.distribution, weight)
-                self._distill(name, prediction.batches[i], target, configs[name].learning_rate)
+                self._distill(name, prediction.batches[i], target, configs[name].br_learning_rate)
 
     def _set_actor(self, name: str, parameters: Parameters) -> None:
         named = dict(self.learners[name].policy.named_parameters())
@@ -327,7 +288,7 @@ class MATRLCoordinator:
         stats = {}
         for i, (name, learner) in enumerate(self.learners.items()):
             batch, config = prediction.batches[i], configs[name]
-            column = clip_weights(weights[:, i], config.weight_clip_range).to(batch.advantages).repeat(self.group_sizes[name])
+            column = clip_weights(weights[:, i], config.br_clip_range).to(batch.advantages).repeat(self.group_sizes[name])
             stats[name] = best_respond(learner.policy, self.optimizers[name], batch, column, config, self.rng)
         return stats
 
@@ -341,7 +302,7 @@ class MATRLCoordinator:
         stats: dict[str, BestResponseStats],
         seconds: dict[str, float],
     ) -> MetaGameReport:
-        clip_ranges = [configs[name].weight_clip_range for name in self.learners]
+        clip_ranges = [configs[name].br_clip_range for name in self.learners]
         return MetaGameReport(
             agents=tuple(self.learners),
             n_equilibria=len(solution.equilibria) if self.config.metagame else -1,

@@ -3,20 +3,19 @@ Mixtures of an agent's current and predicted policy (Sec. 2.2): densities, distr
 
 ``rho`` is always the weight on the CURRENT policy. Where a density is needed, the exact mixture is used; where one
 distribution per state is needed, :func:`blend_logits` gives it; where network parameters are needed,
-:func:`interpolate_parameters` does. Nothing here knows of environments or SB3: tensors and ``torch.distributions``
-in, tensors and ``torch.distributions`` out.
+:func:`interpolate_parameters` does. The functions take and return tensors and ``torch.distributions``, and know nothing of
+environments or SB3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch as th
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-# What SB3's action distributions hold: a list stands for MultiDiscrete actions, one Categorical per component.
-ActionDistribution = Categorical | Bernoulli | Normal | Sequence[Categorical]
+from sb3_matrl.utils.distributions import ActionDistribution
 
 
 def mixture_ratios(ratios: th.Tensor, rho: th.Tensor) -> th.Tensor:

@@ -15,8 +15,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_matrl.matrl.mixture import ActionDistribution
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
+from sb3_matrl.utils.distributions import ActionDistribution
 
 
 @dataclass(frozen=True)

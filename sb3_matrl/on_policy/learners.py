@@ -1,92 +1,30 @@
-"""The agents' learners: unmodified SB3 (or sb3-contrib) on-policy algorithms, built from MATRL's arguments."""
+"""On-policy learners: unmodified SB3 and sb3-contrib algorithms, built from an algorithm's constructor arguments."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_matrl.common.agents import SpacesVecEnv
+from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.utils.suggest import did_you_mean
 
-# Arguments whose value is itself a dict: such a dict is per agent only if its keys name agents.
-DICT_VALUED = frozenset({"policy_kwargs", "learner_kwargs", "rollout_buffer_kwargs"})
-
-
-class SpacesVecEnv(VecEnv):
-    """
-    The environment as one learner sees it: its spaces and the number of copies, nothing to step.
-
-    SB3 takes spaces only from an environment; agents act together, so stepping one alone has no meaning.
-
-    :param num_envs: copies of the joint environment
-    :param observation_space: the agent's
-    :param action_space: the agent's
-    """
-
-    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-        super().__init__(num_envs, observation_space, action_space)
-
-    def _refuse(self) -> Any:
-        raise RuntimeError(
-            "an agent of MATRL cannot step the environment alone: use MATRL.learn, or give the agent an environment of "
-            "its own with set_env"
-        )
-
-    def reset(self) -> Any:
-        return self._refuse()
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self._refuse()
-
-    def step_wait(self) -> Any:
-        return self._refuse()
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name, None)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        self._refuse()
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        return list(self._refuse())
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
-
-
-def per_agent(name: str, value: Any, agents: Sequence[str]) -> dict[str, Any]:
-    """
-    One value per agent: a dict keyed by agent as it is, anything else repeated.
-
-    :param name: of the argument, for the error
-    :param value: one value, or a dict keyed by agent
-    :param agents: names of all agents
-    :raises ValueError: if a dict keyed by agent lacks an agent or names one that does not exist
-    """
-    if not isinstance(value, Mapping) or (name in DICT_VALUED and not set(value) & set(agents)):
-        return dict.fromkeys(agents, value)
-    missing = [agent for agent in agents if agent not in value]
-    extra = [str(key) for key in value if key not in agents]
-    if missing or extra:
-        parts = [f"missing {', '.join(missing)}"] if missing else []
-        parts += [f"unknown {', '.join(extra)}{did_you_mean(extra[0], agents)}"] if extra else []
-        raise ValueError(f"{name} as a dict needs exactly the keys {', '.join(agents)}: {'; '.join(parts)}")
-    return {agent: value[agent] for agent in agents}
+# Arguments of SB3's constructors that belong to the joint model, not to its learners.
+_OF_THE_MODEL = {"device", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
 
 
 def check_space(space: spaces.Space[Any], kind: str) -> None:
     """
     Refuse spaces whose values SB3's policies would misread.
 
-    :param space: an agent's
+    :param space: space of an agent
     :param kind: ``"observation"`` or ``"action"``, for the error
     :raises ValueError: if a discrete space does not count from 0
     """
@@ -101,7 +39,7 @@ _NAMED, _KEYWORD_ONLY = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Paramet
 
 
 def accepted_arguments(learner_class: type[OnPolicyAlgorithm]) -> set[str]:
-    """Names of the arguments that a learner's constructor takes beside policy and env, passed on as ``**kwargs`` or not."""
+    """Names of the arguments of a learner's constructor beside policy and env, those passed on as ``**kwargs`` included."""
     names: set[str] = set()
     for cls in learner_class.__mro__:
         if "__init__" not in vars(cls):
@@ -121,13 +59,13 @@ def build_learner(
     learner_kwargs: Mapping[str, Any] | None,
 ) -> OnPolicyAlgorithm:
     """
-    One agent's learner.
+    Build one learner.
 
     :param learner_class: SB3 or sb3-contrib on-policy algorithm
     :param policy: policy name or class
-    :param env: the agent's spaces
-    :param arguments: SB3 arguments; those that this class does not take, and those that are ``None``, are left to it
-    :param learner_kwargs: arguments of this class alone; they win over ``arguments``
+    :param env: spaces and number of columns of the learner
+    :param arguments: SB3 arguments; the class uses its own defaults for those that are ``None``, and gets none that it lacks
+    :param learner_kwargs: arguments of this class alone; they take precedence over ``arguments``
     :raises TypeError: if ``learner_class`` is not an on-policy algorithm
     :raises ValueError: if ``learner_kwargs`` has a name that the class does not take, or SB3 cannot use the spaces
     """
@@ -149,3 +87,38 @@ def build_learner(
             f"{learner_class.__name__} cannot use these spaces or arguments (observations {env.observation_space}, actions "
             f"{env.action_space}){f': {error}' if str(error) else ''}"
         ) from error
+
+
+def learner_argument_names(arguments: Mapping[str, Any]) -> list[str]:
+    """
+    The arguments that learners are built with: those that SB3's PPO has, too.
+
+    :param arguments: constructor arguments of the joint algorithm
+    """
+    known = accepted_arguments(PPO) - _OF_THE_MODEL
+    return [name for name in arguments if name in known]
+
+
+def build_learners(
+    envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments, device: th.device | str
+) -> dict[str, OnPolicyAlgorithm]:
+    """
+    Build all learners from ``policy``, ``learner_class``, ``learner_kwargs`` and the arguments of SB3's PPO.
+
+    :param envs: name of the learner -> its spaces and number of columns
+    :param arguments: constructor arguments by learner
+    :param device: device of the networks
+    :return: name -> learner, in the same order
+    :raises TypeError: as :func:`build_learner`
+    :raises ValueError: as :func:`build_learner`
+    """
+    learners = {}
+    for name, env in envs.items():
+        own = arguments.all_of(learner_argument_names(arguments.values), name) | {"device": device}
+        if own["policy_kwargs"] is not None:
+            own["policy_kwargs"] = dict(own["policy_kwargs"])  # SB3 writes into it
+        learner_class, policy, learner_kwargs = (
+            arguments.of(argument, name) for argument in ("learner_class", "policy", "learner_kwargs")
+        )
+        learners[name] = build_learner(learner_class, policy, env, own, learner_kwargs)
+    return learners

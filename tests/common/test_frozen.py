@@ -15,9 +15,9 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.utils import get_device
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
-from sb3_matrl.on_policy.learners import SpacesVecEnv
 from tests.vec_env import toys
 
 SMALL: dict[str, Any] = {"n_envs": 2, "n_steps": 16, "batch_size": 32, "n_epochs": 2, "br_n_epochs": 1, "seed": 1}

@@ -10,9 +10,10 @@ import pytest
 from gymnasium import spaces
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.agents import Team
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
 from sb3_matrl.evaluation import evaluate_policy
-from sb3_matrl.on_policy.rollout import Team, collect_rollout, first_position
+from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.vec_env.errors import EnvDataError
 from tests.on_policy.test_rollout import Recorder, late_entry
@@ -45,10 +46,10 @@ class Session:
         env = make_joint_vec_env(env, 3, seed=4)
         self.first, self.alive = env.reset(), [env.alive]
         self.recorder = Recorder(env)
-        position = first_position(env, self.team, self.first)
+        position = self.team.begin(self.first, env.alive)
         self.buffers: list[dict[str, Any]] = []
         for _ in range(n_rollouts):
-            position, _ = collect_rollout(env, self.team, position, 8, self._see)
+            position, _ = RolloutCollector(env, self.team).collect(position, 8, self._see)
             names = ("observations", "rewards", "mask")
             self.buffers.append(
                 {name: [getattr(x.rollout_buffer, n).copy() for n in names] for name, x in self.team.learners.items()}

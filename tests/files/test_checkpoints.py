@@ -40,7 +40,7 @@ def test_without_frequencies_it_saves_at_the_end_only(tmp_path):
 
 def test_saves_by_the_clock(tmp_path, monkeypatch):
     now = iter(range(0, 10_000, 30))  # half a minute passes from one look at the clock to the next
-    monkeypatch.setattr("sb3_matrl.files.checkpoints.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("sb3_matrl.common.callbacks.time.monotonic", lambda: float(next(now)))
     small_model().learn(240, ResumableCheckpointCallback(tmp_path, save_freq=-1, every_minutes=1.5))
     # Looks at 0 s (start), 30, 60 and 90 s (before the rollouts from 0, 40 and 80 steps: saved), 120 s (saved), ...
     assert checkpoint_steps(tmp_path) == [80, 200, 240]

@@ -9,9 +9,9 @@ from gymnasium import spaces
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 
+from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
-from sb3_matrl.on_policy.learners import SpacesVecEnv
-from tests.evaluation.test_callbacks import small_model
+from tests.evaluation.test_eval_callback import small_model
 
 
 class Bomb:
@@ -29,7 +29,7 @@ def test_untrusted_file_runs_nothing(tmp_path):
     agent.harmless = Bomb(tmp_path / "harm")
     agent.save(tmp_path / "agent")
     assert is_sb3_file(tmp_path / "agent.zip")
-    with pytest.raises(ValueError, match=r"holds pickles: loading it can run any code .* --trust on the command line"):
+    with pytest.raises(ValueError, match=r"holds pickles: loading it can run arbitrary code.* --trust on the command line"):
         load_sb3_agent(tmp_path / "agent.zip")
     assert not (tmp_path / "harm").exists()
     load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")

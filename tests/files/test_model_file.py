@@ -17,6 +17,7 @@ from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.files.model_file import SavedModel, read_model, restore_arguments, write_model, zip_path
 
 SAVED = SavedModel(
+    algorithm="MATRL",
     observation_spaces={"z/1": spaces.Box(-1, 1, (2,), np.float32), "a": spaces.Discrete(3)},
     action_spaces={"z/1": spaces.Discrete(2), "a": spaces.Discrete(4)},
     arguments={"gamma": 0.9, "policy_kwargs": {"activation_fn": th.nn.Tanh}},
@@ -28,7 +29,7 @@ SAVED = SavedModel(
         "skipped_updates": 2,
         "learner_n_updates": [3, 4],
     },
-    coordinator_rng=dict(np.random.default_rng(0).bit_generator.state),
+    generators={"coordinator": dict(np.random.default_rng(0).bit_generator.state)},
     parameters={"z/1": {"policy": {"w": th.ones(2)}}, "a": {"policy": {"w": th.zeros(3)}}},
 )
 
@@ -38,8 +39,8 @@ def test_everything_comes_back_in_order(tmp_path: Path) -> None:
     read = read_model(tmp_path / "model.zip")
     assert list(read.observation_spaces) == ["z/1", "a"]
     assert (read.observation_spaces, read.action_spaces) == (SAVED.observation_spaces, SAVED.action_spaces)
-    assert (read.counters, read.coordinator_rng) == (SAVED.counters, SAVED.coordinator_rng)
-    assert restore_arguments(read.arguments, SAVED.arguments, {}, {}) == SAVED.arguments
+    assert (read.counters, read.generators) == (SAVED.counters, SAVED.generators)
+    assert restore_arguments(read.arguments, SAVED.arguments, (), {}, {}) == SAVED.arguments
     for agent, parameters in SAVED.parameters.items():
         assert th.equal(read.parameters[agent]["policy"]["w"], parameters["policy"]["w"])
 
@@ -49,14 +50,14 @@ def test_suffix_is_added_only_where_there_is_none() -> None:
     assert zip_path("a/model.bin") == Path("a/model.bin")
 
 
-@pytest.mark.parametrize("lost", ["agents", "arguments", "counters", "coordinator_rng"])
+@pytest.mark.parametrize("lost", ["agents", "arguments", "counters", "generators"])
 def test_a_file_without_a_part_is_named_damaged(tmp_path: Path, lost: str) -> None:
     write_model(tmp_path / "model", SAVED)
     documents, tensors = read_archive(tmp_path / "model.zip")
     model: dict[str, Any] = dict(documents["model"])
     del model[lost]
     write_archive(tmp_path / "model.zip", {"model": model}, tensors)
-    with pytest.raises(ValueError, match=f"damaged, or not a MATRL model.*{lost}"):
+    with pytest.raises(ValueError, match=f"damaged, or not a saved model.*{lost}"):
         read_model(tmp_path / "model.zip")
 
 
@@ -64,8 +65,8 @@ def test_a_class_that_is_not_loaded_names_its_argument_and_can_be_given() -> Non
     stored = {"gamma": 0.9, "learner_class": {"__kind__": "class", "module": "os", "name": "system"}}
     defaults = {"gamma": 0.99, "learner_class": None}
     with pytest.raises(ValueError, match=r"learner_class: .*os\.system.*custom_objects=\{'learner_class'"):
-        restore_arguments(stored, defaults, {}, {})
-    assert restore_arguments(stored, defaults, {"learner_class": dict}, {}) == {"gamma": 0.9, "learner_class": dict}
+        restore_arguments(stored, defaults, (), {}, {})
+    assert restore_arguments(stored, defaults, (), {"learner_class": dict}, {}) == {"gamma": 0.9, "learner_class": dict}
 
 
 def test_files_of_version_1_lack_what_came_later(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_space_that_is_none_names_the_file(tmp_path: Path, space: Any) -> None
     documents, tensors = read_archive(tmp_path / "model.zip")
     documents["model"]["observation_spaces"][0] = space
     write_archive(tmp_path / "model.zip", {"model": documents["model"]}, tensors)
-    with pytest.raises(ValueError, match=r"model\.zip is damaged, or not a MATRL model: .*not a description of a space"):
+    with pytest.raises(ValueError, match=r"model\.zip is damaged, or not a saved model: .*not a description of a space"):
         read_model(tmp_path / "model.zip")
 
 
@@ -121,11 +122,12 @@ def test_any_model_comes_back(
 ) -> None:
     spaces_ = {agent: spaces.Discrete(2 + i) for i, agent in enumerate(agents)}
     saved = SavedModel(
+        algorithm="MATRL",
         observation_spaces=spaces_,
         action_spaces=spaces_,
         arguments=arguments,
         counters=dict(zip(SAVED.counters, [*numbers[:5], numbers], strict=True)),
-        coordinator_rng=SAVED.coordinator_rng,
+        generators=SAVED.generators,
         parameters={agent: {"policy": {"w": th.full((2,), float(i))}} for i, agent in enumerate(agents)},
     )
     path = tmp_path_factory.mktemp("any") / "model.zip"
@@ -133,7 +135,7 @@ def test_any_model_comes_back(
     read = read_model(path)
     assert list(read.observation_spaces) == agents and read.action_spaces == saved.action_spaces
     assert read.counters == saved.counters
-    restored = restore_arguments(read.arguments, saved.arguments, {}, {})
+    restored = restore_arguments(read.arguments, saved.arguments, (), {}, {})
     assert repr(restored) == repr(saved.arguments)  # unlike ==, it takes NaN for NaN
     for agent in agents:
         assert th.equal(read.parameters[agent]["policy"]["w"], saved.parameters[agent]["policy"]["w"])

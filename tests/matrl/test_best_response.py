@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
+from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.matrl.best_response import (
     BestResponseConfig,
     BestResponseStats,
@@ -23,21 +24,21 @@ from sb3_matrl.matrl.best_response import (
 )
 from sb3_matrl.on_policy.batch import agent_batch, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
-from sb3_matrl.on_policy.learners import SpacesVecEnv, build_learner
+from sb3_matrl.on_policy.learners import build_learner
 
 N_STEPS, N_ENVS = 8, 3
 ROWS = N_STEPS * N_ENVS
 CONFIG = BestResponseConfig(
-    learning_rate=1e-2,
-    n_epochs=1,
+    br_learning_rate=1e-2,
+    br_n_epochs=1,
     batch_size=ROWS,
     clip_range=0.2,
-    weight_clip_range=None,
+    br_clip_range=None,
     clip_range_vf=None,
     normalize_advantage=True,
     ent_coef=0.0,
     vf_coef=0.5,
-    kl_coef=0.0,
+    br_kl_coef=0.0,
     max_grad_norm=0.5,
     target_kl=None,
 )
@@ -135,14 +136,14 @@ def test_with_weights_of_one_it_is_ppo_bit_for_bit(actions, variant, monkeypatch
     assert any(not th.equal(moved[name], value) for name, value in before.items())
     logged = theirs.logger.name_to_value
     if variant != "early stop":
-        assert stats.n_updates == config.n_epochs * -(-ROWS // config.batch_size)
+        assert stats.n_updates == config.br_n_epochs * -(-ROWS // config.batch_size)
         assert stats.policy_loss == pytest.approx(logged["train/policy_gradient_loss"], rel=1e-5, abs=1e-7)
         assert stats.value_loss == pytest.approx(logged["train/value_loss"], rel=1e-5)
         assert stats.entropy == pytest.approx(-logged["train/entropy_loss"], rel=1e-5)
         assert stats.clip_fraction == pytest.approx(logged["train/clip_fraction"], rel=1e-5)
     else:
         assert 0 < stats.n_updates < 48
-    if config.n_epochs == 1:
+    if config.br_n_epochs == 1:
         assert stats.approx_kl == pytest.approx(logged["train/approx_kl"], rel=1e-5)
 
 
@@ -233,7 +234,7 @@ def test_weights_scale_every_sample_s_gradient():
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:
                 expected[name] += weights[b] * advantage * q * gradient / ROWS
-    respond(learner, replace(PLAIN, learning_rate=0.3), weights, optimizer=optimizer)
+    respond(learner, replace(PLAIN, br_learning_rate=0.3), weights, optimizer=optimizer)
     for name, value in parameters_of(learner).items():
         th.testing.assert_close(value - before[name], 0.3 * expected[name], rtol=1e-3, atol=1e-6)
     assert any(change.abs().max() > 1e-4 for change in expected.values())
@@ -254,7 +255,7 @@ def test_gradients_are_clipped_to_the_norm():
     learner = make_learner(ACTION_SPACES["discrete"])
     before = parameters_of(learner)
     optimizer = th.optim.SGD(learner.policy.parameters(), lr=1.0)
-    respond(learner, replace(CONFIG, learning_rate=1.0, max_grad_norm=0.01), optimizer=optimizer)
+    respond(learner, replace(CONFIG, br_learning_rate=1.0, max_grad_norm=0.01), optimizer=optimizer)
     change = th.cat([(value - before[name]).flatten() for name, value in parameters_of(learner).items()])
     assert change.norm().item() == pytest.approx(0.01, rel=1e-3)
 
@@ -271,9 +272,9 @@ def test_the_kl_coefficient_pulls_towards_the_old_policy():
         return approximate_kl(log_prob - batch.old_log_prob).item()
 
     before, start = divergence(), parameters_of(learner)
-    respond(learner, replace(PLAIN, n_epochs=5), batch=batch)
+    respond(learner, replace(PLAIN, br_n_epochs=5), batch=batch)
     assert divergence() == before and all(th.equal(v, start[k]) for k, v in parameters_of(learner).items())
-    respond(learner, replace(PLAIN, n_epochs=30, kl_coef=1.0), batch=batch)
+    respond(learner, replace(PLAIN, br_n_epochs=30, br_kl_coef=1.0), batch=batch)
     assert divergence() < before / 3
     assert th.equal(agent_batch(old).old_log_prob, batch.old_log_prob)
 
@@ -289,7 +290,7 @@ def test_the_kl_coefficient_s_gradient_is_that_of_the_estimate():
     gradients = th.autograd.grad((gap * log_prob).mean(), list(named.values()), allow_unused=True)
     before = parameters_of(learner)
     optimizer = th.optim.SGD(named.values(), lr=1.0)
-    respond(learner, replace(PLAIN, learning_rate=0.5, kl_coef=0.7), batch=batch, optimizer=optimizer)
+    respond(learner, replace(PLAIN, br_learning_rate=0.5, br_kl_coef=0.7), batch=batch, optimizer=optimizer)
     for (name, value), gradient in zip(parameters_of(learner).items(), gradients, strict=True):
         expected = th.zeros_like(value) if gradient is None else -0.5 * 0.7 * gradient
         th.testing.assert_close(value - before[name], expected, rtol=1e-3, atol=1e-6)
@@ -311,7 +312,7 @@ def mask():
 
 @pytest.mark.parametrize("batch_size", [5, 100])
 def test_masked_rows_may_hold_anything(mask, batch_size):
-    config = replace(CONFIG, batch_size=batch_size, n_epochs=2, ent_coef=0.1, kl_coef=0.1)
+    config = replace(CONFIG, batch_size=batch_size, br_n_epochs=2, ent_coef=0.1, br_kl_coef=0.1)
     ours, other = (make_learner(ACTION_SPACES["discrete"]) for _ in range(2))
     clean = with_mask(agent_batch(ours), mask)
     garbage = with_mask(agent_batch(other), mask)
@@ -326,7 +327,7 @@ def test_masked_rows_may_hold_anything(mask, batch_size):
 
 
 def test_masked_rows_count_as_if_they_had_never_been(mask):
-    config = replace(CONFIG, batch_size=5, n_epochs=2)
+    config = replace(CONFIG, batch_size=5, br_n_epochs=2)
     ours, other = (make_learner(ACTION_SPACES["box"]) for _ in range(2))
     weights = th.linspace(0.5, 1.5, ROWS)
     mine = respond(ours, config, weights, batch=with_mask(agent_batch(ours), mask))
@@ -349,7 +350,7 @@ def test_every_epoch_visits_every_live_row_once(mask, batch_size, everyone, monk
         return evaluate(observations, actions)
 
     monkeypatch.setattr(learner.policy, "evaluate_actions", recording)
-    stats = respond(learner, replace(CONFIG, batch_size=batch_size, n_epochs=2), batch=batch)
+    stats = respond(learner, replace(CONFIG, batch_size=batch_size, br_n_epochs=2), batch=batch)
     steps = -(-len(live) // batch_size)
     assert stats.n_updates == len(visits) == 2 * steps
     assert all(1 <= len(rows) <= batch_size for rows in visits)
@@ -369,7 +370,7 @@ def test_without_live_rows_nothing_happens():
 def test_without_epochs_nothing_happens():
     learner = make_learner(ACTION_SPACES["discrete"])
     before = parameters_of(learner)
-    assert respond(learner, replace(CONFIG, n_epochs=0)).n_updates == 0
+    assert respond(learner, replace(CONFIG, br_n_epochs=0)).n_updates == 0
     assert all(th.equal(value, before[name]) for name, value in parameters_of(learner).items())
 
 
@@ -379,10 +380,10 @@ def test_target_kl_stops_before_the_step_that_exceeds_it():
     with th.no_grad():
         _, log_prob, _ = learner.policy.evaluate_actions(batch.observations, batch.actions)
     at_start = approximate_kl(log_prob - batch.old_log_prob).item()
-    stats = respond(learner, replace(CONFIG, n_epochs=9, target_kl=0.999 * at_start / 1.5))
+    stats = respond(learner, replace(CONFIG, br_n_epochs=9, target_kl=0.999 * at_start / 1.5))
     assert stats.n_updates == 0
     assert all(th.equal(value, before[name]) for name, value in parameters_of(learner).items())
-    stats = respond(learner, replace(CONFIG, n_epochs=1, target_kl=1.001 * at_start / 1.5))
+    stats = respond(learner, replace(CONFIG, br_n_epochs=1, target_kl=1.001 * at_start / 1.5))
     assert stats.n_updates == 1
 
 

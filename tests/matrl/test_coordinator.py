@@ -14,12 +14,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch.distributions import Categorical
 
 from sb3_matrl import MATRL, MATRLCoordinator
+from sb3_matrl.common.agents import SpacesVecEnv
+from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
-from sb3_matrl.matrl.coordinator import BestResponseArguments, CoordinatorConfig
+from sb3_matrl.matrl.best_response import BestResponseConfig
+from sb3_matrl.matrl.coordinator import CoordinatorConfig
 from sb3_matrl.matrl.mixture import blend_logits, kl
 from sb3_matrl.metagame import MetaGame, Solution
 from sb3_matrl.on_policy.batch import actor_parameter_names, agent_batch
-from sb3_matrl.on_policy.learners import SpacesVecEnv
 from tests.vec_env.toys import early_death
 
 SMALL: dict[str, Any] = {
@@ -256,12 +258,23 @@ def test_rows_of_dead_agents_do_not_influence_anyone() -> None:
             assert value == poisoned_report.scalars()[key], key
 
 
+DEFAULTS = {name: spec.default for name, spec in constructor_arguments(MATRL).items()}
+
+
+def config(**changes: Any) -> CoordinatorConfig:
+    return CoordinatorConfig.of(DEFAULTS | changes)
+
+
+def best_response(left: float = 1.0, **changes: Any) -> BestResponseConfig:
+    return BestResponseConfig.of(LearnerArguments(DEFAULTS | changes, ["a"]), "a", left)
+
+
 def test_coordinator_stands_alone_with_plain_learners() -> None:
     model = MATRL("MlpPolicy", matrix_game_v0.parallel_env, **SMALL)
     model.learn(0)
     model.collect_rollouts(model._init_callback(None))
-    coordinator = MATRLCoordinator(model.agents, CoordinatorConfig(solver="enumeration"), rng=np.random.default_rng(0))
-    report = coordinator.update(progress_remaining=0.5)
+    coordinator = MATRLCoordinator(model.agents, config(solver="enumeration"), rng=np.random.default_rng(0))
+    report = coordinator.update(dict.fromkeys(model.agents, best_response()))
     assert report.agents == tuple(model.agents)
     assert all(stats.n_updates > 0 for stats in report.best_response.values())
 
@@ -269,18 +282,19 @@ def test_coordinator_stands_alone_with_plain_learners() -> None:
 def test_coordinator_hooks_the_rollout_buffers_and_no_more_than_once() -> None:
     space = gym.spaces.Box(-1, 1, (2,), np.float32)
     learner = PPO("MlpPolicy", SpacesVecEnv(2, space, gym.spaces.Discrete(3)), n_steps=8, batch_size=16, device="cpu")
-    MATRLCoordinator({"a": learner})
+    MATRLCoordinator({"a": learner}, config())
     buffer: Any = learner.rollout_buffer
     assert buffer.mask.shape == (8, 2) and buffer.observations.shape == (8, 2, 2)
     assert learner.rollout_buffer_class is RolloutBuffer
-    MATRLCoordinator({"a": learner})
+    MATRLCoordinator({"a": learner}, config())
     assert learner.rollout_buffer is buffer
 
 
 def test_schedules_are_evaluated_at_the_remaining_progress() -> None:
-    arguments = BestResponseArguments(learning_rate=lambda left: 0.1 * left, clip_range=lambda left: 0.2 * left)
-    config = arguments.at(0.5)
-    assert (config.learning_rate, config.clip_range, config.clip_range_vf) == (0.05, 0.1, None)
+    schedules = {"learning_rate": lambda left: 0.1 * left, "clip_range": lambda left: 0.2 * left}
+    found = best_response(0.5, **schedules)
+    assert (found.br_learning_rate, found.clip_range, found.clip_range_vf) == (0.05, 0.1, None)
+    assert best_response(0.5, **schedules, br_learning_rate=lambda left: left).br_learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
@@ -296,12 +310,12 @@ def test_schedules_are_evaluated_at_the_remaining_progress() -> None:
 )
 def test_unusable_settings_are_named(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CoordinatorConfig(**{name: value})
+        config(**{name: value})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"n_epochs": -1}, "br_n_epochs"), ({"weight_clip_range": 0.0}, "br_clip_range")]
+    ("arguments", "message"), [({"br_n_epochs": -1}, "br_n_epochs"), ({"br_clip_range": 0.0}, "br_clip_range")]
 )
 def test_unusable_best_response_settings_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BestResponseArguments(**arguments)
+        best_response(**arguments)

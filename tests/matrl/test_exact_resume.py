@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
-from sb3_matrl.common.training_state import TrainingState, capture
+from sb3_matrl.common.training_state import TrainingState
 from tests.matrl.test_action_masks import WALK
 from tests.vec_env.toys import plain, saving
 
@@ -160,7 +160,7 @@ CASES = {
 def assert_same_carried(model, other):
     """All that goes on into the next rollout: normalisers, recurrent states, position in the env, random generators."""
     assert_same(model, other)
-    ours, theirs = (capture(one).as_tree() for one in (model, other))
+    ours, theirs = (one._capture_state().as_tree() for one in (model, other))
     for tree in (ours, theirs):
         for info in tree["episodes"]:
             del info["t"]

@@ -14,11 +14,12 @@ from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.agents import Position, SpacesVecEnv
 from sb3_matrl.matrl.best_response import BestResponseConfig, best_respond
 from sb3_matrl.on_policy.batch import AgentBatch, agent_batch, evaluate, minibatches, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
-from sb3_matrl.on_policy.learners import SpacesVecEnv, build_learner
-from sb3_matrl.on_policy.rollout import Position, collect_rollout
+from sb3_matrl.on_policy.learners import build_learner
+from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.on_policy.test_rollout import GAMMA, LAMBDA, Recorder, beginning, go_on, late_entry, solo
 from tests.vec_env import toys
@@ -47,7 +48,7 @@ def collected(world: str = "early_death", n_rollouts: int = 1) -> dict[str, Any]
     learners = build(env)
     position = beginning(env)
     for _ in range(n_rollouts):
-        position, _ = collect_rollout(env, solo(learners), position, N_STEPS, go_on)
+        position, _ = RolloutCollector(env, solo(learners)).collect(position, N_STEPS, go_on)
     return learners
 
 
@@ -96,7 +97,7 @@ def test_truncation_is_bootstrapped_with_the_state_at_the_end_of_the_episode() -
     env = make_joint_vec_env(toys.truncated, 1, seed=1)
     learners, recorder = build(env), Recorder(env)
     start = beginning(env)
-    collect_rollout(env, solo(learners), start, N_STEPS, recorder)
+    RolloutCollector(env, solo(learners)).collect(start, N_STEPS, recorder)
     for column, (agent, learner) in enumerate(learners.items()):
         cut = [t for t, step in enumerate(recorder.steps) if step.truncated[0, column]]
         assert cut
@@ -209,7 +210,20 @@ def test_one_best_response_step_equals_the_slow_loop() -> None:
         loss = loss - weights[row] * surrogate - 0.03 * entropy[row] + 0.5 * (values[row] - batch.returns[row]) ** 2
     (loss / len(live)).backward()
     expected = {name: value - 0.1 * value.grad for name, value in slow.named_parameters() if value.grad is not None}
-    config = BestResponseConfig(0.1, 1, 99, 0.1, None, None, True, 0.03, 0.5, 0.0, 1e9, None)
+    config = BestResponseConfig(
+        br_learning_rate=0.1,
+        br_n_epochs=1,
+        batch_size=99,
+        clip_range=0.1,
+        br_clip_range=None,
+        clip_range_vf=None,
+        normalize_advantage=True,
+        ent_coef=0.03,
+        vf_coef=0.5,
+        br_kl_coef=0.0,
+        max_grad_norm=1e9,
+        target_kl=None,
+    )
     before = {name: value.detach().clone() for name, value in policy.named_parameters()}
     stats = best_respond(policy, th.optim.SGD(policy.parameters(), lr=1.0), batch, weights, config, np.random.default_rng(0))
     assert stats.n_updates == 1
@@ -256,7 +270,7 @@ def test_collection_does_not_depend_on_the_length_of_rollouts() -> None:
         position, pieces = Position(env.reset(), np.ones_like(env.alive)), []
         th.manual_seed(9)
         for length in lengths:
-            position, _ = collect_rollout(env, solo(learners), position, length, go_on)
+            position, _ = RolloutCollector(env, solo(learners)).collect(position, length, go_on)
             buffer = learners["a"].rollout_buffer
             pieces.append(
                 [getattr(buffer, name).copy() for name in ("actions", "values", "hidden_states_pi", "cell_states_vf")]

@@ -12,10 +12,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 
 from sb3_matrl import MATRL
-from sb3_matrl.common.agents import learner_groups
+from sb3_matrl.common.agents import SpacesVecEnv, Team, learner_groups
 from sb3_matrl.matrl import coordinator
-from sb3_matrl.on_policy.learners import SpacesVecEnv
-from sb3_matrl.on_policy.rollout import Team, collect_rollout, first_position
+from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.on_policy.test_rollout import Recorder, build
 from tests.vec_env import toys
@@ -44,11 +43,11 @@ def after_rollout(**kwargs: Any) -> MATRL:
 def test_the_buffer_holds_the_agents_one_after_the_other() -> None:
     env = make_joint_vec_env(toys.early_death, 2, seed=1)
     model = make()
-    team = Team(model.learners, model.team.members)
+    team = Team(env.agents, model.learners, model.team.members)
     assert team.members == {"team": ("b", "c"), "a": ("a",)}, "in the env's order"
-    start, recorder = first_position(env, team, env.reset()), Recorder(env)
+    start, recorder = team.begin(env.reset(), env.alive), Recorder(env)
     alive = [env.alive]
-    collect_rollout(env, team, start, N_STEPS, lambda seen: alive.append(env.alive) or recorder(seen))
+    RolloutCollector(env, team).collect(start, N_STEPS, lambda seen: alive.append(env.alive) or recorder(seen))
     buffer: Any = model.learners["team"].rollout_buffer
     assert buffer.observations.shape == (N_STEPS, 4, 2)
     for block, agent in enumerate(("b", "c")):
@@ -70,15 +69,15 @@ def test_every_agent_s_advantages_are_its_own() -> None:
         env = make_joint_vec_env(toys.truncated, 2, seed=1)
         learners = build(env, N_STEPS)
         learners["ant"].policy.load_state_dict(learners["zebra"].policy.state_dict())
-        team = Team(learners, {"zebra": ("zebra",), "ant": ("ant",)})
+        team = Team(env.agents, learners, {"zebra": ("zebra",), "ant": ("ant",)})
         if shared:
             model = make(toys.truncated, {"all": ["zebra", "ant"]}, gamma=0.9, gae_lambda=0.8)
             model.learners["all"].policy.load_state_dict(learners["zebra"].policy.state_dict())
-            team = Team(model.learners, {"all": ("zebra", "ant")})
+            team = Team(env.agents, model.learners, {"all": ("zebra", "ant")})
         for learner in team.learners.values():  # the most likely actions: no draws that would differ
             forward = learner.policy.forward
             learner.policy.forward = lambda obs, forward=forward: forward(obs, deterministic=True)  # type: ignore[method-assign]
-        collect_rollout(env, team, first_position(env, team, env.reset()), N_STEPS, lambda seen: True)
+        RolloutCollector(env, team).collect(team.begin(env.reset(), env.alive), N_STEPS, lambda seen: True)
         return [learner.rollout_buffer.advantages for learner in team.learners.values()]
 
     np.testing.assert_allclose(advantages(True)[0], np.hstack(advantages(False)), rtol=1e-5, atol=1e-6)

@@ -10,8 +10,9 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer, ReplayBuffer, RolloutBuffer
 
+from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.on_policy.buffers import install_masked_buffer, masked_buffer_class
-from sb3_matrl.on_policy.learners import SpacesVecEnv, build_learner
+from sb3_matrl.on_policy.learners import build_learner
 
 GAMMA = 0.9
 FIELDS = ("actions", "old_values", "old_log_prob", "advantages", "returns")

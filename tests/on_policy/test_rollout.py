@@ -6,10 +6,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
 
+from sb3_matrl.common.agents import Position, SpacesVecEnv, Team
 from sb3_matrl.on_policy.batch import agent_batch, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
-from sb3_matrl.on_policy.learners import SpacesVecEnv, build_learner
-from sb3_matrl.on_policy.rollout import Position, Team, collect_rollout, to_env_actions
+from sb3_matrl.on_policy.learners import build_learner
+from sb3_matrl.on_policy.rollout import RolloutCollector, to_env_actions
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.vec_env import toys
 
@@ -80,7 +81,7 @@ def build(env, n_steps, **arguments):
 
 def solo(learners):
     """Every agent with a learner of its own."""
-    return Team(learners, {agent: (agent,) for agent in learners})
+    return Team(list(learners), learners, {agent: (agent,) for agent in learners})
 
 
 def beginning(env):
@@ -153,7 +154,7 @@ def test_advantages_and_returns_equal_the_slow_estimate(world, n_steps, n_rollou
     position = beginning(env)
     for _ in range(n_rollouts):
         recorder, start, alive = Recorder(env), position, env.alive
-        position, complete = collect_rollout(env, solo(learners), position, n_steps, recorder)
+        position, complete = RolloutCollector(env, solo(learners)).collect(position, n_steps, recorder)
         assert complete
         for column, (agent, learner) in enumerate(learners.items()):
             buffer, shape = learner.rollout_buffer, (n_steps, 3)
@@ -170,7 +171,7 @@ def test_masks_follow_the_script_of_lives():
     # Episodes of five steps: "early" acts in steps 1-2, "late" enters after step 2 and is cut off at 4.
     env = make_joint_vec_env(lambda: late_entry(jitter=0), 2, seed=0)
     learners = build(env, n_steps=7)
-    collect_rollout(env, solo(learners), beginning(env), 7, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 7, go_on)
     lives = {"late": "..##...", "early": "##...##", "last": "#######"}
     for agent, life in lives.items():
         expected = np.array([[letter == "#"] * 2 for letter in life])
@@ -180,7 +181,7 @@ def test_masks_follow_the_script_of_lives():
 def test_rows_of_absent_agents_are_empty():
     env = make_joint_vec_env(late_entry, 2, seed=0)
     learners = build(env, n_steps=9)
-    collect_rollout(env, solo(learners), beginning(env), 9, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 9, go_on)
     for learner in learners.values():
         buffer = learner.rollout_buffer
         assert buffer.mask.any()
@@ -196,7 +197,7 @@ def test_two_rollouts_are_one_longer_one():
         position, pieces = beginning(env), []
         th.manual_seed(9)
         for length in lengths:
-            position, _ = collect_rollout(env, solo(learners), position, length, go_on)
+            position, _ = RolloutCollector(env, solo(learners)).collect(position, length, go_on)
             names = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs", "mask")
             pieces.append({a: [getattr(x.rollout_buffer, n).copy() for n in names] for a, x in learners.items()})
         return position, pieces, env.alive
@@ -215,8 +216,8 @@ def test_the_callback_stops_the_rollout_and_the_position_is_the_one_reached():
     env = make_joint_vec_env(toys.plain, 2, seed=0)
     learners = build(env, n_steps=5)
     seen = []
-    position, complete = collect_rollout(
-        env, solo(learners), beginning(env), 5, lambda step: seen.append(step) or len(seen) < 3
+    position, complete = RolloutCollector(env, solo(learners)).collect(
+        beginning(env), 5, lambda step: seen.append(step) or len(seen) < 3
     )
     assert not complete
     assert [step["n_steps"] for step in seen] == [0, 1, 2]
@@ -234,7 +235,7 @@ def test_box_actions_are_clipped_for_the_environment_and_stored_as_sampled():
     env = make_joint_vec_env(toys.early_death, 2, seed=0)
     learners = build(env, n_steps=6, policy_kwargs={"log_std_init": 1.0})
     recorder = Recorder(env)
-    collect_rollout(env, solo(learners), beginning(env), 6, recorder)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 6, recorder)
     for agent, learner in learners.items():
         stored = learner.rollout_buffer.actions
         assert np.abs(stored).max() > 1
@@ -245,7 +246,7 @@ def test_box_actions_are_clipped_for_the_environment_and_stored_as_sampled():
 def test_stored_log_probabilities_belong_to_the_stored_actions(world):
     env = make_joint_vec_env(WORLDS[world], 2, seed=3)
     learners = build(env, n_steps=4)
-    collect_rollout(env, solo(learners), beginning(env), 4, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 4, go_on)
     for learner in learners.values():
         batch = agent_batch(learner)
         with th.no_grad():
@@ -269,7 +270,7 @@ def test_exploration_noise_is_drawn_as_often_as_in_sb3(monkeypatch):
     learners = build(env, n_steps=5, use_sde=True, sde_sample_freq=2)
     draws = []
     monkeypatch.setattr(learners["a"].policy, "reset_noise", lambda n_envs: draws.append((env.last_step is None, n_envs)))
-    collect_rollout(env, solo(learners), beginning(env), 5, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 5, go_on)
     # Once before the first step, then before steps 0, 2 and 4.
     assert draws == [(True, 2), (True, 2), (False, 2), (False, 2)]
 
@@ -281,7 +282,7 @@ def test_images_are_stored_channels_first_and_dicts_entry_by_entry():
     env = make_joint_vec_env(pictures, 2, seed=0)
     learners = build(env, n_steps=3)
     start, recorder = beginning(env), Recorder(env)
-    collect_rollout(env, solo(learners), start, 3, recorder)
+    RolloutCollector(env, solo(learners)).collect(start, 3, recorder)
     given = [start.observations, *(step.observations for step in recorder.steps[:-1])]
     stored, in_dict = learners["image"].rollout_buffer.observations, learners["dict"].rollout_buffer.observations
     for t in range(3):
@@ -312,7 +313,7 @@ def test_rows_of_all_agents_are_the_same_joint_steps_in_copy_major_order():
     env = make_joint_vec_env(Clock, 3, seed=0)
     learners = build(env, n_steps=4)
     start, recorder = beginning(env), Recorder(env)
-    collect_rollout(env, solo(learners), start, 4, recorder)
+    RolloutCollector(env, solo(learners)).collect(start, 4, recorder)
     given = [start.observations, *(step.observations for step in recorder.steps[:-1])]
     expected = [given[t]["a"][copy, 0] for copy in range(3) for t in range(4)]
     rewards = np.stack([step.rewards for step in recorder.steps])  # (n_steps, num_envs, n_agents)
@@ -326,7 +327,7 @@ def test_rows_of_all_agents_are_the_same_joint_steps_in_copy_major_order():
 def test_a_batch_has_every_column_in_the_same_order():
     env = make_joint_vec_env(late_entry, 2, seed=0)
     learners = build(env, n_steps=5)
-    collect_rollout(env, solo(learners), beginning(env), 5, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 5, go_on)
     for learner in learners.values():
         buffer = learner.rollout_buffer
         before = {name: getattr(buffer, name).copy() for name in ("actions", "log_probs", "values", "advantages", "returns")}
@@ -349,7 +350,7 @@ def test_a_batch_has_every_column_in_the_same_order():
 def test_batches_have_the_types_that_sb3_trains_on(agent):
     env = make_joint_vec_env(pictures, 2, seed=0)
     learners = build(env, n_steps=2)
-    collect_rollout(env, solo(learners), beginning(env), 2, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 2, go_on)
     buffer = learners[agent].rollout_buffer
     buffer.mask = np.ones_like(buffer.mask)
     batch, theirs = agent_batch(learners[agent]), next(buffer.get())
@@ -369,7 +370,7 @@ def entries(observations):
 def test_rows_are_taken_from_all_fields_alike():
     env = make_joint_vec_env(pictures, 2, seed=0)
     learners = build(env, n_steps=3)
-    collect_rollout(env, solo(learners), beginning(env), 3, go_on)
+    RolloutCollector(env, solo(learners)).collect(beginning(env), 3, go_on)
     batches = [agent_batch(learner) for learner in learners.values()]
     rows = np.array([4, 0])
     for batch in batches:

@@ -1,0 +1,269 @@
+"""The base class of the multi-agent algorithms: the training loop and exact resume."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import safe_mean
+
+from sb3_matrl.common.agents import Position
+from sb3_matrl.common.finite import ON_NAN, NonFiniteError
+from sb3_matrl.common.logger import AgentLogger
+from sb3_matrl.common.model import MultiAgentModel
+from sb3_matrl.common.training_state import TrainingState, normalizer_states, recurrent_states, restore_recurrent_states
+from sb3_matrl.common.transaction import all_or_nothing
+from sb3_matrl.utils.random_state import random_generators, restore_random_generators
+from sb3_matrl.utils.suggest import unknown
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="MultiAgentAlgorithm")
+
+
+class MultiAgentAlgorithm(MultiAgentModel):
+    """
+    Base class of the multi-agent algorithms: environment, agents, training loop, acting, files, exact resume.
+
+    A subclass names its arguments in its constructor and calls ``super().__init__(locals())``. It then defines
+
+    - :meth:`collect_rollouts`: act in ``self.env`` and store what was seen; call :meth:`on_env_step` after every step
+    - :meth:`update`: learn from it
+    - :meth:`build_learners`: SB3 learners of the agents, for algorithms that have them
+    - :meth:`build`: everything else that is made once, such as optimisers and random generators
+
+    and, for everything that it changes beside its learners, :meth:`get_parameters` and :meth:`set_parameters` or
+    :attr:`extra_optimizers`, and :attr:`generators`.
+
+    These arguments are understood in every constructor that has them: ``env``, ``device``, ``seed``, ``verbose``,
+    ``tensorboard_log``, ``stats_window_size``, ``_init_setup_model``, ``n_envs``, ``env_kwargs``, ``vec_env``, ``share``,
+    ``frozen``, ``norm_obs``, ``norm_reward``, ``clip_obs``, ``clip_reward``, ``on_nan``. :class:`~sb3_matrl.MATRL` documents
+    them.
+
+    :param given: the constructor's local variables: arguments by name
+    :raises ValueError: if an argument or the env is not usable; the message says what to do
+    """
+
+    @property
+    def on_nan(self) -> str:
+        """``"stop"`` or ``"skip"``: what happens to an update with NaN or infinite numbers."""
+        return str(self.argument("on_nan", ON_NAN[0]))
+
+    def check_arguments(self) -> None:
+        """
+        Check arguments before anything is built.
+
+        :raises ValueError: if one is not usable
+        """
+        if self.on_nan not in ON_NAN:
+            raise ValueError(unknown("on_nan", self.on_nan, ON_NAN))
+
+    @abstractmethod
+    def collect_rollouts(self, callback: BaseCallback) -> bool:
+        """
+        Act in the environment until there is enough for an update; starts at and moves :attr:`position`.
+
+        :param callback: SB3 callback
+        :return: False if the callback asked to stop
+        """
+
+    @abstractmethod
+    def update(self) -> None:
+        """
+        Learn from what was collected, and record numbers in ``self.logger``.
+
+        :raises NonFiniteError: on NaN or infinite numbers; the agents are then restored
+        """
+
+    # ------------------------------------------------------------------ training
+
+    @property
+    def position(self) -> Position:
+        """Where the next rollout begins: raw observations of all agents, and who opens an episode."""
+        assert self._last_obs is not None and self._last_episode_starts is not None
+        observations: Any = self._last_obs
+        return Position(observations, self._last_episode_starts)
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        observations: Any = position.observations
+        self._last_obs, self._last_episode_starts = observations, position.episode_starts
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.env is None:
+            raise ValueError("this model has no env to learn in: pass one to load() or to set_env()")
+        new_episodes = reset_num_timesteps or self._last_obs is None
+        total_timesteps, callback = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if new_episodes:
+            observations: Any = self._last_obs
+            self.position = self.team.begin(observations, self.env.alive)
+        if self._resume_from is not None and not reset_num_timesteps:
+            self._restore_state(self._resume_from)
+        self._resume_from = None
+        for name, learner in self.learners.items():
+            learner.set_logger(AgentLogger(self.logger, name))
+        return total_timesteps, callback
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        """
+        Train all agents.
+
+        :param total_timesteps: joint environment steps, over all copies
+        :param callback: SB3 callback(s)
+        :param log_interval: iterations between two dumps of the logger; ``None`` for never
+        :param tb_log_name: name of the TensorBoard run; ``None`` for the name of the class
+        :param reset_num_timesteps: start counting steps at 0; ``False`` continues
+        :param progress_bar: show a progress bar (needs tqdm and rich)
+        :return: the model
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+        )
+        iteration = 0 if reset_num_timesteps else self._n_updates + self.skipped_updates
+        callback.on_training_start(locals(), globals())
+        self._state = self._capture_state()
+        while self.num_timesteps < total_timesteps:
+            start = time.perf_counter()
+            if not self.collect_rollouts(callback):
+                break
+            self.logger.record("time/collect_seconds", time.perf_counter() - start)
+            iteration += 1
+            self.train(total_timesteps)
+            self._state = self._capture_state()
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs(iteration)
+        callback.on_training_end()
+        return self
+
+    def on_env_step(self, callback: BaseCallback, seen: dict[str, Any]) -> bool:
+        """
+        Count a joint step, call the callback, and update the episode statistics.
+
+        :param callback: SB3 callback
+        :param seen: local variables that SB3's callbacks read, among them ``infos`` and ``dones``
+        :return: False if the callback asked to stop
+        """
+        self.num_timesteps += self.n_envs
+        callback.update_locals(seen)
+        if not callback.on_step():
+            return False
+        self._update_info_buffer(seen["infos"], seen["dones"])
+        return True
+
+    def train(self, total_timesteps: int | None = None) -> None:
+        """
+        One update of all agents; applied whole or not at all.
+
+        :param total_timesteps: end of the training, for schedules; that of the last ``learn`` by default
+        :raises NonFiniteError: on NaN or infinite numbers, unless ``on_nan`` is ``"skip"``; no agent has been updated
+        """
+        total = total_timesteps or self._total_timesteps
+        self._update_current_progress_remaining(self.num_timesteps, total)
+        for learner in self.learners.values():
+            learner.num_timesteps, learner._total_timesteps = self.num_timesteps, total
+            learner._update_current_progress_remaining(self.num_timesteps, total)
+        # During an update there is no state to resume from; after a failed one the state before it is valid again.
+        before, self._state = self._state, None
+        try:
+            with all_or_nothing(self):
+                self.update()
+            self._n_updates += 1
+        except BaseException as error:
+            self._state = before
+            if not isinstance(error, NonFiniteError):
+                raise
+            self._skip_update(error)
+        if self.on_nan == "skip":
+            self.logger.record("train/skipped_updates", self.skipped_updates)
+
+    def _skip_update(self, error: NonFiniteError) -> None:
+        """Raise, or warn once and continue; all agents are as before the update."""
+        if self.on_nan == "stop":
+            raise NonFiniteError(
+                f"{error}. The update was not applied: all agents are as before it, and the model can be saved. Try a smaller "
+                "learning_rate, br_learning_rate or max_grad_norm, or smaller rewards; on_nan='skip' continues without it"
+            ) from error
+        if self.skipped_updates == 0:
+            warnings.warn(f"{error}. The update is skipped, and so will be all others like it (on_nan='skip')", stacklevel=4)
+        self.skipped_updates += 1
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """
+        Write the logger's values, and those of the latest episodes (returns are summed over agents).
+
+        :param iteration: number of the iteration
+        """
+        assert self.ep_info_buffer is not None
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        if len(self.ep_info_buffer) > 0:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+            for agent in self.possible_agents:
+                mean = safe_mean([info["agents"][agent] for info in self.ep_info_buffer])
+                self.logger.record(f"{agent}/rollout/ep_rew_mean", mean)
+        self.logger.record("time/iterations", iteration, exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    # ------------------------------------------------------------------ exact resume
+
+    def _capture_state(self) -> TrainingState:
+        """State of the training, between two iterations."""
+        assert self.env is not None and self.ep_info_buffer is not None
+        return TrainingState(
+            num_timesteps=self.num_timesteps,
+            generators=random_generators(),
+            episodes=[dict(info) for info in self.ep_info_buffer],
+            episode_starts=np.array(self._last_episode_starts),
+            env=self.env.snapshot() if self.env.can_snapshot else None,
+            normalizers=normalizer_states(self.team),
+            memories=recurrent_states(self.team),
+        )
+
+    def _restore_state(self, state: TrainingState) -> None:
+        """
+        Put a training, and the process's random generators, into a saved state.
+
+        An env that cannot save its state begins new episodes, with seeds that depend on the model's seed and on the number of
+        steps; a verbose model prints that.
+
+        :param state: state of the same model's training
+        :raises ValueError: if the state does not fit the env
+        """
+        assert self.env is not None and self.ep_info_buffer is not None
+        for name, normalizer in self.team.normalizers.items():
+            normalizer.restore(state.normalizers[name])
+        if state.env is None:
+            self.env.seed(int(np.random.SeedSequence([self.seed or 0, state.num_timesteps]).generate_state(1)[0]))
+            if self.verbose >= 1:
+                print("The environment cannot save its state: training resumes with new episodes.")
+            self.position = self.team.begin(self.env.reset(), self.env.alive)
+        else:
+            self.position = Position(self.env.restore(state.env), state.episode_starts.copy())
+        restore_recurrent_states(self.team, state.memories)
+        self.ep_info_buffer.clear()
+        self.ep_info_buffer.extend(state.episodes)
+        restore_random_generators(state.generators)

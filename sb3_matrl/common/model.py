@@ -1,0 +1,420 @@
+"""Models of several agents: constructor arguments, environment, agents, acting and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sb3_matrl.common.agents import SpacesVecEnv, Team, group_env, learner_groups
+from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
+from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.common.normalize import build_normalizers
+from sb3_matrl.common.registry import class_of_file
+from sb3_matrl.common.training_state import TrainingState, normalizer_states
+from sb3_matrl.files.model_file import SavedModel, blame_file, read_model, restore_arguments, write_model
+from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
+from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+
+SelfModel = TypeVar("SelfModel", bound="MultiAgentModel")
+
+
+class MultiAgentModel(BaseAlgorithm):
+    """
+    What every multi-agent algorithm has beside its training: arguments, environment, agents, acting and files.
+
+    :class:`~sb3_matrl.common.algorithm.MultiAgentAlgorithm` adds the training loop, and says what a subclass defines.
+
+    :param given: the constructor's local variables: arguments by name
+    :raises ValueError: if an argument or the env is not usable; the message says what to do
+    """
+
+    env: JointVecEnv | None
+    learners: dict[str, Any]
+    agents: dict[str, Any]
+    team: Team
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        # Arguments as given: saved with the model, and read by everything that is built from them.
+        self.arguments: dict[str, Any] = {name: given[name] for name in constructor_arguments(type(self))}
+        # SB3's base class expects one policy and one learning rate; here every learner has its own.
+        super().__init__(
+            policy=BasePolicy,
+            env=None,
+            learning_rate=self.argument("learning_rate", 0.0),
+            stats_window_size=self.argument("stats_window_size", 100),
+            tensorboard_log=self.argument("tensorboard_log"),
+            verbose=self.argument("verbose", 0),
+            device=given.get("device", "auto"),
+            support_multi_env=True,
+            seed=self.argument("seed"),
+        )
+        # State of the training before the current rollout, and the state from which a loaded training resumes.
+        self._state: TrainingState | None = None
+        self._resume_from: TrainingState | None = None
+        self.skipped_updates = 0
+        self.check_arguments()
+        env = given.get("env")
+        if env is not None:
+            self.env = self._make_env(env)
+            self._set_spaces(self.env.observation_spaces, self.env.action_spaces, self.env.num_envs)
+        if given.get("_init_setup_model", True):
+            if env is None:
+                name = type(self).__name__
+                raise ValueError(f"{name} needs an env: a ParallelEnv factory, an env, an id or a JointVecEnv")
+            self._setup_model()
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """
+        Value of a constructor argument.
+
+        :param name: name of the argument
+        :param default: value for algorithms without such an argument
+        """
+        return self.arguments.get(name, default)
+
+    # ------------------------------------------------------------------ hooks of subclasses
+
+    def check_arguments(self) -> None:
+        """
+        Check arguments before anything is built.
+
+        :raises ValueError: if one is not usable
+        """
+
+    def build_learners(self, envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> dict[str, Any]:
+        """
+        Make the SB3 learners.
+
+        :param envs: name of the learner -> its spaces and number of columns
+        :param arguments: constructor arguments by learner
+        :return: name -> learner, in the same order; empty for algorithms without SB3 learners
+        """
+        return {}
+
+    def build(self, arguments: LearnerArguments) -> None:
+        """
+        Make whatever else the algorithm needs, once learners and ``self.team`` are there.
+
+        :param arguments: constructor arguments by learner
+        """
+
+    @property
+    def generators(self) -> dict[str, np.random.Generator]:
+        """Name -> random generator of the algorithm's own; saved, and restored after a failed update."""
+        return {}
+
+    @property
+    def extra_optimizers(self) -> dict[str, dict[str, th.optim.Optimizer]]:
+        """Learner -> name -> optimiser beside those of the learner; saved, and restored after a failed update."""
+        return {}
+
+    # ------------------------------------------------------------------ set-up
+
+    def _make_env(self, env: Any) -> JointVecEnv:
+        if isinstance(env, VecEnvWrapper):
+            raise ValueError(
+                f"{type(self).__name__} takes no SB3 wrapper ({type(env).__name__}) around a JointVecEnv, which would miss "
+                "final observations and masks: wrap the ParallelEnv instead (SuperSuit, PettingZoo)"
+            )
+        n_envs = self.argument("n_envs", 1)
+        # A JointVecEnv has its own number of copies; 1 is the default and no conflict.
+        own_copies = isinstance(env, JointVecEnv) and n_envs == 1
+        return make_joint_vec_env(
+            env,
+            n_envs=env.num_envs if own_copies else n_envs,
+            vec_env=self.argument("vec_env", "auto"),
+            env_kwargs=self.argument("env_kwargs"),
+        )
+
+    def _set_spaces(
+        self, observation_spaces: Mapping[str, spaces.Space[Any]], action_spaces: Mapping[str, spaces.Space[Any]], n_envs: int
+    ) -> None:
+        # Pairs, because gymnasium sorts a plain dict by key.
+        self.observation_space = spaces.Dict(list(observation_spaces.items()))
+        self.action_space = spaces.Dict(list(action_spaces.items()))
+        self.possible_agents = list(observation_spaces)
+        self.n_envs = n_envs
+
+    @property
+    def _spaces(self) -> dict[str, dict[str, spaces.Space[Any]]]:
+        """``"observation"`` and ``"action"`` -> agent -> space."""
+        kinds: dict[str, Any] = {"observation": self.observation_space, "action": self.action_space}
+        return {kind: {agent: space[agent] for agent in self.possible_agents} for kind, space in kinds.items()}
+
+    def _setup_model(self) -> None:
+        sources = self.argument("frozen") or {}
+        members = learner_groups(self.possible_agents, self.argument("share"), sources)
+        frozen = {agent: self._frozen_agent(agent, source) for agent, source in sources.items()}
+        arguments = LearnerArguments(self.arguments, members)
+        envs = {name: group_env(name, agents, self._spaces, self.n_envs) for name, agents in members.items()}
+        self.set_random_seed(self.seed)
+        self.learners = self.build_learners(envs, arguments)
+        self.agents = {agent: self.learners[name] for name in self.learners for agent in members[name]}
+        self.team = Team(self.possible_agents, self.learners, members, build_normalizers(envs, arguments), frozen)
+        self.build(arguments)
+
+    def _frozen_agent(self, agent: str, source: Any) -> FrozenAgent:
+        """Frozen agent from what the constructor accepts; a saved model is read, and its agent taken."""
+        model, name = source if isinstance(source, tuple) and len(source) == 2 else (source, agent)
+        if isinstance(model, (str, Path)):
+            model = class_of_file(read_model(model).algorithm).load(model, device=self.device)
+        if isinstance(source, FrozenAgent):
+            return source
+        is_model = isinstance(model, MultiAgentModel)
+        if is_model and name not in model.possible_agents:
+            raise ValueError(
+                f"frozen: {agent!r}: the model has no such agent: {unknown('agent', str(name), model.possible_agents)}"
+            )
+        player = model.player(name) if is_model else FrozenAgent(source)
+        player.check_spaces(agent, self._spaces["observation"][agent], self._spaces["action"][agent])
+        return player.copied()
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """
+        Continue in another environment with the same agents and spaces.
+
+        :param env: environment as in the constructor
+        :param force_reset: begin with new episodes
+        :raises ValueError: if agents, spaces or the number of copies differ
+        """
+        new = env if isinstance(env, JointVecEnv) else self._make_env(env)
+        self._check_spaces(new)
+        if new.num_envs != self.n_envs:
+            raise ValueError(
+                f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()"
+            )
+        self.env = new
+        if force_reset:
+            self._last_obs = self._state = self._resume_from = None
+
+    def _check_spaces(self, env: JointVecEnv) -> None:
+        if list(env.agents) != self.possible_agents:
+            raise ValueError(
+                f"the env's agents are {env.agents}, the model's {self.possible_agents}: it is another environment"
+            )
+        theirs = {"observation": env.observation_spaces, "action": env.action_spaces}
+        for kind, ours in self._spaces.items():
+            for agent, space in ours.items():
+                if space != theirs[kind][agent]:
+                    raise ValueError(
+                        f"{agent}'s {kind} space is {theirs[kind][agent]} in the env and {space} in the model: it is another "
+                        "environment, or the same one with other arguments (env_kwargs)"
+                    )
+
+    # ------------------------------------------------------------------ acting
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+        """
+        Actions for some or all agents, for one env or a batch of envs.
+
+        :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
+            that are to act
+        :param state: agent -> recurrent state, as returned by the previous call
+        :param episode_start: bool (batch,), for recurrent policies
+        :param deterministic: most likely actions instead of sampled ones
+        :param action_masks: agent -> bool (batch, mask size), for learners that know masks; for agents without an entry here,
+            the entry ``"action_mask"`` of their observation is used
+        :return: agent -> action, and the next recurrent states (``None`` without any)
+        :raises ValueError: if an agent is unknown, or an observation does not fit its space
+        """
+        if not isinstance(observation, Mapping):
+            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
+        actions, states = {}, {}
+        for agent, value in observation.items():
+            if agent not in self.possible_agents:
+                raise ValueError(unknown("agent", agent, self.possible_agents))
+            masks = (action_masks or {}).get(agent, _mask_in(value))
+            previous = None if state is None else state.get(agent)
+            player = self.player(agent)
+            actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
+        return actions, None if all(value is None for value in states.values()) else states
+
+    def player(self, agent: str) -> FrozenAgent:
+        """
+        :param agent: any agent
+        :return: its policy with its normaliser; it changes while the agent learns
+        """
+        if agent in self.team.frozen:
+            return self.team.frozen[agent]
+        return FrozenAgent(self.agents[agent], self.team.normalizers.get(self.team.learner_of(agent)))
+
+    def lost_agents(self) -> list[str]:
+        """:return: frozen agents of a loaded model that were functions, which a file cannot hold: they cannot act"""
+        return [agent for agent, frozen in self.team.frozen.items() if frozen.policy is None]
+
+    # ------------------------------------------------------------------ files
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """
+        Parameters and optimiser states.
+
+        :return: learner -> state dicts of its policy and optimisers, those of :attr:`extra_optimizers` included
+        """
+        return {
+            name: {**learner.get_parameters(), **{part: one.state_dict() for part, one in self._optimizers_of(name).items()}}
+            for name, learner in self.learners.items()
+        }
+
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """:return: all optimisers that updates use, those of the learners and :attr:`extra_optimizers`"""
+        extra = [optimizer for of_learner in self.extra_optimizers.values() for optimizer in of_learner.values()]
+        return [*(learner.policy.optimizer for learner in self.learners.values()), *extra]
+
+    def _optimizers_of(self, learner: str) -> dict[str, th.optim.Optimizer]:
+        return self.extra_optimizers.get(learner, {})
+
+    def set_parameters(  # type: ignore[override]
+        self, load_path_or_dict: str | Path | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
+    ) -> None:
+        """
+        Load parameters.
+
+        :param load_path_or_dict: path of a saved model, or what :meth:`get_parameters` returned
+        :param exact_match: require all learners, and every part of each
+        :param device: device that the tensors are loaded to first
+        :raises ValueError: if learners are missing or unknown
+        """
+        given: Mapping[str, Mapping[str, Any]]
+        given = read_model(load_path_or_dict).parameters if isinstance(load_path_or_dict, (str, Path)) else load_path_or_dict
+        strangers = [name for name in given if name not in self.learners]
+        missing = [name for name in self.learners if name not in given] if exact_match else []
+        if strangers or missing:
+            raise ValueError(
+                f"parameters of unknown agents {strangers}, or without those of {missing}; known: {list(self.learners)}"
+            )
+        for name, parameters in given.items():
+            optimizers = self._optimizers_of(name)
+            own = {part: value for part, value in parameters.items() if part not in optimizers}
+            self.learners[name].set_parameters(own, exact_match=exact_match, device=device)
+            for part in optimizers.keys() & parameters.keys():
+                optimizers[part].load_state_dict(dict(parameters[part]))
+
+    @property
+    def resumable_timesteps(self) -> int:
+        """Steps of the training that :meth:`save` stores: in the middle of a rollout those before it."""
+        return self.num_timesteps if self._state is None else self._state.num_timesteps
+
+    def save(self, path: str | Path, documents: Mapping[str, Any] | None = None) -> None:  # type: ignore[override]
+        """
+        Save the model: a zip of JSON and weights-only tensors, written atomically.
+
+        During and after ``learn`` the state of the training is saved as well, as it was before the rollout under way.
+
+        A single agent is saved by ``model.agents[name].save(path)``, as plain SB3.
+
+        :param path: path of the file; ``.zip`` is added if it has no suffix
+        :param documents: name -> value in JSON types, stored beside the model
+        """
+        write_model(path, self._saved_model(), documents)
+
+    def _saved_model(self) -> SavedModel:
+        counters = {
+            "n_envs": self.n_envs,
+            "num_timesteps": self.resumable_timesteps,
+            "total_timesteps": self._total_timesteps,
+            "n_updates": self._n_updates,
+            "skipped_updates": self.skipped_updates,
+            "learner_n_updates": [learner._n_updates for learner in self.learners.values()],
+        }
+        state = self._state
+        return SavedModel(
+            algorithm=type(self).__name__,
+            observation_spaces=self._spaces["observation"],
+            action_spaces=self._spaces["action"],
+            arguments={name: value for name, value in self.arguments.items() if name != "frozen"},
+            counters=counters,
+            generators={name: dict(generator.bit_generator.state) for name, generator in self.generators.items()},
+            parameters=self.get_parameters(),
+            training=None if state is None else state.as_tree(),
+            normalizers=tensors_for_arrays(normalizer_states(self.team) if state is None else state.normalizers),
+            frozen={agent: frozen.to_file() for agent, frozen in self.team.frozen.items()},
+        )
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfModel],
+        path: str | Path,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SelfModel:
+        """
+        Load a model; nothing in the file is executed.
+
+        With an env, ``learn(reset_num_timesteps=False)`` resumes the saved training: in the same episodes if the env can save
+        its state, and with the same states of the random generators, so that it is bit for bit the training that was never
+        stopped. A changed ``seed`` or ``n_envs`` begins new episodes with fresh draws instead.
+
+        :param path: path of the file, with or without ``.zip``
+        :param env: environment to continue training in, as in the constructor; ``None`` for a model that only acts
+        :param device: device of the networks
+        :param custom_objects: argument name -> value for what a file cannot hold (functions, classes of your own)
+        :param kwargs: constructor arguments to change, e.g. ``n_envs``
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is not a saved model of this class, is damaged, of a newer format or of another
+            environment
+        """
+        saved = read_model(path)
+        if saved.algorithm != cls.__name__:
+            raise ValueError(f"{path} holds a model of {saved.algorithm}, not of {cls.__name__}: load it with load_model")
+        specs = constructor_arguments(cls)
+        defaults = {name: spec.default for name, spec in specs.items()}
+        schedules = [name for name, spec in specs.items() if spec.is_schedule]
+        arguments = restore_arguments(saved.arguments, defaults, schedules, custom_objects or {}, kwargs)
+        n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
+        building = {"env": None, "device": device, "n_envs": n_envs, "_init_setup_model": False}
+        with blame_file(path, Exception):
+            frozen = {agent: FrozenAgent.from_file(*content, device) for agent, content in saved.frozen.items()}
+            if "frozen" in specs:
+                arguments["frozen"] = {**frozen, **(arguments.get("frozen") or {})} or None
+        model = cls(**{**arguments, **building})
+        model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
+        if env is not None:
+            model.set_env(env)
+        with blame_file(path, MemoryError, RuntimeError, OverflowError):  # sizes that no memory holds
+            model._setup_model()
+        with blame_file(path, Exception):
+            model._restore(saved, device)
+            if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
+                model._resume_from = TrainingState.from_tree(saved.training)
+        return model
+
+    def _restore(self, saved: SavedModel, device: Any) -> None:
+        """Put in place what a file holds beside the constructor's arguments, but not the state of the training."""
+        self.set_parameters(saved.parameters, device=device)
+        counters = saved.counters
+        self.num_timesteps, self._total_timesteps = counters["num_timesteps"], counters["total_timesteps"]
+        self._n_updates, self.skipped_updates = counters["n_updates"], counters["skipped_updates"]
+        for learner, n_updates in zip(self.learners.values(), counters["learner_n_updates"], strict=True):
+            learner._n_updates, learner.num_timesteps = n_updates, self.num_timesteps
+        for name, generator in self.generators.items():
+            generator.bit_generator.state = saved.generators[name]
+        states = arrays_for_tensors(saved.normalizers)
+        for name, normalizer in self.team.normalizers.items():
+            # Another number of copies has no use for the running returns of the saved ones.
+            normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
+
+
+def _mask_in(observation: Any) -> np.ndarray | None:
+    """The legal actions in an observation; all are legal for an agent without any, whose turn it is not."""
+    if not isinstance(observation, Mapping) or "action_mask" not in observation:
+        return None
+    mask = np.asarray(observation["action_mask"]).astype(bool)
+    return np.where(mask.any(axis=-1, keepdims=True), mask, True)
