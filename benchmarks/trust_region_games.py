@@ -21,22 +21,21 @@ import numpy as np
 
 from benchmarks.experiment import interval, run_parallel, write_record
 from sb3_matrl.games import (
-    DIFFERENTIABLE_LEARNERS,
     GENERATORS,
     KINDS,
-    LEARNERS,
     DifferentiableGame,
     distances,
-    make_differentiable_learner,
+    learner_names,
     make_learner,
     random_games,
     run,
-    run_differentiable,
 )
 
 START, STEPS, TOLERANCE = (0.9, 0.2), 1000, 0.01
 FLOW_STEPS, FLOW_TOLERANCE = 300, 1e-3
 
+#: Learners of the comparison on 2x2 games.
+TWO_BY_TWO = ("iga", "iga-pp", "wolf-iga", "matrl", "matrl-no-br", "il-la", "matrl-tr")
 #: matrl-tr's steps, as options of the learners that do not measure payoffs in the players' units.
 _STEP, _AHEAD = 1.5 / 3.25, 1.5
 LARGE_STEPS: dict[str, dict[str, float]] = {
@@ -71,7 +70,7 @@ NOT_TAKEN = (
 
 def tasks_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """:return: one task per learner, setting, kind of games and seed"""
-    settings: list[tuple[str, str, dict[str, Any]]] = [(name, "default", {}) for name in LEARNERS]
+    settings: list[tuple[str, str, dict[str, Any]]] = [(name, "default", {}) for name in TWO_BY_TWO]
     settings += [(name, "large steps", options) for name, options in LARGE_STEPS.items()]
     settings += [("matrl-tr", setting, options) for setting, options in VARIANTS.items()]
     tasks = [
@@ -82,7 +81,7 @@ def tasks_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     flows: list[tuple[str, str, dict[str, Any]]] = [("matrl-tr", "default", {})]
     flows += [("matrl-tr", name, options) for name, options in VARIANTS.items() if "balance" not in options]
-    rivals = [name for name in DIFFERENTIABLE_LEARNERS if name != "matrl-tr"]
+    rivals = [name for name in learner_names(DifferentiableGame) if name != "matrl-tr"]
     flows += [(name, f"learning rate {rate:g}", {"learning_rate": rate}) for name in rivals for rate in (0.02, 0.1)]
     tasks += [
         {"part": "differentiable", "learner": name, "setting": setting, "options": options, "kind": family}
@@ -117,12 +116,12 @@ def settled(close: np.ndarray) -> list[int]:
 
 def measure_differentiable(task: dict[str, Any]) -> list[int]:
     """:return: the step at which each run arrived, or -1"""
-    learner = make_differentiable_learner(task["learner"], **task["options"])
+    learner = make_learner(task["learner"], DifferentiableGame, **task["options"])
     steps = []
     for index in range(task["games"]):
         rng = np.random.default_rng([task["seed"], list(FAMILIES).index(task["kind"]), index])
         game = FAMILIES[task["kind"]](rng)
-        steps.append(arrival(game, run_differentiable(learner, game, rng.normal(size=game.size), FLOW_STEPS)))
+        steps.append(arrival(game, run(learner, game, rng.normal(size=game.size), FLOW_STEPS)))
     return steps
 
 

@@ -26,8 +26,9 @@ from pettingzoo.utils.conversions import parallel_to_aec
 
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep, discrete_actions
 from sb3_matrl.envs.option_checks import check_flag, check_integer
+from sb3_matrl.games.named_games import game_names, named_payoffs
 from sb3_matrl.games.normal_form import NormalFormGame
-from sb3_matrl.games.payoffs import check_payoffs, game_names, named_payoffs
+from sb3_matrl.games.payoff_arrays import check_payoffs
 
 __all__ = [
     "MatrixGameCore",

@@ -1,37 +1,35 @@
-"""The paper's games, with learners that know the exact gradients: plain NumPy over batches of games."""
+"""Normal-form and differentiable games, with learners that know the exact gradients: NumPy arrays in, NumPy arrays out."""
 
 from sb3_matrl.games.differentiable import DIFFERENTIABLE_GAMES, DifferentiableGame, differentiable_game
-from sb3_matrl.games.differentiable_learners import (
-    DIFFERENTIABLE_LEARNERS,
-    make_differentiable_learner,
-    run_differentiable,
-    steps_to_tolerance,
-)
 from sb3_matrl.games.equilibria import Equilibria
-from sb3_matrl.games.generators import GENERATORS, KINDS, named_game, random_games
+from sb3_matrl.games.exact_learner import Dynamics, Learner
+from sb3_matrl.games.generators import GENERATORS, KINDS, random_games
+from sb3_matrl.games.learner_registry import LEARNERS, learner_names, make_learner, option_names
+from sb3_matrl.games.named_games import game_names, named_game
 from sb3_matrl.games.normal_form import NormalFormGame, both_actions
-from sb3_matrl.games.registry import LEARNERS, make_learner
-from sb3_matrl.games.run import convergence, distances, final_distance, run
+from sb3_matrl.games.trajectories import convergence, distances, final_distance, run, steps_to_tolerance
 
 __all__ = [
     "DIFFERENTIABLE_GAMES",
-    "DIFFERENTIABLE_LEARNERS",
     "GENERATORS",
     "KINDS",
     "LEARNERS",
     "DifferentiableGame",
+    "Dynamics",
     "Equilibria",
+    "Learner",
     "NormalFormGame",
     "both_actions",
     "convergence",
     "differentiable_game",
     "distances",
     "final_distance",
-    "make_differentiable_learner",
+    "game_names",
+    "learner_names",
     "make_learner",
     "named_game",
+    "option_names",
     "random_games",
     "run",
-    "run_differentiable",
     "steps_to_tolerance",
 ]

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.utils.suggest import unknown
-
-Array = npt.NDArray[np.float64]
 
 
 class Form(Protocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sb3_matrl.games.payoffs import Array
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.metagame.exact import break_points, two_agent_incentives, two_agent_regrets
 from sb3_matrl.metagame.incentives import TOLERANCE
 

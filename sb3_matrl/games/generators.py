@@ -1,4 +1,4 @@
-"""Random 2x2 games of the paper's classes (Table 1, Appendix E), and the named games."""
+"""Random 2x2 games of the paper's classes (Table 1, Appendix E)."""
 
 from __future__ import annotations
 
@@ -7,35 +7,26 @@ from collections.abc import Callable
 import numpy as np
 
 from sb3_matrl.games.normal_form import NormalFormGame
-from sb3_matrl.games.payoffs import Array, named_payoffs
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.utils.suggest import unknown
 
 #: The eight payoffs, (count,) each: A = [[a, b], [c, d]] for the row player, B = [[e, g], [f, h]] for the column player.
 Entries = dict[str, Array]
 
 
-def named_game(name: str) -> NormalFormGame:
-    """
-    :param name: one of :func:`~sb3_matrl.games.payoffs.game_names`, e.g. ``"matching_pennies"``
-    :return: the game, not batched
-    :raises ValueError: on an unknown name, with the nearest one
-    """
-    return NormalFormGame(named_payoffs(name), n_players=2)
-
-
 def random_games(kind: str, count: int, generator: str = "paper", seed: int = 0) -> NormalFormGame:
     """
-    Random 2x2 games of one class. With A = [[a, b], [c, d]] and B = [[e, g], [f, h]] the classes are
+    Draw random 2x2 games of one class. With A = [[a, b], [c, d]] and B = [[e, g], [f, h]] the classes are
 
     - ``coordination``: a > c, b < d, e > g, f < h;
     - ``anticoordination``: a < c, b > d, e < g, f > h;
     - ``cyclic``: a > c, b < d, e < g, f > h, or all four reversed.
 
-    :param kind: the class
+    :param kind: name of the class
     :param count: number of games
     :param generator: ``paper``: sums of uniform draws, as in the paper's code; ``normal``: eight standard normal payoffs
         under the condition of the class
-    :param seed: of the draws; the same seed gives the same games
+    :param seed: seed of the draws; the same seed gives the same games
     :return: batch of shape (count,)
     :raises ValueError: on an unknown class or generator, or a count below 1
     """
@@ -58,7 +49,7 @@ def _payoffs(x: Entries) -> Array:
 def _normal(kind: str, rng: np.random.Generator, count: int) -> Entries:
     """Each condition orders one pair of payoffs, so sorting the pair draws from the conditional distribution."""
     pairs = np.sort(rng.standard_normal((4, 2, count)), axis=1)
-    # Per pair (a, c), (b, d), (e, g), (f, h): whether the first one is the larger.
+    # Per pair (a, c), (b, d), (e, g), (f, h): True if the first one is the larger.
     larger = np.array(_FIRST_IS_LARGER[kind])[:, None] ^ ((kind == "cyclic") & (rng.random(count) < 0.5))
     first, second = np.where(larger, pairs[:, 1], pairs[:, 0]), np.where(larger, pairs[:, 0], pairs[:, 1])
     return dict(zip("abefcdgh", [*first, *second], strict=True))

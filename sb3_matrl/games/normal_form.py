@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_matrl.games.equilibria import Equilibria, two_by_two_equilibria
-from sb3_matrl.games.payoffs import Array, check_batched_payoffs
+from sb3_matrl.games.payoff_arrays import Array, check_batched_payoffs
 
 
 class NormalFormGame:

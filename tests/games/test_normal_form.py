@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sb3_matrl.games import NormalFormGame, both_actions, named_game, random_games
-from sb3_matrl.games.payoffs import game_names
+from sb3_matrl.games.named_games import game_names
 
 
 def slow_payoff(payoffs, strategies, player):

@@ -10,15 +10,13 @@ from sb3_matrl.games import (
     NormalFormGame,
     differentiable_game,
     final_distance,
-    make_differentiable_learner,
     make_learner,
     named_game,
     random_games,
     run,
-    run_differentiable,
     steps_to_tolerance,
 )
-from sb3_matrl.games.matrl import TrustRegionMATRL, held_by_the_border, unit_field
+from sb3_matrl.games.trust_region import TrustRegionMATRL, held_by_the_border, unit_field
 from sb3_matrl.metagame import MetaGame, solve
 
 START = (0.9, 0.2)
@@ -124,26 +122,25 @@ def test_balance_below_one_is_refused() -> None:
 
 def test_measured_steps_of_the_rotational_game_are_those_of_its_lipschitz_constant() -> None:
     # xi = H w with H^T H = 101: L = sqrt(101) everywhere; the first candidate is short enough to be taken as it is.
-    learner = make_differentiable_learner("matrl-tr")
-    path = run_differentiable(learner, differentiable_game("rotational"), [1.0, 1.0], 1)
-    np.testing.assert_allclose(learner.predicted_learning_rate, 0.02)
-    np.testing.assert_allclose(
-        path[1], np.array([1.0, 1.0]) - 0.02 / 3.25 * np.array([11 - 0.02 * 10 * -9, -9 + 0.02 * 10 * 11])
-    )
-    learner.step(path[1])
-    np.testing.assert_allclose(learner.predicted_learning_rate, 1.5 / np.sqrt(101))
+    learner = make_learner("matrl-tr", DifferentiableGame)
+    start = np.array([1.0, 1.0])
+    dynamics = learner.start(differentiable_game("rotational"), start)
+    reached = dynamics.step(start)
+    assert dynamics.predicted_step == pytest.approx(0.02)
+    np.testing.assert_allclose(reached, start - 0.02 / 3.25 * np.array([11 - 0.02 * 10 * -9, -9 + 0.02 * 10 * 11]))
+    dynamics.step(reached)
+    assert dynamics.predicted_step == pytest.approx(1.5 / np.sqrt(101))
 
 
 def test_backtracking_takes_no_step_beyond_the_trust_region() -> None:
     # One player, L = w^4 / 4: from 10 the first candidate 0.02 predicts -10, where the mean L is 100.
     game = DifferentiableGame((1,), lambda w: [w[0][0] ** 4 / 4], lambda w: [[w[0][0] ** 3]], lambda w: [[3 * w[0][0] ** 2]])
-    learner = make_differentiable_learner("matrl-tr")
-    learner.reset(game)
     w = np.array([10.0])
+    dynamics = make_learner("matrl-tr", DifferentiableGame).start(game, w)
     for _ in range(5):
         gradient = game.gradient(w)
-        following = learner.step(w)
-        tau = learner.predicted_learning_rate
+        following = dynamics.step(w)
+        tau = dynamics.predicted_step
         change = abs(game.gradient(w - tau * gradient) - gradient).item()
         assert change <= 1.1 * 1.5 * abs(gradient.item())
         assert 0.0 < following.item() < w.item()
@@ -151,13 +148,11 @@ def test_backtracking_takes_no_step_beyond_the_trust_region() -> None:
 
 
 def test_a_fixed_point_is_kept_however_long_the_run() -> None:
-    path = run_differentiable(make_differentiable_learner("matrl-tr"), differentiable_game("hamiltonian"), [1.0, -1.0], 400)
+    path = run(make_learner("matrl-tr", DifferentiableGame), differentiable_game("hamiltonian"), [1.0, -1.0], 400)
     np.testing.assert_array_equal(path, np.tile([1.0, -1.0], (401, 1)))
 
 
 @pytest.mark.parametrize("switch", ["metagame", "best_response"])
 def test_the_rotational_game_needs_the_best_response_but_not_the_metagame(switch: str) -> None:
-    path = run_differentiable(
-        make_differentiable_learner("matrl-tr", **{switch: False}), differentiable_game("rotational"), [1, 1], 100
-    )
+    path = run(make_learner("matrl-tr", DifferentiableGame, **{switch: False}), differentiable_game("rotational"), [1, 1], 100)
     assert (steps_to_tolerance(path) is None) == (switch == "best_response")

@@ -1,4 +1,4 @@
-"""Figs. 7 and 8: where learners go in one game, on the square of 2x2 games or the simplices of 3x3 games."""
+"""Figs. 7 and 8: paths of learners in one game, on the square of 2x2 games or the simplices of 3x3 games."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dynamics(options: DynamicsOptions) -> Outcome:
     """
     Let learners play one game from one start.
 
-    :param options: of the study
+    :param options: options of the study
     :return: one row per learner; the picture is the phase portrait
     :raises ValueError: on unknown names, payoffs of another shape or not finite, a start that is not made of probabilities,
         or a step size of zero or below

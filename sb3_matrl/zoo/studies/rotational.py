@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +13,15 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sb3_matrl.games import (
-    DIFFERENTIABLE_LEARNERS,
+    DifferentiableGame,
     differentiable_game,
-    make_differentiable_learner,
-    run_differentiable,
+    learner_names,
+    make_learner,
+    option_names,
+    run,
     steps_to_tolerance,
 )
-from sb3_matrl.games.differentiable import DifferentiableGame
-from sb3_matrl.games.payoffs import Array
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.zoo.common.text_tables import markdown
 from sb3_matrl.zoo.studies import outcome
 from sb3_matrl.zoo.studies.outcome import Outcome, new_figure
@@ -30,21 +30,9 @@ from sb3_matrl.zoo.studies.study_options import RotationalOptions
 SAME_STEP = "all steps equal"
 LARGE_STEP = "larger look-ahead"
 ADAPTIVE = "steps measured from the game"
-#: Steps drawn of a path that diverges.
+#: Number of steps drawn of a path that diverges.
 _TURNS = 75
 
-_LABELS = {
-    "gd": "gradient descent",
-    "extragradient": "extragradient",
-    "optimistic": "optimistic gradient",
-    "lookahead": "LookAhead",
-    "lola": "LOLA",
-    "sos": "SOS",
-    "sga": "SGA",
-    "consensus": "consensus",
-    "matrl": "MATRL",
-    "matrl-tr": "MATRL-TR",
-}
 _STYLES: dict[str, dict[str, Any]] = {
     "gd": {"color": outcome.BLACK, "linestyle": "-"},
     "extragradient": {"color": outcome.SKY, "linestyle": "-", "linewidth": 3.0},
@@ -57,7 +45,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "matrl": {"color": outcome.BLUE, "linestyle": "--"},
     "matrl-tr": {"color": outcome.VERMILLION, "linestyle": "-", "linewidth": 2.0},
 }
-#: The option that says how far an optimiser looks ahead, or the weight that plays this part; the default is the step.
+#: Option of an optimiser that sets its look-ahead, or the weight with the same role; its default is the learning rate.
 _LOOK_AHEAD = {
     "extragradient": "look_ahead",
     "lookahead": "look_ahead",
@@ -67,7 +55,7 @@ _LOOK_AHEAD = {
     "consensus": "gamma",
     "matrl": "predicted_learning_rate",
 }
-#: Measured by a second implementation, written without this one, from (1, 1) with the default steps; ``None``: never.
+#: Steps of an independent second implementation, from (1, 1) with the default step sizes; ``None`` if there are none.
 _INDEPENDENT: dict[tuple[str, str], int | None] = {
     ("gd", SAME_STEP): None,
     ("extragradient", SAME_STEP): 171,
@@ -85,10 +73,13 @@ _INDEPENDENT: dict[tuple[str, str], int | None] = {
 @dataclass(frozen=True, eq=False)
 class Run:
     """
-    One optimiser on the game.
+    Run of one optimiser.
 
-    :param path: (steps + 1, 2) NaN once it has diverged
-    :param steps: to the tolerance, ``None``: not within the run
+    :param learner: name of the optimiser
+    :param group: name of the comparison that the run belongs to
+    :param options: options of the optimiser
+    :param path: (steps + 1, 2) trajectory, NaN after divergence
+    :param steps: number of steps to the tolerance; ``None`` if the run does not reach it
     """
 
     learner: str
@@ -99,7 +90,7 @@ class Run:
 
     @property
     def distance(self) -> Array:
-        """(steps + 1,) larger coordinate."""
+        """(steps + 1,) larger absolute coordinate."""
         return np.asarray(np.abs(self.path).max(axis=1))
 
     @property
@@ -109,7 +100,7 @@ class Run:
         return bool(not last < first)
 
     def row(self, options: RotationalOptions) -> dict[str, Any]:
-        """:return: the run in numbers"""
+        """:return: row of the run"""
         independent = _INDEPENDENT.get((self.learner, self.group), "unknown")
         return {
             "learner": self.learner,
@@ -123,18 +114,18 @@ class Run:
 
 def rotational(options: RotationalOptions) -> Outcome:
     """
-    Run every optimiser with all its steps equal, again with a larger look-ahead, and the one that measures its steps.
+    Run every optimiser with all its steps equal, those that look ahead also with a larger look-ahead, and MATRL-TR.
 
-    :param options: of the study
+    :param options: options of the study
     :return: one row per run; the picture shows trajectories and distances
     :raises ValueError: on a start that is not two finite numbers, or steps that are not positive
     """
     game = differentiable_game("rotational")
-    plan = [(name, SAME_STEP) for name in DIFFERENTIABLE_LEARNERS if name != "matrl-tr"]
+    plan = [(name, SAME_STEP) for name in learner_names(DifferentiableGame) if name != "matrl-tr"]
     plan += [*((name, LARGE_STEP) for name in _LOOK_AHEAD), ("matrl-tr", ADAPTIVE)]
     with tqdm(plan, unit="run", desc="rotational") as bar:
         runs = [_run(game, name, group, options) for name, group in bar]
-    rows = [run.row(options) for run in runs]
+    rows = [one.row(options) for one in runs]
     settings = {"start": options.start, "steps": options.steps, "tolerance": options.tolerance, "seed": options.seed}
     summary = {f"{row['learner']} ({row['group']})": row["steps"] for row in rows if row["steps"] is not None}
     table = rotational_markdown(rows)
@@ -145,19 +136,19 @@ def _run(game: DifferentiableGame, name: str, group: str, options: RotationalOpt
     chosen: dict[str, Any] = {"learning_rate": options.learning_rate}
     if group == LARGE_STEP:
         chosen[_LOOK_AHEAD[name]] = options.look_ahead
-    if "seed" in inspect.signature(DIFFERENTIABLE_LEARNERS[name]).parameters:
+    if "seed" in option_names(name, DifferentiableGame):
         chosen["seed"] = options.seed
-    path = run_differentiable(make_differentiable_learner(name, **chosen), game, options.start, options.steps)
+    path = run(make_learner(name, DifferentiableGame, **chosen), game, options.start, options.steps)
     return Run(name, group, chosen, path, steps_to_tolerance(path, tolerance=options.tolerance))
 
 
 def rotational_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """
-    :param rows: of the record
-    :return: a Markdown table
+    :param rows: rows of the record
+    :return: Markdown table
     """
     lines = [
-        [_LABELS[row["learner"]], row["group"], _options_text(row["options"]), _steps_text(row), _independent_text(row)]
+        [outcome.LABELS[row["learner"]], row["group"], _options_text(row["options"]), _steps_text(row), _independent_text(row)]
         for row in rows
     ]
     return markdown(["optimiser", "comparison", "steps", "steps to tolerance", "independent"], lines)
@@ -183,9 +174,9 @@ def _figure(runs: Sequence[Run], options: RotationalOptions) -> Figure:
     figure = new_figure(7.2, 3.1)
     with mpl.rc_context(outcome.STYLE):
         paths, same, large = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
-        by_group = {group: [run for run in runs if run.group in (group, ADAPTIVE)] for group in (SAME_STEP, LARGE_STEP)}
+        by_group = {group: [one for one in runs if one.group in (group, ADAPTIVE)] for group in (SAME_STEP, LARGE_STEP)}
         shown = ("gd", "extragradient", "lookahead", "matrl", "matrl-tr")
-        _draw_paths(paths, [run for run in by_group[SAME_STEP] if run.learner in shown])
+        _draw_paths(paths, [one for one in by_group[SAME_STEP] if one.learner in shown])
         _draw_distances(same, by_group[SAME_STEP], options, f"(b) every step {options.learning_rate:g}")
         _draw_distances(large, by_group[LARGE_STEP], options, f"(c) look-ahead {options.look_ahead:g}")
         large.sharey(same)
@@ -194,10 +185,10 @@ def _figure(runs: Sequence[Run], options: RotationalOptions) -> Figure:
 
 
 def _draw_paths(axes: Axes, runs: Sequence[Run]) -> None:
-    reach = 1.4 * max(float(run.distance[0]) for run in runs)
-    for run in runs:
-        # A path that goes around for ever would end up as a black ring.
-        axes.plot(*run.path[: _TURNS if run.diverges else None].T, **_STYLES[run.learner])
+    reach = 1.4 * max(float(one.distance[0]) for one in runs)
+    for one in runs:
+        # A complete path that circles would be drawn as a black ring.
+        axes.plot(*one.path[: _TURNS if one.diverges else None].T, **_STYLES[one.learner])
     axes.plot(*runs[0].path[0], marker="o", color="black", markersize=4, clip_on=False)
     axes.annotate("start", runs[0].path[0], xytext=(4, 4), textcoords="offset points")
     axes.plot(0, 0, marker="*", color="black", markersize=8, zorder=5)
@@ -207,10 +198,10 @@ def _draw_paths(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _draw_distances(axes: Axes, runs: Sequence[Run], options: RotationalOptions, title: str) -> None:
-    for run in runs:
-        axes.plot(run.distance, label=_LABELS[run.learner], **_STYLES[run.learner])
+    for one in runs:
+        axes.plot(one.distance, label=outcome.LABELS[one.learner], **_STYLES[one.learner])
     axes.axhline(options.tolerance, color="black", linewidth=0.5)
-    longest = max((run.steps for run in runs if run.steps is not None), default=options.steps)
+    longest = max((one.steps for one in runs if one.steps is not None), default=options.steps)
     axes.set(yscale="log", xlabel="step", ylabel="max(|x|, |y|)", title=title, xlim=(0, longest))
     axes.set_ylim(options.tolerance / 3, 10 * float(runs[0].distance[0]))
     axes.grid(alpha=0.25, linewidth=0.5)

@@ -1,4 +1,4 @@
-"""Phase portraits of 3x3 games: every player's strategies as a triangle, learners that ascend the logits of a softmax."""
+"""Phase portraits of 3x3 games: one triangle of strategies per player, learners that ascend the logits of a softmax."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ import numpy as np
 import torch as th
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from sb3_matrl.games import DifferentiableGame, NormalFormGame, make_differentiable_learner, run_differentiable
-from sb3_matrl.games.payoffs import Array
+from sb3_matrl.games import DifferentiableGame, NormalFormGame
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.zoo.studies import outcome
-from sb3_matrl.zoo.studies.portrait import Portrait, draw_field, draw_path, draw_start, row
+from sb3_matrl.zoo.studies.portrait import (
+    Portrait,
+    draw_field,
+    draw_path,
+    draw_start,
+    make_learners,
+    row,
+    trajectories,
+    unique_legend,
+)
 from sb3_matrl.zoo.studies.study_options import DynamicsOptions
 
-# MATRL-TR is left out: it gets stuck at corners, where a softmax is flat and the steps that it measures are long.
+# Without MATRL-TR: it gets stuck at corners, where a softmax is flat and the steps that it measures are long.
 LEARNERS = ("gd", "extragradient", "matrl")
 START = (0.6, 0.3, 0.1, 0.2, 0.3, 0.5)
 STEPS = 300
@@ -29,32 +37,30 @@ _GRID = 12
 
 def simplex_portrait(game: NormalFormGame, title: str, actions: Sequence[str], options: DynamicsOptions) -> Portrait:
     """
-    :param game: a single 3x3 game
-    :param title: above the picture
+    :param game: single 3x3 game
+    :param title: title of the picture
     :param actions: names of the three actions
-    :param options: of the study
+    :param options: options of the study
     :return: rows and picture; equilibria are pairs of strategies
     :raises ValueError: on unknown learners, a start that is not made of positive probabilities, or a learning rate of zero or
         below
     """
-    softmax_game = softmax_policies(game, title)
-    start = np.log(_start(options.start))
+    settings = {"learning_rate": options.learning_rate}
+    learners = make_learners(options.learners or LEARNERS, DifferentiableGame, settings)
+    start = np.log(_start(options.start)).ravel()
     steps = STEPS if options.steps is None else options.steps
-    rows, paths, equilibria = [], {}, support_equilibria(game)
-    with tqdm(options.learners or LEARNERS, unit="learner", desc=title) as bar:
-        for name in bar:
-            learner = make_differentiable_learner(name, learning_rate=options.learning_rate)
-            logits = run_differentiable(learner, softmax_game, start.ravel(), steps)
-            paths[name] = _probabilities(logits[~np.isnan(logits).any(axis=1)])
-            rows.append(_row(game, name, options, paths[name], equilibria))
+    logits = trajectories(title, learners, softmax_policies(game, title), start, steps)
+    paths = {name: _probabilities(path[~np.isnan(path).any(axis=1)]) for name, path in logits.items()}
+    equilibria = support_equilibria(game)
+    rows = [_row(game, name, settings, path, equilibria) for name, path in paths.items()]
     return Portrait(rows, equilibria, _figure(game, title, actions, paths, equilibria))
 
 
 def softmax_policies(game: NormalFormGame, name: str) -> DifferentiableGame:
     """
-    :param game: a single game of two players
-    :param name: for messages
-    :return: the game in which both players choose logits and lose minus their expected payoff
+    :param game: single game of two players
+    :param name: name for messages
+    :return: game in which both players choose logits, and a player's loss is minus its expected payoff
     """
     payoffs = th.tensor(game.payoffs)
 
@@ -83,19 +89,20 @@ def _probabilities(logits: Array) -> Array:
 
 
 def _row(
-    game: NormalFormGame, name: str, options: DynamicsOptions, path: Array, equilibria: Sequence[Array]
+    game: NormalFormGame, name: str, settings: dict[str, Any], path: Array, equilibria: Sequence[Array]
 ) -> dict[str, Any]:
     distances = np.min([np.abs(path - point).max(axis=(1, 2)) for point in equilibria], axis=0)
-    return row(name, {"learning_rate": options.learning_rate}, distances, path[-1], float(game.nash_conv(list(path[-1]))))
+    return row(name, settings, distances, path[-1], float(game.nash_conv(list(path[-1]))))
 
 
 def support_equilibria(game: NormalFormGame, tolerance: float = 1e-9) -> list[Array]:
     """
-    Equilibria by enumeration of supports of equal size: all of them in nondegenerate games (von Stengel 2002, Algorithm 3).
+    Find equilibria by enumeration of supports of equal size: all of them in nondegenerate games (von Stengel 2002,
+    Algorithm 3).
 
-    :param game: a single game of two players
-    :param tolerance: largest NashConv, in the game's payoffs
-    :return: (2, A) strategies each
+    :param game: single game of two players
+    :param tolerance: largest NashConv, in units of the game's payoffs
+    :return: equilibria, each (2, A)
     """
     found = []
     rows, columns = (range(count) for count in game.n_actions)
@@ -114,7 +121,7 @@ def support_equilibria(game: NormalFormGame, tolerance: float = 1e-9) -> list[Ar
 
 
 def _indifferent(payoffs: Array) -> Array | None:
-    """:return: (k,) probabilities of the columns that make all rows of (k, k) payoffs equal, if there are such"""
+    """:return: (k,) probabilities of the columns that make all rows of (k, k) payoffs equal, if they exist"""
     size = len(payoffs)
     system = np.block([[payoffs, -np.ones((size, 1))], [np.ones((1, size)), np.zeros((1, 1))]])
     try:
@@ -141,8 +148,7 @@ def _figure(
             for point in equilibria:
                 place = point[player] @ _CORNERS
                 axes.plot(*place, "o", color="white", markeredgecolor="black", markersize=8, label="equilibrium", zorder=6)
-        named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=6)
+        figure.legend(*unique_legend(axes), loc="outside lower center", ncols=6)
     return figure
 
 

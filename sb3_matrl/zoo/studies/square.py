@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -11,14 +11,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from tqdm import tqdm
 
-from sb3_matrl.games import Equilibria, NormalFormGame, both_actions, distances, make_learner, run
-from sb3_matrl.games.learners import Learner, ascend
-from sb3_matrl.games.matrl import MATRL
-from sb3_matrl.games.payoffs import Array
+from sb3_matrl.games import Equilibria, NormalFormGame, both_actions, distances, run
+from sb3_matrl.games.exact_matrl import MATRL
+from sb3_matrl.games.gradient_views import SquareView
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.zoo.studies import outcome
-from sb3_matrl.zoo.studies.portrait import Portrait, draw_field, draw_path, draw_start, row
+from sb3_matrl.zoo.studies.portrait import (
+    Portrait,
+    draw_field,
+    draw_path,
+    draw_start,
+    make_learners,
+    row,
+    trajectories,
+    unique_legend,
+)
 from sb3_matrl.zoo.studies.study_options import DynamicsOptions
 
 LEARNERS = ("iga", "wolf-iga", "matrl", "matrl-tr")
@@ -31,11 +39,11 @@ _REGIONS = 8
 @dataclass(frozen=True, eq=False)
 class Region:
     """
-    What MATRL considers in one step.
+    Region between the current and the predicted strategies in one step of MATRL.
 
-    :param current: (2,) strategies
+    :param current: (2,) current strategies
     :param predicted: (2,) predicted strategies, the opposite corner
-    :param target: (2,) the mixture that the meta-game's equilibrium stands for
+    :param target: (2,) mixture that the meta-game's equilibrium stands for
     """
 
     current: Array
@@ -50,33 +58,24 @@ class Region:
 
 def square_portrait(game: NormalFormGame, title: str, actions: Sequence[str], options: DynamicsOptions) -> Portrait:
     """
-    :param game: a single 2x2 game
-    :param title: above the picture
+    :param game: single 2x2 game
+    :param title: title of the picture
     :param actions: names of the two actions
-    :param options: of the study
-    :return: rows and picture; equilibria are boxes (lower and upper corner), of size zero where they are isolated
+    :param options: options of the study
+    :return: rows and picture; equilibria are boxes (lower and upper corner), of size zero if they are isolated
     :raises ValueError: on unknown learners, a start outside the square, or a step size of zero or below
     """
-    learners = {name: _learner(name, options) for name in options.learners or LEARNERS}
+    settings = {"predicted_step": options.predicted_step, "seed": options.seed}
+    learners = make_learners(options.learners or LEARNERS, NormalFormGame, settings)
     start = START if options.start is None else options.start
     steps = STEPS if options.steps is None else options.steps
-    with tqdm(learners.items(), unit="learner", desc=title) as bar:
-        paths = {name: run(learner, game, start, steps)[:, 0] for name, learner in bar}
+    paths = {name: path[:, 0] for name, path in trajectories(title, learners, game, start, steps).items()}
     equilibria = game.equilibria()
     rows = [_row(game, name, learners[name], path) for name, path in paths.items()]
     boxes = [[equilibria.lower[k], equilibria.upper[k]] for k in np.flatnonzero(equilibria.valid)]
     matrl = learners.get("matrl")
     regions = regions_along(game, matrl, paths["matrl"]) if isinstance(matrl, MATRL) else []
     return Portrait(rows, boxes, _figure(game, title, actions, paths, regions))
-
-
-def _learner(name: str, options: DynamicsOptions) -> Learner:
-    """:return: the learner with those of the options that it has"""
-    learner: Any = make_learner(name)
-    known = {field.name for field in fields(learner)}
-    given = {"predicted_step": options.predicted_step, "seed": options.seed}
-    changed: Learner = replace(learner, **{key: value for key, value in given.items() if key in known})
-    return changed
 
 
 def _row(game: NormalFormGame, name: str, learner: Any, path: Array) -> dict[str, Any]:
@@ -86,14 +85,15 @@ def _row(game: NormalFormGame, name: str, learner: Any, path: Array) -> dict[str
 
 def regions_along(game: NormalFormGame, learner: MATRL, path: Array) -> list[Region]:
     """
-    Regions at some points of a trajectory of MATRL, far enough from each other to be told apart.
+    Find regions along a trajectory of MATRL that are far enough from each other to be told apart.
 
-    :param game: a single 2x2 game
-    :param learner: that took this path
+    :param game: single 2x2 game
+    :param learner: learner of this path
     :param path: (steps + 1, 2)
-    :return: at most eight
+    :return: at most eight regions
     """
-    predicted = ascend(path, learner.predicted_step, game.field().gradient(path))
+    view = SquareView(game.field())
+    predicted = view.ascend(path, learner.predicted_step, view.gradient(path))
     step = replace(learner, best_response=False)
     regions: list[Region] = []
     for k, (current, corner) in enumerate(zip(path, predicted, strict=True)):
@@ -121,14 +121,8 @@ def _figure(
         axes.set(xlim=(0, 1), ylim=(0, 1), title=title)
         axes.set(xlabel=f"player 1: probability of {actions[0]}", ylabel=f"player 2: probability of {actions[0]}")
         side.axis("off")
-        side.legend(*_unique(axes), loc="center left", bbox_to_anchor=(-0.1, 0.5))
+        side.legend(*unique_legend(axes), loc="center left", bbox_to_anchor=(-0.1, 0.5))
     return figure
-
-
-def _unique(axes: Axes) -> tuple[list[Any], list[str]]:
-    """:return: handles and labels of the legend, each label once"""
-    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    return list(named.values()), list(named)
 
 
 def _draw_gradients(axes: Axes, game: NormalFormGame) -> None:

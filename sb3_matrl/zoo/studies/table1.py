@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sb3_matrl.games import GENERATORS, KINDS, convergence, final_distance, random_games, run
-from sb3_matrl.games.payoffs import Array
+from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.zoo.common.text_tables import markdown
 from sb3_matrl.zoo.studies import outcome
 from sb3_matrl.zoo.studies.outcome import Outcome, new_figure
@@ -33,7 +33,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Task:
-    """One cell of the table: a learner (by its place in ``SETTINGS``) on one class of games."""
+    """One cell of the table: a learner (by its index in ``SETTINGS``) on one class of games."""
 
     setting: int
     generator: str
@@ -46,9 +46,9 @@ class Task:
 @dataclass(frozen=True, eq=False)
 class Cell:
     """
-    What one learner does on one class of games.
+    Results of one learner on one class of games.
 
-    :param first_step: (games,) first step within 0.05 of an equilibrium, -1: never
+    :param first_step: (games,) first step within 0.05 of an equilibrium; -1 if there is none
     :param final: (games,) distance to the nearest equilibrium after the last step
     """
 
@@ -72,7 +72,7 @@ def table1(options: Table1Options) -> Outcome:
     """
     Run every learner on every class and generator.
 
-    :param options: of the study
+    :param options: options of the study
     :return: one row per learner, generator and class; the picture shows shares of converged games over the steps
     """
     measured = list(_measured_cells(options))
@@ -103,7 +103,7 @@ def _measured_cells(options: Table1Options) -> Iterator[tuple[Cell, dict[str, An
 
 @contextmanager
 def _parallel_map(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """An ordered ``map`` over processes; on an error, or Ctrl-C, what has not begun is dropped."""
+    """Provide an ordered ``map`` over processes; an error or Ctrl-C cancels the tasks that have not started."""
     if jobs == 1:
         yield map
         return
@@ -116,8 +116,8 @@ def _parallel_map(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 def measure(task: Task) -> tuple[Cell, dict[str, Any]]:
     """
-    :param task: what to run
-    :return: when and where its games ended, and this in numbers
+    :param task: cell to measure
+    :return: results of the cell, and its row
     """
     setting = SETTINGS[task.setting]
     games = random_games(task.kind, task.games, task.generator, task.seed)
@@ -128,7 +128,7 @@ def measure(task: Task) -> tuple[Cell, dict[str, Any]]:
 
 
 def _row(cell: Cell) -> dict[str, Any]:
-    """:return: a cell in numbers; shares in per cent, with 95 % bootstrap intervals over the games"""
+    """:return: row of a cell; shares in per cent, with 95 % bootstrap intervals over the games"""
     setting = cell.setting
     paper, independent = (_of_kind(known, cell) for known in (setting.paper, setting.independent))
     converged, at_equilibrium = cell.first_step >= 0, cell.final <= AT_EQUILIBRIUM
@@ -150,15 +150,15 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 
 def _of_kind(known: Sequence[Reference] | None, cell: Cell) -> Reference | None:
-    """The references are for the paper's generator."""
+    """:return: reference of the cell's class; there are none for other generators than the paper's"""
     return None if known is None or cell.generator != "paper" else known[KINDS.index(cell.kind)]
 
 
 def mean_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float] | None:
     """
     :param values: (k,) one number per game
-    :param seed: of the resamples
-    :return: the 95 % bootstrap percentile interval of the mean; ``None`` without values
+    :param seed: seed of the resamples
+    :return: 95 % bootstrap percentile interval of the mean; ``None`` without values
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
@@ -169,8 +169,8 @@ def mean_interval(values: npt.ArrayLike, seed: int = 0) -> tuple[float, float] |
 def share_interval(hits: npt.NDArray[np.bool_], seed: int = 0) -> tuple[float, float]:
     """
     :param hits: (k,) one per game
-    :param seed: of the resamples
-    :return: the 95 % bootstrap percentile interval of their share in per cent; resampled counts are binomial
+    :param seed: seed of the resamples
+    :return: 95 % bootstrap percentile interval of their share in per cent; resampled counts are binomial
     """
     counts = np.random.default_rng(seed).binomial(len(hits), hits.mean(), size=_RESAMPLES)
     return _percentiles(100.0 * counts / len(hits))
@@ -183,7 +183,7 @@ def _percentiles(means: Array) -> tuple[float, float]:
 
 def table1_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """
-    :param rows: of the record, in its order
+    :param rows: rows of the record, in its order
     :return: one Markdown table per class of games
     """
     return "\n\n".join(_class_table(kind, [row for row in rows if row["kind"] == kind]) for kind in KINDS)

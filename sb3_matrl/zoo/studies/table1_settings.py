@@ -1,12 +1,11 @@
-"""The learners that Table 1 compares, and the numbers known for them."""
+"""Settings of the learners in Table 1, and their published numbers."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sb3_matrl.games import make_learner
-from sb3_matrl.games.learners import Learner
+from sb3_matrl.games import Learner, make_learner
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,16 @@ class Setting:
     """
     One line of the table.
 
-    :param label: unique
-    :param group: what the lines beside it have in common
-    :param learner: with all its options
+    :param label: unique label
+    :param group: name of the comparison that the line belongs to
+    :param learner: learner with all its options
     :param paper: Table 1's numbers
-    :param independent: of a second implementation, written without this one; rounded to the digits given
+    :param independent: numbers of an independent second implementation, rounded to the digits given
     """
 
     label: str
     group: str
-    learner: Learner
+    learner: Learner[Any]
     paper: References | None = None
     independent: References | None = None
 

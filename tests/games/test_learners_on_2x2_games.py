@@ -4,15 +4,19 @@ import pytest
 from sb3_matrl.games import (
     KINDS,
     LEARNERS,
+    DifferentiableGame,
+    NormalFormGame,
     both_actions,
     convergence,
+    differentiable_game,
     final_distance,
+    learner_names,
     make_learner,
     named_game,
     random_games,
     run,
 )
-from sb3_matrl.games.matrl import metagame_payoffs
+from sb3_matrl.games.exact_metagames import square_metagame_payoffs
 from sb3_matrl.metagame import MetaGame, solve, solve_two_agents
 
 START = (0.9, 0.2)
@@ -30,7 +34,7 @@ def test_a_step_of_iga_equals_finite_differences_of_the_payoffs():
 def test_metagame_payoffs_equal_eq_3_summed_by_hand():
     games = random_games("anticoordination", 10)
     current, predicted = np.random.default_rng(1).random((2, 10, 2))
-    payoffs = metagame_payoffs(games.field(), current, predicted)
+    payoffs = square_metagame_payoffs(games.field(), current, predicted)
     for b, table in enumerate(games.payoffs):
         value = games[b].expected_payoffs(both_actions(current[b]))
         for x in np.ndindex(2, 2):
@@ -51,7 +55,7 @@ def test_the_batched_solver_returns_equilibria_of_the_single_one():
         assert any(np.array_equal(rho, point) for point in found[mixing == mixing.min()])
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", learner_names(NormalFormGame))
 @pytest.mark.parametrize("game", ["coordination", "chicken", "matching_pennies", "prisoners_dilemma"])
 def test_equilibria_are_fixed_points(name, game):
     games = named_game(game)
@@ -67,7 +71,7 @@ def test_il_la_is_iga_pp_with_the_same_steps(kind):
     np.testing.assert_array_equal(run(make_learner("il-la"), games, START, 50), run(same, games, START, 50))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", learner_names(NormalFormGame))
 def test_a_learner_can_be_reused_and_repeats_itself(name):
     games, learner = random_games("coordination", 10), make_learner(name)
     np.testing.assert_array_equal(run(learner, games, START, 20), run(learner, games, START, 20))
@@ -129,6 +133,45 @@ def test_unknown_names_are_answered_with_the_nearest():
         make_learner("wolf-igaa")
     with pytest.raises(ValueError, match="option of 'iga' 'stepsize' is unknown; did you mean 'step_size'"):
         make_learner("iga", stepsize=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learners_of_both_kinds_of_games_are_the_known_ones_on_2x2_games(kind):
+    games = random_games(kind, 20)
+    np.testing.assert_array_equal(run(make_learner("gd"), games, START, 50), run(make_learner("iga"), games, START, 50))
+    projected = make_learner("iga-pp", step_size=0.05, forecast_step=0.5, project_forecast=True)
+    extragradient = make_learner("extragradient", learning_rate=0.05, look_ahead=0.5)
+    np.testing.assert_array_equal(run(extragradient, games, START, 50), run(projected, games, START, 50))
+
+
+def test_optimistic_gradient_on_2x2_games_by_hand():
+    def gradient(x):
+        return np.array([4 * x[1] - 2, 2 - 4 * x[0]])
+
+    first = np.array([0.6, 0.3]) + 0.1 * gradient([0.6, 0.3])
+    second = np.clip(first + 0.1 * (2 * gradient(first) - gradient([0.6, 0.3])), 0.0, 1.0)
+    path = run(make_learner("optimistic", learning_rate=0.1), named_game("matching_pennies"), (0.6, 0.3), 2)[:, 0]
+    np.testing.assert_allclose(path[1:], [first, second])
+
+
+def test_every_learner_plays_the_games_of_its_entry_and_no_others():
+    games = {NormalFormGame: (named_game("chicken"), START), DifferentiableGame: (differentiable_game("tandem"), (1.0, 0.5))}
+    for name, entry in LEARNERS.items():
+        for kind, (game, start) in games.items():
+            if kind in entry.plays:
+                assert np.isfinite(run(make_learner(name, kind), game, start, 3)).all()
+            else:
+                with pytest.raises(ValueError, match=f"learner '{name}' does not play .* games; these do: "):
+                    make_learner(name, kind)
+                with pytest.raises(ValueError, match=f"does not play a {kind.__name__}"):
+                    run(make_learner(name), game, start, 3)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, True])
+def test_steps_must_be_a_whole_number(steps):
+    for game in (named_game("chicken"), differentiable_game("tandem")):
+        with pytest.raises(ValueError, match="steps must be an integer of at least 0"):
+            run(make_learner("gd"), game, (0.5, 0.5), steps)
 
 
 def test_free_forecast_differs_from_the_projected_one_only_beyond_the_border():

@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_matrl.games.differentiable import DifferentiableGame, differentiable_game
-from sb3_matrl.games.differentiable_learners import (
-    DIFFERENTIABLE_LEARNERS,
-    Matrl,
-    make_differentiable_learner,
-    meta_payoffs,
-    run_differentiable,
-    steps_to_tolerance,
-)
+from sb3_matrl.games import DifferentiableGame, differentiable_game, learner_names, make_learner, run, steps_to_tolerance
+from sb3_matrl.games.exact_matrl import MATRLIteration
+from sb3_matrl.games.exact_metagames import DifferentiableMetaGame, metagame_payoffs
+from sb3_matrl.games.gradient_views import FreeView
 from sb3_matrl.metagame import MetaGame
 
 LR = 0.02
@@ -25,14 +20,12 @@ def random_game(seed: int) -> tuple[DifferentiableGame, np.ndarray]:
 
 
 def direction(name: str, game: DifferentiableGame, joint: np.ndarray, **options) -> np.ndarray:
-    learner = make_differentiable_learner(name, **options)
-    learner.reset(game)
-    return (joint - learner.step(joint)) / LR
+    return (joint - make_learner(name, DifferentiableGame, **options).start(game, joint).step(joint)) / LR
 
 
 def steps(name: str, horizon: int = 250, **options) -> int | None:
-    learner = make_differentiable_learner(name, **options)
-    return steps_to_tolerance(run_differentiable(learner, differentiable_game("rotational"), [1.0, 1.0], horizon))
+    learner = make_learner(name, DifferentiableGame, **options)
+    return steps_to_tolerance(run(learner, differentiable_game("rotational"), [1.0, 1.0], horizon))
 
 
 def blocks(game: DifferentiableGame) -> list[slice]:
@@ -68,11 +61,10 @@ def test_first_order_directions(seed: int) -> None:
     np.testing.assert_allclose(direction("gd", game, w), xi, atol=1e-10)
     np.testing.assert_allclose(direction("extragradient", game, w), game.gradient(w - LR * xi), atol=1e-10)
     np.testing.assert_allclose(direction("extragradient", game, w, look_ahead=0.5), game.gradient(w - 0.5 * xi), atol=1e-10)
-    learner = make_differentiable_learner("optimistic")
-    learner.reset(game)
-    second = learner.step(w)
+    dynamics = make_learner("optimistic").start(game, w)
+    second = dynamics.step(w)
     np.testing.assert_allclose(second, w - LR * xi, atol=1e-12)
-    np.testing.assert_allclose(learner.step(second), second - LR * (2 * game.gradient(second) - xi), atol=1e-12)
+    np.testing.assert_allclose(dynamics.step(second), second - LR * (2 * game.gradient(second) - xi), atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -117,7 +109,7 @@ def test_adjusted_directions(seed: int) -> None:
 def test_meta_payoffs_are_loss_decreases_at_every_profile(seed: int) -> None:
     game, current = random_game(seed)
     predicted = current - 0.1 * game.gradient(current)
-    table = meta_payoffs(game, current, predicted)
+    table = metagame_payoffs(game, current, predicted)
     owner = [0, 0, 1, 2, 2]
     for a in (0, 1):
         for b in (0, 1):
@@ -130,7 +122,7 @@ def test_meta_payoffs_are_loss_decreases_at_every_profile(seed: int) -> None:
 def test_meta_payoffs_of_the_rotational_game_by_hand() -> None:
     game = differentiable_game("rotational")
     # xi(1, 1) = (11, -9), step 0.1: predicted (-0.1, 1.9); losses (10.5, -9.5) at (1, 1).
-    table = meta_payoffs(game, np.array([1.0, 1.0]), np.array([-0.1, 1.9]))
+    table = metagame_payoffs(game, np.array([1.0, 1.0]), np.array([-0.1, 1.9]))
     expected = [
         [[0.0, 10.5 - 19.5], [10.5 + 0.995, 10.5 - (0.005 - 1.9)]],
         [[0.0, -9.5 - (1.805 - 19.0)], [-9.5 - 1.5, -9.5 - (1.805 + 1.9)]],
@@ -141,23 +133,19 @@ def test_meta_payoffs_of_the_rotational_game_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_matrl_solves_mixes_and_best_responds_from_current(seed: int) -> None:
     game, w = random_game(seed)
-    learner = Matrl(LR, predicted_learning_rate=0.5)
-    learner.reset(game)
-    moved = (w - learner.step(w)) / LR
+    moved = direction("matrl", game, w, predicted_learning_rate=0.5)
     predicted = w - 0.5 * game.gradient(w)
-    assert learner.rho is not None
-    assert MetaGame.from_payoffs(meta_payoffs(game, w, predicted)).nash_conv(learner.rho) < 1e-6
+    rho = DifferentiableMetaGame(game).equilibrium(w, predicted)
+    assert MetaGame.from_payoffs(metagame_payoffs(game, w, predicted)).nash_conv(rho) < 1e-6
     for i, mine in enumerate(blocks(game)):
-        profile = np.concatenate([r * w[b] + (1 - r) * predicted[b] for r, b in zip(learner.rho, blocks(game), strict=True)])
+        profile = np.concatenate([r * w[b] + (1 - r) * predicted[b] for r, b in zip(rho, blocks(game), strict=True)])
         profile[mine] = w[mine]
         np.testing.assert_allclose(moved[mine], game.loss_gradients(profile)[i, mine], atol=1e-10)
 
 
 def test_predicted_steps_keep_the_others_at_current() -> None:
     game, w = random_game(3)
-    learner = Matrl(LR, predicted_learning_rate=0.1, predicted_steps=3)
-    learner.reset(game)
-    predicted = learner.predict(w)
+    predicted = MATRLIteration(FreeView(game), metagame=None, predicted_steps=3).predict(w, 0.1)
     for i, mine in enumerate(blocks(game)):
         alone = w.copy()
         for _ in range(3):
@@ -197,8 +185,8 @@ def test_trust_region_needs_fewer_steps_than_sos_consensus_and_sga() -> None:
 def test_trust_region_adapts_to_the_scale_of_the_losses(factor: float) -> None:
     quadratic = factor * np.array([[[1.0, 10.0], [10.0, 0.0]], [[0.0, -10.0], [-10.0, 1.0]]])
     game = DifferentiableGame.quadratic((1, 1), quadratic)
-    learner = make_differentiable_learner("matrl-tr")
-    assert steps_to_tolerance(run_differentiable(learner, game, [1.0, 1.0], 150)) is not None
+    learner = make_learner("matrl-tr", DifferentiableGame)
+    assert steps_to_tolerance(run(learner, game, [1.0, 1.0], 150)) is not None
 
 
 @pytest.mark.parametrize(
@@ -206,27 +194,26 @@ def test_trust_region_adapts_to_the_scale_of_the_losses(factor: float) -> None:
 )
 def test_only_lola_leaves_the_stable_line_of_the_tandem_game(name: str, total: float) -> None:
     options = {} if name == "matrl-tr" else {"learning_rate": 0.1}
-    path = run_differentiable(make_differentiable_learner(name, **options), differentiable_game("tandem"), [1.0, 1.0], 80)
+    path = run(make_learner(name, DifferentiableGame, **options), differentiable_game("tandem"), [1.0, 1.0], 80)
     np.testing.assert_allclose(path[-1].sum(), total, atol=1e-6)
 
 
 def test_trust_region_leaves_the_saddle_of_the_potential_game() -> None:
-    path = run_differentiable(make_differentiable_learner("matrl-tr"), differentiable_game("potential"), [0.1, 0.1], 80)
+    path = run(make_learner("matrl-tr", DifferentiableGame), differentiable_game("potential"), [0.1, 0.1], 80)
     np.testing.assert_allclose(path[-1], [np.sqrt(5) / 2, -np.sqrt(5) / 4], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE_LEARNERS)
-def test_reset_forgets_the_past(name: str) -> None:
+@pytest.mark.parametrize("name", learner_names(DifferentiableGame))
+def test_every_start_repeats_the_run(name: str) -> None:
     game, w = random_game(1)
-    learner = make_differentiable_learner(name)
-    np.testing.assert_array_equal(run_differentiable(learner, game, w, 4), run_differentiable(learner, game, w, 4))
+    learner = make_learner(name, DifferentiableGame)
+    np.testing.assert_array_equal(run(learner, game, w, 4), run(learner, game, w, 4))
 
 
 def test_a_diverging_run_ends_in_nan() -> None:
     # Weight 1 contracts by |A|^2 = 100 beside the unit contraction: |1 - 0.1 * 101| = 9.1 per step.
-    trajectory = run_differentiable(
-        make_differentiable_learner("sga", adjustment=1.0, learning_rate=0.1), differentiable_game("rotational"), [1, 1], 60
-    )
+    learner = make_learner("sga", adjustment=1.0, learning_rate=0.1)
+    trajectory = run(learner, differentiable_game("rotational"), [1, 1], 60)
     assert trajectory.shape == (61, 2) and np.isnan(trajectory[-1]).all() and np.isfinite(trajectory[0]).all()
     assert steps_to_tolerance(trajectory) is None
 
@@ -244,35 +231,31 @@ def test_steps_to_tolerance_counts_from_the_start() -> None:
     [
         ("extragradiant", {}, "'extragradiant' is unknown; did you mean 'extragradient'"),
         ("gd", {"learning_rat": 0.1}, "'learning_rat' is unknown; did you mean 'learning_rate'"),
-        ("gd", {"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
-        ("gd", {"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),
-        ("lola", {"look_ahead": -1.0}, "look_ahead must be a positive number"),
+        ("gd", {"learning_rate": 0.0}, "learning_rate must be a finite number above 0, got 0.0"),
+        ("gd", {"learning_rate": float("nan")}, "learning_rate must be a finite number above 0, got nan"),
+        ("lola", {"look_ahead": -1.0}, "look_ahead must be a finite number above 0"),
         ("sos", {"a": 1.0}, "a must lie strictly between 0 and 1"),
-        ("sga", {"adjustment": 0.0}, "adjustment must be a positive number"),
-        ("consensus", {"gamma": -0.1}, "gamma must be a positive number"),
-        ("matrl", {"predicted_learning_rate": 0.0}, "predicted_learning_rate must be a positive number"),
+        ("sga", {"adjustment": 0.0}, "adjustment must be a finite number above 0"),
+        ("consensus", {"gamma": -0.1}, "gamma must be a finite number above 0"),
+        ("matrl", {"predicted_learning_rate": 0.0}, "predicted_learning_rate must be a finite number above 0"),
         ("matrl", {"predicted_steps": 0}, "predicted_steps must be a whole number >= 1"),
         ("matrl", {"solver": "enumerate"}, "'enumerate' is unknown; did you mean 'enumeration'"),
         ("matrl", {"selection": "randm"}, "'randm' is unknown; did you mean 'random'"),
-        ("matrl-tr", {"look_ahead": 0.0}, "look_ahead must be a positive number"),
+        ("matrl-tr", {"look_ahead": 0.0}, "look_ahead must be a finite number above 0"),
     ],
 )
 def test_bad_learners_are_refused(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_differentiable_learner(name, **options)
+        make_learner(name, DifferentiableGame, **options)
 
 
 def test_bad_runs_are_refused() -> None:
-    game, learner = differentiable_game("tandem"), make_differentiable_learner("gd")
-    with pytest.raises(ValueError, match="no game yet; call reset"):
-        learner.step([1.0, 1.0])
+    game, learner = differentiable_game("tandem"), make_learner("gd")
     with pytest.raises(ValueError, match=r"start of game 'tandem' .* must have shape \(2,\), not \(3,\)"):
-        run_differentiable(learner, game, [1.0, 1.0, 1.0], 3)
+        run(learner, game, [1.0, 1.0, 1.0], 3)
     with pytest.raises(ValueError, match=r"entry \(0,\) is nan"):
-        run_differentiable(learner, game, [np.nan, 1.0], 3)
-    with pytest.raises(ValueError, match="steps must be a whole number >= 0, got -1"):
-        run_differentiable(learner, game, [1.0, 1.0], -1)
-    with pytest.raises(ValueError, match="tolerance must be a positive number"):
+        run(learner, game, [np.nan, 1.0], 3)
+    with pytest.raises(ValueError, match="tolerance must be a finite number above 0"):
         steps_to_tolerance([[1.0, 1.0]], tolerance=0.0)
     with pytest.raises(ValueError, match="13 players has 2\\^13 profiles"):
-        meta_payoffs(DifferentiableGame.quadratic((1,) * 13, np.zeros((13, 13, 13))), np.zeros(13), np.ones(13))
+        metagame_payoffs(DifferentiableGame.quadratic((1,) * 13, np.zeros((13, 13, 13))), np.zeros(13), np.ones(13))
