@@ -19,7 +19,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
 from sb3_matrl.matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
-from sb3_matrl.matrl.finite import check_ratios, check_response_losses
+from sb3_matrl.matrl.update_checks import check_ratios, check_response_losses
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.mixture import (
     blend_logits,
