@@ -140,7 +140,8 @@ class MetaGame:
         :param rho: (n,) weights on current
         :return: sum_i [max(u_i(current), u_i(predicted)) - u_i(rho)] >= 0
         """
-        profile, gradient = self._profile(rho), self.gradient(rho)
+        profile = self._profile(rho)
+        gradient = self._payoffs.gradient(profile[None])[0]
         # Written per sign, so that rounding cannot make it negative.
         return float(np.sum(np.where(gradient > 0.0, (1.0 - profile) * gradient, -profile * gradient)))
 

@@ -160,5 +160,6 @@ class TablePayoffs:
         :param profile: (n,) zeros and ones, the start
         :return: the walk
         """
-        columns, bits = self.difference.T, 2 ** np.arange(self.n_agents - 1, -1, -1)
-        return Walk(lambda pure: columns[int(bits @ (pure == 0.0))], profile)
+        # In reversed order bit 1 is current, as in the profile.
+        columns, bits = self.difference.T[::-1], 2.0 ** np.arange(self.n_agents - 1, -1, -1)
+        return Walk(lambda pure: columns[int(bits @ pure)], profile)
