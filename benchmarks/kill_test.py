@@ -76,7 +76,8 @@ class Training:
     def __init__(self, words: Sequence[str], log: Path) -> None:
         # The server forks before it has done anything that a fork might break, such as computing in threads.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sb3_matrl.zoo.train", "torch._dynamo"])  # the latter comes with the first optimiser
+        # The commands import training when they need it, PyTorch its compiler with the first optimiser.
+        context.set_forkserver_preload(["sb3_matrl.zoo.train", "sb3_matrl.zoo.training.training_run", "torch._dynamo"])
         self.log = log
         self.process = context.Process(target=_train, args=(list(words), str(log)))
         self.process.start()
@@ -130,12 +131,12 @@ def differences(run: RunFolder, reference: RunFolder) -> list[str]:
         ours, theirs = read_model(getattr(run, name)), read_model(getattr(reference, name))
         if not (_same(ours.parameters, theirs.parameters) and ours.counters == theirs.counters):
             found.append(getattr(run, name).name)
-        if ours.coordinator_rng != theirs.coordinator_rng:
-            found.append(f"generator in {getattr(run, name).name}")
-    with np.load(run.path / "evaluations.npz") as ours, np.load(reference.path / "evaluations.npz") as theirs:
-        found += [f"{key} in evaluations.npz" for key in theirs if not np.array_equal(ours[key], theirs[key])]
-    if _rows(run.path / "progress.csv") != _rows(reference.path / "progress.csv"):
-        found.append("progress.csv")
+        if ours.generators != theirs.generators:
+            found.append(f"generators in {getattr(run, name).name}")
+    with np.load(run.evaluations) as ours, np.load(reference.evaluations) as theirs:
+        found += [f"{key} in {run.evaluations.name}" for key in theirs if not np.array_equal(ours[key], theirs[key])]
+    if _rows(run.progress) != _rows(reference.progress):
+        found.append(run.progress.name)
     return found
 
 

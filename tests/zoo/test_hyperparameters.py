@@ -1,5 +1,4 @@
 import inspect
-from dataclasses import fields
 
 import pytest
 import torch as th
@@ -7,18 +6,24 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_matrl import MATRL
+from sb3_matrl.common import registry
+from sb3_matrl.common.arguments import PerAgent
+from sb3_matrl.common.registry import AlgorithmSpec, algorithm_names, algorithm_spec, register
 from sb3_matrl.zoo.common.hyperparameters import (
-    ALGORITHMS,
     HYPERPARAMS_FOLDER,
     Hyperparameters,
     apply_overrides,
     find_conf_file,
     load_hyperparameters,
 )
+from sb3_matrl.zoo.common.schema import Schema
 from sb3_matrl.zoo.common.yaml_files import parse_pairs, read_yaml, write_yaml
+from sb3_matrl.zoo.train import parse_options
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 
 ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
 
@@ -26,25 +31,26 @@ ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
 def load(tmp_path, text, env_id="e", overrides=None, env_kwargs=None):
     path = tmp_path / "conf.yml"
     path.write_text(text)
-    return load_hyperparameters(path, env_id, overrides, env_kwargs)
+    return load_hyperparameters(path, "matrl", env_id, overrides, env_kwargs)
+
+
+def checked(algorithm="matrl", **values):
+    return Hyperparameters.from_mapping(algorithm, values, "here")
 
 
 # ---------------------------------------------------------------- schema
 
 
-def test_schema_has_matrls_arguments_and_defaults():
+def test_schema_has_the_constructors_arguments_and_defaults():
     parameters = inspect.signature(MATRL.__init__).parameters
-    own = {"n_timesteps", "env_kwargs", "env_wrapper", "policy", "learner_class"}
-    for field in fields(Hyperparameters):
-        if field.name not in own:
-            assert field.default == parameters[field.name].default, field.name
-    assert PPO is parameters["learner_class"].default and Hyperparameters().learner_class == "PPO"
+    values = checked().as_mapping()
+    own = {"n_timesteps": 1_000_000, "env_wrapper": None, "env_kwargs": {}, "policy": "MlpPolicy", "learner_class": "PPO"}
+    assert {name: values[name] for name in own} == own
+    for name in values.keys() - own:
+        assert values[name] == parameters[name].default, name
     set_elsewhere = {"self", "env", "metagame", "best_response", "verbose", "seed", "device", "vec_env", "tensorboard_log"}
     no_yaml = {"_init_setup_model", "rollout_buffer_class", "rollout_buffer_kwargs"}
-    assert set(parameters) - set_elsewhere - no_yaml == {field.name for field in fields(Hyperparameters)} - {
-        "n_timesteps",
-        "env_wrapper",
-    }
+    assert set(parameters) - set_elsewhere - no_yaml == values.keys() - {"n_timesteps", "env_wrapper"}
 
 
 def test_written_and_read_again_it_is_the_same(tmp_path):
@@ -54,9 +60,9 @@ def test_written_and_read_again_it_is_the_same(tmp_path):
         "env_kwargs": {"payoffs": [[[1, 0], [0, 1]]] * 2, "game": None},
         "target_kl": 0.1,
     }
-    original = Hyperparameters.from_mapping(values, "here")
+    original = Hyperparameters.from_mapping("matrl", values, "here")
     write_yaml(tmp_path / "config.yml", {"e": original.as_mapping()})
-    assert load_hyperparameters(tmp_path / "config.yml", "e") == original
+    assert load_hyperparameters(tmp_path / "config.yml", "matrl", "e") == original
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_written_and_read_again_it_is_the_same(tmp_path):
     ],
 )
 def test_values_are_converted_where_that_loses_nothing(key, given, read):
-    value = getattr(Hyperparameters.from_mapping({key: given}, "here"), key)
+    value = checked(**{key: given})[key]
     assert value == read and type(value) is type(read)
 
 
@@ -94,7 +100,7 @@ def test_values_are_converted_where_that_loses_nothing(key, given, read):
         ("gamma", float("nan"), "here, gamma: expected a number, got nan"),
         ("target_kl", [1], r"here, target_kl: expected a number or null, got \[1\]"),
         ("normalize_advantage", "no", "here, normalize_advantage: expected true or false, got 'no'"),
-        ("env_kwargs", "clock", "here, env_kwargs: expected a mapping, got 'clock'"),
+        ("env_kwargs", "clock", "here, env_kwargs: expected a mapping or null, got 'clock'"),
         ("solver", 3, "here, solver: expected text, got 3"),
         ("learning_rate", "fast", "here, learning_rate: expected a number or a linear schedule like lin_0.002, got 'fast'"),
         ("learning_rate", "lin_", "a linear schedule like lin_0.002, got 'lin_'"),
@@ -116,7 +122,7 @@ def test_values_are_converted_where_that_loses_nothing(key, given, read):
 )
 def test_wrong_keys_and_values_are_refused(key, value, message):
     with pytest.raises(ValueError, match=message):
-        Hyperparameters.from_mapping({key: value}, "here")
+        Hyperparameters.from_mapping("matrl", {key: value}, "here")
 
 
 # ---------------------------------------------------------------- arguments of MATRL
@@ -124,6 +130,7 @@ def test_wrong_keys_and_values_are_refused(key, value, message):
 
 def test_names_become_classes_and_schedules():
     arguments = Hyperparameters.from_mapping(
+        "matrl",
         {
             "learning_rate": "lin_0.5",
             "clip_range": {"a": "lin_1e-1", "b": 0.3},
@@ -142,29 +149,89 @@ def test_names_become_classes_and_schedules():
 
 @pytest.mark.parametrize("name", ["leaky_relu", "LeakyReLU", "nn.LeakyReLU", "torch.nn.LeakyReLU", "LEAKY_RELU"])
 def test_activation_has_several_spellings(name):
-    arguments = Hyperparameters(policy_kwargs={"activation_fn": name}).model_arguments()
+    arguments = checked(policy_kwargs={"activation_fn": name}).model_arguments()
     assert arguments["policy_kwargs"]["activation_fn"] is th.nn.LeakyReLU
 
 
 def test_trpo_comes_from_sb3_contrib():
     trpo = pytest.importorskip("sb3_contrib").TRPO
-    assert Hyperparameters(learner_class="TRPO").model_arguments()["learner_class"] is trpo
+    assert checked(learner_class="TRPO").model_arguments()["learner_class"] is trpo
+
+
+# ---------------------------------------------------------------- other algorithms
+
+
+class Counting:
+    policy_aliases = ()
+
+    def __init__(self, env, pace: PerAgent[float | Schedule] = 0.5, horizon: int = 3, hook: type | None = None, seed: int = 0):
+        """Only its signature matters."""
+
+
+@pytest.fixture
+def counting(monkeypatch, tmp_path):
+    """An algorithm of another package, with its own file."""
+    conf_file = tmp_path / "counting.yml"
+    conf_file.write_text("default: {pace: lin_0.2}")
+    names = registry._registered().copy()
+    monkeypatch.setattr(registry, "_registered", lambda: names)
+    register(AlgorithmSpec("counting", f"{__name__}:Counting", conf_file=str(conf_file)))
+    yield "counting"
+    Schema.of.cache_clear()
+
+
+def test_a_constructors_argument_is_a_hyper_parameter_and_a_flag(counting):
+    options = parse_options(["--algo", counting, "--pace={a: lin_0.1, b: 1}", "-params", "horizon:7", "--env", "checkers_v0"])
+    conf = read_hyperparameters(options)
+    assert conf.as_mapping() == {
+        "n_timesteps": 1_000_000,
+        "env_wrapper": None,
+        "pace": {"a": "lin_0.1", "b": 1.0},
+        "horizon": 7,
+    }
+    arguments = conf.model_arguments()
+    assert arguments["pace"]["a"](0.5) == 0.05 and arguments["horizon"] == 7 and "n_timesteps" not in arguments
+    assert read_hyperparameters(parse_options(["--algo", counting])).as_mapping()["pace"] == "lin_0.2"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "values", "message"),
+    [
+        ("counting", {"pase": 1}, "here: hyper-parameter 'pase' is unknown; did you mean 'pace'?"),
+        ("counting", {"horizon": {"a": 1}}, "here, horizon: expected an integer, got {'a': 1}"),
+        ("counting", {"hook": "x"}, "here: hyper-parameter 'hook' is unknown"),
+        (
+            "counting",
+            {"n_epochs": 3},
+            "here: hyper-parameter 'n_epochs' belongs to MATRL, not to Counting, which has: n_timesteps",
+        ),
+        ("matrl", {"pace": 3}, "here: hyper-parameter 'pace' belongs to Counting, not to MATRL, which has: n_timesteps,"),
+        (
+            "matrl",
+            {"metagame": False},
+            "here: 'metagame' is fixed by the algorithm 'matrl'; choose another",
+        ),
+    ],
+)
+def test_arguments_of_other_algorithms_are_rejected(counting, algorithm, values, message):
+    with pytest.raises(ValueError, match=message):
+        checked(algorithm, **values)
 
 
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize("env_id", [*ENVS, "module:callable"])
 def test_shipped_files_are_valid_and_batches_fit(algorithm, env_id):
-    hyperparameters = load_hyperparameters(find_conf_file(algorithm, None), env_id)
+    hyperparameters = load_hyperparameters(find_conf_file(algorithm, None), algorithm, env_id)
     hyperparameters.model_arguments()
-    assert hyperparameters.n_steps * hyperparameters.n_envs % hyperparameters.batch_size == 0
-    assert hyperparameters.n_timesteps % (hyperparameters.n_steps * hyperparameters.n_envs) == 0 or env_id not in ENVS
+    assert hyperparameters["n_steps"] * hyperparameters.n_envs % hyperparameters["batch_size"] == 0
+    assert hyperparameters.n_timesteps % (hyperparameters["n_steps"] * hyperparameters.n_envs) == 0 or env_id not in ENVS
     assert env_id in (*ENVS, "module:callable") and (env_id in read_yaml(find_conf_file(algorithm, None))) == (env_id in ENVS)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 @pytest.mark.parametrize(
     ("env_id", "vf_coef", "steps", "layers"),
     [
@@ -174,27 +241,39 @@ def test_shipped_files_are_valid_and_batches_fit(algorithm, env_id):
     ],
 )
 def test_shipped_settings_are_the_papers(algorithm, env_id, vf_coef, steps, layers):
-    h = load_hyperparameters(find_conf_file(algorithm, None), env_id)
-    assert (h.n_steps * h.n_envs, h.batch_size, h.n_epochs) == (2000, 2000, 10)
-    assert (h.learning_rate, h.gamma, h.gae_lambda, h.clip_range, h.ent_coef) == (0.002, 0.99, 0.97, 0.1, 0.05)
-    assert (h.vf_coef, h.n_timesteps, h.policy_kwargs["net_arch"]) == (vf_coef, steps, layers)
-    if ALGORITHMS[algorithm]["best_response"]:
-        assert (h.br_learning_rate, h.br_n_epochs, h.br_clip_range) == (0.002, 5, 0.1)
-    if ALGORITHMS[algorithm]["metagame"]:
-        assert h.payoff_clip_range == 0.1
+    h = load_hyperparameters(find_conf_file(algorithm, None), algorithm, env_id)
+    assert (h["n_steps"] * h.n_envs, h["batch_size"], h["n_epochs"]) == (2000, 2000, 10)
+    assert (h["learning_rate"], h["gamma"], h["gae_lambda"], h["clip_range"], h["ent_coef"]) == (0.002, 0.99, 0.97, 0.1, 0.05)
+    assert (h["vf_coef"], h.n_timesteps, h["policy_kwargs"]["net_arch"]) == (vf_coef, steps, layers)
+    if algorithm_spec(algorithm).fixed["best_response"]:
+        assert (h["br_learning_rate"], h["br_n_epochs"], h["br_clip_range"]) == (0.002, 5, 0.1)
+    if algorithm_spec(algorithm).fixed["metagame"]:
+        assert h["payoff_clip_range"] == 0.1
+
+
+def test_values_below_an_algorithms_name_are_for_this_algorithm(tmp_path):
+    path = tmp_path / "conf.yml"
+    path.write_text("a: &a {gamma: 0.5, matrl: {gamma: 0.6}, ippo: {n_steps: 3}}\ne: {<<: *a, n_envs: 2}")
+    found = {name: load_hyperparameters(path, name, "e") for name in algorithm_names()}
+    assert {name: conf["gamma"] for name, conf in found.items()} == {**dict.fromkeys(found, 0.5), "matrl": 0.6}
+    assert [conf["n_steps"] for conf in found.values()] == [2048, 2048, 2048, 3]
+    assert all(conf.n_envs == 2 for conf in found.values())
+    path.write_text("e: {matrl: 3}")
+    with pytest.raises(ValueError, match=r"conf.yml, e, matrl: expected a mapping of hyper-parameters, got 3"):
+        load_hyperparameters(path, "ippo", "e")
 
 
 def test_paper_file_is_found_by_its_name():
     path = find_conf_file("matrl", "paper")
     assert path == HYPERPARAMS_FOLDER / "paper.yml"
-    checkers = load_hyperparameters(path, "checkers_v0")
-    assert checkers.env_kwargs == {"observation": "codes"} and checkers.solver == "cmaes"
-    assert load_hyperparameters(path, "switch_v0").env_kwargs == {"n_agents": 4, "finished_agents": "pay"}
+    checkers = load_hyperparameters(path, "matrl", "checkers_v0")
+    assert checkers.env_kwargs == {"observation": "codes"} and checkers["solver"] == "cmaes"
+    assert load_hyperparameters(path, "matrl", "switch_v0").env_kwargs == {"n_agents": 4, "finished_agents": "pay"}
     with pytest.raises(
         ValueError,
         match="has no entry for 'matrix_game_v0' and no entry 'default'; it has: checkers_v0, switch_v0, hopper_3x1",
     ):
-        load_hyperparameters(path, "matrix_game_v0")
+        load_hyperparameters(path, "matrl", "matrix_game_v0")
 
 
 def test_conf_file_may_be_a_path(tmp_path):
@@ -209,8 +288,8 @@ def test_missing_conf_file_is_refused():
 
 def test_entry_of_the_environment_wins_over_default(tmp_path):
     text = "e: {n_steps: 3}\ndefault: {n_steps: 4}"
-    assert load(tmp_path, text).n_steps == 3
-    assert load(tmp_path, text, "other").n_steps == 4
+    assert load(tmp_path, text)["n_steps"] == 3
+    assert load(tmp_path, text, "other")["n_steps"] == 4
 
 
 @pytest.mark.parametrize(
@@ -235,12 +314,12 @@ def test_damaged_files_are_refused(tmp_path, text, message):
 def test_numbers_with_exponents_are_numbers_at_any_depth(tmp_path):
     text = "e: {policy_kwargs: {optimizer_kwargs: {eps: 1e-5, betas: [.9e0, 1.e-1], name: e-5}}, target_kl: None}"
     conf = load(tmp_path, text)
-    assert conf.policy_kwargs == {"optimizer_kwargs": {"eps": 1e-5, "betas": [0.9, 0.1], "name": "e-5"}}
-    assert conf.target_kl is None
+    assert conf["policy_kwargs"] == {"optimizer_kwargs": {"eps": 1e-5, "betas": [0.9, 0.1], "name": "e-5"}}
+    assert conf["target_kl"] is None
 
 
 def test_merge_keys_may_be_overridden(tmp_path):
-    assert load(tmp_path, "a: &a {n_steps: 3, n_envs: 2}\ne: {<<: *a, n_steps: 4}") == Hyperparameters(n_steps=4, n_envs=2)
+    assert load(tmp_path, "a: &a {n_steps: 3, n_envs: 2}\ne: {<<: *a, n_steps: 4}") == checked(n_steps=4, n_envs=2)
 
 
 # ---------------------------------------------------------------- command line
@@ -253,8 +332,8 @@ def test_command_line_wins_over_the_file(tmp_path):
         overrides={"n_steps": 5, "policy_kwargs.net_arch": [64, 64], "env_kwargs.c": 3},
         env_kwargs={"b": 4},
     )
-    assert (changed.n_steps, changed.n_envs, changed.env_kwargs) == (5, 2, {"a": 1, "b": 4, "c": 3})
-    assert changed.policy_kwargs == {"net_arch": [64, 64], "ortho_init": False}
+    assert (changed["n_steps"], changed.n_envs, changed.env_kwargs) == (5, 2, {"a": 1, "b": 4, "c": 3})
+    assert changed["policy_kwargs"] == {"net_arch": [64, 64], "ortho_init": False}
 
 
 @pytest.mark.parametrize(
@@ -382,6 +461,6 @@ changes = st.fixed_dictionaries(
 @given(changes)
 def test_hyperparameters_survive_a_file(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("law") / "some.yml"
-    hyperparameters = Hyperparameters.from_mapping(values, "here")
+    hyperparameters = Hyperparameters.from_mapping("matrl", values, "here")
     write_yaml(path, {"default": hyperparameters.as_mapping()})
-    assert load_hyperparameters(path, "any_v0") == hyperparameters
+    assert load_hyperparameters(path, "matrl", "any_v0") == hyperparameters

@@ -6,15 +6,16 @@ import sys
 import numpy as np
 import pytest
 from gymnasium import spaces
-from sb3_contrib import TRPO, RecurrentPPO
+from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import PPO
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.envs import registered_ids
 from sb3_matrl.envs.making import make_env
 from sb3_matrl.envs.wrappers import WRAPPERS, read_wrappers
 from sb3_matrl.zoo import enjoy
 from sb3_matrl.zoo.common.hyperparameters import (
-    ALGORITHMS,
     HYPERPARAMS_FOLDER,
     Hyperparameters,
     find_conf_file,
@@ -43,7 +44,7 @@ def error_of(capsys, *words):
 
 
 def read(**values):
-    return Hyperparameters.from_mapping(values, "here")
+    return Hyperparameters.from_mapping("matrl", values, "here")
 
 
 # ---------------------------------------------------------------- normalize
@@ -61,13 +62,13 @@ def read(**values):
 )
 def test_normalize_means_what_it_does_in_rl_zoo(given, expected):
     h = read(normalize=given)
-    assert (h.norm_obs, h.norm_reward, h.clip_obs) == expected
+    assert (h["norm_obs"], h["norm_reward"], h["clip_obs"]) == expected
 
 
 def test_normalize_of_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "conf.yml").write_text("e: {norm_obs: true, clip_obs: 3}")
-    h = load_hyperparameters(tmp_path / "conf.yml", "e", {"normalize": {"norm_obs": False}})
-    assert (h.norm_obs, h.norm_reward, h.clip_obs) == (False, True, 3.0)
+    h = load_hyperparameters(tmp_path / "conf.yml", "matrl", "e", {"normalize": {"norm_obs": False}})
+    assert (h["norm_obs"], h["norm_reward"], h["clip_obs"]) == (False, True, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -121,27 +122,27 @@ IMAGE = spaces.Box(0, 255, (84, 84, 3), np.uint8)
     ],
 )
 def test_policy_suits_the_observations(space, kind):
-    assert suitable_policy(space, "PPO") == suitable_policy(space, "MaskablePPO") == f"{kind}Policy"
-    assert suitable_policy(space, "RecurrentPPO") == f"{kind}LstmPolicy"
+    assert suitable_policy(space, PPO.policy_aliases) == suitable_policy(space, MaskablePPO.policy_aliases) == f"{kind}Policy"
+    assert suitable_policy(space, RecurrentPPO.policy_aliases) == f"{kind}LstmPolicy"
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 def test_unknown_worlds_get_a_suitable_policy(algorithm):
-    h = load_hyperparameters(find_conf_file(algorithm, None), "pettingzoo:classic/connect_four-v3")
-    assert with_policies(h, "pettingzoo:classic/connect_four-v3").policy == "MultiInputPolicy"
-    assert with_policies(h, "matrix_game_v0").policy == "MlpPolicy"
+    h = load_hyperparameters(find_conf_file(algorithm, None), algorithm, "pettingzoo:classic/connect_four-v3")
+    assert with_policies(h, "pettingzoo:classic/connect_four-v3")["policy"] == "MultiInputPolicy"
+    assert with_policies(h, "matrix_game_v0")["policy"] == "MlpPolicy"
 
 
 def test_auto_names_a_policy_for_every_learner():
     h = read(policy="auto", learner_class={"agent_0": "RecurrentPPO", "agent_1": "TRPO"}, env_kwargs={"n_agents": 2})
-    assert with_policies(h, "switch_v0").policy == {"agent_0": "MlpLstmPolicy", "agent_1": "MlpPolicy"}
+    assert with_policies(h, "switch_v0")["policy"] == {"agent_0": "MlpLstmPolicy", "agent_1": "MlpPolicy"}
     h = read(
         policy="auto",
         learner_class={"team": "RecurrentPPO"},
         share={"team": ["agent_0", "agent_1"]},
         env_kwargs={"n_agents": 2},
     )
-    assert with_policies(h, "switch_v0").policy == "MlpLstmPolicy"
+    assert with_policies(h, "switch_v0")["policy"] == "MlpLstmPolicy"
 
 
 @pytest.mark.parametrize(
@@ -163,32 +164,38 @@ def test_policies_belong_to_their_learners(values, message):
 # ---------------------------------------------------------------- shipped files
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 def test_every_world_of_the_issue_has_an_entry(algorithm):
     content = read_yaml(find_conf_file(algorithm, None))
     for env_id in ISSUE_IDS:
         assert env_id in content and env_id in registered_ids()
-        load_hyperparameters(find_conf_file(algorithm, None), env_id).model_arguments()
+        load_hyperparameters(find_conf_file(algorithm, None), algorithm, env_id).model_arguments()
 
 
 def test_paper_file_has_tables_5_and_6():
     path = HYPERPARAMS_FOLDER / "paper.yml"
     tables = {"hopper_3x1": (100.0, 0.001), "pong_v3": (10.0, 0.1)}  # weights of the losses of policy and value
     for env_id, (policy_coef, value_coef) in tables.items():
-        h = load_hyperparameters(path, env_id)
-        assert h.n_envs * h.n_steps == h.batch_size == 4000
-        assert (h.learning_rate, h.br_learning_rate, h.n_epochs, h.br_n_epochs, h.gamma) == (0.002, 0.002, 10, 5, 0.99)
-        assert math.isclose(h.vf_coef * policy_coef, value_coef)
-        assert math.isclose(h.ent_coef * policy_coef, 0.05) and math.isclose(h.br_kl_coef * policy_coef, 0.01)
-        assert math.isclose(h.policy_kwargs["optimizer_kwargs"]["eps"] * policy_coef, 1e-8)
-    assert load_hyperparameters(path, "hopper_3x1").policy_kwargs["net_arch"] == [128, 128]
-    pong = load_hyperparameters(path, "pong_v3")
-    assert pong.policy == "CnnPolicy" and pong.env_kwargs == {"observation": "pixels"}
+        h = load_hyperparameters(path, "matrl", env_id)
+        assert h.n_envs * h["n_steps"] == h["batch_size"] == 4000
+        assert (h["learning_rate"], h["br_learning_rate"], h["n_epochs"], h["br_n_epochs"], h["gamma"]) == (
+            0.002,
+            0.002,
+            10,
+            5,
+            0.99,
+        )
+        assert math.isclose(h["vf_coef"] * policy_coef, value_coef)
+        assert math.isclose(h["ent_coef"] * policy_coef, 0.05) and math.isclose(h["br_kl_coef"] * policy_coef, 0.01)
+        assert math.isclose(h["policy_kwargs"]["optimizer_kwargs"]["eps"] * policy_coef, 1e-8)
+    assert load_hyperparameters(path, "matrl", "hopper_3x1")["policy_kwargs"]["net_arch"] == [128, 128]
+    pong = load_hyperparameters(path, "matrl", "pong_v3")
+    assert pong["policy"] == "CnnPolicy" and pong.env_kwargs == {"observation": "pixels"}
 
 
 def test_pong_can_be_trained_from_pixels():
-    h = load_hyperparameters(find_conf_file("ippo", "pixels"), "pong_v3")
-    h = Hyperparameters.from_mapping({**h.as_mapping(), "n_envs": 1, "n_steps": 2, "batch_size": 2}, "here")
+    h = load_hyperparameters(find_conf_file("ippo", "pixels"), "ippo", "pong_v3")
+    h = Hyperparameters.from_mapping("matrl", {**h.as_mapping(), "n_envs": 1, "n_steps": 2, "batch_size": 2}, "here")
     model = MATRL(env="pong_v3", **h.model_arguments(), device="cpu")
     assert model.agents["first_0"].observation_space.shape == (5, 84, 84)
     model.env.close()
@@ -276,7 +283,7 @@ def test_agent_that_was_a_function_is_asked_for_before_anything_is_done(tmp_path
     path, game, run = tmp_path / "model.zip", ["--env", "matrix_game_v0"], tmp_path / "run"
     small = {"n_envs": 2, "n_steps": 16, "batch_size": 32, "policy_kwargs": {"net_arch": [4]}, "device": "cpu"}
     MATRL("MlpPolicy", env="matrix_game_v0", frozen={"agent_1": first_action}, **small).save(path)
-    message = "agent_1 was played by a Python function, which a file cannot hold: say by 'frozen'"
+    message = "agent_1 was played by a Python function, which a file cannot hold: name a saved model"
     assert message in error_of(capsys, *game, "-i", str(path), "--run-dir", str(run), "--device", "cpu")
     assert not run.exists()
     assert train(run, *game, "-i", str(path), "-params", f"frozen:{{agent_1: [{path}, agent_0]}}") == 0

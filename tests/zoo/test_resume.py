@@ -188,7 +188,7 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "is finished: it has trained for 100 steps; to go on, ask for more with -n"),
+        ([], "is finished: it has trained for 100 steps; to continue, ask for more with -n"),
         (["-n", "50"], "ask for more with -n"),
         (["-n", "300", "--algo", "ippo"], "these cannot change: --algo ippo (the run has matrl)"),
         (["-n", "300", "--seed", "4", "--override"], "these cannot change: --seed 4 (the run has 3)"),
@@ -209,7 +209,7 @@ def test_what_cannot_go_on_is_told_and_changes_nothing(finished, capsys, words, 
 def test_folder_that_is_no_run_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--resume", str(tmp_path)])
-    assert "has no args.yml: it is no run of train.py" in capsys.readouterr().err
+    assert "has no args.yml: it is not a run of train.py" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--override"])
     assert "--override belongs to --resume" in capsys.readouterr().err

@@ -62,12 +62,12 @@ def test_search_leaves_table_picture_record_and_best_parameters(tmp_path, capsys
         with np.load(folder / "trials" / f"trial_{row['trial']}" / "evaluations.npz") as evaluations:
             assert evaluations["timesteps"].tolist() == [100, 200]
             assert float(row["value"]) == pytest.approx(evaluations["results"][-1].mean())
-        config = load_hyperparameters(folder / "trials" / f"trial_{row['trial']}" / "config.yml", "matrix_game_v0")
-        assert config.learning_rate == float(row["learning_rate"])
-        assert str(config.policy_kwargs["net_arch"]) == row["policy_kwargs.net_arch"]
+        config = load_hyperparameters(folder / "trials" / f"trial_{row['trial']}" / "config.yml", "matrl", "matrix_game_v0")
+        assert config["learning_rate"] == float(row["learning_rate"])
+        assert str(config["policy_kwargs"]["net_arch"]) == row["policy_kwargs.net_arch"]
     best = max(table, key=lambda row: float(row["value"]))
-    chosen = load_hyperparameters(folder / "best.yml", "matrix_game_v0")
-    assert chosen.learning_rate == float(best["learning_rate"]) and chosen.n_steps == 25
+    chosen = load_hyperparameters(folder / "best.yml", "matrl", "matrix_game_v0")
+    assert chosen["learning_rate"] == float(best["learning_rate"]) and chosen["n_steps"] == 25
     assert chosen.n_timesteps == 300_000  # of the conf file, not of a trial
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((folder / "summary.json").read_text())
@@ -179,7 +179,7 @@ def test_interrupt_keeps_the_study_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1]
     assert process.returncode == 130
-    assert f"go on with it by: python zoo/sweep.py {tmp_path / 'small.yaml'}" in error and "Traceback" not in error
+    assert f"continue it with: sb3-matrl sweep {tmp_path / 'small.yaml'}" in error and "Traceback" not in error
     study = load(folder)
     assert [trial.state.name for trial in study.trials] == ["FAIL"] and finished_trials(study) == []
     assert requeue_lost_trials(study) == [0]

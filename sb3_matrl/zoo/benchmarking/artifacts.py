@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: tables, learning curves, marl-eval's data, and a record of how all came about."""
+"""Files of a finished benchmark: tables, learning curves, data for marl-eval, and a record."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_matrl.utils.atomic_file import atomic_file
+from sb3_matrl.zoo.benchmarking.benchmark_folder import BenchmarkFolder
 from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, markdown, print_tables
 from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
 from sb3_matrl.zoo.benchmarking.figure import draw_curves
@@ -23,13 +24,13 @@ def write_report(
     """
     Write tables, curves and records into the benchmark's folder, and print the tables.
 
-    :param options: of the benchmark
-    :param results: of the finished runs, at least one
+    :param options: options of the benchmark
+    :param results: results of the finished runs, at least one
     :param reference: name of the setting that the others are compared with
-    :param bounds: given for some environments; ``None`` for no table of normalised scores
-    :raises OSError: when a file cannot be written
+    :param bounds: environment -> low and high, for some environments; ``None`` for no table of normalised scores
+    :raises OSError: if a file cannot be written
     """
-    out, cells = Path(options.out), group(results)
+    folder, cells = BenchmarkFolder(Path(options.out)), group(results)
     rows, notes = compare(cells, reference), warnings(cells, options)
     if bounds is not None:
         used = score_bounds(cells, options, bounds)
@@ -37,14 +38,15 @@ def write_report(
         notes.append(
             f"{ALL_ENVS}: scores are normalised, 0 to 1 is " + ", ".join(_describe(env, b) for env, b in used.items())
         )
-    write_json(out / "results.json", marl_eval_data(results))
+    write_json(folder.results, marl_eval_data(results))
     record = {"options": asdict(options), "reference": reference, "table": flat_rows(rows), "notes": notes}
-    write_record(out / "record.json", {**record, "runs": [_run_record(result) for result in results]})
-    _write_text(out / "table.md", markdown(rows, reference, notes))
-    _write_text(out / "table.csv", csv_text(rows))
-    draw_curves([out / "learning_curves.png", out / "learning_curves.svg"], cells, len(options.seeds))
+    write_record(folder.record, {**record, "runs": [_run_record(result) for result in results]})
+    _write_text(folder.table, markdown(rows, reference, notes))
+    _write_text(folder.csv, csv_text(rows))
+    draw_curves(folder.curves, cells, len(options.seeds))
     print_tables(rows, reference, notes)
-    print(f"Everything is in {out}: table.md, table.csv, learning_curves.png and .svg, results.json (marl-eval), record.json.")
+    files = [folder.table, folder.csv, *folder.curves, folder.results, folder.record]
+    print(f"Everything is in {folder.path}: {', '.join(file.name for file in files)}.")
 
 
 def _describe(env: str, bounds: Bounds) -> str:

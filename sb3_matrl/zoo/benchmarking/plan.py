@@ -1,4 +1,4 @@
-"""What a benchmark consists of: settings x environments x seeds, each one run of ``train.py`` with a folder of its own."""
+"""Plan of a benchmark: settings x environments x seeds, each one training with its own run folder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Any
 
 import yaml
 
+from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.envs.making import check_env
 from sb3_matrl.files.checkpoints import latest_checkpoint
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters
+from sb3_matrl.zoo.benchmarking.benchmark_folder import BenchmarkFolder
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder, safe_name
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.train import parse_options
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
-RESULT_FILE = "result.json"
-# Options of train.py that change what a run brings; its hyper-parameters are compared as well.
+# Options of train.py that change the result of a run; its hyper-parameters are compared as well.
 COMPARED_OPTIONS = ("algo", "env", "seed", "eval_freq", "eval_episodes", "vec_env", "device", "num_threads")
 
 
@@ -32,8 +33,8 @@ class Setting:
     """
     One of the compared methods.
 
-    :param name: shown in tables and pictures
-    :param algo: algorithm that is trained
+    :param name: name in tables and pictures
+    :param algo: name of the algorithm
     :param changes: hyper-parameters to change; ``policy_kwargs.net_arch`` changes one key of a mapping
     """
 
@@ -45,21 +46,17 @@ class Setting:
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """
-    What is run; the schema of ``options`` in ``record.json``.
+    Options of a benchmark; the schema of ``options`` in ``record.json``.
+
+    ``conf_file``, ``eval_freq``, ``eval_episodes``, ``vec_env``, ``device`` and ``num_threads`` are options of ``train.py``.
 
     :param out: folder of the benchmark
     :param settings: the compared methods
     :param envs: environments: registered ids, or ``module:callable``
-    :param seeds: of the runs, the same for all settings
-    :param n_timesteps: of every run; ``None``: from the conf file
-    :param hyperparams: changed in all settings; a setting's own changes come on top
+    :param seeds: seeds of the runs, the same for all settings
+    :param n_timesteps: steps of every run; ``None`` for those of the conf file
+    :param hyperparams: changes in all settings, applied before a setting's own changes
     :param env_kwargs: environment -> its options
-    :param conf_file: as in ``train.py``
-    :param eval_freq: as in ``train.py``
-    :param eval_episodes: as in ``train.py``; the absolute metrics take ten times as many
-    :param vec_env: as in ``train.py``
-    :param device: as in ``train.py``
-    :param num_threads: of every run
     """
 
     out: str
@@ -84,9 +81,9 @@ class PlannedRun:
 
     :param setting: name of its setting
     :param words: command line of ``train.py``, without the program's name
-    :param options: what ``train.py`` reads from it
-    :param hyperparameters: of the run, conf file and changes together
-    :param log: file with what the run prints
+    :param options: options in this command line
+    :param hyperparameters: hyper-parameters of the run: conf file and changes
+    :param log: file for the output of the run's process
     """
 
     setting: str
@@ -114,15 +111,15 @@ class PlannedRun:
 
     @property
     def result(self) -> Path:
-        """Written last of all: the run is finished when it is there."""
-        return self.folder.path / RESULT_FILE
+        """The last file of the run, which is finished if the file exists."""
+        return self.folder.result
 
 
 def read_settings(algos: Iterable[str], named: Mapping[str, Any]) -> tuple[Setting, ...]:
     """
-    :param algos: algorithms to compare as their hyper-parameter files have them
-    :param named: name -> changed hyper-parameters; ``algo`` says of which algorithm unless the name does
-    :raises ValueError: when a setting is no mapping or has no known algorithm, or names are not distinct
+    :param algos: algorithms to compare with the hyper-parameters of their files
+    :param named: name -> changed hyper-parameters; ``algo`` is the algorithm, by default the name
+    :raises ValueError: if a setting is no mapping or has no known algorithm, or names are not distinct
     """
     settings = [Setting(algo, algo, {}) for algo in algos]
     for name, content in named.items():
@@ -130,8 +127,8 @@ def read_settings(algos: Iterable[str], named: Mapping[str, Any]) -> tuple[Setti
             raise ValueError(f"setting {name!r}: expected a mapping of hyper-parameters, got {content!r}")
         changes = {str(key): value for key, value in content.items()}
         algo = changes.pop("algo", name)
-        if algo not in ALGORITHMS:
-            raise ValueError(f"setting {name!r}: " + unknown("algo", str(algo), ALGORITHMS))
+        if algo not in algorithm_names():
+            raise ValueError(f"setting {name!r}: " + unknown("algo", str(algo), algorithm_names()))
         settings.append(Setting(str(name), algo, changes))
     if not settings:
         raise ValueError("nothing to compare: give --algos, --setting or --settings")
@@ -140,7 +137,7 @@ def read_settings(algos: Iterable[str], named: Mapping[str, Any]) -> tuple[Setti
 
 
 def _check_distinct(kind: str, names: Sequence[str]) -> None:
-    """Names also have to differ as folders."""
+    """Names must differ as folders, too."""
     folders: dict[str, str] = {}
     for name in names:
         other = folders.setdefault(safe_name(name), name)
@@ -150,10 +147,11 @@ def _check_distinct(kind: str, names: Sequence[str]) -> None:
 
 def plan_runs(options: BenchmarkOptions) -> list[PlannedRun]:
     """
-    All runs, in the order in which they are started: seed by seed, so that every method has results early.
+    All runs in the order of their start: seed by seed, so that every method has results early.
 
-    :raises ValueError: on anything that the user got wrong, before anything is written
-    :raises OSError: when a file cannot be read
+    :param options: options of the benchmark
+    :raises ValueError: on a user's mistake; nothing is written
+    :raises OSError: if a file cannot be read
     """
     _check_distinct("environments", options.envs)
     for env in options.env_kwargs or {}:
@@ -166,26 +164,27 @@ def plan_runs(options: BenchmarkOptions) -> list[PlannedRun]:
         for setting in options.settings
     ]
     for env in options.envs:
-        # Settings may differ in what they put around the environment.
+        # Settings may differ in the wrappers of the environment.
         for hyperparameters in [run.hyperparameters for run in runs if run.env == env and run.seed == options.seeds[0]]:
             check_env(env, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
     return runs
 
 
 def _plan_run(options: BenchmarkOptions, env: str, setting: Setting, seed: int) -> PlannedRun:
-    place = Path(safe_name(env)) / safe_name(setting.name)
-    words = _train_words(options, env, setting, seed, Path(options.out) / "runs" / place / str(seed))
+    folder = BenchmarkFolder(Path(options.out))
+    words = _train_words(options, env, setting, seed)
     parsed = parse_options(words)
     try:
         hyperparameters = read_hyperparameters(parsed)
     except ValueError as error:
         raise ValueError(f"setting {setting.name!r}: {error}") from None
-    log = Path(options.out) / "logs" / place / f"{seed}.log"
-    return PlannedRun(setting.name, tuple(words), parsed, hyperparameters, log)
+    return PlannedRun(setting.name, tuple(words), parsed, hyperparameters, folder.log(env, setting.name, seed))
 
 
-def _train_words(options: BenchmarkOptions, env: str, setting: Setting, seed: int, folder: Path) -> list[str]:
-    words = ["--algo", setting.algo, "--env", env, "--seed", str(seed), "--run-dir", str(folder), "--verbose", "0"]
+def _train_words(options: BenchmarkOptions, env: str, setting: Setting, seed: int) -> list[str]:
+    """Command line of ``train.py`` for one run."""
+    path = BenchmarkFolder(Path(options.out)).run(env, setting.name, seed).path
+    words = ["--algo", setting.algo, "--env", env, "--seed", str(seed), "--run-dir", str(path), "--verbose", "0"]
     words += ["--eval-freq", str(options.eval_freq), "--eval-episodes", str(options.eval_episodes)]
     words += ["--vec-env", options.vec_env, "--device", options.device, "--num-threads", str(options.num_threads)]
     if options.n_timesteps is not None:
@@ -208,11 +207,12 @@ def _flow(value: Any) -> str:
 
 def split_finished(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:
     """
-    Tell finished runs from those to be done; writes nothing.
+    Split runs into finished and other ones; nothing is written.
 
+    :param runs: all runs
     :return: finished runs, and the others
-    :raises ValueError: when a finished run was made with other options; says which
-    :raises OSError: when a finished run's files cannot be read
+    :raises ValueError: if a finished run has other options
+    :raises OSError: if the files of a finished run cannot be read
     """
     finished: list[PlannedRun] = []
     left: list[PlannedRun] = []
@@ -230,9 +230,9 @@ def split_finished(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[P
 
 
 def _differences(run: PlannedRun) -> list[str]:
-    """``option: old value, now new value`` for what an earlier run has done differently."""
+    """``option was old value, now new value`` for the options in which an earlier run differs."""
     arguments, config = read_yaml(run.folder.arguments), read_yaml(run.folder.config)
-    old_hyperparameters = Hyperparameters.from_mapping(config.get(run.env, {}), str(run.folder.config))
+    old_hyperparameters = Hyperparameters.from_mapping(run.options.algo, config.get(run.env, {}), str(run.folder.config))
     old = {**{name: arguments.get(name) for name in COMPARED_OPTIONS}, **old_hyperparameters.as_mapping()}
     given = asdict(run.options)
     new = {**{name: given[name] for name in COMPARED_OPTIONS}, **run.hyperparameters.as_mapping()}
@@ -240,17 +240,17 @@ def _differences(run: PlannedRun) -> list[str]:
 
 
 def make_ready(run: PlannedRun) -> None:
-    """Remove what a run has left behind that cannot go on, for ``train.py`` wants an empty folder."""
-    if not can_go_on(run):
+    """Remove the files of an earlier run that cannot be resumed, because a new run needs an empty folder."""
+    if not can_resume(run):
         shutil.rmtree(run.folder.path, ignore_errors=True)
         run.log.unlink(missing_ok=True)
     run.log.parent.mkdir(parents=True, exist_ok=True)
 
 
-def can_go_on(run: PlannedRun) -> bool:
-    """Whether a run that was broken off has the options asked for, and a checkpoint that can be read."""
+def can_resume(run: PlannedRun) -> bool:
+    """Whether an interrupted run has the options asked for, and a checkpoint that can be read."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of damaged ones: the run itself says it
+        with warnings.catch_warnings(action="ignore"):  # about damaged ones: the run itself reports them
             latest_checkpoint(run.folder.checkpoints)
         return not _differences(run)
     except (OSError, ValueError):

@@ -1,10 +1,9 @@
-"""What the runs of a benchmark brought, read from their folders."""
+"""Results of a benchmark's runs, read from their folders."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from sb3_matrl.zoo.benchmarking.budgets import count_gradient_steps, wrong_budgets
 from sb3_matrl.zoo.benchmarking.plan import PlannedRun
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder
 
-PROGRESS_FILE = "progress.csv"
 STEPS_KEY = "time/total_timesteps"
 SECONDS_KEY = "time/time_elapsed"
 # Metric -> array in evaluations.npz.
@@ -26,7 +24,7 @@ METRICS = {
     "episode_length": "ep_lengths",
     "episode_length_greedy": "ep_lengths_greedy",
 }
-# Kind of policy -> metric that judges it.
+# Kind of policy -> metric of its score.
 SCORES = {"sampled": "return", "greedy": "return_greedy"}
 # More than the longest line of progress.csv.
 TAIL_BYTES = 1 << 16
@@ -37,14 +35,14 @@ class RunResult:
     """
     One finished run.
 
-    :param run: what was planned
-    :param timesteps: of its m evaluations, shape (m,)
-    :param seconds: since the start of the training at each of them, whole seconds, shape (m,)
+    :param run: the planned run
+    :param timesteps: steps of the m evaluations, shape (m,)
+    :param seconds: whole seconds of training before each evaluation, shape (m,)
     :param metrics: metric -> value of each of k episodes in each evaluation, shape (m, k)
     :param absolute_metrics: metric -> value of each of 10 k episodes of the best model, shape (10 k,)
     :param gradient_steps: agent -> number of gradient steps, best responses included
-    :param total_seconds: of the whole training, evaluations included, and what was lost when it was stopped
-    :param machine: where it ran
+    :param total_seconds: seconds of the whole training, including evaluations and what was repeated after it was stopped
+    :param machine: machine and versions
     """
 
     run: PlannedRun
@@ -72,13 +70,13 @@ class RunResult:
 def read_result(run: PlannedRun) -> RunResult:
     """
     :param run: a finished run
-    :raises OSError: when a file of it cannot be read
+    :raises OSError: if one of its files cannot be read
     """
-    with np.load(run.folder.path / "evaluations.npz", allow_pickle=False) as evaluations:
+    with np.load(run.folder.evaluations, allow_pickle=False) as evaluations:
         timesteps = evaluations["timesteps"]
         metrics = {metric: evaluations[name] for metric, name in METRICS.items()}
     record = json.loads(run.result.read_text(encoding="utf-8"))
-    rows = progress_rows(run.folder.path / PROGRESS_FILE)
+    rows = progress_rows(run.folder.progress)
     return RunResult(
         run=run,
         timesteps=timesteps,
@@ -93,8 +91,8 @@ def read_result(run: PlannedRun) -> RunResult:
 
 def progress_rows(path: Path) -> list[dict[str, str]]:
     """
-    :param path: of a ``progress.csv``
-    :raises OSError: when it cannot be read
+    :param path: path of a ``progress.csv``
+    :raises OSError: if it cannot be read
     """
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -108,7 +106,7 @@ def _seconds_at(rows: Iterable[Mapping[str, str]], timesteps: np.ndarray) -> np.
 
 def logged_seconds(rows: Iterable[Mapping[str, str]]) -> list[tuple[float, float]]:
     """
-    :param rows: of ``progress.csv``; where a run that was stopped went on, its clock began at 0 again
+    :param rows: rows of ``progress.csv``; the clock of a resumed run begins at 0 again
     :return: steps and seconds of training at every row that has a time
     """
     logged: list[tuple[float, float]] = []
@@ -125,15 +123,16 @@ def logged_seconds(rows: Iterable[Mapping[str, str]]) -> list[tuple[float, float
 
 def trained_steps(folder: RunFolder) -> int:
     """
-    How far a run is that may still go on.
+    Steps of a run that may still be training.
 
-    :return: environment steps at the last line of its ``progress.csv``; 0 when there is none
+    :param folder: run folder
+    :return: environment steps in the last complete line of ``progress.csv``; 0 if there is none
     """
     try:
-        with (folder.path / PROGRESS_FILE).open("rb") as file:
+        with folder.progress.open("rb") as file:
             header = file.readline().decode()
             file.seek(max(file.seek(0, 2) - TAIL_BYTES, len(header)))
-            # What follows the last line break is a line that is being written.
+            # Text after the last line break is a line that is being written.
             lines = file.read().decode(errors="replace").rpartition("\n")[0].splitlines()[-1:]
     except OSError:
         return 0
@@ -142,68 +141,17 @@ def trained_steps(folder: RunFolder) -> int:
     return 0
 
 
-def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyperparameters) -> dict[str, int]:
-    """
-    Gradient steps of every agent: those of its learner, from the epochs that it logged, and those of its best responses.
-
-    An upper bound where ``target_kl`` ends an epoch early or agents leave episodes early, for minibatches are not logged.
-
-    :param rows: of ``progress.csv``
-    :param hyperparameters: of the run
-    """
-    epochs: dict[str, int] = {}
-    best_responses: dict[str, int] = {}
-    for row in rows:
-        for key, value in row.items():
-            agent, _, rest = (key or "").partition("/")
-            if value and rest == "train/n_updates":
-                epochs[agent] = int(float(value))
-            elif value and rest == "br/n_updates":
-                best_responses[agent] = best_responses.get(agent, 0) + int(float(value))
-    return {
-        agent: count * minibatches(hyperparameters, agent) + best_responses.get(agent, 0) for agent, count in epochs.items()
-    }
-
-
-def minibatches(hyperparameters: Hyperparameters, agent: str) -> int:
-    """
-    Gradient steps in one epoch of an agent's learner.
-
-    :param hyperparameters: of the run
-    :param agent: its name
-    """
-    learner, batch_size = of_agent(hyperparameters.learner_class, agent), of_agent(hyperparameters.batch_size, agent)
-    # The other learners take the whole rollout at once.
-    return math.ceil(hyperparameters.n_envs * hyperparameters.n_steps / batch_size) if learner == "PPO" else 1
-
-
-def of_agent(value: Any, agent: str) -> Any:
-    """A hyper-parameter's value for one agent, if it is given per agent."""
-    return value[agent] if isinstance(value, Mapping) else value
-
-
 def budget_warnings(results: Iterable[RunResult]) -> list[str]:
     """
-    Where runs did not get what was asked for: environment steps, and for PPO gradient steps.
+    Runs that did not get the steps that were asked for.
 
-    :return: one line for each run that differs
+    :param results: results of runs
+    :return: one line for each such run
     """
-    return [f"{result.run.name}: {', '.join(parts)}" for result in results if (parts := _wrong_budgets(result))]
-
-
-def _wrong_budgets(result: RunResult) -> list[str]:
-    asked = result.run.hyperparameters
-    rollout = asked.n_envs * asked.n_steps
-    iterations = math.ceil(asked.n_timesteps / rollout)
-    parts = []
-    if result.env_steps != iterations * rollout:
-        parts.append(f"{result.env_steps} environment steps instead of {iterations * rollout}")
-    best_response = ALGORITHMS[result.run.options.algo]["best_response"]
-    for agent, steps in result.gradient_steps.items():
-        if of_agent(asked.learner_class, agent) != "PPO":
-            continue
-        epochs = of_agent(asked.n_epochs, agent) + (of_agent(asked.br_n_epochs, agent) if best_response else 0)
-        planned = iterations * epochs * minibatches(asked, agent)
-        if steps != planned:
-            parts.append(f"{steps} gradient steps of {agent} instead of {planned}")
-    return parts
+    lines = []
+    for result in results:
+        run = result.run
+        parts = wrong_budgets(run.options.algo, run.hyperparameters, result.env_steps, result.gradient_steps)
+        if parts:
+            lines.append(f"{run.name}: {', '.join(parts)}")
+    return lines

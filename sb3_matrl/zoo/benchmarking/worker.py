@@ -1,7 +1,7 @@
 """
-One run of a benchmark, in a process of its own: ``train.py``, then the absolute metrics, and last the result's file.
+One run of a benchmark in a process of its own: the training, then the absolute metrics, and last the result's file.
 
-A run that was broken off goes on: the training from its newest checkpoint, or the absolute metrics if it was at its end.
+A run that was interrupted is continued: the training from its newest checkpoint, or the absolute metrics after its end.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from typing import Any
 
 import numpy as np
 
-from sb3_matrl import MATRL
+from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.making import env_source
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
-from sb3_matrl.zoo import train
-from sb3_matrl.zoo.benchmarking.plan import RESULT_FILE
-from sb3_matrl.zoo.benchmarking.run_results import PROGRESS_FILE, logged_seconds, progress_rows
+from sb3_matrl.zoo.benchmarking.run_results import logged_seconds, progress_rows
 from sb3_matrl.zoo.common.records import write_record
 from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.train import command_line, parse_options, run_process
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
+from sb3_matrl.zoo.training.training_run import TrainingRun
 
 # Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", p. 9.
 ABSOLUTE_FACTOR = 10
 
 
-def absolute_metrics(options: TrainOptions) -> dict[str, Any]:
+def absolute_metrics(options: TrainOptions, folder: RunFolder) -> dict[str, Any]:
     """
     Play the best model of a finished run for ten times as many episodes as an evaluation has, sampled and greedy.
 
-    :param options: of the run
+    :param options: options of the run
+    :param folder: run folder
     :return: metric -> value of every episode
     """
-    assert options.run_dir is not None
-    model = MATRL.load(RunFolder(Path(options.run_dir), options.env).best_model, device=options.device)
+    model = load_model(folder.best_model, device=options.device)
     hyperparameters = read_hyperparameters(options)
     episodes = ABSOLUTE_FACTOR * options.eval_episodes
     copies = min(episodes, hyperparameters.n_envs)
-    # A stream of its own: evaluations during training, which chose the model, have seeds made of two numbers.
+    # Another stream than those of the evaluations that chose the model, whose seeds are made of two numbers.
     seed = int(np.random.SeedSequence([options.seed, 0, ABSOLUTE_FACTOR]).generate_state(1)[0])
     source = env_source(options.env, hyperparameters.env_wrapper)
     with closing(make_joint_vec_env(source, n_envs=copies, env_kwargs=hyperparameters.env_kwargs)) as env:
@@ -58,30 +58,34 @@ def absolute_metrics(options: TrainOptions) -> dict[str, Any]:
 
 
 def _earlier_seconds(folder: RunFolder) -> float:
-    """Of training before this process, as far as they were logged; 0 for a run that begins."""
-    progress = folder.path / PROGRESS_FILE
-    logged = logged_seconds(progress_rows(progress)) if progress.exists() else []
+    """Logged seconds of training in earlier processes; 0 for a new run."""
+    logged = logged_seconds(progress_rows(folder.progress)) if folder.progress.exists() else []
     return logged[-1][1] if logged else 0.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    :param arguments: command line of ``train.py``, with ``--run-dir`` and ``--seed``; the process's own by default
-    :return: exit code of ``train.py``
+    :param arguments: command line of ``train.py``, with ``--run-dir`` and ``--seed``; that of the process by default
+    :return: exit code of the training
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = train.parse_options(words)
+    options = parse_options(words)
     assert options.run_dir is not None
     folder = RunFolder(Path(options.run_dir), options.env)
     seconds, start = _earlier_seconds(folder), time.perf_counter()
     if not folder.is_finished:
-        exit_code = train.main(["--resume", options.run_dir] if folder.arguments.exists() else words)
+        exit_code = run_process(lambda: _start(words, options, folder))
         if exit_code != 0:
             return exit_code
         seconds += time.perf_counter() - start
-    record = {"seconds": seconds, "absolute_metrics": absolute_metrics(options)}
-    write_record(folder.path / RESULT_FILE, record)
+    write_record(folder.result, {"seconds": seconds, "absolute_metrics": absolute_metrics(options, folder)})
     return 0
+
+
+def _start(words: Sequence[str], options: TrainOptions, folder: RunFolder) -> TrainingRun:
+    if folder.arguments.exists():
+        return TrainingRun.resume(folder.path, {}, False, folder.resume_command)
+    return TrainingRun.begin(options, command_line(words, options))
 
 
 if __name__ == "__main__":

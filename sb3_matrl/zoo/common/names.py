@@ -1,4 +1,4 @@
-"""Names that configuration files may use, and what they stand for: fixed tables, nothing is ever evaluated."""
+"""Names of classes and schedules in configuration files: fixed tables, nothing is evaluated."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ LEARNERS: dict[str, type[OnPolicyAlgorithm]] = {
 }
 POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", *RecurrentPPO.policy_aliases)
 
+#: Constructor arguments that are classes -> the classes that files may name.
+CLASS_ARGUMENTS: dict[str, Mapping[str, type]] = {"learner_class": LEARNERS}
 _CLASS_TABLES: dict[str, Mapping[str, type]] = {
     "activation_fn": ACTIVATIONS,
     "optimizer_class": OPTIMIZERS,
@@ -60,7 +62,7 @@ _LINEAR = re.compile(r"lin_(?P<start>[0-9.]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
 
 
 def policy_options() -> list[str]:
-    """The keys that ``policy_kwargs`` may have: the arguments of SB3's actor-critic policies, recurrent ones included."""
+    """Keys of ``policy_kwargs``: the arguments of SB3's actor-critic policies, recurrent ones included."""
     given_by_sb3 = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
     both = [inspect.signature(cls.__init__).parameters for cls in (ActorCriticPolicy, RecurrentActorCriticPolicy)]
     return [name for name in both[0] | both[1] if name not in given_by_sb3]
@@ -68,11 +70,11 @@ def policy_options() -> list[str]:
 
 def resolve_policy_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Turn ``policy_kwargs`` as written into what an SB3 policy takes.
+    Arguments of an SB3 policy from ``policy_kwargs`` in YAML.
 
     :param options: e.g. ``{"net_arch": [64, 64], "activation_fn": "leaky_relu"}``
-    :return: the same with classes in place of their names
-    :raises ValueError: on an unknown key or name, or layers that are no sizes
+    :return: a copy with classes in place of their names
+    :raises ValueError: on an unknown key or name, or a ``net_arch`` that holds no layer sizes
     """
     known = policy_options()
     for name in options:
@@ -89,9 +91,9 @@ def resolve_policy_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_class(kind: str, name: Any) -> type:
     """
     :param kind: ``"activation_fn"``, ``"optimizer_class"`` or ``"features_extractor_class"``
-    :param name: ``"leaky_relu"``, and also the class's own name with or without its module (``"nn.LeakyReLU"``)
+    :param name: ``"leaky_relu"``, or the class's own name with or without its module (``"nn.LeakyReLU"``)
     :return: the class
-    :raises ValueError: when the table does not have it
+    :raises ValueError: if the name is unknown
     """
     table = _CLASS_TABLES[kind]
     short = str(name).rsplit(".", 1)[-1]
@@ -105,7 +107,7 @@ def resolve_class(kind: str, name: Any) -> type:
 def check_net_arch(layers: Any) -> None:
     """
     :param layers: sizes of the hidden layers, ``[64, 64]`` or ``{pi: [64], vf: [64, 64]}``
-    :raises ValueError: when it is something else
+    :raises ValueError: if the value has another form
     """
     parts = list(layers.values()) if isinstance(layers, Mapping) and set(layers) <= {"pi", "vf"} else [layers]
     if not all(isinstance(part, list) and all(map(_is_size, part)) for part in parts):
@@ -116,31 +118,46 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def resolve_learner(name: str) -> type[OnPolicyAlgorithm]:
+def resolve_argument(argument: str, name: str) -> type:
     """
-    :param name: one of :data:`LEARNERS`
-    :return: the learner's class
-    :raises ValueError: when the name is unknown
+    :param argument: one of :data:`CLASS_ARGUMENTS`
+    :param name: name of the class
+    :return: the class
+    :raises ValueError: if the name is unknown
     """
-    if name not in LEARNERS:
-        raise ValueError(unknown("learner_class", name, LEARNERS))
-    return LEARNERS[name]
+    if name not in CLASS_ARGUMENTS[argument]:
+        raise ValueError(unknown(argument, name, CLASS_ARGUMENTS[argument]))
+    return CLASS_ARGUMENTS[argument][name]
 
 
 def resolve_schedule(value: float | str) -> float | Schedule:
     """
     :param value: a number, or ``"lin_0.002"``: from 0.002 down to 0 over the training
     :return: the number, or SB3's linear schedule
-    :raises ValueError: when a text is not of that form
+    :raises ValueError: if a text has another form
     """
     if not isinstance(value, str):
         return value
     match = _LINEAR.fullmatch(value)
     try:
-        return LinearSchedule(float(match["start"]), 0.0, 1.0) if match else _no_schedule(value)
+        return LinearSchedule(float(match["start"]), 0.0, 1.0) if match else _reject_schedule(value)
     except ValueError:
-        return _no_schedule(value)
+        return _reject_schedule(value)
 
 
-def _no_schedule(value: str) -> float:
+def _reject_schedule(value: str) -> float:
     raise ValueError(f"expected a number or a linear schedule like lin_0.002, got {value!r}") from None
+
+
+def to_yaml(value: Any) -> Any:
+    """
+    A constructor's argument as files write it.
+
+    :param value: plain values, classes, and lists, tuples and mappings of them
+    :return: classes by their names, tuples as lists
+    """
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, Mapping):
+        return {key: to_yaml(one) for key, one in value.items()}
+    return [to_yaml(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -1,21 +1,21 @@
-"""Which of SB3's policies a learner gets: those that its class has, and the one that suits its observations."""
+"""Policies of the learners: those that their classes have, and the one that suits the observations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_matrl.common.agents import learner_groups
+from sb3_matrl.common.arguments import per_agent
 from sb3_matrl.envs.making import make_env
-from sb3_matrl.on_policy.learners import per_agent
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.common.hyperparameters import AUTO, Hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.names import LEARNERS
+from sb3_matrl.zoo.common.schema import AUTO, Schema
 
 # Smaller pictures have no room for the convolutions of SB3's CnnPolicy.
 MIN_PICTURE = 36
@@ -23,49 +23,71 @@ MIN_PICTURE = 36
 
 def with_policies(hyperparameters: Hyperparameters, env_id: str) -> Hyperparameters:
     """
-    Put policies in place of ``auto``, and check the others.
+    Replace the policy ``auto``, and check the other policies.
 
     Dict observations get ``MultiInputPolicy``, images ``CnnPolicy``, all others ``MlpPolicy``; ``RecurrentPPO`` gets the
-    recurrent versions of these.
+    recurrent versions of these. An algorithm without the argument ``policy`` is left as it is.
 
-    :param hyperparameters: as they were read
-    :param env_id: the environment; it is made only if there is something to choose
+    :param hyperparameters: hyper-parameters as they were read
+    :param env_id: the environment, which is made only if a policy is to be chosen
     :return: one policy for all learners, or a mapping if they differ
-    :raises ValueError: when the environment cannot be made, a mapping does not name the learners, or a learner has no such
+    :raises ValueError: if the environment cannot be made, a mapping does not name the learners, or a learner has no such
         policy
-    :raises ImportError: when a package is missing that the environment needs
+    :raises ImportError: if the environment needs a package that is missing
     """
-    if AUTO in _values(hyperparameters.policy):
+    if AUTO in _values(hyperparameters.get("policy")):
         with closing(make_env(env_id, hyperparameters.env_kwargs, hyperparameters.env_wrapper)) as env:
             observation_spaces = {agent: env.observation_space(agent) for agent in env.possible_agents}
-        hyperparameters = replace(hyperparameters, policy=_chosen(hyperparameters, observation_spaces))
+        hyperparameters = hyperparameters.changed(policy=_chosen(hyperparameters, observation_spaces))
     for policy, learner_class in _pairs(hyperparameters):
-        if policy not in LEARNERS[learner_class].policy_aliases:
-            known = unknown(f"{learner_class}'s policy", policy, LEARNERS[learner_class].policy_aliases)
-            raise ValueError(f"{known}; or let it be chosen by policy: {AUTO}")
+        known = _policies(hyperparameters, learner_class)
+        label = f"{learner_class}'s policy"
+        if known and policy not in known:
+            raise ValueError(f"{unknown(label, policy, known)}; or let it be chosen by policy: {AUTO}")
     return hyperparameters
 
 
+def _policies(hyperparameters: Hyperparameters, learner_class: str) -> list[str]:
+    """Names of the policies of a learner's class, or of the algorithm if it has no such learners."""
+    if learner_class in LEARNERS:
+        return list(LEARNERS[learner_class].policy_aliases)
+    return list(Schema.of(hyperparameters.algorithm).cls.policy_aliases)
+
+
 def _chosen(hyperparameters: Hyperparameters, observation_spaces: Mapping[str, spaces.Space[Any]]) -> Any:
-    groups = learner_groups(list(observation_spaces), hyperparameters.share, hyperparameters.frozen)
-    given, classes = (per_agent(name, getattr(hyperparameters, name), list(groups)) for name in ("policy", "learner_class"))
+    groups = learner_groups(list(observation_spaces), hyperparameters.get("share"), hyperparameters.get("frozen"))
+    given = per_agent("policy", hyperparameters["policy"], list(groups))
+    classes = per_agent("learner_class", _learner_class(hyperparameters), list(groups))
     chosen = {
-        learner: suitable_policy(observation_spaces[agents[0]], classes[learner]) if given[learner] == AUTO else given[learner]
+        learner: suitable_policy(observation_spaces[agents[0]], _policies(hyperparameters, classes[learner]))
+        if given[learner] == AUTO
+        else given[learner]
         for learner, agents in groups.items()
     }
     distinct = set(chosen.values())
     return distinct.pop() if len(distinct) == 1 else chosen
 
 
-def suitable_policy(space: spaces.Space[Any], learner_class: str) -> str:
+def _learner_class(hyperparameters: Hyperparameters) -> Any:
+    """Class of the learners, or a mapping; the algorithm itself where learners have no class of their own."""
+    return hyperparameters.get("learner_class", hyperparameters.algorithm)
+
+
+def suitable_policy(space: spaces.Space[Any], policies: Sequence[str]) -> str:
     """
-    :param space: of the observations
-    :param learner_class: name of the learner's class
-    :return: name of SB3's policy for such observations
+    Choose a policy by the observations.
+
+    :param space: space of the observations
+    :param policies: names of the policies that the learner has
+    :return: the name of a policy for such observations
+    :raises ValueError: if none of the policies takes such observations
     """
     kind = "MultiInput" if isinstance(space, spaces.Dict) else "Cnn" if _is_picture(space) else "Mlp"
     names = (f"{kind}Policy", f"{kind}LstmPolicy")
-    return next(name for name in names if name in LEARNERS[learner_class].policy_aliases)
+    found = [name for name in names if name in policies]
+    if not found:
+        raise ValueError(f"no policy for observations {space}: expected {' or '.join(names)}, has {', '.join(policies)}")
+    return found[0]
 
 
 def _is_picture(space: spaces.Space[Any]) -> bool:
@@ -74,12 +96,14 @@ def _is_picture(space: spaces.Space[Any]) -> bool:
 
 def _pairs(hyperparameters: Hyperparameters) -> Iterator[tuple[str, str]]:
     """Policy and class of every learner; learners are known by name where one of the two is a mapping."""
-    values: list[Any] = [hyperparameters.policy, hyperparameters.learner_class]
+    if "policy" not in hyperparameters.values:
+        return
+    values: list[Any] = [hyperparameters["policy"], _learner_class(hyperparameters)]
     names = dict.fromkeys(name for value in values if isinstance(value, Mapping) for name in value)
     if not names:
         yield values[0], values[1]
     for name in names:
-        # A name that only one of the mappings has is refused by MATRL, which knows the learners.
+        # The algorithm, which knows the learners, rejects a name that only one of the mappings has.
         if all(name in value for value in values if isinstance(value, Mapping)):
             policy, learner_class = (value[name] if isinstance(value, Mapping) else value for value in values)
             yield policy, learner_class

@@ -1,8 +1,8 @@
-"""Who plays: the agents of a run, and guests from other runs."""
+"""Players of a game: the agents of a run, and guests from other runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,36 +12,23 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_matrl import MATRL
+from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.common.loading import load_model
 from sb3_matrl.evaluation import Player
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.yaml_files import read_yaml
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """
-    Which model of a run is taken; by default the last one.
-
-    :param best: the one with the best evaluation
-    :param checkpoint: the checkpoint after that many steps
-    :param last_checkpoint: the latest checkpoint
-    """
-
-    best: bool = False
-    checkpoint: int | None = None
-    last_checkpoint: bool = False
+from sb3_matrl.zoo.playing.enjoy_options import ModelChoice
 
 
 class SingleAgent:
     """
-    An agent that plain SB3 saved, with the ``predict`` of a model that has no other.
+    An agent saved by plain SB3, with the ``predict`` of a multi-agent model.
 
-    :param learner: of SB3
+    :param learner: algorithm of SB3
     """
 
     name = "agent"
@@ -61,7 +48,7 @@ class SingleAgent:
         deterministic: bool = False,
         action_masks: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, Any], Any]:
-        """As :meth:`sb3_matrl.MATRL.predict`."""
+        """As :meth:`sb3_matrl.common.algorithm.MultiAgentAlgorithm.predict`."""
         masks = (action_masks or {}).get(self.name)
         action, state = self._player.predict(observation[self.name], state, episode_start, deterministic, masks)
         return {self.name: action}, state
@@ -72,10 +59,10 @@ class TrainedPlayer(Player):
     """
     An agent of a saved model.
 
-    :param path: where the model was
+    :param path: path of the model
     """
 
-    model: MATRL | SingleAgent
+    model: MultiAgentAlgorithm | SingleAgent
     path: Path
 
     def __str__(self) -> str:
@@ -84,10 +71,10 @@ class TrainedPlayer(Player):
 
 def open_run_folder(path: Path) -> tuple[RunFolder, str]:
     """
-    :param path: of a run's folder, wherever it lies
-    :return: the folder, and the algorithm that was trained
-    :raises FileNotFoundError: when it is not there, or has no ``args.yml``
-    :raises ValueError: when that is damaged
+    :param path: path of a run folder
+    :return: the run folder, and the name of the algorithm
+    :raises FileNotFoundError: if there is no such folder, or it has no ``args.yml``
+    :raises ValueError: if ``args.yml`` is damaged
     """
     if not path.is_dir():
         raise FileNotFoundError(f"there is no run folder {path}")
@@ -103,9 +90,11 @@ def open_run_folder(path: Path) -> tuple[RunFolder, str]:
 
 def model_path(folder: RunFolder, choice: ModelChoice) -> Path:
     """
-    Which file to load.
+    Path of a model of a run.
 
-    :raises FileNotFoundError: when it is not there; says what is
+    :param folder: run folder
+    :param choice: which of its models
+    :raises FileNotFoundError: if there is no such model; lists those that there are
     """
     steps = folder.checkpoint_steps()
     path = folder.last_model
@@ -126,57 +115,42 @@ def model_path(folder: RunFolder, choice: ModelChoice) -> Path:
 
 def trained_hyperparameters(folder: RunFolder) -> Hyperparameters:
     """
-    The hyper-parameters of a run, the options of its environment among them.
+    The hyper-parameters of a run, including the options of its environment.
 
-    :raises FileNotFoundError: when the run has no ``config.yml``
-    :raises ValueError: when that is damaged
+    :param folder: run folder
+    :raises FileNotFoundError: if the run has no ``args.yml`` or ``config.yml``
+    :raises ValueError: if one of them is damaged
     """
+    _, algorithm = open_run_folder(folder.path)
     if not folder.config.is_file():
         raise FileNotFoundError(_no_run(folder, folder.config))
     entry = read_yaml(folder.config).get(folder.env_id)
     if not isinstance(entry, dict):
         raise ValueError(f"{folder.config} has no entry for {folder.env_id}")
-    return Hyperparameters.from_mapping(entry, str(folder.config))
+    return Hyperparameters.from_mapping(algorithm, entry, str(folder.config))
 
 
 def _no_run(folder: RunFolder, missing: Path) -> str:
-    return f"{folder.path} has no {missing.name}: it is no run of train.py, or not a whole one"
-
-
-def parse_guests(words: Iterable[str]) -> dict[str, str]:
-    """
-    :param words: e.g. ``["agent_0=logs/ippo/switch_v0_1", "agent_1=other.zip:agent_0"]``
-    :return: agent of the game -> where its player comes from
-    :raises ValueError: on a word of another form, or an agent given twice
-    """
-    guests: dict[str, str] = {}
-    for word in words:
-        agent, _, source = word.partition("=")
-        if not agent or not source:
-            raise ValueError(f"--agent: expected agent=RUN or agent=RUN:agent_there, got {word!r}")
-        if agent in guests:
-            raise ValueError(f"--agent: {agent} is given twice")
-        guests[agent] = source
-    return guests
+    return f"{folder.path} has no {missing.name}: it is not a run of train.py, or incomplete"
 
 
 def load_players(
     home: Path, guests: Mapping[str, str], log_folder: Path, choice: ModelChoice, device: str, trust: bool
 ) -> dict[str, TrainedPlayer]:
     """
-    Load the agents that play; a model that several come from is loaded once.
+    Load the agents that play; a model of several players is loaded once.
 
-    :param home: model whose agents play where there is no guest
-    :param guests: as :func:`parse_guests` returns them
-    :param log_folder: where runs named ``<algo>/<env>_<k>`` lie
+    :param home: path of the model whose agents play where there is no guest
+    :param guests: agent of the game -> run or model of its player
+    :param log_folder: folder of runs named ``<algo>/<env>_<k>``
     :param choice: which model of a guest's run folder
-    :param device: of the networks
+    :param device: device of the networks
     :param trust: accept guests in files of plain SB3, which can run code when they are loaded
-    :return: agent of the game -> who plays it
-    :raises FileNotFoundError: when a run or model is not there
-    :raises ValueError: when a file is no model, or has no such agent
+    :return: agent of the game -> its player
+    :raises FileNotFoundError: if a run or model does not exist
+    :raises ValueError: if a file is no model, or has no such agent
     """
-    models: dict[Path, MATRL | SingleAgent] = {home: MATRL.load(home, device=device)}
+    models: dict[Path, MultiAgentAlgorithm | SingleAgent] = {home: load_model(home, device=device)}
     players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].possible_agents}
     for agent, source in guests.items():
         path, name = find_guest(source, log_folder, choice)
@@ -188,30 +162,30 @@ def load_players(
             raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].possible_agents)}")
         players[agent] = TrainedPlayer(models[path], name, path)
     for agent, player in players.items():
-        if is_lost(player.model, player.agent):
+        if _is_lost(player):
             raise ValueError(f"{player} was played by a Python function, which a file cannot hold: give --agent {agent}=RUN")
     return players
 
 
-def is_lost(model: MATRL | SingleAgent, agent: str) -> bool:
-    """Whether a frozen agent of a loaded model was a function, so that nothing is left to play it."""
-    return isinstance(model, MATRL) and agent in model.team.frozen and model.team.frozen[agent].policy is None
+def _is_lost(player: TrainedPlayer) -> bool:
+    """Whether an agent of a loaded model was a function, which its file does not hold."""
+    return isinstance(player.model, MultiAgentAlgorithm) and player.agent in player.model.lost_agents()
 
 
-def _load_guest(path: Path, device: str, trust: bool) -> MATRL | SingleAgent:
+def _load_guest(path: Path, device: str, trust: bool) -> MultiAgentAlgorithm | SingleAgent:
     if is_sb3_file(path):
         return SingleAgent(load_sb3_agent(path, trust, device))
-    return MATRL.load(path, device=device)
+    return load_model(path, device=device)
 
 
 def find_guest(source: str, log_folder: Path, choice: ModelChoice) -> tuple[Path, str | None]:
     """
-    :param source: path of a run's folder or of a model, or ``<algo>/<env>_<k>``; perhaps ``:`` and the agent's name there
-    :param log_folder: where such runs lie
-    :param choice: which model of a run's folder
-    :return: the model's file, and the name if there is one
-    :raises FileNotFoundError: when there is no such run or model
-    :raises ValueError: when the run is damaged
+    :param source: path of a run folder or of a model, or ``<algo>/<env>_<k>``; optionally ``:`` and the agent's name there
+    :param log_folder: folder of runs named ``<algo>/<env>_<k>``
+    :param choice: which model of a run folder
+    :return: path of the model, and the name if one is given
+    :raises FileNotFoundError: if there is no such run or model
+    :raises ValueError: if the run is damaged
     """
     head, colon, name = source.rpartition(":")
     # The whole text first: a path may have a colon of its own.
@@ -229,10 +203,10 @@ def find_guest(source: str, log_folder: Path, choice: ModelChoice) -> tuple[Path
 
 def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, Any, Any], name: str) -> None:
     """
-    :param players: agent -> who plays it
-    :param env: what they are to play
-    :param name: of the environment with its options, for errors
-    :raises ValueError: when an agent has no player, a player no agent, or the spaces differ from those of its training
+    :param players: agent -> its player
+    :param env: environment of the game
+    :param name: name of the environment with its options, for errors
+    :raises ValueError: if an agent has no player, a player no agent, or the spaces differ from those of its training
     """
     agents = list(env.possible_agents)
     for agent, player in players.items():
@@ -254,7 +228,7 @@ def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, An
 
 
 def _one_line(space: spaces.Space[Any]) -> str:
-    """Spaces with an array of bounds print it over several lines."""
+    """Text of a space; arrays of bounds would take several lines."""
     return " ".join(str(space).split())
 
 
@@ -263,7 +237,7 @@ def _equal(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
 
 
 def _same_form(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
-    """Whether a policy can read the observations; bounds may differ, as those of a longer game do."""
+    """Whether a policy can read the observations; bounds may differ, e.g. in a longer game."""
     if isinstance(given, spaces.Box) and isinstance(trained, spaces.Box):
         return given.shape == trained.shape and given.dtype == trained.dtype
     if isinstance(given, spaces.Dict) and isinstance(trained, spaces.Dict):

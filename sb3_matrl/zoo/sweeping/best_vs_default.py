@@ -1,9 +1,11 @@
-"""Is the best trial really better than what the conf file has? Trained anew, on seeds that no trial has seen."""
+"""Comparison of the best trial with the conf file: both are trained again, with seeds that no trial had."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,10 @@ class Comparison:
     """
     Final values of the metric, seed by seed.
 
-    :param seeds: of the trainings
-    :param episodes: of each final evaluation
-    :param best: with the best trial's parameters, in the order of the seeds
-    :param default: with the conf file's
+    :param seeds: seeds of the trainings
+    :param episodes: episodes of each final evaluation
+    :param best: values with the best trial's parameters, in the order of the seeds
+    :param default: values with the parameters of the conf file
     """
 
     seeds: tuple[int, ...]
@@ -32,7 +34,7 @@ class Comparison:
     default: tuple[float, ...]
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Per setting, and for the difference: the values, their mean and its 95 % Student interval."""
+        """The values, their mean and its 95 % Student interval, for both settings and their difference."""
         values = {"best": np.array(self.best), "default": np.array(self.default)}
         values["best - default"] = values["best"] - values["default"]
         return {
@@ -43,12 +45,12 @@ class Comparison:
 
 def compare(config: SweepConfig, values: Mapping[str, Any], seeds: Sequence[int], episodes: int) -> Comparison:
     """
-    Train with the best trial's parameters and with the conf file's, for as long as a trial, and evaluate both at the end.
+    Train with the best trial's parameters and with those of the conf file, for as long as a trial; evaluate at the end.
 
     :param config: the sweep
-    :param values: the best trial's parameters; those named ``seed`` are replaced
-    :param seeds: of the trainings
-    :param episodes: of each final evaluation
+    :param values: parameters of the best trial; ``seed`` is replaced
+    :param seeds: seeds of the trainings
+    :param episodes: episodes of each final evaluation
     :raises KeyboardInterrupt: after Ctrl-C or SIGTERM
     """
     constants = {parameter.name: parameter.values[0] for parameter in config.parameters if parameter.is_constant}
@@ -56,8 +58,10 @@ def compare(config: SweepConfig, values: Mapping[str, Any], seeds: Sequence[int]
     results: dict[str, list[float]] = {name: [] for name in settings}
     tasks = [(name, seed) for seed in seeds for name in settings]
     for name, seed in tqdm(tasks, unit="run", desc="comparison"):
-        options = replace(trial_options(config, settings[name], seed), seed=seed, eval_freq=-1, eval_episodes=episodes)
-        evaluation = train(options)
+        with TemporaryDirectory() as folder:
+            options = trial_options(config, settings[name], seed, Path(folder))
+            options = replace(options, seed=seed, eval_freq=-1, eval_episodes=episodes)
+            evaluation = train(options, config.words(settings[name]))
         results[name].append(metric_of(evaluation.sampled[-1], evaluation.greedy[-1], config.metric))
     return Comparison(tuple(seeds), episodes, tuple(results["best"]), tuple(results["default"]))
 

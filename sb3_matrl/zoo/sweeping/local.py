@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from sb3_matrl.zoo.common.invocation import command_prefix
 from sb3_matrl.zoo.common.records import write_record
 from sb3_matrl.zoo.sweeping.best_vs_default import Comparison, compare, comparison_table
 from sb3_matrl.zoo.sweeping.objective import Objective
@@ -27,8 +28,8 @@ from sb3_matrl.zoo.sweeping.study_results import (
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, StudyFolder, SweepOptions
 from sb3_matrl.zoo.sweeping.trial import trial_options
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 FAILED = 1
 INTERRUPTED = 130
@@ -84,8 +85,8 @@ class LocalSweep:
             reason, code = "interrupted", INTERRUPTED
         except (OSError, optuna.exceptions.StorageInternalError) as error:  # a full disk, say
             reason, code = f"error: {error}", FAILED
-        again = shlex.join(["python", "zoo/sweep.py", *words])
-        print(f"\n{reason}; the study is kept, go on with it by: {again}", file=sys.stderr)
+        again = shlex.join([*command_prefix("sweep"), *words])
+        print(f"\n{reason}; the study is kept; continue it with: {again}", file=sys.stderr)
         return code
 
     def _finish(self) -> int:
@@ -104,7 +105,7 @@ class LocalSweep:
         summary = Path(self.options.summary or self.folder.summary)
         write_record(summary, self._record(best, chosen, comparison))
         train = shlex.join(
-            ["python", "zoo/train.py", "--algo", chosen.algo, "--env", chosen.env, "--conf-file", str(best_file)]
+            [*command_prefix("train"), "--algo", chosen.algo, "--env", chosen.env, "--conf-file", str(best_file)]
         )
         print(f"\nEverything is in {self.folder.path}, the record in {summary}.\nTrain with the best: {train}")
         return 0

@@ -1,4 +1,4 @@
-"""What a study optimises: one training per trial."""
+"""The objective of a study: one training per trial."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import optuna
 from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.trial import DIVERGED, train, trial_options
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 
 class Objective:
     """
-    One trial: draws values, trains, reports every evaluation, and returns the last one's metric.
+    One trial: draw values, train, report every evaluation, and return the metric of the last one.
 
     :param config: the sweep
-    :param seed: trial k trains with ``seed + k``
-    :param folder: run folders of the trials go here
+    :param seed: seed of trial 0; trial k trains with ``seed + k``
+    :param folder: folder of the trials' run folders
     """
 
     def __init__(self, config: SweepConfig, seed: int, folder: Path) -> None:
@@ -32,8 +31,9 @@ class Objective:
 
     def __call__(self, trial: optuna.Trial) -> float:
         """
-        :raises optuna.TrialPruned: when the pruner stopped it
-        :raises ValueError: and others of ``DIVERGED`` when the training fails; noted in the trial
+        :param trial: trial of Optuna
+        :raises optuna.TrialPruned: if the pruner stopped the trial
+        :raises ValueError: and others of ``DIVERGED`` if the training fails; the trial stores the error
         """
         trial.set_user_attr("process", [socket.gethostname(), os.getpid()])
         values = {parameter.name: parameter.suggest(trial) for parameter in self.config.parameters}
@@ -47,7 +47,6 @@ class Objective:
     def _train(self, trial: optuna.Trial, values: dict[str, Any]) -> float:
         options = trial_options(self.config, values, self.seed + trial.number, self.folder / f"trial_{trial.number}")
         trial.set_user_attr("seed", options.seed)
-        n_timesteps = read_hyperparameters(options).n_timesteps
         stopped = False
 
         def report(evaluation: MultiAgentEvalCallback) -> bool:
@@ -55,8 +54,8 @@ class Objective:
             steps = evaluation.timesteps[-1]
             trial.report(self._metric(evaluation), step=len(evaluation.timesteps))
             trial.set_user_attr("steps", steps)
-            stopped = steps < n_timesteps and trial.should_prune()
-            # Training goes on for one more step, after which there is nothing more to evaluate.
+            stopped = steps < evaluation.locals["total_timesteps"] and trial.should_prune()
+            # Training continues for one more step, after which there is nothing more to evaluate.
             evaluation.evaluate_at_end = not stopped
             return not stopped
 
@@ -76,8 +75,8 @@ def metric_of(sampled: EvaluationResult, greedy: EvaluationResult, name: str) ->
     """
     :param sampled: evaluation of the sampled policies
     :param greedy: evaluation of the greedy policies
-    :param name: one of ``METRICS``
-    :return: its value
+    :param name: name of the metric, one of ``METRICS``
+    :return: value of the metric
     """
     chosen = greedy if name.endswith("_greedy") else sampled
     return chosen.mean if "reward" in name else chosen.mean_length

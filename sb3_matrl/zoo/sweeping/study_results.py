@@ -21,8 +21,8 @@ from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.yaml_files import write_yaml
 from sb3_matrl.zoo.sweeping.study import finished_trials, trial_line, trial_seconds
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
 
 SHOWN_TRIALS = 10
 # The importance compares the best tenth of the trials with all; with fewer there is nothing to compare.

@@ -1,4 +1,4 @@
-"""How a training ends early: after a signal, on a full disk, with a broken environment."""
+"""Early ends of a training: signals, full disks, broken environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_matrl import MATRL
+from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.callbacks import ResumableCheckpointCallback
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.vec_env import EnvError
@@ -20,7 +20,7 @@ class StopOnSignal(BaseCallback):
     """
     End ``learn`` at the next step after a signal.
 
-    :param watch: for signals
+    :param watch: watch that receives the signals
     """
 
     def __init__(self, watch: SignalWatch) -> None:
@@ -32,17 +32,17 @@ class StopOnSignal(BaseCallback):
 
 
 class UpdateStopped(KeyboardInterrupt):
-    """A signal came in the middle of an update, of which nothing is left."""
+    """A signal interrupted an update, which was undone."""
 
 
 @contextmanager
-def interruptible_updates(model: MATRL, watch: SignalWatch) -> Iterator[None]:
+def interruptible_updates(model: MultiAgentAlgorithm, watch: SignalWatch) -> Iterator[None]:
     """
-    Inside, an update of the agents ends before its next minibatch after a signal, because it may take minutes. The model
-    undoes what was done of it and can be saved as it was before the rollout.
+    Inside, a signal interrupts an update of the agents before its next minibatch, because an update may take minutes. The
+    model undoes the update and can be saved as it was before the rollout.
 
-    :param model: that learns
-    :param watch: for signals
+    :param model: model that learns
+    :param watch: watch that receives the signals
     :raises UpdateStopped: out of ``learn``
     """
 
@@ -50,8 +50,7 @@ def interruptible_updates(model: MATRL, watch: SignalWatch) -> Iterator[None]:
         if watch.is_set():
             raise UpdateStopped
 
-    optimizers = [*(learner.policy.optimizer for learner in model.learners.values()), *model.coordinator.optimizers.values()]
-    hooks = [optimizer.register_step_pre_hook(check) for optimizer in optimizers]
+    hooks = [optimizer.register_step_pre_hook(check) for optimizer in model.optimizers()]
     try:
         yield
     finally:
@@ -59,15 +58,15 @@ def interruptible_updates(model: MATRL, watch: SignalWatch) -> Iterator[None]:
             hook.remove()
 
 
-def storage_failure(error: OSError, model: MATRL, folder: RunFolder, documents: Mapping[str, Any]) -> str:
+def storage_failure(error: OSError, model: MultiAgentAlgorithm, folder: RunFolder, documents: Mapping[str, Any]) -> str:
     """
     Save the model if that is still possible.
 
-    :param error: of the disk
-    :param model: that was trained
-    :param folder: of the run
-    :param documents: saved beside the model
-    :return: what is lost, what is not and how to go on, in one line
+    :param error: error of the disk
+    :param model: model that was trained
+    :param folder: run folder
+    :param documents: documents stored in the model's file
+    :return: what is lost, what is saved and how to resume, in one line
     """
     try:
         model.save(folder.last_model, documents)
@@ -77,8 +76,8 @@ def storage_failure(error: OSError, model: MATRL, folder: RunFolder, documents: 
         files += [f"{folder.checkpoints.name}/{folder.checkpoint(steps).name}" for steps in folder.checkpoint_steps()[-1:]]
         kept = f"the model after {model.num_timesteps} steps is lost; {folder.path} still has {', '.join(files) or 'no model'}"
     place = error.filename or f"a file in {folder.path}"
-    # Not saved as a checkpoint: a row of the log may be lost with the error, and the run is to have all of them.
-    resume = f" With more space, go on with: {folder.resume_command}" if folder.checkpoint_steps() else ""
+    # Not saved as a checkpoint: a row of the log may be lost with the error, and a resumed run must have all of them.
+    resume = f" With more space, resume with: {folder.resume_command}" if folder.checkpoint_steps() else ""
     return f"error: cannot write {place}: {error.strerror}. The training ended; {kept}.{resume}"
 
 
@@ -86,12 +85,12 @@ def training_failure(error: EnvError | NonFiniteError, folder: RunFolder, checkp
     """
     Save the training as it was before the rollout, if it had begun.
 
-    :param error: of the environment, or about numbers that are not finite
-    :param folder: of the run
-    :param checkpoints: the training's
-    :return: what failed and how to go on, in one line
+    :param error: error of the environment, or about NaN or infinite numbers
+    :param folder: run folder
+    :param checkpoints: checkpoint callback of the training
+    :return: what failed and how to resume, in one line
     """
     if checkpoints.can_save:
         checkpoints.save()
-    saved = f"go on with: {folder.resume_command}" if folder.checkpoint_steps() else "nothing was trained"
+    saved = f"resume with: {folder.resume_command}" if folder.checkpoint_steps() else "nothing was trained"
     return f"error: {' '.join(str(error).split())}. The training ended; {saved}"

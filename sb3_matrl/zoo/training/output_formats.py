@@ -1,4 +1,4 @@
-"""SB3's logger with a state for checkpoints, and its output formats: a shorter table, and files that can go on."""
+"""SB3's logger with a state for checkpoints, and its output formats: a shorter table, and files that can be continued."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ TABLE_WIDTH = 72
 
 class ScreenTable(HumanOutputFormat):
     """
-    SB3's table on the screen, without what the agents' learners say about themselves.
+    SB3's table on the screen, without the keys of the agents' learners.
 
-    :param agents: keys that begin with one of these names are left out, except the agents' returns
+    :param agents: names whose keys are left out, except the agents' returns
     """
 
     def __init__(self, agents: Iterable[str]) -> None:
-        # Wider than SB3's 36, which cuts off (and then refuses) long names of agents.
+        # Wider than SB3's 36, which truncates (and then rejects) long names of agents.
         super().__init__(sys.stdout, max_length=TABLE_WIDTH)
         self._hidden = tuple(f"{agent}/" for agent in agents)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Print the keys that are shown."""
+        """Print the visible keys."""
         shown = [key for key in key_values if not key.startswith(self._hidden) or key.endswith("/ep_rew_mean")]
         super().write({key: key_values[key] for key in shown}, {key: key_excluded[key] for key in shown}, step)
 
 
 class CsvTable(CSVOutputFormat):
     """
-    SB3's CSV file with two more virtues: a killed process leaves every row that was whole, because new columns are added in a
-    new file that takes the old one's place; and it goes on in a file that exists.
+    SB3's CSV file, which continues an existing file, and loses no complete row when the process is killed: new columns are
+    written to a new file that replaces the old one.
 
-    :param path: of the file
+    :param path: path of the file
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,9 +75,9 @@ class CsvTable(CSVOutputFormat):
 
     def cut(self, n_rows: int) -> None:
         """
-        Forget what came after the first rows; says so when there are fewer.
+        Remove all but the first rows; warn if there are fewer.
 
-        :param n_rows: that stay
+        :param n_rows: number of rows to keep
         """
         keys, lines = self._read()
         if len(lines) < n_rows:
@@ -86,11 +86,11 @@ class CsvTable(CSVOutputFormat):
         self.n_rows = min(len(lines), n_rows)
 
     def sync(self) -> None:
-        """Have the rows on the disk, so that they survive what a checkpoint survives."""
+        """Flush the rows to the disk, so that they are as safe as a checkpoint."""
         os.fsync(self.file.fileno())
 
     def _read(self) -> tuple[list[str], list[str]]:
-        """Columns, and the whole rows as they are written; the end of a row that was cut short is left out."""
+        """Columns and complete rows as they are written; an incomplete last row is left out."""
         header, *lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         return header.split(self.separator) if header else [], lines
 
@@ -109,8 +109,8 @@ class EventFile(TensorBoardOutputFormat):
     """
     SB3's files for TensorBoard.
 
-    :param folder: of the files
-    :param purge_step: TensorBoard hides what earlier files have from this step on; ``None`` to hide nothing
+    :param folder: folder of the files
+    :param purge_step: step from which TensorBoard hides rows of earlier files; ``None`` hides nothing
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
@@ -120,7 +120,7 @@ class EventFile(TensorBoardOutputFormat):
 
 class FileFormat(KVWriter):
     """
-    An output format whose errors say where it could not write: those of a full disk do not by themselves.
+    An output format whose errors name the file that could not be written, which those of a full disk do not.
 
     :param output: the format
     :param place: its file or folder
@@ -135,13 +135,13 @@ class FileFormat(KVWriter):
         """
         Write one row.
 
-        :raises OSError: with the file's name, or the folder's
+        :raises OSError: if the row cannot be written; names the file or folder
         """
         with self._named_errors():
             self._format.write(key_values, key_excluded, step)
 
     def close(self) -> None:
-        """Close the file; after an error, without telling once more what is lost."""
+        """Close the file; after an error in :meth:`write`, without another one."""
         with suppress(OSError) if self._failed else self._named_errors():
             self._format.close()
 
@@ -157,11 +157,11 @@ class FileFormat(KVWriter):
 
 class RunLogger(Logger):
     """
-    SB3's logger whose state belongs to a checkpoint: how far its table was written, and what waits to be written.
+    SB3's logger with a state for checkpoints: the number of rows in its table, and the values not yet written.
 
-    :param folder: of the run
-    :param output_formats: all that are written to, the table included
-    :param table: of all rows
+    :param folder: path of the run folder
+    :param output_formats: all output formats, including that of the table
+    :param table: CSV file of all rows
     """
 
     def __init__(self, folder: str, output_formats: list[KVWriter], table: CsvTable) -> None:
@@ -169,7 +169,7 @@ class RunLogger(Logger):
         self._table = table
 
     def state(self) -> dict[str, Any]:
-        """:return: rows of the table, and the values since the last one, in JSON types; pictures and the like are left out"""
+        """:return: number of rows and the values since the last one, in JSON types; pictures and the like are left out"""
         self._table.sync()
         values = {key: _scalar_to_json(value) for key, value in self.name_to_value.items() if isinstance(value, np.ScalarType)}
         return {
@@ -181,9 +181,9 @@ class RunLogger(Logger):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on from a checkpoint: rows that came after it are removed from the table.
+        Restore the state of a checkpoint: rows that came after it are removed from the table.
 
-        :param state: as :meth:`state` returned it
+        :param state: result of :meth:`state`
         """
         self._table.cut(state["n_rows"])
         self.name_to_value.clear()
@@ -194,7 +194,7 @@ class RunLogger(Logger):
 
 
 def _scalar_to_json(value: Any) -> Any:
-    """NumPy's numbers as arrays without axes, which keep their types: they are written with other digits than Python's."""
+    """NumPy's numbers become 0-d arrays, which keep their types: NumPy prints other digits than Python."""
     return argument_to_json(np.array(value) if isinstance(value, np.generic) else value)
 
 
@@ -204,29 +204,21 @@ def _scalar_from_json(data: Any) -> Any:
 
 
 def make_logger(
-    folder: RunFolder,
-    verbose: int,
-    agents: Iterable[str],
-    tracker: Tracker | None,
-    tensorboard: Path | None = None,
-    purge_step: int | None = None,
+    folder: RunFolder, events: Path, purge_step: int | None, hidden: Iterable[str] | None, tracker: Tracker | None
 ) -> RunLogger:
     """
-    SB3's logger: CSV and TensorBoard in the run's folder, and what is asked for beside them.
+    SB3's logger with the outputs of a run; an existing CSV file is continued.
 
-    A CSV file that is there is gone on with.
-
-    :param folder: of the run
-    :param verbose: 1 for a table on the screen, 2 for one with everything
-    :param agents: their names
+    :param folder: run folder, for the CSV file
+    :param events: folder of TensorBoard's files
+    :param purge_step: step from which TensorBoard hides earlier rows; ``None`` hides nothing
+    :param hidden: agents whose learners' keys the table on the screen leaves out; ``None`` for no table
     :param tracker: W&B, or ``None``
-    :param tensorboard: folder of TensorBoard's files; ``None`` for the run's
-    :param purge_step: TensorBoard forgets what it has from this step on; ``None`` to forget nothing
     """
-    table, events = CsvTable(folder.path / "progress.csv"), tensorboard or folder.path
+    table = CsvTable(folder.progress)
     formats: list[KVWriter] = [FileFormat(table, table.path), FileFormat(EventFile(events, purge_step), events)]
-    if verbose > 0:
-        formats.append(ScreenTable(agents if verbose == 1 else ()))
+    if hidden is not None:
+        formats.append(ScreenTable(hidden))
     if tracker is not None:
         formats.append(tracker.writer())
     return RunLogger(str(folder.path), formats, table)

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run per training. The package is imported only when tracking is asked for."""
+"""Runs in Weights & Biases, one per training. The package is imported only with ``--track``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-from sb3_matrl import MATRL
 from sb3_matrl.evaluation import MultiAgentEvalCallback
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.zoo.training.options import in_sweep
@@ -27,7 +26,7 @@ DEFAULT_HOST = "https://api.wandb.ai"
 
 def require_wandb() -> None:
     """
-    :raises ImportError: when wandb is not installed; says how to install it
+    :raises ImportError: if wandb is not installed
     """
     if importlib.util.find_spec("wandb") is None:
         raise ImportError("--track needs Weights & Biases: pip install 'sb3-matrl[track]'")
@@ -35,9 +34,9 @@ def require_wandb() -> None:
 
 def tracking_mode(environ: Mapping[str, str]) -> str:
     """
-    Decide once, without asking the network or the user, whether a run is sent to the server.
+    Whether a run is sent to the server, decided without network or user.
 
-    :param environ: the process's environment
+    :param environ: environment variables
     :return: ``WANDB_MODE`` if set, else ``"online"`` if a key is configured, else ``"offline"``
     """
     if environ.get("WANDB_MODE"):
@@ -48,7 +47,7 @@ def tracking_mode(environ: Mapping[str, str]) -> str:
 
 
 def _netrc_has_key(environ: Mapping[str, str]) -> bool:
-    """Whether ``wandb login`` has left a key for the host in the user's netrc file."""
+    """Whether the user's netrc file has a key for the host, as ``wandb login`` writes it."""
     host = urlsplit(environ.get("WANDB_BASE_URL") or DEFAULT_HOST).hostname or ""
     home = Path(environ.get("HOME") or Path.home())
     candidates = [Path(environ["NETRC"])] if environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
@@ -64,34 +63,34 @@ def _netrc_has_key(environ: Mapping[str, str]) -> bool:
 
 class WandbWriter(KVWriter):
     """
-    Output format of SB3's logger that sends every number to a W&B run, at the step that the logger gives.
+    Output format of SB3's logger that sends every number to a W&B run, at the logger's step.
 
-    :param run: the run
+    :param run: run of W&B
     """
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Send numbers and texts; pictures, videos and histograms are left to the other formats."""
+        """Send numbers and texts; pictures, videos and histograms are for the other formats."""
         values = filter_excluded_keys(key_values, key_excluded, "wandb")
         numbers = {key: float(value) for key, value in values.items() if isinstance(value, Real)}
         texts = {key: value for key, value in values.items() if isinstance(value, str)}
         self.run.log({**numbers, **texts, "global_step": step}, step=step)
 
     def close(self) -> None:
-        """The run is finished by whoever started it."""
+        """Leave the run open: :class:`Tracker` finishes it."""
 
 
 @dataclass(frozen=True)
 class WandbOptions:
     """
-    Where a run belongs.
+    Place of a run.
 
-    :param project: name of the project; in a sweep, the sweep's own counts instead
-    :param entity: user or team; ``None`` for the account's default; in a sweep, the sweep's own counts instead
-    :param group: of runs that belong together
-    :param tags: of the run
+    :param project: name of the project; ignored in a sweep, which has its own
+    :param entity: user or team; ``None`` for the account's default; ignored in a sweep, which has its own
+    :param group: group of runs
+    :param tags: tags of the run
     """
 
     project: str
@@ -100,21 +99,21 @@ class WandbOptions:
     tags: Sequence[str] = ()
 
     def init_arguments(self, environ: Mapping[str, str]) -> dict[str, Any]:
-        """Arguments of ``wandb.init``; in a sweep it warns of a project or entity that it ignores."""
+        """Arguments of ``wandb.init``, which in a sweep would warn of a project or entity."""
         place = {} if in_sweep(environ) else {"project": self.project, "entity": self.entity}
         return {**place, "group": self.group, "tags": list(self.tags)}
 
 
 class Tracker:
     """
-    One W&B run; a context manager that finishes it whatever happens, as failed when there was an error.
+    One W&B run; a context manager that finishes it, as failed after an error.
 
-    :param options: where the run belongs
-    :param name: of the run
+    :param options: place of the run
+    :param name: name of the run
     :param config: everything that determines the run
-    :param folder: the run's files are kept in its subfolder ``wandb``
-    :param run_id: of the run to go on with; ``None`` for a new one
-    :raises ValueError: when W&B cannot start
+    :param folder: run folder, whose subfolder ``wandb`` gets the files
+    :param run_id: id of the run to resume; ``None`` for a new run
+    :raises ValueError: if W&B cannot start
     """
 
     def __init__(
@@ -137,22 +136,22 @@ class Tracker:
         except wandb.errors.Error as error:
             raise ValueError(f"Weights & Biases could not start: {error}; WANDB_MODE=offline works without it") from error
         self.run.define_metric("*", step_metric="global_step")
-        # The files' folder lies one above the one that the run writes media to.
+        # One folder above that of the run's media.
         self.folder = Path(self.run.dir).parent
         if self.mode == "offline":
-            print(f"W&B is offline: the run lies in {self.folder}; send it with: wandb sync {self.folder}")
+            print(f"W&B is offline: the run is in {self.folder}; send it with: wandb sync {self.folder}")
 
     def writer(self) -> WandbWriter:
-        """For SB3's logger."""
+        """Output format for SB3's logger."""
         return WandbWriter(self.run)
 
     def log_evaluation(self, step: int, best: float, report: MetaGameReport | None) -> None:
         """
-        Log what stands beside the numbers of an evaluation: the best so far, and the payoffs of the latest meta-game.
+        Log the best evaluation so far, and the payoffs of the latest meta-game.
 
-        :param step: of the evaluation
+        :param step: step of the evaluation
         :param best: mean return of the best evaluation; set as a plain number, because a sweep's metric must be one
-        :param report: of the latest iteration; without dense payoffs there is no table
+        :param report: report of the latest iteration; ``None`` or one without dense payoffs gives no table
         """
         import matplotlib.pyplot  # noqa: F401  wandb.Image reads it without loading it
         import wandb
@@ -172,9 +171,9 @@ class Tracker:
         """
         Log the pictures at the end of a training.
 
-        :param step: at which it ended
-        :param learning_curve: a picture
-        :param video: an mp4; left out when there is no such file
+        :param step: last step of the training
+        :param learning_curve: path of a picture
+        :param video: path of an mp4 file; skipped if there is none
         """
         import wandb
 
@@ -187,19 +186,19 @@ class Tracker:
         """
         Log one artifact of type ``model`` for the run.
 
-        :param files: that it has; those that do not exist are left out
-        :param metadata: shown beside it
+        :param files: files of the artifact; those that do not exist are skipped
+        :param metadata: metadata of the artifact
         """
         import wandb
 
         artifact = wandb.Artifact(f"model-{self.run.id}", type="model", metadata=dict(metadata))
         for file in filter(Path.is_file, files):
-            # Immutable: they are read where they lie, also when an offline run is sent later.
+            # Immutable: W&B reads the files in place, also when an offline run is sent later.
             artifact.add_file(str(file), policy="immutable")
         self.run.log_artifact(artifact)
 
     def mark_preempting(self) -> None:
-        """Say that the run was stopped from outside and will go on; a sweep then hands it out again."""
+        """Mark the run as stopped from outside and to be resumed; a sweep then assigns it again."""
         self.run.mark_preempting()
 
     def summarise(self, values: Mapping[str, float]) -> None:
@@ -215,9 +214,9 @@ class Tracker:
 
 class TrackEvaluations(BaseCallback):
     """
-    Called after every evaluation: what W&B gets beside its numbers.
+    Log what W&B gets after every evaluation beside its numbers.
 
-    :param tracker: of the run
+    :param tracker: tracker of the run
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -225,6 +224,8 @@ class TrackEvaluations(BaseCallback):
         self.tracker = tracker
 
     def _on_step(self) -> bool:
-        assert isinstance(self.parent, MultiAgentEvalCallback) and isinstance(self.model, MATRL)
-        self.tracker.log_evaluation(self.model.num_timesteps, self.parent.best_mean_reward, self.model.report)
+        assert isinstance(self.parent, MultiAgentEvalCallback)
+        # Algorithms without a meta-game have no report.
+        report = getattr(self.model, "report", None)
+        self.tracker.log_evaluation(self.model.num_timesteps, self.parent.best_mean_reward, report)
         return True

@@ -46,8 +46,15 @@ class Ended:
 
 
 def in_this_process(lock):
-    """In place of ``local_launcher``: no time goes by for starting processes."""
-    return lambda run: Ended(worker.main(run.words))
+    """Replaces ``local_launcher``, to save the time of starting processes."""
+
+    def launch(run):
+        try:
+            return Ended(worker.main(run.words))
+        except SystemExit as error:
+            return Ended(int(error.code))
+
+    return launch
 
 
 def result(run, sampled, greedy, gradient_steps=10):

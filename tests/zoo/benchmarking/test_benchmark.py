@@ -13,7 +13,7 @@ import pytest
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
-from sb3_matrl.zoo import benchmark, train
+from sb3_matrl.zoo import benchmark
 from sb3_matrl.zoo.benchmark import build_parser, main
 from sb3_matrl.zoo.benchmarking import execution
 from sb3_matrl.zoo.benchmarking import run_statistics as statistics
@@ -28,18 +28,9 @@ def finished(tmp_path_factory):
     """A small benchmark in which the setting ``broken`` fails, run once for all tests that look at what it leaves."""
     out = tmp_path_factory.mktemp("benchmark") / "out"
     broken = "broken: {algo: ippo, learner_kwargs: {nonsense: 1}}"
-    real_main = train.main
-
-    def fail_like_a_process(words):
-        try:
-            return real_main(words)
-        except SystemExit as error:
-            return int(error.code)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "local_launcher", in_this_process)
+        patch.setattr(execution, "local_launcher", in_this_process)
         patch.setattr(execution, "POLL_SECONDS", 0.0)
-        patch.setattr(train, "main", fail_like_a_process)
         patch.setattr(statistics, "N_RESAMPLES", 100)
         exit_code = main([*COMMAND, "--setting", broken, "--jobs", "2", "--out", str(out), "--aggregate"])
     return out, exit_code
@@ -115,7 +106,7 @@ def test_finished_benchmark_is_not_run_again(finished, capsys, monkeypatch):
     out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     monkeypatch.setattr(statistics, "N_RESAMPLES", 100)
-    monkeypatch.setattr(benchmark, "execute", None)
+    monkeypatch.setattr(execution, "execute", None)
     assert main([*COMMAND, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == before
     printed = capsys.readouterr()

@@ -5,15 +5,13 @@ import yaml
 
 from sb3_matrl.zoo.benchmarking.plan import Setting, plan_runs, read_settings, split_finished
 from sb3_matrl.zoo.common.hyperparameters import find_conf_file, load_hyperparameters
-from sb3_matrl.zoo.training.training_run import create_folder, prepare
+from sb3_matrl.zoo.training.training_run import TrainingRun
 from tests.zoo.benchmarking.small import CHANGES, options, plan
 
 
 def finish(run):
     """What a finished run leaves for the next start of the benchmark."""
-    experiment = prepare(run.options)
-    create_folder(experiment, "python zoo/train.py")
-    experiment.close()
+    TrainingRun.begin(run.options, "sb3-matrl train").close()
     run.result.write_text(json.dumps({}))
 
 
@@ -38,7 +36,7 @@ def test_words_say_what_train_reads(tmp_path):
     env_kwargs = {"matrix_game_v0": {"game": "stag_hunt", "payoffs": None, "max_cycles": 3}}
     (run,) = plan(tmp_path, settings=(setting,), seeds=(5,), env_kwargs=env_kwargs, hyperparams={"n_epochs": 2, "gamma": 0.5})
     assert (run.options.algo, run.options.seed, run.options.n_timesteps) == ("il-la", 5, 200)
-    shipped = load_hyperparameters(find_conf_file("il-la", None), "matrix_game_v0").as_mapping()
+    shipped = load_hyperparameters(find_conf_file("il-la", None), "il-la", "matrix_game_v0").as_mapping()
     expected = {**shipped, **hard, "n_timesteps": 200, "gamma": 0.5, "n_epochs": 7, "env_kwargs": env_kwargs["matrix_game_v0"]}
     assert run.hyperparameters.as_mapping() == expected
 

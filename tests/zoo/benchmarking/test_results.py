@@ -3,7 +3,8 @@ import csv
 import numpy as np
 import pytest
 
-from sb3_matrl.zoo.benchmarking.run_results import budget_warnings, count_gradient_steps, logged_seconds, trained_steps
+from sb3_matrl.zoo.benchmarking.budgets import count_gradient_steps
+from sb3_matrl.zoo.benchmarking.run_results import budget_warnings, logged_seconds, trained_steps
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from tests.zoo.benchmarking.small import options, plan, result
@@ -16,14 +17,21 @@ ROWS = [
 
 
 def test_gradient_steps_are_minibatches_of_epochs_and_best_responses():
-    hyperparameters = Hyperparameters(n_envs=4, n_steps=25, batch_size=30)
+    hyperparameters = Hyperparameters("matrl", {"n_envs": 4, "n_steps": 25, "batch_size": 30, "learner_class": "PPO"})
     minibatches = len(range(0, 100, 30))
     assert count_gradient_steps(ROWS, hyperparameters) == {"a": 20 * minibatches + 8, "b": 18 * minibatches + 3}
 
 
 def test_gradient_steps_of_agents_that_learn_differently():
-    mixed = Hyperparameters(n_envs=4, n_steps=25, batch_size={"a": 50, "b": 10}, learner_class={"a": "PPO", "b": "A2C"})
+    different = {"batch_size": {"a": 50, "b": 10}, "learner_class": {"a": "PPO", "b": "A2C"}}
+    mixed = Hyperparameters("matrl", {"n_envs": 4, "n_steps": 25, **different})
     assert count_gradient_steps(ROWS, mixed) == {"a": 20 * 2 + 8, "b": 18 + 3}
+
+
+def test_gradient_steps_are_counted_for_any_algorithm():
+    other = Hyperparameters("other", {"n_timesteps": 100})
+    assert count_gradient_steps(ROWS, other) == {"a": 28, "b": 21}
+    assert count_gradient_steps([{"time/fps": "1"}], other) == {}
 
 
 def test_clock_that_began_again_goes_on():

@@ -60,7 +60,7 @@ def test_training_is_not_repeated_when_only_the_absolute_metrics_are_missing(who
     before, seconds = absolute_metrics(whole), read_result(whole).seconds[-1]
     whole.result.unlink()
     make_ready(whole)
-    monkeypatch.delattr("sb3_matrl.zoo.train.main")
+    monkeypatch.delattr("sb3_matrl.zoo.benchmarking.worker.TrainingRun")
     assert worker.main(whole.words) == 0
     assert absolute_metrics(whole) == before and read_result(whole).total_seconds == seconds
 

@@ -1,0 +1,265 @@
+"""The schema of hyper-parameters: the arguments of an algorithm's constructor, in YAML's types."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache, partial
+from inspect import Parameter
+from typing import Any, Union, get_args, get_origin
+
+from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec, constructor_arguments
+from sb3_matrl.common.registry import AlgorithmSpec, algorithm_names, algorithm_spec
+from sb3_matrl.envs.wrappers import read_wrappers
+from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.common.names import (
+    CLASS_ARGUMENTS,
+    POLICIES,
+    policy_options,
+    resolve_argument,
+    resolve_policy_kwargs,
+    resolve_schedule,
+    to_yaml,
+)
+
+# The policy that is chosen by the observations: see sb3_matrl.zoo.common.policies.
+AUTO = "auto"
+#: Arguments that files do not set: the command line sets them by flags of their own, or they are for Python only.
+NOT_IN_FILES = ("seed", "verbose", "tensorboard_log", "vec_env", "rollout_buffer_class", "rollout_buffer_kwargs")
+#: Hyper-parameters of the zoo, which are no constructor arguments.
+ZOO_ARGUMENTS = {
+    "n_timesteps": ArgumentSpec("n_timesteps", 1_000_000, int, per_agent=False),
+    "env_wrapper": ArgumentSpec("env_wrapper", None, list[Any] | dict[str, Any] | str | None, per_agent=False),
+}
+# Defaults of the zoo where the constructor has none or another one.
+_ZOO_DEFAULTS: dict[str, Any] = {"policy": "MlpPolicy", "env_kwargs": {}}
+_POSITIVE = frozenset({"n_timesteps", "n_envs", "n_steps", "batch_size", "n_epochs", "stats_window_size"})
+_TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
+_TYPE_NAMES[type(None)] = "null"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """
+    Hyper-parameters of one algorithm.
+
+    :param spec: the algorithm
+    :param cls: its class
+    :param arguments: name -> argument, those of the zoo first
+    """
+
+    spec: AlgorithmSpec
+    cls: type[Any]
+    arguments: Mapping[str, ArgumentSpec]
+
+    @staticmethod
+    @cache
+    def of(algorithm: str) -> Schema:
+        """
+        Schema of an algorithm.
+
+        :param algorithm: its name in the registry
+        :raises ValueError: if there is no such algorithm
+        """
+        spec = algorithm_spec(algorithm)
+        cls = spec.load_class()
+        own = {name: one for name, one in constructor_arguments(cls).items() if _is_settable(one, spec)}
+        return Schema(spec, cls, {**ZOO_ARGUMENTS, **own})
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """What ``policy`` may be: names of policies of the class or of its learners, and ``auto``."""
+        return (AUTO, *(POLICIES if "learner_class" in self.arguments else self.cls.policy_aliases))
+
+    def defaults(self) -> dict[str, Any]:
+        """Name -> default in YAML's types, without the arguments that have none."""
+        found = {one.name: _ZOO_DEFAULTS.get(one.name, one.default) for one in self.arguments.values()}
+        return {name: deepcopy(to_yaml(value)) for name, value in found.items() if value is not Parameter.empty}
+
+    def read(self, name: str, value: Any) -> Any:
+        """
+        Check one value and convert it to the argument's type.
+
+        :param name: name of the hyper-parameter
+        :param value: the value as YAML reads it
+        :raises ValueError: on an unknown name, or a value of the wrong type or range
+        """
+        if name not in self.arguments:
+            raise ValueError(self._unknown(name))
+        argument = self.arguments[name]
+        if argument.per_agent and is_per_agent(name, value):
+            return {str(agent): self._read_one(argument, one) for agent, one in value.items()}
+        return self._read_one(argument, value)
+
+    def resolve(self, name: str, value: Any) -> Any:
+        """
+        The constructor's argument for a value that :meth:`read` returned: classes and schedules in place of their names.
+
+        :param name: name of the hyper-parameter
+        :param value: the value
+        """
+        argument = self.arguments[name]
+        if argument.per_agent and is_per_agent(name, value):
+            return {agent: _resolve_one(argument, one) for agent, one in value.items()}
+        return _resolve_one(argument, value)
+
+    def _read_one(self, argument: ArgumentSpec, value: Any) -> Any:
+        name, value = argument.name, _convert(value, yaml_types(argument))
+        if value is not None and name in _POSITIVE and value < 1:
+            raise ValueError(f"must be at least 1, got {value}")
+        if name == "policy" and value not in self.policies:
+            raise ValueError(unknown(name, value, self.policies))
+        if value is not None and name in _CHECKS:
+            _CHECKS[name](value)
+        _resolve_one(argument, value)
+        return value
+
+    def _unknown(self, name: str) -> str:
+        if name in self.spec.fixed:
+            return f"{name!r} is fixed by the algorithm {self.spec.name!r}; choose another algorithm to change it"
+        owners = [cls.__name__ for cls in _other_classes(self.cls) if name in constructor_arguments(cls)]
+        if not owners or name in constructor_arguments(self.cls):
+            return unknown("hyper-parameter", name, self.arguments)
+        known = ", ".join(self.arguments)
+        return f"hyper-parameter {name!r} belongs to {owners[0]}, not to {self.cls.__name__}, which has: {known}"
+
+
+def _is_settable(argument: ArgumentSpec, spec: AlgorithmSpec) -> bool:
+    return argument.name not in NOT_IN_FILES and argument.name not in spec.fixed and bool(yaml_types(argument))
+
+
+def installed_algorithms() -> list[AlgorithmSpec]:
+    """Registered algorithms without those whose packages are missing."""
+    found = []
+    for name in algorithm_names():
+        try:
+            spec = algorithm_spec(name)
+            spec.load_class()
+        except (ImportError, ValueError):
+            continue
+        found.append(spec)
+    return found
+
+
+def _other_classes(cls: type[Any]) -> list[type[Any]]:
+    return [other for other in dict.fromkeys(spec.load_class() for spec in installed_algorithms()) if other is not cls]
+
+
+def yaml_types(argument: ArgumentSpec) -> tuple[type, ...]:
+    """
+    The types of an argument's value in YAML.
+
+    :param argument: an argument
+    :return: types of :mod:`yaml`, in the order of the annotation; empty if YAML cannot hold the argument
+    """
+    kinds = dict.fromkeys(kind for member in _members(argument.annotation) for kind in _yaml_type(member, argument.name))
+    return tuple(kinds) if set(kinds) - {type(None)} else ()
+
+
+def _yaml_type(member: Any, name: str) -> tuple[type, ...]:
+    origin = get_origin(member) or member
+    if origin is type:
+        return (str,) if name in CLASS_ARGUMENTS else ()
+    if origin is Callable:
+        return (str,)  # a schedule
+    by_origin = {Mapping: dict, Sequence: list, tuple: list}
+    kind = by_origin.get(origin, origin)
+    return (kind,) if kind in _TYPE_NAMES else ()
+
+
+def is_per_agent(name: str, value: Any) -> bool:
+    """
+    Whether a value is a mapping agent -> value.
+
+    Where one value is a mapping itself, it is a mapping of mappings none of which is named as an option of the policies.
+
+    :param name: name of an argument that may be per agent
+    :param value: its value
+    """
+    if not isinstance(value, Mapping) or not value:
+        return False
+    if name not in DICT_VALUED:
+        return True
+    return all(isinstance(one, Mapping) and agent not in policy_options() for agent, one in value.items())
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _convert(value: Any, kinds: Sequence[type]) -> Any:
+    """
+    ``value`` as one of some types.
+
+    YAML 1.1 reads ``1e-3`` as text; such text counts as a number where one is expected, and so does ``1e6`` as an integer.
+    """
+    for kind in kinds:
+        if type(value) is kind and kind is not str and not (isinstance(value, float) and math.isnan(value)):
+            return value
+    number = _number(value)
+    if number is not None and float in kinds:
+        return float(number)
+    if number is not None and int in kinds and float(number).is_integer():
+        return int(number)
+    if isinstance(value, str) and str in kinds:
+        return value
+    raise ValueError(f"expected {' or '.join(_TYPE_NAMES[kind] for kind in kinds)}, got {value!r}")
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        number = value if isinstance(value, int) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return None if math.isnan(number) else number
+
+
+def _check_share(groups: Mapping[str, Any]) -> None:
+    for name, agents in groups.items():
+        if not isinstance(agents, list) or not agents or not all(isinstance(agent, str) for agent in agents):
+            raise ValueError(
+                f"expected a list of agents for the group {name!r}, as in {{team: [agent_0, agent_1]}}, got {agents!r}"
+            )
+
+
+def _check_frozen(sources: Mapping[str, Any]) -> None:
+    for agent, source in sources.items():
+        words = source if isinstance(source, list) else [source]
+        if len(words) > 2 or not words or not all(isinstance(word, str) and word for word in words):
+            raise ValueError(f"expected the path of a model, or [path, agent there], for {agent!r}, got {source!r}")
+
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "env_wrapper": read_wrappers,
+    "share": _check_share,
+    "frozen": _check_frozen,
+}
+
+
+def _resolver(argument: ArgumentSpec) -> Callable[[Any], Any]:
+    """Function that turns a value in YAML's types into the constructor's argument; raises ``ValueError`` on unknown names."""
+    if argument.is_schedule:
+        return resolve_schedule
+    if argument.name in CLASS_ARGUMENTS:
+        return partial(resolve_argument, argument.name)
+    return _RESOLVERS.get(argument.name, _same)
+
+
+def _resolve_one(argument: ArgumentSpec, value: Any) -> Any:
+    return None if value is None else _resolver(argument)(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _resolve_frozen(sources: Mapping[str, Any]) -> dict[str, Any]:
+    return {agent: tuple(source) if isinstance(source, list) else source for agent, source in sources.items()}
+
+
+_RESOLVERS: dict[str, Callable[[Any], Any]] = {"policy_kwargs": resolve_policy_kwargs, "frozen": _resolve_frozen}
