@@ -12,7 +12,6 @@ import runpy
 import shlex
 import sys
 from collections import Counter
-from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from sb3_matrl import MATRL
 from sb3_matrl.envs import mamujoco, pong_v3
 from sb3_matrl.evaluation import isolated_random_streams
 from sb3_matrl.zoo import train
-from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file
-from sb3_matrl.zoo.training.training_run import read_hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import find_conf_file
+from sb3_matrl.zoo.common.schema import ZOO_ARGUMENTS, Schema
+from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from tests.documentation import COMMAND_LINES, DOCS, PAGES, ROOT, flags_of, on_one_line, page_name, table_rows
 
 COMMAND = re.compile(r"python (?:zoo/(?P<zoo>\w+)\.py|-m benchmarks\.(?P<benchmark>\w+))(?P<words>[^`\n]*)")
@@ -69,7 +69,7 @@ def commands(folder: str) -> list[tuple[str, list[str]]]:
 
 def test_flags_that_the_text_names_exist() -> None:
     known = set().union(*(flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) for name in COMMAND_LINES))
-    known |= {f"--{entry.name}".replace("_", "-") for entry in fields(Hyperparameters)}
+    known |= {f"--{name}".replace("_", "-") for name in Schema.of("matrl").arguments}
     named = {flag for path in PAGES for flag in re.findall(r"`(--\w[\w-]*)", path.read_text(encoding="utf-8"))}
     # Sweeps spell flags with underscores.
     assert named and sorted(flag for flag in named if flag.replace("_", "-") not in known) == []
@@ -158,7 +158,7 @@ def documented_hyperparameters() -> dict[str, list[str]]:
 
 def test_every_hyperparameter_is_documented_once() -> None:
     names = [row[0] for row in table_rows("hyperparameters.md") if len(row) == 4]
-    assert sorted(names) == sorted(set(matrl_defaults()) | {entry.name for entry in fields(Hyperparameters)})
+    assert sorted(names) == sorted(set(matrl_defaults()) | set(Schema.of("matrl").arguments))
 
 
 def as_documented(default: object) -> str:
@@ -174,7 +174,7 @@ def test_documented_defaults_are_those_of_matrl() -> None:
 
 
 def test_documented_default_of_n_timesteps() -> None:
-    assert documented_hyperparameters()["n_timesteps"][0].strip("`") == str(Hyperparameters().n_timesteps)
+    assert documented_hyperparameters()["n_timesteps"][0].strip("`") == str(ZOO_ARGUMENTS["n_timesteps"].default)
 
 
 def test_documented_stars_are_those_of_the_docstring() -> None:

@@ -12,7 +12,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
+from sb3_matrl.common.registry import algorithm_names, algorithm_spec
 
 WORLDS: dict[str, dict[str, Any]] = {
     "checkers_v0": {},
@@ -72,7 +72,7 @@ def make(env: str, algorithm: str, learner: str) -> MATRL:
         norm_obs=env_id.split("_")[0] in ("hopper", "ant", "swimmer", "halfcheetah", "walker2d"),
         seed=0,
         device="cpu",
-        **ALGORITHMS[algorithm],
+        **algorithm_spec(algorithm).fixed,
     )
 
 
@@ -105,7 +105,7 @@ def continuous(env: str) -> bool:
 
 @pytest.mark.expensive
 @pytest.mark.parametrize("env", WORLDS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", algorithm_names())
 def test_every_algorithm_runs_in_every_environment(env: str, algorithm: str, tmp_path: Path) -> None:
     check(env, algorithm, "PPO", tmp_path)
 
