@@ -35,7 +35,7 @@ def logs(tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """Checks nesting while it reads, and collects what the tests ask for."""
+    """Parsed page; checks that its elements are nested correctly."""
 
     def __init__(self, text):
         super().__init__()
@@ -131,7 +131,7 @@ def test_page_shows_every_section(logs, tmp_path):
         "Meta-game over time",
         "Final returns",
         "Time",
-        "At play",
+        "Videos and frames",
         "Settings",
     ]
     words = "\n".join(page.words)
@@ -149,7 +149,7 @@ def test_final_table_holds_the_returns_of_the_last_evaluation(tmp_path):
         assert f"{returns.mean():.2f}".replace("-", "\N{MINUS SIGN}") in words
 
 
-def test_one_run_lands_in_its_folder_and_several_in_the_current_one(tmp_path, monkeypatch):
+def test_report_of_one_run_is_in_its_folder_and_of_several_in_the_current_one(tmp_path, monkeypatch):
     runs = [synthetic_run(tmp_path / f"matrl/checkers_v0_{k}") for k in (1, 2)]
     monkeypatch.chdir(tmp_path)
     report(runs[0], "--no-frames")
@@ -183,7 +183,7 @@ def test_videos_are_embedded_up_to_a_size(tmp_path, monkeypatch):
     assert any("c.mp4 is not shown" in words for words in page.words)
 
 
-def test_frames_that_cannot_be_had_are_told(tmp_path):
+def test_page_says_why_frames_are_missing(tmp_path):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     report(run)
     assert "No frames: there is no saved model" in (run / "report.html").read_text(encoding="utf-8")
@@ -201,12 +201,12 @@ def test_film_strip_spreads_frames_over_an_episode_of_any_length(length):
     assert all(picture[0, 0, 0] == step % 256 for step, picture in strip.frames())
 
 
-def test_film_strip_refuses_what_is_no_picture():
+def test_film_strip_rejects_what_is_no_picture():
     with pytest.raises(ValueError, match="did not return uint8"):
         FilmStrip(2).add("text")
 
 
-def test_damaged_rows_are_left_out(tmp_path):
+def test_damaged_rows_are_skipped(tmp_path):
     path = synthetic_run(tmp_path / "run") / "progress.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:3], "1,2\n", *lines[3:]])[:-3])  # a short row, and the last one cut off
@@ -217,16 +217,16 @@ def test_damaged_rows_are_left_out(tmp_path):
     np.testing.assert_array_equal(values, np.arange(19))
 
 
-def test_cells_that_are_no_numbers_are_left_out_of_a_curve(tmp_path):
+def test_cells_that_are_no_numbers_are_skipped_in_a_curve(tmp_path):
     path = tmp_path / "progress.csv"
-    path.write_text("time/total_timesteps,a\n1,5\n2,\n3,oops\n4,nan\n5,7\n")
+    path.write_text("time/total_timesteps,a\n1,5\n2,\n3,oops\n4,nan\n5,7\n6,1e308\n")
     steps, values = read_progress(path).curve("a")
     assert steps.tolist() == [1, 5] and values.tolist() == [5, 7]
     assert not len(read_progress(path).curve("unknown")[0])
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "time/total_timesteps,a\n", "time/total_timesteps,a\n1,2", "\0\xff"])
-def test_log_without_a_whole_row_is_told_and_the_rest_is_reported(tmp_path, capsys, text):
+def test_log_without_a_whole_row_is_named_and_the_rest_is_reported(tmp_path, capsys, text):
     run = synthetic_run(tmp_path / "run")
     (run / "progress.csv").write_text(text)
     report(run, "--no-frames")
@@ -234,7 +234,7 @@ def test_log_without_a_whole_row_is_told_and_the_rest_is_reported(tmp_path, caps
     assert "progress.csv cannot be used" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_damaged_evaluations_are_told_and_the_rest_is_reported(tmp_path):
+def test_damaged_evaluations_are_named_and_the_rest_is_reported(tmp_path):
     run = synthetic_run(tmp_path / "run")
     whole = (run / "evaluations.npz").read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"garbage", whole[:-1]):
@@ -254,7 +254,7 @@ def test_evaluations_never_run_pickles(tmp_path):
         read_evaluations(run / "evaluations.npz")
 
 
-def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+def test_mistakes_are_explained_in_one_line(tmp_path, capsys):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     empty = tmp_path / "matrl" / "new_1"
     empty.mkdir()
@@ -264,7 +264,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     cases = {
         (tmp_path / "matrl" / "checkers_v0_2",): "there is no run folder",
         (tmp_path / "matrl" / "chekers_v0_1",): "did you mean 'checkers_v0_1'?",
-        (run / "args.yml",): "is a file; give the run's folder",
+        (run / "args.yml",): "is a file; give the run folder",
         (empty,): "is no run of train.py",
         (tmp_path,): f"below it: {run}",
         (started,): "has no results to report (yet): progress.csv is missing; evaluations.npz is missing",
@@ -295,7 +295,7 @@ def test_run_of_another_algorithm_lacks_the_meta_game(tmp_path):
     report(run, "--no-frames")
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     titles = [title for level, title in page.headings if level == "h2"]
-    assert titles == ["Runs", "Learning curves", "Final returns", "At play", "Settings"]
+    assert titles == ["Runs", "Learning curves", "Final returns", "Videos and frames", "Settings"]
     links = {link["href"][1:] for link in page.of("a")}
     assert links == {"learning", "returns", "play", "settings"} == {one["id"] for one in page.of("section")} - {"runs"}
 
@@ -322,7 +322,7 @@ def test_phase_times_are_sums_over_the_whole_run(tmp_path):
     assert times.total == 500.0 and times.phases[0].share == 1.0
 
 
-def test_names_of_runs_tell_them_apart(tmp_path):
+def test_names_of_runs_are_unique(tmp_path):
     paths = [tmp_path / "a/matrl/x_1", tmp_path / "b/matrl/x_1", tmp_path / "b/matrl/x_2"]
     assert run_names(paths[1:]) == ["matrl/x_1", "matrl/x_2"]
     assert run_names(paths) == ["a/matrl/x_1", "b/matrl/x_1", "b/matrl/x_2"]

@@ -1,1 +1,1 @@
-"""Reports of runs: read the folders, lay out the charts, fill in the page."""
+"""Reports on runs: read the run folders, draw the charts, fill in the page."""

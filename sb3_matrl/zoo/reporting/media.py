@@ -1,4 +1,4 @@
-"""Pictures for the page, embedded so that it needs no other file: videos in the run folder, or frames of an episode."""
+"""Pictures embedded in the page: videos of the run folder, or frames of an episode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.image import imsave
 
-from sb3_matrl import MATRL
+from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.making import make_env
 from sb3_matrl.evaluation import isolated_random_streams
 from sb3_matrl.evaluation.play import play_episodes
@@ -32,9 +32,9 @@ class Media:
     A video or picture.
 
     :param uri: ``data:`` URI with its content
-    :param text: what it shows
-    :param caption: the same below a heading with the run's name
-    :param is_video: whether it is for ``<video>`` instead of ``<img>``
+    :param text: content in words, with the name of the run
+    :param caption: content in words, without the name of the run
+    :param is_video: ``True`` for ``<video>``, ``False`` for ``<img>``
     """
 
     uri: str
@@ -46,12 +46,12 @@ class Media:
 @dataclass(frozen=True)
 class Gallery:
     """
-    What there is to see of one run.
+    Videos and frames of one run.
 
-    :param run: its name
-    :param videos: those in its folder
-    :param frames: of an episode, when there are no videos
-    :param notes: sentences on what is shown, or why something is not
+    :param run: name of the run
+    :param videos: videos in the run folder
+    :param frames: frames of an episode, if there are no videos
+    :param notes: sentences on the frames, or on why something is missing
     """
 
     run: str
@@ -61,15 +61,15 @@ class Gallery:
 
 
 class EpisodeTooLongError(ValueError):
-    """An episode has more frames than anyone wants to wait for."""
+    """An episode has more than :data:`MAX_EPISODE_FRAMES` frames."""
 
 
 def gallery(run: Run, n_frames: int) -> Gallery:
     """
     Videos of a run, or frames of an episode played with its model.
 
-    :param run: that was loaded
-    :param n_frames: at most so many frames; 0 to play nothing
+    :param run: loaded run
+    :param n_frames: maximum number of frames; 0 to play nothing
     """
     paths = sorted(path for path in run.folder.path.iterdir() if path.suffix.lower() in _MIME)
     small = [path for path in paths if path.stat().st_size <= MAX_VIDEO_BYTES]
@@ -80,7 +80,7 @@ def gallery(run: Run, n_frames: int) -> Gallery:
         return Gallery(run.name, videos, notes=tuple(notes))
     try:
         frames, caption = episode_frames(run, n_frames)
-    except Exception as error:  # whatever an environment of someone else's may raise must not cost the report
+    except Exception as error:  # environments of other packages may raise anything; the report is still written
         return Gallery(run.name, notes=(*notes, f"No frames: {' '.join(str(error).split()) or type(error).__name__}."))
     return Gallery(run.name, frames=frames, notes=(*notes, caption))
 
@@ -96,22 +96,21 @@ def _data_uri(content: bytes, mime: str) -> str:
 
 def episode_frames(run: Run, n_frames: int) -> tuple[tuple[Media, ...], str]:
     """
-    Play one greedy episode with the run's model and keep pictures that are equally far apart.
+    Play one greedy episode with the model of a run and keep equally spaced frames.
 
-    :param run: that was loaded
-    :param n_frames: at most so many, first and last included
-    :return: the pictures, and a sentence about the episode
-    :raises ValueError: when there is no model, or the environment draws no pictures
+    :param run: loaded run
+    :param n_frames: maximum number of frames, first and last included
+    :return: the frames, and a sentence about the episode
+    :raises ValueError: if there is no model, or the environment renders no pictures
     """
     path = saved_model(run.folder)
     if path is None:
         raise ValueError(f"there is no saved model ({run.folder.last_model.name} or {run.folder.best_model.name})")
-    trained = Hyperparameters.from_mapping(run.config, "config.yml")
-    env_id, shown = run.folder.env_id, {**trained.env_kwargs, "render_mode": "rgb_array"}
-    check_draws(env_id, trained)
-    model = MATRL.load(path, device="cpu", verbose=0)
+    trained = Hyperparameters.from_mapping(str(run.arguments.get("algo")), run.config, "config.yml")
+    shown = {**trained.env_kwargs, "render_mode": "rgb_array"}
+    model = load_model(path, device="cpu", verbose=0)
     strip = FilmStrip(n_frames)
-    with closing(make_env(env_id, shown, trained.env_wrapper)) as env, isolated_random_streams(0):
+    with closing(make_env(run.folder.env_id, shown, trained.env_wrapper)) as env, isolated_random_streams(0):
         result = play_episodes(model, env, 1, None, True, 0, lambda: strip.add(env.render()))
     frames = tuple(
         Media(_png(picture), f"{run.name}: after {step} steps", f"after {step} steps") for step, picture in strip.frames()
@@ -120,23 +119,11 @@ def episode_frames(run: Run, n_frames: int) -> tuple[tuple[Media, ...], str]:
     return frames, f"Greedy episode of {path.name}, seed 0: team return {result.mean:.4g} in {length} steps."
 
 
-def check_draws(env_id: str, trained: Hyperparameters) -> None:
-    """
-    :param env_id: the environment
-    :param trained: with its options and wrappers
-    :raises ValueError: when the environment draws no pictures
-    """
-    with closing(make_env(env_id, trained.env_kwargs, trained.env_wrapper)) as env:
-        modes = list(env.metadata.get("render_modes") or [])
-    if "rgb_array" not in modes:
-        raise ValueError(f"{env_id} draws no pictures (it has no render_mode 'rgb_array')")
-
-
 class FilmStrip:
     """
-    Keeps few frames of an episode whose length is not known beforehand: every k-th, where k doubles as they become many.
+    A few equally spaced frames of an episode of unknown length: every k-th frame, with k doubled whenever there are too many.
 
-    :param n_frames: to choose in the end, at least 1
+    :param n_frames: number of frames to choose in the end, at least 1
     """
 
     def __init__(self, n_frames: int) -> None:
@@ -148,9 +135,11 @@ class FilmStrip:
 
     def add(self, picture: Any) -> None:
         """
-        :param picture: what ``render`` returned; uint8 of shape (height, width, 3)
-        :raises ValueError: when it is something else
-        :raises EpisodeTooLongError: after 10 000 frames
+        Add the next frame.
+
+        :param picture: array that ``render`` returned; uint8 of shape (height, width, 3)
+        :raises ValueError: if it is anything else
+        :raises EpisodeTooLongError: after :data:`MAX_EPISODE_FRAMES` frames
         """
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError("render() with render_mode 'rgb_array' did not return uint8 of shape (height, width, 3)")
@@ -171,7 +160,7 @@ class FilmStrip:
 
 
 def _png(picture: np.ndarray) -> str:
-    """``data:`` URI of the picture, thinned out to at most 480 pixels on its longer side."""
+    """``data:`` URI of the picture, subsampled to at most :data:`MAX_FRAME_SIDE` pixels on its longer side."""
     stride = max(1, math.ceil(max(picture.shape[:2]) / MAX_FRAME_SIDE))
     small = picture[::stride, ::stride]
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Fill in the page."""
+"""The page of a report: its template and the formats of its numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GENERATOR = "sb3-matrl report"
 
 @dataclass(frozen=True)
 class Settings:
-    """One run's configuration as text, and what it ran with."""
+    """Configuration of one run as text, and the versions that saved its model."""
 
     run: str
     command: str
@@ -32,11 +32,13 @@ class Settings:
 
 def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, now: datetime) -> str:
     """
-    :param runs: that are reported
-    :param galleries: their videos and frames
-    :param title: of the page
-    :param now: when the report is made
-    :return: HTML that needs nothing else
+    Render the page.
+
+    :param runs: loaded runs
+    :param galleries: videos and frames of the runs
+    :param title: title of the page
+    :param now: date and time on the page
+    :return: HTML without references to other files
     """
     template = _environment().get_template("page.html.j2")
     return template.render(
@@ -57,7 +59,7 @@ def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, n
 
 
 def _environment() -> Environment:
-    # Text from runs is never trusted: everything is escaped, and a misspelt name is an error.
+    # Text from runs is never trusted: everything is escaped. A misspelt name is an error.
     environment = Environment(
         loader=PackageLoader("sb3_matrl.zoo.reporting", "templates"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What a run folder holds, read with suspicion: a run may still be going, or may have been killed while it wrote."""
+"""Content of run folders; files may be incomplete, because the run still writes them or was killed while it did."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +21,6 @@ from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 STEPS = "time/total_timesteps"
 FIXED_POINT = "metagame/fixed_point"
-_EVALUATIONS = "evaluations.npz"
-_PROGRESS = "progress.csv"
 _Content = TypeVar("_Content")
 
 
@@ -33,7 +31,7 @@ class Progress:
 
     :param numbers: key -> column of shape (rows,), nan where the cell is empty or holds text
     :param fixed_points: cells of ``metagame/fixed_point``, as many as rows; empty without that column
-    :param dropped: rows that were cut off or damaged
+    :param dropped: number of rows that were cut off or damaged
     """
 
     numbers: Mapping[str, np.ndarray]
@@ -42,16 +40,19 @@ class Progress:
 
     def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """
-        :param key: of the logger
-        :return: steps and finite values at them, both of shape (k,); empty when nothing was logged under that key
+        Values logged under a key.
+
+        :param key: key of the logger
+        :return: steps and finite values at them, both of shape (k,); empty if nothing was logged under that key
         """
         steps = self.numbers[STEPS]
         values = self.numbers.get(key, np.full(len(steps), np.nan))
-        there = np.isfinite(steps) & np.isfinite(values)
+        # Larger numbers, which only damaged rows have, would overflow in the axis of a chart.
+        there = (np.abs(steps) < 1e100) & (np.abs(values) < 1e100)
         return steps[there], values[there]
 
     def agents_with(self, suffix: str) -> list[str]:
-        """Agents that have a key ``<agent>/<suffix>``, sorted with ``agent_10`` behind ``agent_2``."""
+        """Agents that have a key ``<agent>/<suffix>``, sorted ``agent_10`` after ``agent_2``."""
         ending = f"/{suffix}"
         names = (key.removesuffix(ending) for key in self.numbers if key.endswith(ending))
         return sorted(names, key=lambda name: (len(name), name))
@@ -62,7 +63,7 @@ class Evaluations:
     """
     ``evaluations.npz`` as :class:`sb3_matrl.evaluation.MultiAgentEvalCallback` writes it.
 
-    :param steps: of the m evaluations, shape (m,)
+    :param steps: training steps before each of the m evaluations, shape (m,)
     :param sampled: results of the sampled policies
     :param greedy: results of the greedy policies
     """
@@ -77,14 +78,14 @@ class Run:
     """
     One run folder.
 
-    :param name: short, different for every run of a report
-    :param folder: where it lies
+    :param name: short name, unique among the runs of a report
+    :param folder: run folder
     :param arguments: content of ``args.yml``
-    :param config: hyper-parameters in force
+    :param config: hyper-parameters
     :param command: command line that repeats the run
-    :param versions: of the libraries that saved the model
-    :param progress: ``None`` when it cannot be read
-    :param evaluations: ``None`` when they cannot be read
+    :param versions: library -> version that saved the model
+    :param progress: content of ``progress.csv``; ``None`` if it cannot be read
+    :param evaluations: content of ``evaluations.npz``; ``None`` if it cannot be read
     :param problems: sentences on what is missing or damaged
     """
 
@@ -103,9 +104,9 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     """
     Read run folders.
 
-    :param paths: of the folders
-    :raises ValueError: when a folder is given twice, is no run, or holds no results yet
-    :raises FileNotFoundError: when a folder does not exist
+    :param paths: paths of the folders
+    :raises ValueError: if a folder is given twice, is no run, or holds no results yet
+    :raises FileNotFoundError: if a folder does not exist
     """
     places = [path.resolve() for path in paths]
     for path, place in zip(paths, places, strict=True):
@@ -116,7 +117,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
-    """``<algo>/<env>_<k>`` of every path, or as many more of its folders as tell them all apart."""
+    """``<algo>/<env>_<k>`` of every path, with as many parent folders as make the names unique."""
     longest = max(len(path.parts) for path in paths)
     for depth in range(2, longest + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -127,16 +128,19 @@ def run_names(paths: Sequence[Path]) -> list[str]:
 
 def check_is_run(path: Path) -> None:
     """
-    :raises FileNotFoundError: when there is no such folder
-    :raises ValueError: when it is a file, or a folder that ``train.py`` did not write
+    Check that a path is a run folder.
+
+    :raises FileNotFoundError: if there is no such folder
+    :raises ValueError: if it is a file, or a folder that ``train.py`` did not write
     """
     if not path.exists():
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         hint = did_you_mean(path.name, (sibling.name for sibling in siblings if sibling.is_dir()))
         raise FileNotFoundError(f"there is no run folder {path}{hint}")
     if not path.is_dir():
-        raise ValueError(f"{path} is a file; give the run's folder, such as logs/matrl/checkers_v0_1")
-    if not any((path / name).is_file() for name in ("args.yml", _PROGRESS, _EVALUATIONS)):
+        raise ValueError(f"{path} is a file; give the run folder, such as logs/matrl/checkers_v0_1")
+    folder = RunFolder(path, "")
+    if not any(file.is_file() for file in (folder.arguments, folder.progress, folder.evaluations)):
         runs = sorted(str(found.parent) for pattern in ("*/args.yml", "*/*/args.yml") for found in path.glob(pattern))
         below = f"; below it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}" if runs else ""
         raise ValueError(f"{path} is no run of train.py: it has no args.yml{below}")
@@ -144,30 +148,31 @@ def check_is_run(path: Path) -> None:
 
 def load_run(path: Path, name: str) -> Run:
     """
-    Read one run folder; what is missing or damaged is noted.
+    Read one run folder; missing and damaged files are listed in ``problems``.
 
-    :param path: of the folder
-    :param name: to call it by
-    :raises ValueError: when neither ``progress.csv`` nor ``evaluations.npz`` can be used
+    :param path: path of the folder
+    :param name: name of the run in the report
+    :raises ValueError: if neither ``progress.csv`` nor ``evaluations.npz`` can be used
     """
     problems: list[str] = []
-    arguments = _noting(problems, read_yaml, path / "args.yml") or {}
-    config_file = _noting(problems, read_yaml, path / "config.yml") or {}
+    folder = RunFolder(path, "")
+    arguments = _read_or_note(problems, read_yaml, folder.arguments) or {}
+    config_file = _read_or_note(problems, read_yaml, folder.config) or {}
     env_id = str(arguments.get("env") or next(iter(config_file), "unknown environment"))
-    progress = _noting(problems, read_progress, path / _PROGRESS)
-    evaluations = _noting(problems, read_evaluations, path / _EVALUATIONS)
+    progress = _read_or_note(problems, read_progress, folder.progress)
+    evaluations = _read_or_note(problems, read_evaluations, folder.evaluations)
     if progress is None and evaluations is None:
         raise ValueError(f"run {path} has no results to report (yet): {'; '.join(problems)}")
     if progress is not None and progress.dropped:
-        problems.append(f"{_PROGRESS}: {progress.dropped} cut-off or damaged rows were left out")
-    folder = RunFolder(path, env_id)
+        problems.append(f"{folder.progress.name}: {progress.dropped} cut-off or damaged rows were skipped")
+    folder = replace(folder, env_id=env_id)
     config = config_file.get(env_id)
     return Run(
         name=name,
         folder=folder,
         arguments=arguments,
         config=config if isinstance(config, dict) else {},
-        command=_noting(problems, _read_text, folder.command) or "",
+        command=_read_or_note(problems, _read_text, folder.command) or "",
         versions=read_versions(saved_model(folder)),
         progress=progress,
         evaluations=evaluations,
@@ -176,12 +181,12 @@ def load_run(path: Path, name: str) -> Run:
 
 
 def saved_model(folder: RunFolder) -> Path | None:
-    """The last model, else the best one, else ``None``."""
+    """Path of the last model, or of the best one if there is no last one, or ``None``."""
     return next((path for path in (folder.last_model, folder.best_model) if path.is_file()), None)
 
 
 def read_versions(model: Path | None) -> dict[str, str]:
-    """Library -> version, as the saved model notes them; empty when there is no such model or it is damaged."""
+    """Library -> version from the manifest of a saved model; empty if there is no model or it is damaged."""
     if model is None:
         return {}
     try:
@@ -192,8 +197,8 @@ def read_versions(model: Path | None) -> dict[str, str]:
         return {}
 
 
-def _noting(problems: list[str], read: Callable[[Path], _Content], path: Path) -> _Content | None:
-    """``read(path)``; or ``None``, with a sentence added to ``problems``."""
+def _read_or_note(problems: list[str], read: Callable[[Path], _Content], path: Path) -> _Content | None:
+    """Return ``read(path)``; if the file is missing or damaged, add a sentence to ``problems`` and return ``None``."""
     try:
         return read(path)
     except FileNotFoundError:
@@ -209,13 +214,13 @@ def _read_text(path: Path) -> str:
 
 def read_progress(path: Path) -> Progress:
     """
-    Read ``progress.csv``; rows that are cut off or damaged are left out and counted.
+    Read ``progress.csv``; rows that are cut off or damaged are skipped and counted.
 
-    :raises FileNotFoundError: when there is none
-    :raises ValueError: when it has no header with the number of steps, or no whole row
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it has no header with the number of steps, or no whole row
     """
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        # Line ends between quotes would join a damaged row to the next ones, so rows are lines.
+        # Every line is one row: line ends between quotes would join a damaged row to the next ones.
         lines = (line if line.endswith("\n") else None for line in file)
         header = _cells(next(lines, None))
         if STEPS not in header:
@@ -228,7 +233,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def _read_rows(lines: Iterable[str | None], header: Sequence[str]) -> tuple[array[float], list[str], int]:
-    """Whole rows as numbers, one after the other; their fixed points; the number of other rows."""
+    """Numbers of all whole rows, row by row; fixed points of these rows; number of rows skipped."""
     values, fixed_points, dropped = array("d"), [], 0
     place = header.index(FIXED_POINT) if FIXED_POINT in header else None
     for line in lines:
@@ -243,7 +248,7 @@ def _read_rows(lines: Iterable[str | None], header: Sequence[str]) -> tuple[arra
 
 
 def _cells(line: str | None) -> list[str]:
-    """Cells of a line; none when it is cut off or no CSV."""
+    """Cells of a line; empty if the line is cut off or no CSV."""
     try:
         return next(csv.reader([line or ""]), [])
     except csv.Error:
@@ -263,8 +268,8 @@ def read_evaluations(path: Path) -> Evaluations:
     """
     Read ``evaluations.npz`` without pickle.
 
-    :raises FileNotFoundError: when there is none
-    :raises ValueError: when it is damaged, or its arrays do not fit together
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is damaged, or its arrays have different lengths
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -273,7 +278,7 @@ def read_evaluations(path: Path) -> Evaluations:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"it is damaged or no npz file ({' '.join(str(error).split())})") from None
-    except (AttributeError, TypeError):  # a lone array, not an archive of them
+    except (AttributeError, TypeError):  # a single array instead of an archive
         raise ValueError("it is no npz file") from None
     try:
         agents = tuple(map(str, arrays["agents"]))

@@ -1,4 +1,4 @@
-"""What the sections of a report show: which curves of which runs, and the rows of its tables."""
+"""Sections of a report: curves of its charts and rows of its tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISSING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Group:
-    """Charts below one heading; ``notes`` are sentences about them."""
+    """Charts under one heading, and sentences about them."""
 
     title: str
     charts: tuple[Chart, ...]
@@ -28,7 +28,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Overview:
-    """One run in the table at the top; cells are text."""
+    """One run in the table at the top of the page; all cells are text."""
 
     name: str
     algorithm: str
@@ -43,7 +43,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class Return:
-    """Final returns of the team or one agent under one kind of policy."""
+    """Final returns of the team or of one agent, for sampled or greedy actions."""
 
     policy: str
     who: str
@@ -66,7 +66,7 @@ class FinalReturns:
 
 @dataclass(frozen=True)
 class Phase:
-    """Wall-clock time that a phase took in one run; ``share`` of all phases."""
+    """Wall-clock time of a phase in one run, and its share of the time of all phases."""
 
     name: str
     colour: int
@@ -76,7 +76,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class PhaseTimes:
-    """Phases of one run, and their sum in seconds."""
+    """Phases of one run, and their total time in seconds."""
 
     run: str
     phases: tuple[Phase, ...]
@@ -85,14 +85,14 @@ class PhaseTimes:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not the same in all runs, and its value in each of them."""
+    """A setting that differs between runs, and its value in every run."""
 
     key: str
     values: tuple[str, ...]
 
 
 def overview(runs: Sequence[Run]) -> list[Overview]:
-    """The table at the top."""
+    """Rows of the table at the top of the page."""
     return [_overview(run) for run in runs]
 
 
@@ -112,7 +112,7 @@ def _overview(run: Run) -> Overview:
 
 
 def steps_done(run: Run) -> float:
-    """The largest number of steps that the run has logged."""
+    """Largest number of steps that a run has logged."""
     columns = [run.progress.numbers[STEPS]] if run.progress else []
     columns += [run.evaluations.steps] if run.evaluations else []
     values = np.concatenate(columns)
@@ -131,7 +131,7 @@ def _last_number(progress: Progress | None, key: str) -> str:
 
 
 def learning(runs: Sequence[Run]) -> Group:
-    """Learning curves: evaluations of the teams, of the agents, and the returns seen in training."""
+    """Learning curves: evaluations of the teams and of the agents, and returns during training."""
     if len(runs) == 1:
         teams = [line_chart("Team return", _both_policies(runs[0]), _BAND + "; solid: sampled, dashed: greedy actions")]
     else:
@@ -141,7 +141,7 @@ def learning(runs: Sequence[Run]) -> Group:
         ]
     training = line_chart("Team return in training", _compared(runs, _logged("rollout/ep_rew_mean")), "latest episodes")
     agents = [line_chart(_titled("Return per agent", run, runs), _agent_returns(run), _SOLID_DASHED) for run in runs]
-    return Group("Learning curves", _there([*teams, training, *agents]), tuple(_learning_notes(runs)))
+    return Group("Learning curves", _drawn([*teams, training, *agents]), tuple(_learning_notes(runs)))
 
 
 _BAND = "mean over the episodes of an evaluation, with its 95 % interval"
@@ -150,10 +150,10 @@ _SOLID_DASHED = "mean over the episodes of an evaluation; solid: sampled, dashed
 
 def _learning_notes(runs: Sequence[Run]) -> Iterable[str]:
     if len({run.folder.env_id for run in runs}) > 1:
-        yield "These runs are of different environments: their returns cannot be compared."
+        yield "The runs are of different environments: their returns cannot be compared."
     missing = [run.name for run in runs if run.evaluations is None]
     if missing:
-        yield f"There are no evaluations of {', '.join(missing)}."
+        yield f"No evaluations: {', '.join(missing)}."
 
 
 def _sampled(evaluations: Evaluations) -> Sequence[EvaluationResult]:
@@ -197,7 +197,7 @@ def _team_curve(label: str, evaluations: Evaluations, kind: _Kind) -> Series:
 
 
 def _spread(count: int) -> np.ndarray:
-    """At most as many rows as a chart has points, equally far apart, first and last included."""
+    """Equally spaced row numbers, first and last included, at most as many as a chart has points."""
     return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int))
 
 
@@ -214,11 +214,11 @@ def _agent_returns(run: Run) -> list[Series]:
 
 
 def _per_agent(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], kind: str, dash: int) -> list[Series]:
-    """A curve per agent; of many agents their mean, with a band from the lowest to the highest."""
+    """One curve per agent; for many agents, their mean with a band from the lowest to the highest."""
     if len(curves) <= COLOURS:
         labels = {agent: f"{agent}, {kind}" if kind else agent for agent in curves}
         return [Series(labels[agent], *xy, colour=i, dash=dash) for i, (agent, xy) in enumerate(curves.items())]
-    # A damaged cell of one agent takes its row from all.
+    # A row is skipped if the cell of one agent is damaged.
     common = sorted(set.intersection(*(set(x.tolist()) for x, _ in curves.values())))
     table = np.array([y[np.isin(x, common)] for x, y in curves.values()])
     label = f"mean of {len(curves)} agents" + (f", {kind}" if kind else "")
@@ -226,14 +226,14 @@ def _per_agent(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], kind: str, d
 
 
 def metagames(runs: Sequence[Run]) -> list[Group]:
-    """The meta-game over time: compared between runs, and run by run."""
+    """Charts of the meta-game over time: all runs compared, then every run by itself; empty if no run has a meta-game."""
     groups = [_metagame(run, run.progress) for run in runs if run.progress is not None]
     if len(runs) > 1:
         charts = [
             line_chart("Mean weight on the current policies", _compared(runs, _logged("metagame/rho_mean")), _RHO, _SHARE),
             line_chart("NashConv", _compared(runs, _logged("metagame/nash_conv")), _NASH_CONV),
         ]
-        groups.insert(0, Group("All runs", _there(charts)))
+        groups.insert(0, Group("All runs", _drawn(charts)))
     return [group for group in groups if group.charts]
 
 
@@ -260,19 +260,23 @@ def _metagame(run: Run, progress: Progress) -> Group:
         chart("KL divergence", divergence, "from the current policy; solid: to the predicted, dashed: to the next one"),
         chart("Clip fraction, meta-game", {"metagame/clip_fraction": ""}, "share of clipped probability ratios"),
         chart("Clip fraction, best response", {"metagame/weight_clip_fraction": ""}, "share of clipped weights"),
-        chart("Effective sample size", {"metagame/effective_sample_size": ""}, "share of samples the weights leave"),
+        chart(
+            "Effective sample size",
+            {"metagame/effective_sample_size": ""},
+            "effective samples under the weights, as a share of all",
+        ),
     ]
-    return Group(run.name, _there(charts), tuple(_metagame_notes(progress)))
+    return Group(run.name, _drawn(charts), tuple(_metagame_notes(progress)))
 
 
 def _metagame_notes(progress: Progress) -> Iterable[str]:
     _, equilibria = progress.curve("metagame/n_equilibria")
     if len(equilibria) and (equilibria == -1).all():
-        yield "The meta-game is switched off in this run: rho is fixed, the other numbers are what it would have seen."
+        yield "The meta-game is switched off in this run: rho is fixed, and the other numbers are diagnostics only."
 
 
 def _fixed_points(progress: Progress) -> Chart | None:
-    # An evaluation's row has empty cells.
+    # Rows of evaluations have an empty cell.
     steps = progress.numbers[STEPS]
     there = [i for i, cell in enumerate(progress.fixed_points) if cell and np.isfinite(steps[i])]
     cells = [progress.fixed_points[i] for i in there]
@@ -282,7 +286,7 @@ def _fixed_points(progress: Progress) -> Chart | None:
 
 
 def final_returns(runs: Sequence[Run]) -> list[FinalReturns]:
-    """Tables of the last evaluations."""
+    """Tables of the last evaluation of every run."""
     return [_final(run.name, run.evaluations) for run in runs if run.evaluations is not None]
 
 
@@ -298,7 +302,7 @@ def _final(name: str, evaluations: Evaluations) -> FinalReturns:
 
 
 def phase_times(runs: Sequence[Run]) -> list[PhaseTimes]:
-    """Where the time went; runs that logged no times are left out."""
+    """Time of every phase; runs that logged no times are left out."""
     times = [_phases(run.name, run.progress) for run in runs if run.progress is not None]
     return [one for one in times if one.total > 0]
 
@@ -311,7 +315,7 @@ def _phases(name: str, progress: Progress) -> PhaseTimes:
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """Settings that are not the same in all runs."""
+    """Settings that differ between runs."""
     settings = [flat({**run.arguments, **run.config}) for run in runs]
     keys = dict.fromkeys(key for one in settings for key in one)
     rows = [Difference(key, tuple(one.get(key, MISSING) for one in settings)) for key in keys]
@@ -319,7 +323,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``policy_kwargs.net_arch`` -> text."""
+    """Nested settings with dotted keys, such as ``policy_kwargs.net_arch``, and values as text."""
     found: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -333,5 +337,5 @@ def _titled(title: str, run: Run, runs: Sequence[Run]) -> str:
     return title if len(runs) == 1 else f"{title}: {run.name}"
 
 
-def _there(charts: Iterable[Chart | None]) -> tuple[Chart, ...]:
+def _drawn(charts: Iterable[Chart | None]) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart is not None)
