@@ -38,6 +38,12 @@ DEFAULTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of printed commands is an environment variable, which is restored after each test."""
+    monkeypatch.setenv(VARIABLE, CONSOLE)
+
+
 def run(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a Python command line in a process of its own."""
     environ = {name: value for name, value in os.environ.items() if name not in (VARIABLE, "PYTHONPATH")}
@@ -163,7 +169,6 @@ def test_environment_in_the_current_folder_is_trained(tmp_path: Path) -> None:
 def test_printed_commands_have_the_form_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert command_prefix("train") == ["sb3-matrl", "train"] and command_prefix("") == ["sb3-matrl"]
-    monkeypatch.setenv(VARIABLE, CONSOLE)
     assert in_used_form("  sb3-matrl train -n 5\n(sb3-matrl games)") == "  sb3-matrl train -n 5\n(sb3-matrl games)"
     monkeypatch.setenv(VARIABLE, MODULE)
     assert command_prefix("sweep") == ["python", "-m", "sb3_matrl.zoo", "sweep"]

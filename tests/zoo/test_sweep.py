@@ -179,7 +179,7 @@ def test_interrupt_keeps_the_study_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1]
     assert process.returncode == 130
-    assert f"continue it with: sb3-matrl sweep {tmp_path / 'small.yaml'}" in error and "Traceback" not in error
+    assert f"continue it with: python zoo/sweep.py {tmp_path / 'small.yaml'}" in error and "Traceback" not in error
     study = load(folder)
     assert [trial.state.name for trial in study.trials] == ["FAIL"] and finished_trials(study) == []
     assert requeue_lost_trials(study) == [0]
