@@ -34,7 +34,7 @@ class ArgumentSpec:
     One argument of a constructor.
 
     :param name: name of the argument
-    :param default: its default; ``inspect.Parameter.empty`` if it has none
+    :param default: default value; ``inspect.Parameter.empty`` if there is none
     :param annotation: type of one value, e.g. ``float | Schedule``
     :param per_agent: whether a dict keyed by agent is accepted as well
     """

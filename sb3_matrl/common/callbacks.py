@@ -17,15 +17,15 @@ class ResumableCheckpointCallback(BaseCallback):
     """
     Save the whole training between two iterations, and at its end.
 
-    The first of a list of callbacks: what it saves is then the state before the others act at the same point. A checkpoint is
-    written under a temporary name and renamed, so a killed process leaves only whole ones.
+    Put it first in a list of callbacks, so that it saves the state before the others act. A checkpoint is written under a
+    temporary name and renamed, so a killed process leaves only complete ones.
 
-    :param folder: for the checkpoints; of those up to the current step all but the last ``keep`` are removed
-    :param save_freq: joint steps between two checkpoints; 0 or less: not by steps
-    :param every_minutes: minutes between two; ``None``: not by the clock
-    :param keep: how many to keep; 0 for all
-    :param parts: name -> whatever else has a state, stored in the checkpoint as ``<name>.json``
-    :param documents: name -> value in JSON types, stored likewise
+    :param folder: folder of the checkpoints; of those up to the current step all but the last ``keep`` are removed
+    :param save_freq: joint steps between two checkpoints; 0 or less for none by steps
+    :param every_minutes: minutes between two checkpoints; ``None`` for none by the clock
+    :param keep: number of checkpoints to keep; 0 for all
+    :param parts: name -> object with a state of its own, stored in the checkpoint as ``<name>.json``
+    :param documents: name -> value in JSON types, stored in the checkpoint as ``<name>.json``
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ResumableCheckpointCallback(BaseCallback):
         self.documents = dict(documents or {})
         self._saved_steps = 0
         self._saved_at = 0.0
-        # An env may fail when the training is only being set up: then there is no state yet.
+        # There is no state yet if an env fails while the training is being set up.
         self.can_save = False
 
     def _on_training_start(self) -> None:
@@ -68,10 +68,10 @@ class ResumableCheckpointCallback(BaseCallback):
 
     def save(self) -> Path:
         """
-        Save now.
+        Save a checkpoint now.
 
-        :return: the checkpoint
-        :raises OSError: when it cannot be written; older checkpoints are as they were
+        :return: path of the checkpoint
+        :raises OSError: if it cannot be written; older checkpoints are kept
         """
         model: Any = self.model
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,6 @@ class ResumableCheckpointCallback(BaseCallback):
         return path
 
     def _remove_old(self, current: int) -> None:
-        # Later ones can only be damaged ones that a resumed training did not use: they must not push out a good one.
+        # Later ones are damaged ones that a resumed training did not use: they must not replace a good one.
         for steps in [steps for steps in checkpoint_steps(self.folder) if steps <= current][: -self.keep]:
             checkpoint_path(self.folder, steps).unlink(missing_ok=True)

@@ -10,9 +10,9 @@ import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-# What is done with an update that has such numbers: end the training, or go on with the next rollout.
+# What happens after an update with such numbers: the training ends, or continues with the next rollout.
 ON_NAN = ("stop", "skip")
-# What torch.distributions say of parameters that are NaN.
+# Part of the message of torch.distributions for parameters that are NaN.
 REFUSED_BY_TORCH = "found invalid values"
 # A rollout buffer's arrays in the order in which a bad number spreads, so that the first bad one is the cause.
 _ROLLOUT_ARRAYS = {
@@ -30,10 +30,10 @@ class NonFiniteError(ValueError):
 
 def check_rollout(agents: Sequence[str], learner: OnPolicyAlgorithm) -> None:
     """
-    Check what the losses will read of a learner's rollout; rows in which an agent did not act are left out.
+    Check the arrays of a learner's rollout that losses read, in the rows in which an agent acted.
 
-    :param agents: names of the learner's agents
-    :param learner: its buffer was filled by :func:`sb3_matrl.on_policy.rollout.collect_rollout`
+    :param agents: names of the agents of the learner
+    :param learner: learner whose buffer a :class:`~sb3_matrl.on_policy.rollout.RolloutCollector` has filled
     :raises NonFiniteError: names the agent, the env copy and the step
     """
     buffer: Any = learner.rollout_buffer
@@ -53,12 +53,12 @@ def check_rollout(agents: Sequence[str], learner: OnPolicyAlgorithm) -> None:
 
 def check_parameters(agent: str, policy: ActorCriticPolicy, optimizers: Iterable[th.optim.Optimizer], when: str) -> None:
     """
-    Check an agent's parameters and its optimisers' moments, waiting once for the device.
+    Check an agent's parameters and its optimisers' moments, with one synchronisation of the device.
 
     :param agent: name of the agent
-    :param policy: the agent's
-    :param optimizers: that step the policy's parameters
-    :param when: said in the error, e.g. ``"after the best response"``
+    :param policy: policy of the agent
+    :param optimizers: optimisers of the policy's parameters
+    :param when: moment, for the error, e.g. ``"after the best response"``
     :raises NonFiniteError: names the agent and the parameter
     """
     numbers = list(_numbers(policy, optimizers))
@@ -71,7 +71,7 @@ def check_parameters(agent: str, policy: ActorCriticPolicy, optimizers: Iterable
 
 
 def _numbers(policy: ActorCriticPolicy, optimizers: Iterable[th.optim.Optimizer]) -> Iterator[tuple[str, th.Tensor]]:
-    """Parameters first. Step counts are left out: they are always finite, and may be on another device."""
+    """Names and tensors, parameters first; without step counts, which are always finite and may be on another device."""
     named = list(policy.named_parameters())
     yield from ((f"parameter {name}", parameter.detach()) for name, parameter in named)
     for optimizer in optimizers:

@@ -1,4 +1,4 @@
-"""Agents that act and do not learn: policies, saved agents, scripts."""
+"""Frozen agents, which act without learning: policies, saved agents, functions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Script = Callable[[Any], Any]
 
 class FrozenAgent:
     """
-    An agent that acts and does not learn.
+    An agent that acts without learning.
 
     :param policy: an SB3 policy or algorithm; or a function of the observations (n_envs, ...) that returns the actions
         (n_envs, ...); or ``None`` for one that a file could not hold, which raises an error when it is to act
-    :param normalizer: of the observations that the policy was trained with; ``None`` for raw ones
+    :param normalizer: normaliser of the policy's observations; ``None`` for raw observations
     :raises TypeError: if ``policy`` is none of these
     """
 
@@ -46,11 +46,11 @@ class FrozenAgent:
             )
         self.policy = policy
         self.normalizer = normalizer
-        # Of a recurrent policy, between two calls of act().
+        # State of a recurrent policy between two calls of act().
         self.state: Any = None
 
     def copied(self) -> FrozenAgent:
-        """One that stays as it is whoever goes on training the policy; a function stays the same one."""
+        """A copy that does not change when the policy is trained further; a function is not copied."""
         if not isinstance(self.policy, BasePolicy):
             return self
         policy = type(self.policy)(**_constructor_arguments(self.policy))
@@ -61,11 +61,11 @@ class FrozenAgent:
 
     def check_spaces(self, agent: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """
-        A policy must have been made for the spaces of the agent that it is to play; a function is not checked.
+        Check that the policy was made for an agent's spaces; functions are not checked.
 
-        :param agent: for the error
-        :param observation_space: the agent's; images may have their channels first or last
-        :param action_space: the agent's
+        :param agent: name of the agent, for the error
+        :param observation_space: observation space of the agent; images may have their channels first or last
+        :param action_space: action space of the agent
         :raises ValueError: if a space differs
         """
         if not isinstance(self.policy, BasePolicy):
@@ -79,7 +79,7 @@ class FrozenAgent:
 
     def act(self, observation: Any, episode_start: np.ndarray, action_masks: np.ndarray | None) -> np.ndarray:
         """
-        Sampled actions for all env copies during collection; recurrent states are carried from call to call.
+        Sample actions for all env copies during collection; recurrent states are kept between calls.
 
         :param observation: (n_envs, ...)
         :param episode_start: bool (n_envs,)
@@ -97,7 +97,7 @@ class FrozenAgent:
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """As SB3's ``predict``; a function knows nothing of states, ``deterministic`` and masks."""
+        """SB3's ``predict``; a function gets the observations alone."""
         if self.policy is None:
             raise ValueError("this frozen agent was a function, which a file cannot hold: pass it to load() as frozen={...}")
         if not isinstance(self.policy, BasePolicy):
@@ -110,7 +110,7 @@ class FrozenAgent:
         return actions.astype(self.policy.action_space.dtype) if bits else actions, state
 
     def to_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """:return: what :meth:`from_file` needs, as JSON types and as tensors; of a function only that there was one"""
+        """:return: JSON document and tensors for :meth:`from_file`; of a function, only that there was one"""
         if not isinstance(self.policy, BasePolicy):
             return {"policy": None}, {}
         arguments = _constructor_arguments(self.policy)
@@ -132,9 +132,9 @@ class FrozenAgent:
     @classmethod
     def from_file(cls, document: Mapping[str, Any], tensors: Mapping[str, Any], device: th.device | str) -> FrozenAgent:
         """
-        :param document: of :meth:`to_file`
-        :param tensors: of :meth:`to_file`
-        :param device: of the policy; as SB3 takes it, ``"auto"`` included
+        :param document: JSON document of :meth:`to_file`
+        :param tensors: tensors of :meth:`to_file`
+        :param device: device of the policy, as in SB3; ``"auto"`` is allowed
         :raises ValueError: if the policy's class is not one of SB3's or sb3-contrib's, or the parts do not fit
         """
         if document["policy"] is None:
@@ -159,7 +159,7 @@ class FrozenAgent:
 
 
 def _constructor_arguments(policy: BasePolicy) -> dict[str, Any]:
-    """What builds an equal policy; sb3-contrib's recurrent ones leave out their LSTMs."""
+    """Arguments that build an equal policy; sb3-contrib's recurrent policies do not report those of their LSTMs."""
     arguments = policy._get_constructor_parameters()
     if isinstance(policy, RecurrentActorCriticPolicy):
         arguments |= {name: getattr(policy, name) for name in ("shared_lstm", "enable_critic_lstm", "lstm_kwargs")}
@@ -168,7 +168,7 @@ def _constructor_arguments(policy: BasePolicy) -> dict[str, Any]:
 
 
 def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """As SB3's policies see a space: images have their channels first."""
+    """The space with the channels of images first, as in SB3's policies."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: _channels_first(entry) for key, entry in space.spaces.items()})
     if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]

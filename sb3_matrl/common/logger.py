@@ -12,7 +12,7 @@ class AgentLogger(Logger):
     The logger that one agent's learner writes to: every key goes to the common logger as ``<agent>/<key>``.
 
     :param parent: the common logger
-    :param agent: name of the agent
+    :param agent: name of the learner
     """
 
     def __init__(self, parent: Logger, agent: str) -> None:

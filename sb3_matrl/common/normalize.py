@@ -1,4 +1,4 @@
-"""Running normalisation of observations and rewards, as SB3's ``VecNormalize`` does it, for every learner on its own."""
+"""Running normalisation of observations and rewards, as in SB3's ``VecNormalize``, separately for every learner."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _EPSILON = 1e-8  # VecNormalize's
 @dataclass(frozen=True)
 class NormalizerConfig:
     """
-    What one learner's normaliser does; names and defaults of SB3's ``VecNormalize``, but off by default.
+    Settings of one learner's normaliser; names and defaults of SB3's ``VecNormalize``, but off by default.
 
-    :param norm_obs: normalise observations
-    :param norm_reward: normalise rewards
+    :param norm_obs: whether to normalise observations
+    :param norm_reward: whether to normalise rewards
     :param clip_obs: largest normalised observation, in standard deviations
     :param clip_reward: largest normalised reward
-    :param gamma: discount factor, of the running return whose variance scales the rewards
+    :param gamma: discount factor of the running return whose variance scales the rewards
     :raises ValueError: if a clip is not positive
     """
 
@@ -50,9 +50,9 @@ class Normalizer:
     Continuous observations are normalised (``Box`` of floats, in a ``Dict`` such entries); images, discrete ones and action
     masks stay as they are.
 
-    :param config: what is normalised
-    :param space: the learner's observation space
-    :param n_columns: agents of the learner times env copies
+    :param config: settings
+    :param space: observation space of the learner
+    :param n_columns: number of agents of the learner times number of env copies
     :raises ValueError: if ``norm_obs`` is on and nothing can be normalised
     """
 
@@ -73,10 +73,10 @@ class Normalizer:
 
     def observe(self, observation: Any, seen: np.ndarray) -> None:
         """
-        Count observations in the statistics.
+        Update the statistics of the observations.
 
         :param observation: (n_columns, ...), or a dict of such
-        :param seen: bool (n_columns,), rows that are observations at all
+        :param seen: bool (n_columns,), False for rows of agents that are not alive
         """
         for key, statistics in self.observations.items():
             rows = observation if key is None else observation[key]
@@ -85,7 +85,7 @@ class Normalizer:
 
     def normalize(self, observation: Any) -> Any:
         """
-        Observations as the learner's policy wants them; the statistics stay as they are.
+        Normalise observations; the statistics do not change.
 
         :param observation: raw, with or without leading axes, or a dict of such
         :return: the same shapes, float32 where normalised
@@ -105,7 +105,7 @@ class Normalizer:
 
     def reward(self, rewards: np.ndarray, acted: np.ndarray, ended: np.ndarray) -> np.ndarray:
         """
-        Count rewards in the statistics of the running discounted return and scale them by its standard deviation.
+        Update the statistics of the running discounted return, and scale rewards by its standard deviation.
 
         :param rewards: (n_columns,)
         :param acted: bool (n_columns,), rows whose rewards count
@@ -123,10 +123,10 @@ class Normalizer:
 
     def as_vec_normalize(self, venv: VecEnv) -> VecNormalize:
         """
-        For an agent that is used by itself, as plain SB3: what its observations must pass through.
+        Normalisation for an agent that is used by itself, as plain SB3.
 
-        :param venv: single-agent env with the agent's spaces
-        :return: SB3's wrapper around it with copies of these statistics, which stay as they are
+        :param venv: single-agent environment with the agent's spaces
+        :return: SB3's wrapper around it with copies of these statistics, which are not updated
         """
         config = self.config
         keys = [key for key in self.observations if key is not None]
@@ -148,20 +148,20 @@ class Normalizer:
         return wrapper
 
     def begin(self) -> None:
-        """New episodes begin everywhere."""
+        """Begin new episodes in all copies."""
         self.running[:] = 0.0
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes, as arrays; :meth:`restore` takes it back."""
+        """Statistics and running returns as arrays; :meth:`restore` reads them."""
         observations = [_as_arrays(one) for one in self.observations.values()]
         return {"observations": observations, "returns": _as_arrays(self.returns), "running": self.running.copy()}
 
     def restore(self, state: Mapping[str, Any], with_running: bool = True) -> None:
         """
-        Go on from a state.
+        Restore a state.
 
-        :param state: what :meth:`state` of an equally built normaliser returned
-        :param with_running: the running returns of the episodes under way, too
+        :param state: return value of :meth:`state` of a normaliser with the same settings and space
+        :param with_running: whether to restore the running returns of the episodes under way
         :raises ValueError: if it does not fit
         """
         try:
@@ -171,7 +171,7 @@ class Normalizer:
             if with_running:
                 self.running = _like(self.running, state["running"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no state of this normaliser: {error!r}") from error
+            raise ValueError(f"not a state of this normaliser: {error!r}") from error
 
 
 def _as_arrays(statistics: RunningMeanStd) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ def register(spec: AlgorithmSpec) -> None:
     """
     Add an algorithm for this process, e.g. in a script or a test; installed packages use an entry point instead.
 
-    :param spec: of the algorithm
+    :param spec: description of the algorithm
     :raises ValueError: if the name is taken
     """
     if spec.name in _registered():
@@ -116,7 +116,7 @@ def class_of_file(class_name: str) -> type[Any]:
     """
     The class of a saved model. A file names the class, and only registered classes are imported.
 
-    :param class_name: as the file has it
+    :param class_name: name of the class in the file
     :raises ValueError: if no registered algorithm has a class of that name
     """
     specs = {spec.class_name: spec for spec in map(algorithm_spec, algorithm_names())}

@@ -48,7 +48,7 @@ class TrainingState:
     @classmethod
     def from_tree(cls, tree: Any) -> TrainingState:
         """
-        :param tree: what :meth:`as_tree` returned
+        :param tree: return value of :meth:`as_tree`
         :raises ValueError: if parts are missing or unknown
         """
         names = {field.name for field in fields(cls)}
@@ -82,7 +82,7 @@ def restore_recurrent_states(team: Team, memories: dict[str, list[np.ndarray]]) 
     Put recurrent states back.
 
     :param team: team with the same learners and frozen agents
-    :param memories: what :func:`recurrent_states` returned
+    :param memories: return value of :func:`recurrent_states`
     """
     for name, arrays in memories.items():
         if name in team.frozen:

@@ -1,5 +1,5 @@
 """
-The best response to the aggregated policies of the others (Eq. 6), estimated on the rollout that is there already.
+Best response to the others' aggregated policies (Eq. 6), estimated on the same rollout.
 
 The losses are pure functions of tensors; :func:`best_respond` runs the gradient steps.
 """
@@ -118,12 +118,12 @@ def best_respond(
     """
     A few weighted, clipped policy-gradient steps on the agent's own rollout.
 
-    :param policy: starts at the best-response start; changed in place
-    :param optimizer: the best response's own, over ``policy.parameters()``
-    :param batch: the agent's rollout, (B, ...)
+    :param policy: policy at the start of the best response; changed in place
+    :param optimizer: optimiser of the best response, over ``policy.parameters()``
+    :param batch: rollout of the agent, (B, ...)
     :param weights: (B,), clipped importance weights of the other agents
     :param config: settings
-    :param rng: shuffles the minibatches
+    :param rng: random generator of the minibatches
     :return: means over the gradient steps
     """
     policy.set_training_mode(True)
@@ -172,7 +172,7 @@ def _gradient_step(
     loss.backward()  # type: ignore[no-untyped-call]
     th.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
     optimizer.step()
-    # Kept as tensors: reading them here would wait for the device at every step.
+    # Kept as tensors: reading them here would synchronise the device at every step.
     return th.stack([policy_objective.detach(), critic_loss.detach(), entropy.detach(), clip_fraction, kl_estimate])
 
 

@@ -1,8 +1,8 @@
 """
 One MATRL iteration after collection (Algorithms 1 and 2): predict, meta-game, aggregate, best response.
 
-The coordinator reads the agents' rollout buffers, which joint collection has filled, and leaves the next policies in
-the agents. Each stage is a small function of tensors or arrays; the coordinator only carries them from one to the next.
+The coordinator reads the agents' rollout buffers, which joint collection has filled, and leaves the next policies in the
+agents. Each stage is a function of tensors or arrays; the coordinator passes them from one stage to the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
 from sb3_matrl.matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
-from sb3_matrl.matrl.update_checks import check_ratios, check_response_losses
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.mixture import (
     blend_logits,
@@ -29,6 +28,7 @@ from sb3_matrl.matrl.mixture import (
     opponent_weights,
     total_variation,
 )
+from sb3_matrl.matrl.update_checks import check_ratios, check_response_losses
 from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, check_applicable, solve
 from sb3_matrl.metagame.stability import eigenvalues, fixed_point_type, improvement_lower_bound
 from sb3_matrl.on_policy.batch import (
@@ -46,7 +46,7 @@ AGGREGATIONS = ("parameters", "distill")
 BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
 # The dense payoff table is reported up to this many agents (n 2^n numbers).
 MAX_REPORTED_AGENTS = 4
-# Ratios beyond exp(20) say no more than that; without a limit products of them could become inf or nan.
+# Limit of log-ratios: products of larger ratios could become inf or nan.
 MAX_LOG_RATIO = 20.0
 
 Parameters = dict[str, th.Tensor]
@@ -221,7 +221,7 @@ class MATRLCoordinator:
         return _Prediction(batches, current, predicted, ratios, advantages, mask)
 
     def _columns(self, values: list[th.Tensor]) -> th.Tensor:
-        """Sums over the agents that share a learner: tensors (group size * B,) become one (B, n) of doubles."""
+        """Sums over the agents that share a learner: from tensors (group size * B,) to one (B, n) of doubles."""
         sizes = self.group_sizes.values()
         sums = [value.cpu().double().view(size, -1).sum(dim=0) for value, size in zip(values, sizes, strict=True)]
         return th.stack(sums, dim=1)
@@ -243,7 +243,7 @@ class MATRLCoordinator:
         return Solution(rho=rho, nash_conv=game.nash_conv(rho), method="none", equilibria=np.empty((0, game.n_agents)))
 
     def _weights(self, prediction: _Prediction, rho: np.ndarray) -> th.Tensor:
-        """The best response's importance weights before clipping, (B, n)."""
+        """Importance weights of the best response before clipping, (B, n)."""
         return opponent_weights(prediction.ratios, th.as_tensor(rho), prediction.mask)
 
     def _aggregate(self, prediction: _Prediction, rho: np.ndarray, configs: Mapping[str, BestResponseConfig]) -> None:
@@ -252,7 +252,7 @@ class MATRLCoordinator:
         for i, name in enumerate(self.learners):
             weight = {"aggregated": float(rho[i]), "current": 1.0, "predicted": 0.0}[start]
             if weight == 0.0:
-                continue  # the learner holds the predicted parameters already
+                continue  # the learner has the predicted parameters
             current, predicted = prediction.current[i], prediction.predicted[i]
             self._set_actor(name, interpolate_parameters(current.parameters, predicted.parameters, weight))
             if self.config.aggregation == "distill" and start == "aggregated" and weight < 1.0:
@@ -332,7 +332,7 @@ class MATRLCoordinator:
         epsilon = prediction.advantages.abs().amax(dim=0).numpy()
         policies = zip(prediction.batches, prediction.current, prediction.predicted, strict=True)
         distances = [th.where(batch.mask, total_variation(c.distribution, p.distribution), 0.0) for batch, c, p in policies]
-        # Of agents that share a learner, the sum bounds their joint policy's.
+        # For agents that share a learner, the sum bounds the total variation of their joint policy.
         alpha = self._columns(distances).clamp(max=1.0).amax(dim=0).numpy()
         predicted_gain = game.expected_payoffs(np.zeros(game.n_agents))
         return {
@@ -343,7 +343,7 @@ class MATRLCoordinator:
 
 
 def _game_numbers(game: MetaGame, solution: Solution) -> dict[str, Any]:
-    """What the meta-game itself says at its solution."""
+    """Numbers of the meta-game at its solution."""
     rho, equilibria = solution.rho, solution.equilibria
     payoffs = game.strategy_payoffs(rho)
     return {

@@ -20,8 +20,8 @@ from sb3_matrl.common.arguments import LearnerArguments, PerAgent, constructor_a
 from sb3_matrl.common.finite import check_rollout
 from sb3_matrl.matrl.best_response import BestResponseConfig
 from sb3_matrl.matrl.coordinator import CoordinatorConfig, MATRLCoordinator
-from sb3_matrl.matrl.update_checks import check_learner_losses
 from sb3_matrl.matrl.metagame_report import MetaGameReport
+from sb3_matrl.matrl.update_checks import check_learner_losses
 from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, learner_argument_names
 from sb3_matrl.on_policy.rollout import RolloutCollector
 

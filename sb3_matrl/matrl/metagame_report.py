@@ -1,4 +1,4 @@
-"""What one MATRL iteration found out: the numbers behind the logger's keys."""
+"""Report of one MATRL iteration: the numbers behind the logger's keys."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class MetaGameReport:
     """
     Outcome and diagnostics of one iteration. Arrays of shape (n,) follow the order of ``agents``.
 
-    :param agents: names
+    :param agents: names of the players: agents, or groups that share a learner
     :param rho: weight of the meta-strategy on the current policy
-    :param method: what gave ``rho``: a solver's name, or ``"none"`` with the meta-game switched off
+    :param method: name of the solver that found ``rho``; ``"none"`` with the meta-game switched off
     :param nash_conv: sum of the agents' gains from deviating at ``rho``
-    :param n_equilibria: equilibria that the solver found; -1 with the meta-game switched off
-    :param n_pure_equilibria: those among them that are pure
+    :param n_equilibria: number of equilibria that the solver found; -1 with the meta-game switched off
+    :param n_pure_equilibria: number of pure equilibria among them
     :param current_payoffs: payoff of the current policy against ``rho`` of the others
     :param predicted_payoffs: payoff of the predicted policy against ``rho`` of the others
     :param expected_payoffs: payoff at ``rho``, Eq. 3 for the aggregated policies
     :param payoffs: dense payoffs (n, 2, ..., 2), index 0 current, 1 predicted; ``None`` for more than 4 agents
     :param fixed_point: type of the fixed point at ``rho`` (Appendix C)
-    :param eigenvalues: of the meta-game's Hessian at ``rho``, complex (n,)
-    :param predicted_lower_bound: Remark 1's lower bound of the improvement if all play their predicted policies
-    :param lower_bound: Remark C.1's, for the aggregated policies
+    :param eigenvalues: eigenvalues of the meta-game's Hessian at ``rho``, complex (n,)
+    :param predicted_lower_bound: lower bound of the improvement if all play their predicted policies (Remark 1)
+    :param lower_bound: lower bound for the aggregated policies (Remark C.1)
     :param total_variation: largest total variation between current and predicted policy over the visited states
     :param kl_predicted: mean KL(pi || pi_hat) over the visited states
     :param kl_next: mean KL(pi || pi') over the visited states
     :param clip_fraction: share of the meta-game's ratios that were clipped
     :param weight_clip_fraction: share of the best response's weights that were clipped
-    :param effective_sample_size: share of samples that the clipped weights leave
+    :param effective_sample_size: effective sample size of the clipped weights, as a share of the samples
     :param best_response: agent -> statistics of its best response; empty when switched off
     :param seconds: phase (predict, metagame, best_response) -> wall-clock time
     """

@@ -37,7 +37,7 @@ def check_learner_losses(agents: Iterable[str], logged: Mapping[str, Any]) -> No
     Check the losses of the predicted step.
 
     :param agents: names
-    :param logged: what the learners logged, as ``<agent>/train/<loss>``
+    :param logged: values in the logger, with keys ``<agent>/train/<loss>``
     :raises NonFiniteError: names the agent and the loss
     """
     for agent in agents:
@@ -49,7 +49,7 @@ def check_response_losses(stats: Mapping[str, BestResponseStats]) -> None:
     """
     Check the losses of the best response.
 
-    :param stats: agent -> its best response's
+    :param stats: agent -> statistics of its best response
     :raises NonFiniteError: names the agent and the loss
     """
     for agent, one in stats.items():

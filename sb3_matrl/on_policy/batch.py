@@ -1,4 +1,4 @@
-"""A learner's rollout as one batch, and its policy evaluated on it, whatever kind of policy it is."""
+"""A learner's rollout as one batch, and the evaluation of its policy on it: feed-forward, masked and recurrent policies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sb3_matrl.utils.distributions import ActionDistribution
 @dataclass(frozen=True)
 class Sequences:
     """
-    How the rows of a recurrent learner's batch follow one another.
+    Order of the rows in a recurrent learner's batch.
 
     :param n_steps: length of every sequence; the rows are sequence by sequence
     :param states: the LSTMs' states before each sequence's first row, (layers, n_sequences, size) each
@@ -52,8 +52,8 @@ class AgentBatch:
     :param advantages: (B,), GAE, not normalised
     :param returns: (B,), TD(lambda) targets of the critic
     :param mask: bool (B,), True where the agent acted
-    :param action_masks: float (B, mask size), 1 for legal actions; ``None`` where the learner knows no masks
-    :param sequences: of a recurrent learner; ``None`` for others
+    :param action_masks: float (B, mask size), 1 for legal actions; ``None`` for learners without masks
+    :param sequences: order of the rows of a recurrent learner; ``None`` for others
     """
 
     observations: PyTorchObs
@@ -105,8 +105,8 @@ def take_rows(batch: AgentBatch, index: np.ndarray | slice) -> AgentBatch:
     """
     The batch restricted to some rows; itself for ``slice(None)``.
 
-    :param batch: any
-    :param index: rows; of whole sequences where the batch has any
+    :param batch: batch of a learner
+    :param index: indices of the rows; whole sequences for a recurrent learner
     """
     if isinstance(index, slice) and index == slice(None):
         return batch
@@ -124,9 +124,9 @@ def _taken(value: Any, index: Any) -> Any:
 
 def live_part(batch: AgentBatch, *columns: th.Tensor) -> tuple[AgentBatch, tuple[th.Tensor, ...]]:
     """
-    The rows in which the agent acted, for losses; a batch without sequences has no others.
+    The rows in which the agent acted, for losses; all rows of a batch without sequences.
 
-    :param batch: observations and actions stay as they are, they have been read
+    :param batch: batch whose observations and actions have been read; they are left as they are
     :param columns: further tensors (B, ...)
     """
     if batch.sequences is None:
@@ -140,12 +140,12 @@ def minibatches(batch: AgentBatch, batch_size: int, rng: np.random.Generator) ->
     """
     Indices for :func:`take_rows` that pass once over the batch, in random order.
 
-    Rows in which the agent acted, ``batch_size`` at a time; everything at once, uncopied, when it fits and all acted.
-    Sequences stay whole: as many as have about ``batch_size`` rows, at least one.
+    A minibatch has ``batch_size`` rows in which the agent acted. If all rows count and fit into one minibatch, they are not
+    copied. Sequences stay whole: a minibatch has as many as have about ``batch_size`` rows, at least one.
 
-    :param batch: of one learner
+    :param batch: batch of a learner
     :param batch_size: rows per minibatch
-    :param rng: shuffles
+    :param rng: random generator of the order
     """
     mask = batch.mask.cpu().numpy()
     if mask.all() and len(mask) <= batch_size:
@@ -164,10 +164,10 @@ def minibatches(batch: AgentBatch, batch_size: int, rng: np.random.Generator) ->
 
 def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
     """
-    Values (B,), log-densities of the actions (B,) and entropies (B,); these ``None`` where no closed form exists.
+    Values (B,), log-densities of the actions (B,) and entropies (B,) (``None`` if there is no closed form).
 
-    :param policy: of the learner
-    :param batch: of the learner
+    :param policy: policy of the learner
+    :param batch: batch of the learner
     """
     extra: dict[str, Any] = {}
     if batch.sequences is not None:
@@ -179,16 +179,16 @@ def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, t
 
 
 def action_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> ActionDistribution:
-    """The policy's action distributions in the batch's rows, with gradient where it is enabled."""
+    """Action distributions of the policy in the rows of the batch, with gradients if they are enabled."""
     return _torch_distribution(_distribution(policy, batch))
 
 
 def log_prob_and_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, ActionDistribution]:
     """
-    Log-densities of the batch's actions (B,), and the action distributions, in evaluation mode and without gradient.
+    Log-densities of the batch's actions (B,), and the action distributions, in evaluation mode and without gradients.
 
-    :param policy: of the learner
-    :param batch: of the learner
+    :param policy: policy of the learner
+    :param batch: batch of the learner
     """
     policy.set_training_mode(False)
     with th.no_grad():
@@ -205,7 +205,7 @@ def _distribution(policy: Any, batch: AgentBatch) -> Any:
 
 
 def _torch_distribution(distribution: Any) -> ActionDistribution:
-    """What SB3's distribution wraps; sb3-contrib's masked ones for several components hold a list of another name."""
+    """The torch distribution inside SB3's; sb3-contrib's masked ones for several components have a list of another name."""
     inner: ActionDistribution = getattr(distribution, "distribution", None) or distribution.distributions
     return inner
 

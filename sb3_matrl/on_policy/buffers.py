@@ -1,4 +1,4 @@
-"""Rollout buffers of SB3 and sb3-contrib in which rows without a decision of the agent stay out of every loss."""
+"""SB3's and sb3-contrib's rollout buffers with a mask, so that rows in which the agent did not act stay out of every loss."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ _MASKABLE = (MaskableRolloutBuffer, MaskableDictRolloutBuffer)
 
 
 def is_recurrent(buffer: object) -> bool:
-    """Whether the buffer is of a recurrent learner."""
+    """Whether the buffer belongs to a recurrent learner."""
     return isinstance(buffer, _RECURRENT)
 
 
 def is_maskable(buffer: object) -> bool:
-    """Whether the buffer is of a learner that knows action masks."""
+    """Whether the buffer belongs to a learner with action masks."""
     return isinstance(buffer, _MASKABLE)
 
 
 _ROW_ARRAYS = ("actions", "values", "log_probs", "advantages", "returns")
 LSTM_STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
-# What add() takes beside what SB3's own buffers take, and collection has.
+# Arguments of add() beyond those of SB3's own buffers that joint collection provides.
 _KNOWN_KEYWORDS = {"action_masks", "lstm_states"}
 
 
 class MaskedRolloutMixin:
     """
-    What a rollout buffer needs so that rows in which the agent decided nothing stay out of its losses.
+    Mask of a rollout buffer: rows in which the agent did not act stay out of its losses.
 
-    ``mask`` (n_steps, n_envs) is True where the agent acted. With an all-True mask everything is as in SB3, bit for
-    bit, the draw of the permutation included.
+    ``mask`` (n_steps, n_envs) is True where the agent acted. With an all-True mask the buffer behaves as SB3's, bit for bit,
+    including the draw of the permutation.
     """
 
     mask: np.ndarray
 
     def reset(self: Any) -> None:
-        """Empty the buffer; until collection says otherwise every row counts."""
+        """Empty the buffer and set the mask to True everywhere."""
         super().reset()  # type: ignore[misc]
         self.mask = np.ones((self.buffer_size, self.n_envs), dtype=bool)
 
     def compute_returns_and_advantage(self: Any, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
-        GAE over the agent's own decisions. Between two of them (turn-based envs) rewards add up and nothing is discounted.
+        GAE over the agent's own decisions. Between two decisions (turn-based envs) rewards add up without discounting.
 
-        :param last_values: of the observations after the rollout, (n_envs,)
+        :param last_values: values of the observations after the rollout, (n_envs,)
         :param dones: bool (n_envs,), whether the agent's episode ended with the rollout's last row
         """
         if self.mask.all():
@@ -76,7 +76,7 @@ class MaskedRolloutMixin:
         self.returns = self.advantages + self.values
 
     def flatten(self: Any) -> None:
-        """Bring the arrays to (n_steps * n_envs, ...), copy-major, as SB3 does at the first :meth:`get`."""
+        """Reshape the arrays to (n_steps * n_envs, ...), copy-major, as SB3 does at the first :meth:`get`."""
         if self.generator_ready:
             return
         names = list(_ROW_ARRAYS)
@@ -100,12 +100,12 @@ class MaskedRolloutMixin:
 
     @property
     def can_train(self: Any) -> bool:
-        """Whether there are rows to learn from."""
+        """Whether there are enough rows for an update."""
         return bool(self.mask.sum() >= self._least_rows)
 
     @property
     def _least_rows(self) -> int:
-        """Of a minibatch: sb3-contrib's learners divide by the standard deviation of its advantages, SB3's look first."""
+        """Smallest minibatch: sb3-contrib divides by the standard deviation of its advantages, SB3 checks its size first."""
         return 2 if is_recurrent(self) or is_maskable(self) else 1
 
     def get(self: Any, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
@@ -126,7 +126,7 @@ class MaskedRolloutMixin:
             yield self._get_samples(order[start:end])
 
     def _masked_sequences(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
-        """Sequences keep all their rows, for the hidden states; those without a decision count as padding."""
+        """Sequences with all their rows, for the hidden states; rows in which the agent did not act count as padding."""
         enough = False
         for samples in super().get(batch_size):  # type: ignore[misc]
             if int(samples.mask.sum()) >= self._least_rows:
@@ -145,10 +145,10 @@ class MaskedRolloutMixin:
 @cache
 def masked_buffer_class(base: type[RolloutBuffer]) -> type[RolloutBuffer]:
     """
-    The rollout buffer class ``base`` with a mask of rows in which the agent acted.
+    Subclass of a rollout buffer class with a mask of the rows in which the agent acted.
 
     :param base: SB3's ``RolloutBuffer``, ``DictRolloutBuffer``, one of sb3-contrib's, or a subclass
-    :raises TypeError: if it is none of these, or stores more than they do
+    :raises TypeError: if it is none of these, or its ``add`` needs arguments that joint collection does not have
     """
     if not issubclass(base, (RolloutBuffer, DictRolloutBuffer)):
         raise TypeError(f"{base.__name__} is not a subclass of SB3's RolloutBuffer")
@@ -161,10 +161,10 @@ def masked_buffer_class(base: type[RolloutBuffer]) -> type[RolloutBuffer]:
 
 def install_masked_buffer(learner: OnPolicyAlgorithm) -> None:
     """
-    Hook a learner's rollout buffer: replace it by one of the same class and size that knows masks.
+    Replace a learner's rollout buffer by one of the same class and size with a mask.
 
-    Only the instance is replaced, ``learner.rollout_buffer_class`` is not: a saved learner refers to SB3 alone. A buffer
-    that is hooked already stays as it is.
+    Only the instance is replaced, not ``learner.rollout_buffer_class``: a saved learner refers to SB3 alone. A buffer that has
+    a mask already is kept.
     """
     old: Any = learner.rollout_buffer
     if isinstance(old, MaskedRolloutMixin):

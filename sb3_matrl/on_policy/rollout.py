@@ -68,7 +68,7 @@ class RolloutCollector:
         A truncated agent's last reward is bootstrapped with the value of its final observation; a terminated agent's is not.
         Rows in which an agent did not act are masked.
 
-        :param position: where to start
+        :param position: observations and episode starts to begin with
         :param n_steps: steps per copy, the size of the buffers
         :param on_step: called after every step; False stops
         :return: where the rollout ended, and whether it is complete (False if ``on_step`` stopped it)
