@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_matrl.metagame.dynamics import best_response
+from sb3_matrl.metagame.best_response_dynamics import best_response
 from sb3_matrl.metagame.evolution import cmaes
 from sb3_matrl.metagame.exact import closed_form, enumerate_pure, two_agent_incentives, two_agent_points
 from sb3_matrl.metagame.game import MetaGame

@@ -229,13 +229,13 @@ def test_support_enumeration_without_success_returns_the_least_regret(monkeypatc
 
 
 def test_best_response_uses_its_later_starts_when_the_path_leads_nowhere(monkeypatch):
-    monkeypatch.setattr("sb3_matrl.metagame.dynamics.trace", lambda payoffs, steps: np.array([1.0, 0.0, 1.0]))
+    monkeypatch.setattr("sb3_matrl.metagame.best_response_dynamics.trace", lambda payoffs, steps: np.array([1.0, 0.0, 1.0]))
     # Agent 1 weighs differing from agent 3 unevenly, so that agent 3 mixes off the centre.
     table = CYCLE.copy()
     table[0, 0, :, 1] = 3.0
     solution = solve(MetaGame.from_payoffs(table), "best-response")
     np.testing.assert_allclose(solution.rho, [0.5, 0.5, 0.75], atol=1e-7)
-    monkeypatch.setattr("sb3_matrl.metagame.dynamics._ITERATIONS", 0)
+    monkeypatch.setattr("sb3_matrl.metagame.best_response_dynamics._ITERATIONS", 0)
     stalled = solve(MetaGame.from_payoffs(table), "best-response")
     assert len(stalled.equilibria) == 0
     assert stalled.nash_conv > 0.0
