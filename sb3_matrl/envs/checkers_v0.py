@@ -1,5 +1,5 @@
 """
-Checkers: two agents, one of which must clear the way for the other although that costs it reward.
+Checkers: two agents, one of which must clear the way for the other although this costs it reward.
 
 The map (row 0 at the top; ``A`` apple, ``L`` lemon, ``0`` and ``1`` the agents)::
 
@@ -8,11 +8,11 @@ The map (row 0 at the top; ``A`` apple, ``L`` lemon, ``0`` and ``1`` the agents)
     A L A L A L 1 .
 
 **Rules.** Actions: 0 DOWN, 1 LEFT, 2 UP, 3 RIGHT, 4 NOOP. Agents move one after another in id order; a move off the
-grid or into a cell occupied at that moment is cancelled. An agent that moves onto a fruit eats it; the cell stays empty.
+grid or into an occupied cell is cancelled. An agent that moves onto a fruit eats it; the cell stays empty.
 
-**Rewards.** ``step_cost`` for each agent at every step, plus the fruit's value for the agent that eats it: agent_0 is
-sensitive (apple 5, lemon -5), agent_1 hardly (apple 1, lemon -1). The episode terminates for both when no apple is left,
-and is truncated after ``max_cycles`` steps.
+**Rewards.** ``step_cost`` for each agent at every step, plus the value of the fruit for the agent that eats it: apple 5
+and lemon -5 for the sensitive agent_0, apple 1 and lemon -1 for agent_1. The episode terminates for both when no apple is
+left, and is truncated after ``max_cycles`` steps.
 
 **Observation.** Own row / 3 and column / 7, rounded to two decimals, then the 3x3 window around the agent, row by row.
 ``"one_hot"``: 5 numbers per cell (lemon, apple, agent_0, agent_1, wall; the wall is never 1), 47 in all. ``"codes"``: one
@@ -20,10 +20,10 @@ number per cell (0 empty or off the grid, 1 lemon, 2 apple, 3 an agent), 11 in a
 
 **State.** The grid row by row, 4 numbers per cell (lemon, apple, agent_0, agent_1), then step / max_cycles: 97 numbers.
 
-The world is deterministic: the map and the starts are fixed, and a seed changes nothing. Best possible team return
-(sum over agents and steps) with the default options: 41.26, in 37 steps; doing nothing gives -2.
+The world is deterministic: the map and the start cells are fixed, and a seed has no effect. The best possible team return
+(sum over agents and steps) with the default options is 41.26, in 37 steps; staying still gives -2.
 
-Source: the MATRL paper, Sec. 4 and App. E, after MA-Gym's Checkers (which knows apples of (10, 1), lemons of (-10, -1)).
+Source: the MATRL paper, Sec. 4 and App. E, after MA-Gym's Checkers (where apples are worth (10, 1) and lemons (-10, -1)).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from sb3_matrl.envs.option_checks import check_choice, check_numbers
 
 _N_ROWS, _N_COLS = 3, 8
 _N_CELLS = _N_ROWS * _N_COLS
-_OFF_GRID = _N_CELLS  # index of an extra cell that is always empty: windows look there beyond the border
-_COLUMNS = np.arange(2)  # of agent_0 and agent_1 in a table with a column per agent
+_OFF_GRID = _N_CELLS  # extra cell that is always empty, for the parts of windows beyond the border
+_COLUMNS = np.arange(2)  # columns of agent_0 and agent_1
 _STARTS = (6, 22)  # (0, 6) and (2, 6)
 
-# What a cell can hold.
+# Contents of a cell.
 _EMPTY, _LEMON, _APPLE, _AGENT_0, _AGENT_1 = range(5)
 _AGENTS = np.array([_AGENT_0, _AGENT_1])
 _SYMBOLS = ".LA01"
 
-# What an agent sees of a cell, by what it holds: (5, numbers per cell).
+# Observation of a cell by its content: (5, numbers per cell).
 _VIEWS = {
     "one_hot": np.eye(6, 5, k=-1, dtype=np.float32)[:5],
     "codes": np.array([[0], [1], [2], [3], [3]], dtype=np.float32),
@@ -104,10 +104,10 @@ class CheckersOptions(GridOptions):
 
 class CheckersCore(GridCore):
     """
-    ``num_envs`` copies of Checkers; the rules are in the module's text.
+    ``num_envs`` copies of Checkers; the module's docstring has the rules.
 
     :param num_envs: number of copies
-    :param options: the world's options; the defaults when ``None``
+    :param options: options of the world; ``None`` for the defaults
     """
 
     changing = (*GridCore.changing, "_grid", "_apples_left")
@@ -126,9 +126,9 @@ class CheckersCore(GridCore):
         view_high = np.concatenate([[1, 1], np.tile(self._view.max(initial=1), 9 * self._view.shape[1])])
         super().__init__(num_envs, options, _STARTS, view_high, state_size=4 * _N_CELLS + 1)
         values = [np.zeros(2), options.lemon_rewards, options.apple_rewards]
-        self._fruit_values = np.array(values, dtype=np.float64) + options.step_cost  # (what was eaten, agent)
+        self._fruit_values = np.array(values, dtype=np.float64) + options.step_cost  # (content eaten, agent)
         self._offsets = np.arange(num_envs)[:, None] * len(_GRID_AT_START)
-        self._grid = np.empty((num_envs, len(_GRID_AT_START)), dtype=np.int64)  # what every cell holds
+        self._grid = np.empty((num_envs, len(_GRID_AT_START)), dtype=np.int64)  # content of every cell
         self._apples_left = np.empty(num_envs, dtype=np.int64)
         self._start(np.ones(num_envs, dtype=bool))
 
@@ -141,13 +141,13 @@ class CheckersCore(GridCore):
         grid[self.cells + self._offsets] = _EMPTY
         self._move(actions)
         entered = self.cells + self._offsets
-        eaten = grid.take(entered)  # nothing by whoever stayed: its cell has just been emptied
+        eaten = grid.take(entered)  # empty for agents that stayed, because their cells were just cleared
         grid[entered] = _AGENTS
         self._apples_left -= np.add.reduce(eaten == _APPLE, axis=1)
         return self._fruit_values.take(2 * eaten + _COLUMNS), (self._apples_left == 0)[:, None]
 
     def _flat_grid(self) -> np.ndarray:
-        # Made anew, because a view kept as an attribute would come apart from its base when the core is copied.
+        # A view stored as an attribute would lose its base when the core is copied.
         return self._grid.reshape(-1)
 
     def _write_views(self, out: np.ndarray) -> None:
@@ -157,7 +157,7 @@ class CheckersCore(GridCore):
         out[..., 2:] = self._view.take(windows, axis=0).reshape(*cells.shape, -1)
 
     def state(self) -> np.ndarray:
-        """Global state: float32, (num_envs, 97)."""
+        """Global state: float32 (num_envs, 97)."""
         grid = _STATE_VIEW[self._grid[:, :_N_CELLS]].reshape(self.num_envs, -1)
         return np.concatenate([grid, self._clock()[:, None]], axis=1, dtype=np.float32)
 
@@ -177,7 +177,7 @@ def parallel_env(
     team_reward: bool = False,
 ) -> CoreParallelEnv:
     """
-    Make Checkers as a PettingZoo parallel environment. The rules are in the module's text.
+    Make Checkers as a PettingZoo parallel environment; the module's docstring has the rules.
 
     :param render_mode: ``"human"``, ``"rgb_array"``, ``"ansi"`` or ``None``
     :param observation: ``"one_hot"`` (47 numbers) or ``"codes"`` (the paper's 11 numbers)
@@ -188,7 +188,7 @@ def parallel_env(
     :param clock: append step / max_cycles to every agent's observation
     :param full_observability: give every agent the observations of both, agent_0's first
     :param team_reward: give both agents the sum of their rewards
-    :raises ValueError: on an invalid option; names it and says what is valid
+    :raises ValueError: if an option is invalid; the message says what is valid
     """
     options = CheckersOptions(
         observation=observation,

@@ -1,6 +1,6 @@
-"""Batched worlds: rules written once over arrays with a leading batch axis.
+"""Batched environments: rules written once, over arrays with a leading batch axis.
 
-A :class:`BatchedCore` plays ``num_envs`` independent copies of a world at once. :class:`CoreParallelEnv` is the
+A :class:`BatchedCore` steps ``num_envs`` independent copies of an environment at once. :class:`CoreParallelEnv` is the
 PettingZoo view of a core with one copy; the vectorised environment steps a core with many copies directly. Both
 give identical trajectories.
 """
@@ -25,11 +25,11 @@ from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored,
 @dataclass(frozen=True)
 class CoreStep:
     """
-    Outcome of one joint step in every copy.
+    Result of one joint step in every copy.
 
-    :param rewards: float64, shape (num_envs, n_agents); 0 for agents that were not alive before the step
-    :param terminated: bool, (num_envs, n_agents); the agent's episode ended by the rules in this very step
-    :param truncated: bool, (num_envs, n_agents); the agent was cut off by the time limit in this very step
+    :param rewards: float64 (num_envs, n_agents); 0 for agents that were not alive before the step
+    :param terminated: bool (num_envs, n_agents); the agent's episode ended by the rules in this step
+    :param truncated: bool (num_envs, n_agents); the agent's episode was cut off by the time limit in this step
     """
 
     rewards: np.ndarray
@@ -39,16 +39,15 @@ class CoreStep:
 
 class BatchedCore(ABC):
     """
-    ``num_envs`` copies of a world, stepped together.
+    ``num_envs`` copies of an environment, stepped together.
 
-    ``alive`` (num_envs, n_agents) says which agents act in the next step. A copy whose agents have all ended has no
-    live agent; it must be :meth:`reset` before its next step (nothing resets by itself). Arrays that a core returns
-    are fresh: a caller may keep them.
+    ``alive`` (num_envs, n_agents) marks the agents that act in the next step. A copy whose agents have all ended must be
+    :meth:`reset` before its next step; there is no automatic reset. A core returns new arrays, which the caller may keep.
 
-    ``changing`` names the attributes that change while the world is played, all of them: they are what a snapshot holds.
-    Each is an array, a ``numpy.random.Generator``, a bool, an int, a float or a str, or a list of these whose length never
-    changes (one generator per copy, say). Options and lookup tables are no part of it. A core that leaves ``changing``
-    empty cannot save its state.
+    ``changing`` names all attributes that change during an episode: they are the content of a snapshot. Each is an array,
+    a ``numpy.random.Generator``, a bool, an int, a float or a str, or a list of these with a fixed length (for example one
+    generator per copy). Options and lookup tables are not included. A core with an empty ``changing`` cannot save its
+    state.
     """
 
     changing: ClassVar[tuple[str, ...]] = ()
@@ -62,14 +61,14 @@ class BatchedCore(ABC):
 
     @abstractmethod
     def seed(self, seeds: Sequence[int | None]) -> None:
-        """Seed copy ``k`` with ``seeds[k]``; a deterministic world ignores it."""
+        """Seed copy ``k`` with ``seeds[k]``; a deterministic environment ignores it."""
 
     @abstractmethod
     def reset(self, copies: np.ndarray | None = None) -> None:
         """
         Start a new episode.
 
-        :param copies: bool mask (num_envs,) of the copies to reset; all when ``None``
+        :param copies: bool (num_envs,), copies to reset; ``None`` for all
         """
 
     @abstractmethod
@@ -78,7 +77,7 @@ class BatchedCore(ABC):
         Play one joint step in every copy.
 
         :param actions: shape (num_envs, n_agents, ...); rows of agents that are not alive are ignored
-        :raises ValueError: on an action outside the space of a live agent; names the agent and the value
+        :raises ValueError: if the action of a live agent is outside its space; names the agent and the value
         """
 
     @abstractmethod
@@ -91,16 +90,16 @@ class BatchedCore(ABC):
 
     @property
     def can_snapshot(self) -> bool:
-        """Whether :meth:`snapshot` works."""
+        """Whether :meth:`snapshot` is supported."""
         return bool(self.changing)
 
     def snapshot(self) -> Snapshot:
         """
-        Everything that decides the future of all copies, given the options and the actions.
+        Save the complete state of all copies.
 
-        :return: a dict that shares no memory with this object and holds only arrays, numbers, texts, and lists and dicts
+        :return: dict that shares no memory with this object and holds only arrays, numbers, strings, and lists and dicts
             of these
-        :raises TypeError: when this core cannot save its state
+        :raises TypeError: if this core cannot save its state
         """
         if not self.can_snapshot:
             raise TypeError(f"{type(self).__name__} cannot save its state: it names no attributes in 'changing'")
@@ -108,10 +107,10 @@ class BatchedCore(ABC):
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot, taken from a core with the same options and number of copies.
+        Restore a snapshot of a core with the same options and number of copies.
 
-        :param snapshot: what :meth:`snapshot` returned; it is copied
-        :raises ValueError: when it does not fit; says what is wrong, and changes nothing
+        :param snapshot: return value of :meth:`snapshot`; it is copied
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
         what = f"snapshot of {type(self).__name__}"
         check_keys(what, snapshot, self.changing)
@@ -122,15 +121,16 @@ class BatchedCore(ABC):
 
     def render(self, mode: str) -> np.ndarray | str:
         """
-        Draw copy 0.
+        Render copy 0.
 
-        :param mode: ``"rgb_array"`` gives uint8 (height, width, 3), ``"ansi"`` gives text
+        :param mode: ``"rgb_array"`` or ``"ansi"``
+        :return: uint8 (height, width, 3) for ``"rgb_array"``, text for ``"ansi"``
         """
         raise NotImplementedError(f"{type(self).__name__} cannot draw itself as {mode!r}")
 
     def replicate(self, num_envs: int) -> BatchedCore:
         """
-        Build a fresh core with the same options.
+        Create a new core with the same options.
 
         :param num_envs: number of copies of the new core
         """
@@ -144,12 +144,12 @@ def discrete_actions(
     Check the actions of agents whose action spaces are ``Discrete(count)``.
 
     :param actions: shape (num_envs, n_agents); entries of agents that are not alive are ignored
-    :param counts: number of actions of every agent, integers (n_agents,)
-    :param alive: bool, (num_envs, n_agents)
-    :param agents: names, for the message
-    :param idle: what agents that are not alive get
-    :return: the actions, int64
-    :raises ValueError: on a wrong shape, or on a live agent's action that is no integer from 0 to count - 1
+    :param counts: number of actions of each agent, int (n_agents,)
+    :param alive: bool (num_envs, n_agents)
+    :param agents: names of the agents, for the message
+    :param idle: action of agents that are not alive
+    :return: actions, int64
+    :raises ValueError: if the shape is wrong, or the action of a live agent is no integer from 0 to count - 1
     """
     actions = np.asarray(actions)
     if actions.shape != alive.shape:
@@ -166,19 +166,19 @@ def discrete_actions(
 
 class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo ships no types
     """
-    PettingZoo's view of a core with one copy.
+    PettingZoo view of a core with one copy.
 
-    Drawing happens in :meth:`render` alone. :meth:`make_core` builds a core with the same options and many copies,
-    which a vectorised environment steps directly; so do pickled and deep copies of this environment.
+    :meth:`make_core` creates a core with the same options and many copies, which a vectorised environment steps directly.
+    This also works for pickled and deep copies of this environment.
 
-    :param core: the world, with ``num_envs`` 1
-    :param render_mode: one of ``core.metadata["render_modes"]``, or ``None`` for no drawing
-    :raises ValueError: on an unknown render mode or a core with several copies
+    :param core: core with ``num_envs`` 1
+    :param render_mode: one of ``core.metadata["render_modes"]``, or ``None``
+    :raises ValueError: if the render mode is unknown or the core has several copies
     """
 
     def __init__(self, core: BatchedCore, render_mode: str | None = None) -> None:
         if core.num_envs != 1:
-            raise ValueError(f"CoreParallelEnv shows a core with one copy, got one with num_envs={core.num_envs}")
+            raise ValueError(f"CoreParallelEnv needs a core with one copy, got one with num_envs={core.num_envs}")
         if render_mode is not None:
             check_choice("render_mode", render_mode, core.metadata["render_modes"])
         self._core = core
@@ -202,7 +202,7 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
 
     def make_core(self, num_envs: int) -> BatchedCore:
         """
-        Build a fresh core with this environment's options.
+        Create a new core with this environment's options.
 
         :param num_envs: number of copies
         """
@@ -218,8 +218,8 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         """
         Start a new episode.
 
-        :param seed: seeds the world where it is not ``None``
-        :param options: ignored, PettingZoo's signature
+        :param seed: seed of the environment; ``None`` continues with the current generator
+        :param options: ignored, part of PettingZoo's signature
         :return: observations and (empty) infos of all agents
         """
         if seed is not None:
@@ -233,12 +233,12 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """
-        Play one joint step. Agents that end in it are in the dicts returned, and no longer in ``agents``.
+        Play one joint step. Agents that end in it are in the returned dicts, but no longer in ``agents``.
 
-        :param actions: one action for every agent in ``agents``
+        :param actions: agent -> action, for every agent in ``agents``
         :return: observations, rewards, terminations, truncations and (empty) infos of the agents that acted
-        :raises RuntimeError: before the first reset and after the episode's end
-        :raises ValueError: when an agent's action is missing or invalid, or an agent without a turn has one
+        :raises RuntimeError: before the first reset and after the end of the episode
+        :raises ValueError: if an agent's action is missing or invalid, or another agent has one
         """
         self._check_actions(actions)
         acted = self.agents
@@ -251,25 +251,25 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
 
     @property
     def can_snapshot(self) -> bool:
-        """Whether :meth:`snapshot` works."""
+        """Whether :meth:`snapshot` is supported."""
         return self._core.can_snapshot
 
     def snapshot(self) -> Snapshot:
         """
-        Everything that decides the future, given the options and the actions.
+        Save the complete state of the environment.
 
-        :return: ``"core"``: :meth:`BatchedCore.snapshot`, ``"agents"``: who acts next, ``"started"``: whether an episode
+        :return: ``"core"``: :meth:`BatchedCore.snapshot`, ``"agents"``: live agents, ``"started"``: whether an episode
             has ever begun
-        :raises TypeError: when the core cannot save its state
+        :raises TypeError: if the core cannot save its state
         """
         return {"core": self._core.snapshot(), "agents": list(self.agents), "started": self._started}
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot, taken from an environment with the same options.
+        Restore a snapshot of an environment with the same options.
 
-        :param snapshot: what :meth:`snapshot` returned; it is copied
-        :raises ValueError: when it does not fit; says what is wrong, and changes nothing
+        :param snapshot: return value of :meth:`snapshot`; it is copied
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
         what = f"snapshot of {self}"
         check_keys(what, snapshot, ["core", "agents", "started"])
@@ -282,10 +282,10 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
 
     def render(self) -> np.ndarray | str | None:
         """
-        Draw the current situation.
+        Render the current state.
 
         :return: uint8 (height, width, 3) in mode ``"rgb_array"``, text in mode ``"ansi"``, otherwise ``None``
-        :raises ImportError: when a picture is wanted and pygame is not installed
+        :raises ImportError: if the mode needs pygame and it is not installed
         """
         if self.render_mode is None:
             modes = ", ".join(self.metadata["render_modes"])
@@ -298,13 +298,13 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one. May be called repeatedly."""
+        """Close the window, if there is one; further calls do nothing."""
         if self._window is not None:
             self._window.close()
             self._window = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A window belongs to one process: copies open their own.
+        # A window belongs to one process: copies open their own window.
         return {**self.__dict__, "_window": None}
 
     def _observations(self, agents: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What the grid worlds share: moving, counting steps, composing observations and rewards, drawing.
+"""Base class of the grid worlds: movement, step counter, observations, rewards and rendering.
 
 A cell is one number, ``row * n_cols + col``.
 """
@@ -24,10 +24,10 @@ _MOVES = ((1, 0), (0, -1), (-1, 0), (0, 1), (0, 0))  # (rows, columns) of each a
 
 def next_cells(floor: Sequence[str]) -> np.ndarray:
     """
-    Tabulate where a move leads on an otherwise empty grid; off the grid or into a wall leads nowhere.
+    Tabulate the moves on an empty grid; a move off the grid or into a wall has no effect.
 
     :param floor: rows of one symbol per cell, ``"#"`` for a wall
-    :return: (5, number of cells), the cell after the action
+    :return: (5, number of cells), cell after the action
     """
     n_rows, n_cols = len(floor), len(floor[0])
     table = np.tile(np.arange(n_rows * n_cols), (len(_MOVES), 1))
@@ -42,9 +42,9 @@ def next_cells(floor: Sequence[str]) -> np.ndarray:
 
 def scaled_positions(n_rows: int, n_cols: int, row_scale: float, col_scale: float) -> np.ndarray:
     """
-    Tabulate the coordinates of all cells as an agent sees them.
+    Tabulate the scaled coordinates of all cells, as in the agents' observations.
 
-    :return: float32, (number of cells, 2): row / row_scale and col / col_scale, rounded to two decimals
+    :return: float32 (number of cells, 2): row / row_scale and col / col_scale, rounded to two decimals
     """
     rows, cols = np.divmod(np.arange(n_rows * n_cols), n_cols)
     return np.stack([np.round(rows / row_scale, 2), np.round(cols / col_scale, 2)], axis=1).astype(np.float32)
@@ -52,15 +52,15 @@ def scaled_positions(n_rows: int, n_cols: int, row_scale: float, col_scale: floa
 
 def move_in_turn(cells: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """
-    Move agents one after another in id order; a move into a cell that is now occupied is cancelled.
+    Move agents one after another in id order; a move into an occupied cell is cancelled.
 
-    :param cells: (num_envs, n_agents), where the agents are
-    :param wanted: (num_envs, n_agents), where each would go if it were alone
-    :return: (num_envs, n_agents), where they are afterwards
+    :param cells: (num_envs, n_agents), cells of the agents
+    :param wanted: (num_envs, n_agents), target cells of the moves
+    :return: (num_envs, n_agents), cells after the moves
     """
     moved = cells.T.copy()
     for own, target in zip(moved, wanted.T, strict=True):
-        occupied = np.logical_or.reduce(moved == target)  # also by itself, if it wants to stay
+        occupied = np.logical_or.reduce(moved == target)  # also by the agent itself, if it stays
         np.copyto(own, target, where=~occupied)
     return moved.T
 
@@ -70,7 +70,7 @@ class GridOptions:
     """
     Options of both grid worlds.
 
-    :param step_cost: reward of every step, added or replaced as the world's rules say
+    :param step_cost: reward of every step; the rules say when another reward is added or replaces it
     :param max_cycles: steps after which an episode is truncated
     :param clock: whether step / max_cycles is appended to every agent's observation
     :param full_observability: whether every agent gets the observations of all agents, concatenated in id order
@@ -92,15 +92,15 @@ class GridOptions:
 
 class GridCore(BatchedCore):
     """
-    A deterministic grid world; a subclass gives the map, the rules of reward and ending, and what an agent sees.
+    Deterministic grid world; a subclass defines the map, the rewards, the end of an episode, and the observations.
 
-    ``cells`` (num_envs, n_agents) and ``steps`` (num_envs,) say where the agents are and how many steps were played.
+    ``cells`` (num_envs, n_agents) are the cells of the agents, ``steps`` (num_envs,) the numbers of steps played.
 
     :param num_envs: number of copies
-    :param options: the world's options
+    :param options: options of the world
     :param starts: start cell of every agent
-    :param view_high: upper bounds of what an agent sees, without the clock; the lower bounds are 0
-    :param state_size: how many numbers the global state has, with the step counter
+    :param view_high: upper bounds of an agent's own observation, without the clock; the lower bounds are 0
+    :param state_size: size of the global state, including the step counter
     """
 
     changing: ClassVar[tuple[str, ...]] = ("cells", "steps", "alive")
@@ -130,46 +130,48 @@ class GridCore(BatchedCore):
     @abstractmethod
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
-        Move the agents and apply the world's rules.
+        Move the agents and apply the rules.
 
         :param actions: valid actions (num_envs, n_agents); NOOP for agents that are not alive
-        :return: rewards and whether the agent's episode ends by the rules, both (num_envs, n_agents) and valid where alive
+        :return: rewards, and whether the agent's episode ends by the rules, both (num_envs, n_agents) and valid where alive
         """
 
     @abstractmethod
     def _start(self, copies: np.ndarray) -> None:
         """
-        Put back what the world holds besides agents and step counter.
+        Reset everything except the agents and the step counter.
 
-        :param copies: bool (num_envs,)
+        :param copies: bool (num_envs,), copies to reset
         """
 
     @abstractmethod
     def _write_views(self, out: np.ndarray) -> None:
         """
-        :param out: float32 (n_agents, num_envs, view size), to be filled with what each agent sees
+        Write the agents' own observations.
+
+        :param out: float32 (n_agents, num_envs, view size), array to fill
         """
 
     @abstractmethod
     def _things(self) -> list[str]:
-        """Rows of symbols of what stands on the floor in copy 0; see :func:`draw_grid`."""
+        """Rows of symbols of the things on the floor in copy 0; see :func:`draw_grid`."""
 
     def replicate(self, num_envs: int) -> Self:
         """
-        Build a fresh core with the same options.
+        Create a new core with the same options.
 
         :param num_envs: number of copies of the new core
         """
         return type(self)(num_envs, self.options)  # type: ignore[call-arg]  # subclasses choose the rest
 
     def seed(self, seeds: Sequence[int | None]) -> None:
-        """Does nothing: there is no randomness."""
+        """Do nothing: there is no randomness."""
 
     def reset(self, copies: np.ndarray | None = None) -> None:
         """
         Start a new episode.
 
-        :param copies: bool mask (num_envs,) of the copies to reset; all when ``None``
+        :param copies: bool (num_envs,), copies to reset; ``None`` for all
         """
         chosen = np.ones(self.num_envs, dtype=bool) if copies is None else np.asarray(copies, dtype=bool)
         self.cells = np.where(chosen[:, None], self._starts, self.cells)
@@ -182,7 +184,7 @@ class GridCore(BatchedCore):
         Play one joint step in every copy that has a live agent.
 
         :param actions: (num_envs, n_agents), integers 0 to 4; rows of agents that are not alive are ignored
-        :raises ValueError: on an invalid action of a live agent; names the agent and the value
+        :raises ValueError: if the action of a live agent is invalid; names the agent and the value
         """
         alive = self.alive
         actions = discrete_actions(actions, self._counts, alive, self.possible_agents, idle=NOOP)
@@ -199,7 +201,7 @@ class GridCore(BatchedCore):
         return CoreStep(rewards, terminated, truncated)
 
     def observations(self) -> dict[str, np.ndarray]:
-        """Current observation of every agent: float32, (num_envs, size)."""
+        """Current observation of every agent: float32 (num_envs, size)."""
         views = np.empty((len(self.possible_agents), self.num_envs, self._view_size), dtype=np.float32)
         if self.options.clock:
             views[..., -1] = self._clock()
@@ -211,10 +213,11 @@ class GridCore(BatchedCore):
 
     def render(self, mode: str) -> np.ndarray | str:
         """
-        Draw copy 0.
+        Render copy 0.
 
-        :param mode: ``"rgb_array"`` gives uint8 (height, width, 3), ``"ansi"`` gives text
-        :raises ImportError: when a picture is wanted and pygame is not installed
+        :param mode: ``"rgb_array"`` or ``"ansi"``
+        :return: uint8 (height, width, 3) for ``"rgb_array"``, text for ``"ansi"``
+        :raises ImportError: if the mode needs pygame and it is not installed
         """
         if mode == "rgb_array":
             return draw_grid(self.floor, self._things())
@@ -231,6 +234,6 @@ class GridCore(BatchedCore):
         return self.steps / self.options.max_cycles
 
     def _rows(self, symbols: Sequence[str]) -> list[str]:
-        """Cut a list of one symbol per cell into the rows of the grid."""
+        """Split a list of one symbol per cell into the rows of the grid."""
         width = len(self.floor[0])
         return ["".join(symbols[start : start + width]) for start in range(0, len(symbols), width)]

@@ -1,19 +1,17 @@
 """
-Multi-agent MuJoCo: one robot, its joints shared out among agents (Peng et al. 2021, "FACMAC"), by gymnasium-robotics.
+Multi-agent MuJoCo: one robot whose joints are divided among agents (Peng et al. 2021, "FACMAC"), by gymnasium-robotics.
 
-An id is ``<robot>_<conf>``: ``hopper_3x1`` is the hopper with three agents of one joint each. All agents are paid the
-same reward and end together. The two ``manysegment`` robots grow with their agents: ``manysegmentswimmer_10x2`` has ten
-agents of two joints each. gymnasium-robotics' coupled half-cheetah is left out: it fails with MuJoCo 4, whose tendon
-Jacobians it misreads.
+An id is ``<robot>_<conf>``: ``hopper_3x1`` is the hopper with three agents of one joint each. All agents get the same
+reward and end together. The two ``manysegment`` robots grow with their agents: ``manysegmentswimmer_10x2`` has ten agents of
+two joints each. gymnasium-robotics' coupled half-cheetah is not supported: it misreads the tendon Jacobians of MuJoCo 4.
 
-What differs from ``gymnasium_robotics.mamujoco_v1``, which does the work:
+Differences from ``gymnasium_robotics.mamujoco_v1``, on which this module is based:
 
-- Every copy of an environment orders its observations alike; the library's pusher does not.
-- Observations are float32 (there float64). SB3 stores and feeds its networks float32 whatever it is given, so nothing is
-  lost; the physics goes on in float64.
+- Observations have the same order in every copy of an environment; in the library's pusher they do not.
+- Observations are float32 instead of float64, because SB3 converts them to float32 anyway; the physics uses float64.
 - :meth:`MultiAgentMujoco.snapshot` and :meth:`~MultiAgentMujoco.restore` save and continue an episode bit for bit.
-- There is a ``render_mode``. Where ``MUJOCO_GL`` is unset and Linux has no display, pictures are drawn by EGL, which needs
-  neither a screen nor a GPU; set ``MUJOCO_GL`` to ``osmesa`` or ``glfw`` to choose yourself.
+- There is a ``render_mode``. If ``MUJOCO_GL`` is unset and Linux has no display, EGL is used, which needs neither a screen
+  nor a GPU; set ``MUJOCO_GL`` to ``osmesa`` or ``glfw`` to override this.
 """
 
 from __future__ import annotations
@@ -50,10 +48,12 @@ __all__ = ["MultiAgentMujoco", "env", "env_ids", "factory", "parallel_env", "rob
 @dataclass(frozen=True)
 class _Robot:
     """
-    :param task: gymnasium-robotics' name
-    :param spec: gymnasium's environment
-    :param confs: the factorisations; empty where any ``<agents>x<joints>`` will do
-    :param module: gymnasium-robotics' module that writes the model, where it depends on the factorisation
+    Names of a robot in the libraries.
+
+    :param task: name in gymnasium-robotics
+    :param spec: id of gymnasium's environment
+    :param confs: factorisations; empty if any ``<agents>x<joints>`` is valid
+    :param module: module of gymnasium-robotics that writes the model, if it depends on the factorisation
     """
 
     task: str
@@ -62,7 +62,7 @@ class _Robot:
     module: str | None = None
 
 
-# gymnasium-robotics spells its factorisations out in code alone (get_parts_and_edges); a test compares.
+# gymnasium-robotics has its factorisations only in code (get_parts_and_edges); a test compares.
 _ROBOTS = {
     "ant": _Robot("Ant", "Ant-v5", ("2x4", "2x4d", "4x2")),
     "halfcheetah": _Robot("HalfCheetah", "HalfCheetah-v5", ("2x3", "6x1")),
@@ -78,26 +78,28 @@ _ROBOTS = {
 }
 _LOGGER = logging.getLogger(__name__)
 _PACKAGE = "gymnasium_robotics.envs.multiagent_mujoco"
-# What gymnasium's rewards and observations read of the last step's derived quantities: positions that lag behind the
-# joints, momenta and forces. MuJoCo computes them from the state, but not all of them before they are read again.
+# Derived quantities of the last step that gymnasium's rewards and observations read: positions that lag behind the
+# joints, momenta and forces. MuJoCo does not recompute all of them from the state before they are read again.
 _DERIVED = ("xpos", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 
 
 def env_ids() -> list[str]:
-    """Ids of all robots with their factorisations, without those of the ``manysegment`` robots, which are endless."""
+    """Ids of all robots with their factorisations, except the ``manysegment`` robots, whose number is unlimited."""
     return [f"{name}_{conf}" for name, robot in _ROBOTS.items() for conf in robot.confs]
 
 
 def robot_names() -> list[str]:
-    """The first parts of all ids."""
+    """Names of all robots: the first parts of their ids."""
     return list(_ROBOTS)
 
 
 def factory(env_id: str) -> Callable[..., MultiAgentMujoco]:
     """
+    Look up the function that makes a robot.
+
     :param env_id: ``<robot>_<conf>``
-    :return: :func:`parallel_env` for it
-    :raises ValueError: when there is no such robot, or it has no such factorisation; lists those that exist
+    :return: :func:`parallel_env` for this robot and factorisation
+    :raises ValueError: if the robot or the factorisation does not exist; the message lists those that do
     """
     robot, _, conf = env_id.partition("_")
     _check_id(robot, conf, env_id)
@@ -108,15 +110,15 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
     """
     One robot, controlled by several agents.
 
-    :param robot: one of :func:`robot_names`
-    :param conf: the factorisation
+    :param robot: name of the robot, one of :func:`robot_names`
+    :param conf: factorisation
     :param render_mode: ``"human"``, ``"rgb_array"``, ``"depth_array"`` or ``None``
-    :param max_episode_steps: when to truncate; ``None`` for gymnasium's own limit, 1000 for most robots
-    :param factorisation: gymnasium-robotics' options, as for :func:`parallel_env`
+    :param max_episode_steps: steps after which an episode is truncated; ``None`` for gymnasium's limit, 1000 for most robots
+    :param factorisation: options of gymnasium-robotics, see :func:`parallel_env`
     :param robot_options: options of gymnasium's robot
-    :raises ValueError: on an invalid option
-    :raises TypeError: on an option that the robot does not have
-    :raises ImportError: when gymnasium-robotics is not installed; says how to install it
+    :raises ValueError: if an option is invalid
+    :raises TypeError: if the robot does not have an option
+    :raises ImportError: if gymnasium-robotics is not installed; the message says what to install
     """
 
     def __init__(
@@ -140,7 +142,7 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
         self._robot = _make_robot(str(self), _ROBOTS[robot], conf, {**robot_options, "render_mode": render_mode})
         self._env = mamujoco.parallel_env(_ROBOTS[robot].task, conf, gym_env=self._robot, **factorisation)
         _order_joints(self._env)
-        _follow(self._robot, robot_options)
+        _use_tracking_camera(self._robot, robot_options)
         self.metadata["render_fps"] = self._robot.metadata["render_fps"]
         self.render_mode = render_mode
         self._limit = _step_limit(_ROBOTS[robot], max_episode_steps)
@@ -163,7 +165,7 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
         return self.action_spaces[agent]
 
     def state(self) -> np.ndarray:
-        """What gymnasium's single agent observes: float32, (state size,)."""
+        """Global state, the observation of gymnasium's single agent: float32 (state size,)."""
         return np.asarray(self._env.state(), np.float32)
 
     def reset(
@@ -172,14 +174,14 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
         """
         Start a new episode, near the robot's usual pose.
 
-        :param seed: seeds the world where it is not ``None``
-        :param options: ignored, PettingZoo's signature
+        :param seed: seed of the environment; ``None`` continues with the current generator
+        :param options: ignored, part of PettingZoo's signature
         :return: observations and infos of all agents
         """
         observations, infos = self._env.reset(seed=seed, options=options)
         self._elapsed_steps, self._started = 0, True
         self.agents = list(self.possible_agents)
-        return _as_float32(observations), _apart(infos)
+        return _as_float32(observations), _separate(infos)
 
     def step(
         self, actions: dict[str, np.ndarray]
@@ -187,10 +189,10 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
         """
         Move the robot.
 
-        :param actions: one action for every agent, of the shape of its space
+        :param actions: agent -> action, for every agent, with the shape of its space
         :return: observations, rewards, terminations, truncations and infos of all agents
-        :raises RuntimeError: before the first reset and after the episode's end
-        :raises ValueError: when an agent's action is missing, or somebody else has one
+        :raises RuntimeError: before the first reset and after the end of the episode
+        :raises ValueError: if an agent's action is missing, or an unknown agent has one
         """
         check_turns(self, self.agents, self._started, actions)
         observations, rewards, terminated, _, infos = self._env.step(actions)
@@ -204,15 +206,15 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
             {agent: float(rewards[agent]) for agent in everyone},
             {agent: bool(terminated[agent]) for agent in everyone},
             dict.fromkeys(everyone, truncated),
-            _apart(infos),
+            _separate(infos),
         )
 
     def snapshot(self) -> Snapshot:
         """
-        Everything that decides the future, given the options and the actions.
+        Save the complete state of the environment.
 
-        :return: the physics and what lags behind it, the random generator, the step counter, and whether an episode is
-            running and whether one ever was
+        :return: physics with the derived quantities of the last step, random generator, step counter, whether an episode is
+            running, and whether one has ever begun
         """
         data = self._robot.data
         return {
@@ -226,10 +228,10 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot, taken from an environment with the same options.
+        Restore a snapshot of an environment with the same options.
 
-        :param snapshot: what :meth:`snapshot` returned; it is copied
-        :raises ValueError: when it does not fit; says what is wrong, and changes nothing
+        :param snapshot: return value of :meth:`snapshot`; it is copied
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
         self._check_snapshot(snapshot)
         _set_physics(self._robot, snapshot["physics"])
@@ -241,28 +243,29 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignor
 
     def render(self) -> np.ndarray | None:
         """
-        Draw the robot as ``render_mode`` says.
+        Render the robot in the chosen ``render_mode``.
 
-        :return: uint8 (height, width, 3) for ``"rgb_array"``, float32 (height, width) for ``"depth_array"``, else ``None``
-        :raises RuntimeError: when nothing here can draw
+        :return: uint8 (height, width, 3) for ``"rgb_array"``, float32 (height, width) for ``"depth_array"``, otherwise
+            ``None``
+        :raises RuntimeError: if there is neither a display nor EGL
         """
         if self.render_mode is None:
             modes = ", ".join(self.metadata["render_modes"])
             gymnasium.logger.warn(f"{self} was made without a render_mode, so nothing is drawn; choose from {modes}")
             return None
-        with _drawing_without_display():
+        with _rendering_without_display():
             frame = self._robot.render()
         return None if frame is None else np.ascontiguousarray(frame)
 
     def close(self) -> None:
-        """Give the renderer back. May be called repeatedly."""
+        """Free the renderer; further calls do nothing."""
         self._robot.close()
 
     def __str__(self) -> str:
         return str(self.metadata["name"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # MuJoCo's and OpenGL's objects stay here: a copy is made anew and goes on from the same state.
+        # MuJoCo's and OpenGL's objects are not copied: a copy creates its own and restores the state.
         return type(self), self._arguments, self.snapshot()
 
     def __setstate__(self, snapshot: Snapshot) -> None:
@@ -295,19 +298,20 @@ def parallel_env(
     """
     Make a robot with several agents as a PettingZoo parallel environment.
 
-    :param robot: one of :func:`robot_names`
-    :param conf: the factorisation, e.g. ``"3x1"``
+    :param robot: name of the robot, one of :func:`robot_names`
+    :param conf: factorisation, e.g. ``"3x1"``
     :param render_mode: ``"human"``, ``"rgb_array"``, ``"depth_array"`` or ``None``
-    :param max_episode_steps: when to truncate; ``None`` for gymnasium's own limit, 1000 for most robots
-    :param agent_obsk: how many joints away an agent still sees positions, 0 for its own alone; ``None`` makes it one agent
-        that sees and moves everything
-    :param agent_factorization: a factorisation of your own, in gymnasium-robotics' form, instead of ``conf``'s
-    :param local_categories: what is seen at each distance, e.g. ``[["qpos", "qvel"], ["qpos"]]``; ``None`` for the usual
-    :param global_categories: what every agent sees of the robot as a whole; ``None`` for ``("qpos", "qvel")``
+    :param max_episode_steps: steps after which an episode is truncated; ``None`` for gymnasium's limit, 1000 for most robots
+    :param agent_obsk: distance, in joints, up to which an agent observes positions, 0 for its own joints only; ``None`` for
+        one agent that observes and moves everything
+    :param agent_factorization: custom factorisation in gymnasium-robotics' form, instead of ``conf``'s
+    :param local_categories: quantities observed at each distance, e.g. ``[["qpos", "qvel"], ["qpos"]]``; ``None`` for
+        gymnasium-robotics' default
+    :param global_categories: quantities of the whole robot that every agent observes; ``None`` for ``("qpos", "qvel")``
     :param robot_options: options of gymnasium's robot, e.g. ``reset_noise_scale``, ``forward_reward_weight``, ``width``
-    :raises ValueError: on an invalid option; names it and says what is valid
-    :raises TypeError: on an option that the robot does not have
-    :raises ImportError: when gymnasium-robotics is not installed; says how to install it
+    :raises ValueError: if an option is invalid; the message says what is valid
+    :raises TypeError: if the robot does not have an option
+    :raises ImportError: if gymnasium-robotics is not installed; the message says what to install
     """
     if agent_obsk is not None:
         check_integer("agent_obsk", agent_obsk, low=0)
@@ -339,7 +343,7 @@ def _check_id(robot: str, conf: str, env_id: str) -> None:
 
 
 def _segments(conf: str) -> int | None:
-    """Number of joints of a manysegment robot, ``None`` where ``conf`` makes no sense."""
+    """Number of joints of a manysegment robot; ``None`` if ``conf`` is invalid."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", conf)
     joints = int(match[1]) * int(match[2]) if match else 0
     return joints if joints >= 2 else None
@@ -354,21 +358,21 @@ def _check_render_mode(render_mode: str | None, known: Sequence[str]) -> None:
 
 def _order_joints(library_env: Any) -> None:
     """
-    Have every agent see the joints at one distance in one order, always.
+    Fix the order in which agents observe the joints at the same distance.
 
-    The library sorts sets of them by name, and gives two of the pusher's joints the same one: their places would change from
-    one copy to the next, and a saved policy would take one for the other.
+    The library sorts sets of joints by name, but two joints of the pusher have the same name: their order would differ
+    between copies, and a saved policy would confuse them.
     """
     for distances in getattr(library_env, "k_dicts", []):
         for joints in distances.values():
             joints.sort(key=lambda joint: (joint.label, -1 if joint.qpos_ids is None else joint.qpos_ids))
 
 
-def _follow(robot: Any, options: dict[str, Any]) -> None:
+def _use_tracking_camera(robot: Any, options: dict[str, Any]) -> None:
     """
-    Film with the model's tracking camera where it has one, and no other was asked for.
+    Render with the model's tracking camera, if it has one and no other camera was chosen.
 
-    Gymnasium's renderer knows it and yet looks at where the robot began, so that it walks out of the picture.
+    Gymnasium's default camera looks at the start position, so that the robot walks out of the picture.
     """
     if not options.keys() & {"camera_id", "camera_name", "default_camera_config"}:
         mujoco = _mujoco()
@@ -383,13 +387,13 @@ def _step_limit(robot: _Robot, max_episode_steps: int | None) -> int:
 
 
 def _make_robot(name: str, robot: _Robot, conf: str, options: dict[str, Any]) -> Any:
-    """Gymnasium's robot, without wrappers: time limit and order are kept here, where snapshots see them."""
+    """Make gymnasium's robot without wrappers: this module enforces time limit and order, so that snapshots include them."""
     _check_options(name, robot, options)
     make = partial(gymnasium.make, robot.spec, max_episode_steps=-1, disable_env_checker=True, **options)
     with _compiler_warnings_hidden():
         if robot.module is None:
             return make().unwrapped
-        # The library writes the model into its own folder, where two processes would collide.
+        # The library would write the model into its own folder, where two processes would conflict.
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder, "robot.xml"))
             _library(name, robot.module).gen_asset(_segments(conf), path)
@@ -397,7 +401,7 @@ def _make_robot(name: str, robot: _Robot, conf: str, options: dict[str, Any]) ->
 
 
 def _library(name: str, module: str) -> Any:
-    # On import it prints news about robot hands.
+    # The library prints unrelated news on import.
     with redirect_stderr(io.StringIO()):
         return import_optional(f"{_PACKAGE}.{module}", f"env {name}", "mujoco")
 
@@ -416,9 +420,9 @@ def _check_options(name: str, robot: _Robot, options: dict[str, Any]) -> None:
 @contextmanager
 def _compiler_warnings_hidden() -> Iterator[None]:
     """
-    Python's log for MuJoCo's warnings, which would go to the terminal and a file MUJOCO_LOG.TXT in the current folder.
+    Send MuJoCo's warnings to Python's log instead of the terminal and a file MUJOCO_LOG.TXT in the current folder.
 
-    They are about deprecated words in gymnasium's model files, which its users cannot change.
+    They are about deprecated words in gymnasium's model files, which users cannot change.
     """
     mujoco = _mujoco()
     before = mujoco.get_mju_user_warning()
@@ -430,7 +434,7 @@ def _compiler_warnings_hidden() -> Iterator[None]:
 
 
 def _physics(robot: Any) -> np.ndarray:
-    """All that MuJoCo's integrator starts from, warm start included: float64, (state size,)."""
+    """State of MuJoCo's integrator, including the warm start: float64 (state size,)."""
     mujoco = _mujoco()
     state = np.empty(mujoco.mj_stateSize(robot.model, mujoco.mjtState.mjSTATE_INTEGRATION))
     mujoco.mj_getState(robot.model, robot.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -440,7 +444,7 @@ def _physics(robot: Any) -> np.ndarray:
 def _set_physics(robot: Any, state: np.ndarray) -> None:
     mujoco = _mujoco()
     mujoco.mj_setState(robot.model, robot.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-    mujoco.mj_forward(robot.model, robot.data)  # what pictures are drawn from; it changes the warm start
+    mujoco.mj_forward(robot.model, robot.data)  # for rendering; changes the warm start
     mujoco.mj_setState(robot.model, robot.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
@@ -453,8 +457,8 @@ def _has_display() -> bool:
 
 
 @contextmanager
-def _drawing_without_display() -> Iterator[None]:
-    """Let gymnasium choose EGL where its own choice, a window, must fail; the variable is set back afterwards."""
+def _rendering_without_display() -> Iterator[None]:
+    """Select EGL while rendering if there is no display, and restore the environment variable afterwards."""
     if "MUJOCO_GL" in os.environ or _has_display():
         yield
         return
@@ -475,6 +479,6 @@ def _as_float32(observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {agent: np.asarray(observation, np.float32) for agent, observation in observations.items()}
 
 
-def _apart(infos: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The library gives all agents one and the same dict."""
+def _separate(infos: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Copy the infos, because the library gives all agents the same dict."""
     return {agent: dict(info) for agent, info in infos.items()}

@@ -1,15 +1,15 @@
 """
-Normal-form games as environments: every agent picks an action, everyone is paid, nothing else changes.
+Normal-form games as environments: in every round each agent chooses an action and gets a payoff.
 
-Any number of players; the payoffs are an array of shape (n, A_1, ..., A_n) whose entry ``[i, a_1, ..., a_n]`` is what
-player i gets when player j plays a_j. Every agent always sees the constant 1.0; the state is round / max_cycles.
+The number of players is arbitrary. Payoffs are an array of shape (n, A_1, ..., A_n) whose entry ``[i, a_1, ..., a_n]`` is
+the payoff of player i when every player j plays a_j. Every agent observes the constant 1.0; the state is
+round / max_cycles.
 
-With ``max_cycles=1`` the single round ends the game by its rules: it *terminates*. A repeated game (``max_cycles`` above 1)
-is one of that known, finite length, so its last round terminates as well: nothing is truncated, and no value is
-bootstrapped beyond the end. The world is deterministic; a seed changes nothing.
+The last of ``max_cycles`` rounds *terminates* the game: a repeated game has a known, finite length, so it is never
+truncated, and no value is bootstrapped beyond its end. The game is deterministic; a seed has no effect.
 
-The named games are the usual ones of the literature; in ``"shapley"`` (after Shapley 1964, "Some topics in two-person games")
-the row player is paid for matching the column player, who is paid for being one ahead, so that many learners cycle.
+The named games are the usual ones of the literature. In ``"shapley"`` (after Shapley 1964, "Some topics in two-person
+games") the row player is paid for matching the column player, who is paid for being one ahead, so that many learners cycle.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = [
 
 def nash_conv(payoffs: ArrayLike, strategies: Sequence[ArrayLike]) -> float:
     """
-    Distance of mixed strategies from a Nash equilibrium: the players' best gains by deviating alone, summed.
+    Distance of mixed strategies from a Nash equilibrium: sum of the players' best gains from unilateral deviation.
 
     NashConv(x) = sum_i (max_a u_i(a, x_-i) - u_i(x)), exact; 0 exactly at equilibria (Lanctot et al. 2017, Sec. 2).
 
     :param payoffs: shape (n, A_1, ..., A_n)
-    :param strategies: n probability vectors, of shape (A_i,)
+    :param strategies: n probability vectors of shape (A_i,)
     :return: NashConv, at least 0 up to rounding
-    :raises ValueError: on invalid payoffs, or a strategy that is no probability vector of the right length
+    :raises ValueError: if the payoffs are invalid, or a strategy is no probability vector of the right length
     """
     table = check_payoffs(payoffs)
     for player, strategy in enumerate(strategies):
@@ -66,8 +66,8 @@ class MatrixGameOptions:
     """
     Options of a matrix game.
 
-    :param payoffs: shape (n, A_1, ..., A_n)
-    :param max_cycles: rounds of an episode
+    :param payoffs: payoffs, shape (n, A_1, ..., A_n)
+    :param max_cycles: number of rounds of an episode
     :param team_reward: whether every agent gets the sum of all payoffs
     """
 
@@ -83,10 +83,10 @@ class MatrixGameOptions:
 
 class MatrixGameCore(BatchedCore):
     """
-    ``num_envs`` copies of a normal-form game; the rules are in the module's text.
+    ``num_envs`` copies of a normal-form game; the module's docstring has the rules.
 
     :param num_envs: number of copies
-    :param options: the game
+    :param options: options of the game
     """
 
     changing = ("alive", "_rounds", "_last_actions", "_last_rewards")
@@ -115,20 +115,20 @@ class MatrixGameCore(BatchedCore):
 
     def replicate(self, num_envs: int) -> MatrixGameCore:
         """
-        Build a fresh core of the same game.
+        Create a new core of the same game.
 
         :param num_envs: number of copies of the new core
         """
         return type(self)(num_envs, self.options)
 
     def seed(self, seeds: Sequence[int | None]) -> None:
-        """Does nothing: there is no randomness."""
+        """Do nothing: there is no randomness."""
 
     def reset(self, copies: np.ndarray | None = None) -> None:
         """
         Start a new episode.
 
-        :param copies: bool mask (num_envs,) of the copies to reset; all when ``None``
+        :param copies: bool (num_envs,), copies to reset; ``None`` for all
         """
         chosen = np.ones(self.num_envs, dtype=bool) if copies is None else np.asarray(copies, dtype=bool)
         self._rounds = np.where(chosen, 0, self._rounds)
@@ -139,7 +139,7 @@ class MatrixGameCore(BatchedCore):
         Play one round in every copy whose game is not over.
 
         :param actions: (num_envs, n_agents), integers; rows of copies whose game is over are ignored
-        :raises ValueError: on an invalid action of a live agent; names the agent and the value
+        :raises ValueError: if the action of a live agent is invalid; names the agent and the value
         """
         alive = self.alive
         actions = discrete_actions(actions, self._counts, alive, self.possible_agents)
@@ -154,11 +154,11 @@ class MatrixGameCore(BatchedCore):
         return CoreStep(rewards.copy(), alive & over, np.zeros_like(alive))
 
     def observations(self) -> dict[str, np.ndarray]:
-        """The constant 1 for every agent: float32, (num_envs, 1)."""
+        """Constant 1 for every agent: float32 (num_envs, 1)."""
         return {agent: np.ones((self.num_envs, 1), dtype=np.float32) for agent in self.possible_agents}
 
     def state(self) -> np.ndarray:
-        """round / max_cycles: float32, (num_envs, 1)."""
+        """Global state, round / max_cycles: float32 (num_envs, 1)."""
         return (self._rounds / self.options.max_cycles).astype(np.float32)[:, None]
 
     def render(self, mode: str) -> np.ndarray | str:
@@ -184,15 +184,15 @@ def parallel_env(
     team_reward: bool = False,
 ) -> CoreParallelEnv:
     """
-    Make a normal-form game as a PettingZoo parallel environment. The rules are in the module's text.
+    Make a normal-form game as a PettingZoo parallel environment; the module's docstring has the rules.
 
     :param game: ``"rps"``, ``"matching_pennies"``, ``"prisoners_dilemma"``, ``"chicken"``, ``"stag_hunt"``,
-        ``"coordination"`` or ``"shapley"``; ignored when ``payoffs`` are given
+        ``"coordination"`` or ``"shapley"``; ignored if ``payoffs`` are given
     :param payoffs: payoffs of another game, shape (n, A_1, ..., A_n) for n players
-    :param max_cycles: rounds of an episode
+    :param max_cycles: number of rounds of an episode
     :param render_mode: ``"ansi"`` or ``None``
     :param team_reward: give every agent the sum of all payoffs
-    :raises ValueError: on an invalid option; names it and says what is valid
+    :raises ValueError: if an option is invalid; the message says what is valid
     """
     table = named_payoffs(game) if payoffs is None else check_payoffs(payoffs)
     options = MatrixGameOptions(payoffs=table, max_cycles=max_cycles, team_reward=team_reward)

@@ -1,4 +1,4 @@
-"""Checks of environment options: each raises a ValueError that names the option, what it must be and what it was."""
+"""Checks of environment options; errors name the option, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ def is_finite_number(value: Any) -> bool:
 
 def check_number(name: str, value: Any) -> None:
     """
-    :param name: the option
-    :param value: what it was set to
+    Check that an option is a finite number.
+
+    :param name: name of the option, for the message
+    :param value: value of the option
     :raises ValueError: unless ``value`` is a finite number
     """
     if not is_finite_number(value):
@@ -27,9 +29,11 @@ def check_number(name: str, value: Any) -> None:
 
 def check_numbers(name: str, values: Any, count: int) -> None:
     """
-    :param name: the option
-    :param values: what it was set to
-    :param count: how many numbers it must hold, one per agent
+    Check that an option is a sequence of finite numbers.
+
+    :param name: name of the option, for the message
+    :param values: value of the option
+    :param count: expected number of values, one per agent
     :raises ValueError: unless ``values`` is a list or tuple of ``count`` finite numbers
     """
     is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
@@ -39,8 +43,10 @@ def check_numbers(name: str, values: Any, count: int) -> None:
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     """
-    :param name: the option
-    :param value: what it was set to
+    Check that an option is an integer within limits.
+
+    :param name: name of the option, for the message
+    :param value: value of the option
     :param low: smallest valid value
     :param high: largest valid value; ``None`` for no limit
     :raises ValueError: unless ``value`` is an integer within the limits
@@ -53,11 +59,13 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> N
 
 def check_distinct_integers(name: str, values: Any, low: int, high: int) -> None:
     """
-    :param name: the option
-    :param values: what it was set to
+    Check that an option is a list of distinct integers within limits.
+
+    :param name: name of the option, for the message
+    :param values: value of the option
     :param low: smallest valid integer
     :param high: largest valid integer
-    :raises ValueError: unless ``values`` is a list or tuple of different integers within the limits, one or more
+    :raises ValueError: unless ``values`` is a non-empty list or tuple of distinct integers within the limits
     """
     if not isinstance(values, list | tuple) or not values or len(set(map(repr, values))) < len(values):
         raise ValueError(f"{name} must be a list of different integers from {low} to {high}, got {values!r}")
@@ -67,9 +75,11 @@ def check_distinct_integers(name: str, values: Any, low: int, high: int) -> None
 
 def check_flag(name: str, value: Any) -> None:
     """
-    :param name: the option
-    :param value: what it was set to
-    :raises ValueError: unless ``value`` is ``True`` or ``False`` (the text ``"False"`` would count as true)
+    Check that an option is ``True`` or ``False``.
+
+    :param name: name of the option, for the message
+    :param value: value of the option
+    :raises ValueError: unless ``value`` is ``True`` or ``False`` (the string ``"False"`` would count as true)
     """
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
@@ -77,9 +87,11 @@ def check_flag(name: str, value: Any) -> None:
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
-    :param name: the option
-    :param value: what it was set to
-    :param choices: the valid values
+    Check that an option has one of the valid values.
+
+    :param name: name of the option, for the message
+    :param value: value of the option
+    :param choices: valid values
     :raises ValueError: unless ``value`` is one of ``choices``
     """
     if value not in choices:
@@ -88,14 +100,14 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 def check_turns(env: Any, agents: Sequence[str], started: bool, actions: Mapping[str, Any]) -> None:
     """
-    Check who acts in a step of a parallel environment.
+    Check that the actions of a step are those of the acting agents.
 
-    :param env: for the message
-    :param agents: whose turn it is, all of them at once
+    :param env: environment, for the message
+    :param agents: acting agents
     :param started: whether an episode has ever begun
     :param actions: agent -> action
-    :raises RuntimeError: before the first reset and after the episode's end
-    :raises ValueError: when an agent's action is missing, or an agent without a turn has one
+    :raises RuntimeError: before the first reset and after the end of the episode
+    :raises ValueError: if the action of an acting agent is missing, or another agent has one
     """
     if not agents:
         reason = "the episode is over" if started else "no episode has begun"

@@ -1,4 +1,4 @@
-"""Packages that only some environments need: imported when such an environment is made."""
+"""Import of packages that only some environments need."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def import_optional(name: str, what: str, extra: str) -> ModuleType:
     """
     Import a module of an optional dependency.
 
-    :param name: the module
-    :param what: what needs it, for the message
-    :param extra: the extra of sb3-matrl that brings it
-    :raises ImportError: when it cannot be imported; one line that says what to install
+    :param name: name of the module
+    :param what: feature that needs the module, for the message
+    :param extra: extra of sb3-matrl that installs the module
+    :raises ImportError: if the module cannot be imported; the message says what to install
     """
     try:
         return importlib.import_module(name)
@@ -24,9 +24,9 @@ def import_optional(name: str, what: str, extra: str) -> ModuleType:
 
 def rom_folder(what: str) -> str:
     """
-    Where ale-py keeps the Atari games that come with it.
+    Folder of the Atari ROMs that ale-py includes.
 
-    :param what: what needs them, for the message
-    :raises ImportError: when ale-py is not installed
+    :param what: feature that needs the ROMs, for the message
+    :raises ImportError: if ale-py is not installed
     """
     return str(Path(str(import_optional("ale_py", what, "atari").__file__)).parent)

@@ -1,4 +1,4 @@
-"""Any PettingZoo env as a ParallelEnv."""
+"""Conversion of any PettingZoo environment to a ParallelEnv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from sb3_matrl.envs.turns import TurnBasedParallelEnv
 
 
 def as_parallel(env: Any) -> Any:
-    """The env itself, or a parallel view of an AECEnv."""
+    """
+    Convert an environment to a ParallelEnv.
+
+    :param env: a ParallelEnv, which is returned unchanged, or an AECEnv
+    :return: a ParallelEnv; agents take turns if PettingZoo cannot convert the AECEnv
+    :raises TypeError: if ``env`` is neither; the message says how to convert it
+    """
     if isinstance(env, AECEnv):
         simultaneous = getattr(env, "metadata", {}).get("is_parallelizable", False)
         return aec_to_parallel(env) if simultaneous else TurnBasedParallelEnv(env)
@@ -24,7 +30,8 @@ def require_parallel_env(env: Any) -> None:
     """
     Raise unless ``env`` is a PettingZoo ParallelEnv.
 
-    :raises TypeError: says what it is and how to make a ParallelEnv of it
+    :param env: environment to check
+    :raises TypeError: if ``env`` is no ParallelEnv; the message says how to convert it
     """
     if isinstance(env, ParallelEnv):
         return

@@ -1,4 +1,4 @@
-"""PettingZoo's own environments by id: ``pettingzoo:sisl/multiwalker-v9``. What exists is read from what is installed."""
+"""Ids of PettingZoo's own environments, such as ``pettingzoo:sisl/multiwalker-v9``, read from the installed packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sb3_matrl.envs.optional import import_optional, rom_folder
 from sb3_matrl.utils.suggest import unknown
 
 PREFIX = "pettingzoo:"
-# Family -> the package that holds it. mpe has left PettingZoo for a package of its own.
+# Family -> package. mpe has become a separate package.
 _FAMILIES = {
     "atari": "pettingzoo.atari",
     "butterfly": "pettingzoo.butterfly",
@@ -28,9 +28,10 @@ def factory(env_id: str) -> Callable[..., Any]:
     Look up the function that makes one of PettingZoo's environments.
 
     :param env_id: ``"pettingzoo:<family>/<name>-v<version>"``
-    :return: its ``parallel_env``, or its ``env`` where it has only an AEC version; Atari's find ale-py's ROMs by themselves
-    :raises ValueError: when there is no such family, environment or version; lists those that exist
-    :raises ImportError: when it needs packages that are not installed; says how to install them
+    :return: ``parallel_env`` of the environment's module, or ``env`` if there is only an AEC version; Atari's functions use
+        the ROMs that ale-py includes
+    :raises ValueError: if the family, environment or version does not exist; the message lists those that do
+    :raises ImportError: if packages are missing; the message says what to install
     """
     family, slash, name = env_id.removeprefix(PREFIX).partition("/")
     if not slash:
@@ -49,10 +50,10 @@ def factory(env_id: str) -> Callable[..., Any]:
 
 def names(family: str) -> list[str]:
     """
-    Environments of a family, in the form ``name-v1``.
+    Names of the environments of a family, in the form ``name-v1``.
 
-    :param family: a key of the table above
-    :return: empty when the family's package is not installed
+    :param family: ``"atari"``, ``"butterfly"``, ``"classic"``, ``"mpe"`` or ``"sisl"``
+    :return: names; empty if the family's package is not installed
     """
     spec = find_spec(_FAMILIES[family])
     modules = pkgutil.iter_modules(spec.submodule_search_locations if spec else [])

@@ -1,23 +1,22 @@
 """
-Two-player Pong: Atari's Video Olympics by PettingZoo, with the ROM that ale-py brings; nothing is downloaded.
+Two-player Pong: PettingZoo's version of Atari's Video Olympics, with the ROM that ale-py includes; nothing is downloaded.
 
-``first_0`` plays the right paddle, ``second_0`` the left one. Who scores gets +1, the other -1, and the first with 21 points
-ends the game. Who does not serve in time (about two seconds) gets -1 as well, for which the other gets nothing.
+``first_0`` plays the right paddle, ``second_0`` the left one. The agent that scores gets +1 and the other -1; the game ends
+at 21 points. An agent that does not serve in time (about two seconds) gets -1, and the other gets 0.
 
-The machine itself is deterministic. Every episode therefore begins with 0 to ``noop_max`` frames in which nobody moves, drawn
-from the environment's own generator: this is what a seed decides.
+The emulator is deterministic. Therefore every episode starts with 0 to ``noop_max`` frames without actions; the number is
+drawn from the environment's generator, and the seed affects nothing else.
 
 Observations:
 
-- ``"ram"``: the machine's 128 bytes, each divided by 255, then 1 for oneself and 0 for the other in the order of the agents:
-  float32, (130,). The game itself is in six of them: the ball's column (49) and line (54, 0 while there is no ball), its speed
-  (56 downwards, 58 to the left; -1 is 255), the lines of the right (51) and the left paddle (50). Most others are scores,
-  clocks and graphics, which a network can learn by heart; ``ram_bytes`` chooses. Paddles coast, so that two frames say more
-  than one.
-- ``"pixels"``: the last four frames, each the brighter of two consecutive ones, in grey and scaled to 84x84, then a constant
-  plane that says whose view it is, 0 for ``first_0`` and 255 for ``second_0``: uint8, (5, 84, 84). With the channels first
-  it is an image for SB3's ``CnnPolicy`` as it is. Frames are those of SuperSuit's ``max_observation_v0``, ``frame_skip_v0``,
-  ``resize_v1`` and ``frame_stack_v1`` over grey screens, made once for both agents instead of once for each.
+- ``"ram"``: the 128 bytes of memory, each divided by 255, and the agent's identity as a one-hot vector: float32 (130,). Six
+  bytes hold the game: the ball's column (49) and line (54, 0 if there is no ball), its speed (56 downwards, 58 to the left;
+  -1 is 255), and the lines of the right (51) and the left paddle (50). Most others are scores, clocks and graphics, which a
+  network can memorise; ``ram_bytes`` selects bytes. Paddles have inertia, so two frames contain more than one.
+- ``"pixels"``: the last four frames, each the maximum of two consecutive ones, in grey and scaled to 84x84, and a constant
+  plane for the agent's identity, 0 for ``first_0`` and 255 for ``second_0``: uint8 (5, 84, 84). With the channels first,
+  this is a valid image for SB3's ``CnnPolicy``. Frames equal those of SuperSuit's ``max_observation_v0``,
+  ``frame_skip_v0``, ``resize_v1`` and ``frame_stack_v1`` applied to grey screens, but are computed once for both agents.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ __all__ = ["PongEnv", "PongOptions", "env", "parallel_env"]
 
 OBSERVATIONS = ("ram", "pixels")
 RENDER_MODES = ("human", "rgb_array")
-# A picture's height and width, as everywhere since Mnih et al. 2015.
+# Height and width of a frame, as in Mnih et al. 2015.
 SIZE = 84
 RAM_SIZE = 128
 _SCREEN_SPACE = spaces.Box(0, 255, (210, 160), np.uint8)
@@ -55,10 +54,10 @@ class PongOptions:
     Options of Pong.
 
     :param observation: ``"ram"`` or ``"pixels"``
-    :param frame_skip: frames that an action lasts; their rewards are summed
-    :param stack: how many observations are stacked, the latest last; ``None`` for 1 of the RAM and 4 of the pixels
-    :param ram_bytes: addresses of the bytes that are seen of the RAM, in this order; ``None`` for all 128
-    :param noop_max: most frames without a move at an episode's start
+    :param frame_skip: number of frames per action; their rewards are summed
+    :param stack: number of stacked observations, the latest last; ``None`` for 1 with RAM and 4 with pixels
+    :param ram_bytes: addresses of the observed bytes, in this order; ``None`` for all 128
+    :param noop_max: maximum number of frames without actions at the start of an episode
     :param max_cycles: steps (of ``frame_skip`` frames) after which an episode is truncated
     """
 
@@ -83,18 +82,18 @@ class PongOptions:
 
     @property
     def stack_size(self) -> int:
-        """``stack``, or what it stands for."""
+        """Number of stacked observations, with the default applied."""
         return self.stack or (1 if self.observation == "ram" else 4)
 
 
 class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # PettingZoo ships no types
     """
-    Two-player Pong; the module's text says what is seen and paid.
+    Two-player Pong; the module's docstring describes observations and rewards.
 
-    :param options: the options
+    :param options: options of the game
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
-    :raises ValueError: on an unknown render mode
-    :raises ImportError: when the Atari packages are not installed; says how to install them
+    :raises ValueError: if the render mode is unknown
+    :raises ImportError: if the Atari packages are not installed; the message says what to install
     """
 
     def __init__(self, options: PongOptions, render_mode: str | None = None) -> None:
@@ -139,10 +138,10 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
         """
-        Start a new game, and let 0 to ``noop_max`` frames pass.
+        Start a new game with 0 to ``noop_max`` frames without actions.
 
-        :param seed: seeds the generator of the waiting times where it is not ``None``
-        :param options: ignored, PettingZoo's signature
+        :param seed: seed of the generator of that number; ``None`` continues with the current generator
+        :param options: ignored, part of PettingZoo's signature
         :return: observations and (empty) infos of both agents
         """
         if seed is not None:
@@ -160,12 +159,12 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
         self, actions: dict[str, int]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """
-        Play ``frame_skip`` frames with the same actions, or as many as are left.
+        Play ``frame_skip`` frames with the same actions, or fewer if the game ends.
 
-        :param actions: one action for each agent
+        :param actions: agent -> action, for both agents
         :return: observations, rewards, terminations, truncations and (empty) infos of both agents
-        :raises RuntimeError: before the first reset and after the game's end
-        :raises ValueError: when an agent's action is missing or invalid, or somebody else has one
+        :raises RuntimeError: before the first reset and after the end of the game
+        :raises ValueError: if an agent's action is missing or invalid, or an unknown agent has one
         """
         check_turns(self, self.agents, self._started, actions)
         for agent, action in actions.items():
@@ -186,20 +185,21 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
 
     def snapshot(self) -> Snapshot:
         """
-        Everything that decides the future, given the options and the actions.
+        Save the complete state of the environment.
 
-        :return: the machine's state, the frames still to be seen, the generator, the counters, and whether a game is running
+        :return: state of the emulator, stacked frames, generator, counters, and whether a game is running
         """
         plain = {name: saved(name, getattr(self, name)) for name in _STATE}
         return {**plain, "machine": self._machine.clone_full_state(), "running": bool(self.agents)}
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot, taken from an environment with the same options. Pictures drawn by :meth:`render` lag behind
-        until the next step: the screen itself is no part of the machine's state.
+        Restore a snapshot of an environment with the same options.
 
-        :param snapshot: what :meth:`snapshot` returned; it is copied
-        :raises ValueError: when it does not fit; says what is wrong, and changes nothing
+        :meth:`render` shows the old screen until the next step, because the emulator's state does not include the screen.
+
+        :param snapshot: return value of :meth:`snapshot`; it is copied
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
         what = f"snapshot of {self}"
         check_keys(what, snapshot, [*_STATE, "machine", "running"])
@@ -214,19 +214,19 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
         self.agents = list(self.possible_agents) if snapshot["running"] else []
 
     def render(self) -> np.ndarray | None:
-        """The screen: uint8 (210, 160, 3) for ``"rgb_array"``; ``"human"`` shows it in a window and gives ``None``."""
+        """Screen, uint8 (210, 160, 3), for ``"rgb_array"``; ``"human"`` shows it in a window and returns ``None``."""
         frame = self._machine.render()
         return None if frame is None else np.asarray(frame)
 
     def close(self) -> None:
-        """Close the window, if there is one. May be called repeatedly."""
+        """Close the window, if there is one; further calls do nothing."""
         self._machine.close()
 
     def __str__(self) -> str:
         return str(self.metadata["name"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The machine and its window stay here: a copy is made anew and goes on from the same state.
+        # The emulator and its window are not copied: a copy creates its own and restores the state.
         return type(self), (self.options, self.render_mode), self.snapshot()
 
     def __setstate__(self, snapshot: Snapshot) -> None:
@@ -251,12 +251,12 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
         return rewards, over
 
     def _see(self, seen: dict[str, np.ndarray]) -> None:
-        """Keep the latest two of what the machine shows, which is the same for both agents."""
+        """Keep the last two screens (or memories), which are the same for both agents."""
         self._shown[0] = self._shown[1]
         self._shown[1] = seen[self.possible_agents[0]].squeeze()
 
     def _push(self) -> None:
-        """Put the latest frame on the stack."""
+        """Append the latest frame to the stack."""
         self._stack[:-1] = self._stack[1:]
         self._stack[-1] = self._frame()
 
@@ -266,12 +266,12 @@ class PongEnv(ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]  # Petti
         return np.asarray(resize.change_observation(self._shown.max(axis=0), _SCREEN_SPACE, (SIZE, SIZE, True)))
 
     def _observe(self) -> dict[str, np.ndarray]:
-        """Fresh arrays, of everybody in ``possible_agents``."""
+        """Observations of all possible agents, as new arrays."""
         frames = self._stack.ravel() if self.options.observation == "ram" else self._stack
         return {agent: np.concatenate([frames, tag]) for agent, tag in self._tags.items()}
 
     def _tag(self, index: int) -> np.ndarray:
-        """What tells an agent who it is, in the form of the observation it is appended to."""
+        """Identity of an agent, in the form of the observation it is appended to."""
         if self.options.observation == "ram":
             return np.asarray(np.eye(len(self.possible_agents), dtype=np.float32)[index])
         return np.full((1, SIZE, SIZE), 255 * index, np.uint8)
@@ -287,17 +287,17 @@ def parallel_env(
     render_mode: str | None = None,
 ) -> PongEnv:
     """
-    Make two-player Pong as a PettingZoo parallel environment. What is seen and paid is in the module's text.
+    Make two-player Pong as a PettingZoo parallel environment; the module's docstring describes observations and rewards.
 
     :param observation: ``"ram"`` or ``"pixels"``
-    :param frame_skip: frames that an action lasts; their rewards are summed
-    :param stack: how many observations are stacked, the latest last; ``None`` for 1 of the RAM and 4 of the pixels
-    :param ram_bytes: addresses of the bytes that are seen of the RAM, in this order; ``None`` for all 128
-    :param noop_max: most frames without a move at an episode's start
+    :param frame_skip: number of frames per action; their rewards are summed
+    :param stack: number of stacked observations, the latest last; ``None`` for 1 with RAM and 4 with pixels
+    :param ram_bytes: addresses of the observed bytes, in this order; ``None`` for all 128
+    :param noop_max: maximum number of frames without actions at the start of an episode
     :param max_cycles: steps (of ``frame_skip`` frames) after which an episode is truncated
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
-    :raises ValueError: on an invalid option; names it and says what is valid
-    :raises ImportError: when the Atari packages are not installed; says how to install them
+    :raises ValueError: if an option is invalid; the message says what is valid
+    :raises ImportError: if the Atari packages are not installed; the message says what to install
     """
     options = PongOptions(
         observation=observation,
@@ -316,10 +316,10 @@ def env(**options: Any) -> AECEnv[str, np.ndarray, Any]:
 
 
 def _make_machine(observation: str, render_mode: str | None) -> Any:
-    """PettingZoo's environment without its wrappers, which step it twice as slowly and hide its state."""
+    """Make PettingZoo's environment without its wrappers, which halve the speed and hide the state."""
     pong = import_optional("pettingzoo.atari.pong_v3", "env pong_v3", "atari")
     obs_type = "ram" if observation == "ram" else "grayscale_image"
-    # The limit is kept by PongEnv; the seed decides nothing, but without one the machine would draw its own.
+    # PongEnv enforces the limit; the seed has no effect, but without one the emulator would draw its own.
     machine = pong.parallel_env(
         obs_type=obs_type,
         render_mode=render_mode,
@@ -331,7 +331,7 @@ def _make_machine(observation: str, render_mode: str | None) -> Any:
 
 
 def _check_machine(what: str, state: Any) -> None:
-    """The length depends on the state; whether it is one at all, only the machine knows."""
+    """Check the type only: the length varies, and only the emulator can check the content."""
     if not isinstance(state, np.ndarray) or state.dtype != np.uint8 or state.ndim != 1 or not state.size:
         raise ValueError(f"{what} must be a one-dimensional array of bytes, got {state!r}")
 

@@ -1,4 +1,4 @@
-"""Pictures of grid worlds. pygame is imported when the first picture is drawn, not before."""
+"""Drawing of grid worlds with pygame, which is imported for the first picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 TILE = 64  # pixels per cell
-_OVERSAMPLING = 3  # drawn larger, then shrunk: smooth edges
+_OVERSAMPLING = 3  # drawn larger, then scaled down for smooth edges
 
 FLOOR = (246, 243, 236)
 GRID_LINE = (205, 199, 188)
@@ -25,7 +25,7 @@ def import_pygame() -> ModuleType:
     """
     Import pygame.
 
-    :raises ImportError: with the way to install it
+    :raises ImportError: if pygame is not installed; the message says what to install
     """
     try:
         import pygame
@@ -39,8 +39,8 @@ def overlay(floor: Sequence[str], things: Sequence[str]) -> list[str]:
     Lay one grid of symbols over another.
 
     :param floor: rows of one symbol per cell
-    :param things: as ``floor``; ``"."`` lets the floor show through
-    :return: the rows as seen from above
+    :param things: rows of the same form, where ``"."`` is transparent
+    :return: combined rows
     """
     return [
         "".join(below if above == "." else above for below, above in zip(*rows, strict=True))
@@ -50,13 +50,13 @@ def overlay(floor: Sequence[str], things: Sequence[str]) -> list[str]:
 
 def draw_grid(floor: Sequence[str], things: Sequence[str]) -> np.ndarray:
     """
-    Draw a grid world: the floor first, the things on it afterwards.
+    Draw a grid world: first the floor, then the things on it.
 
     Symbols: ``.`` nothing, ``#`` wall, ``a`` to ``d`` target of agent 0 to 3, ``A`` apple, ``L`` lemon, ``0`` to ``3`` agent.
 
     :param floor: rows of one symbol per cell
-    :param things: as ``floor``
-    :return: uint8, (height, width, 3)
+    :param things: rows of the same form
+    :return: uint8 (height, width, 3)
     """
     pygame = import_pygame()
     tile = TILE * _OVERSAMPLING
@@ -121,10 +121,10 @@ def _draw_text(pygame: ModuleType, surface: Any, text: str, colour: tuple[int, i
 
 class Window:
     """
-    A window on the screen, opened by the first frame.
+    Window on the screen, opened by the first frame.
 
-    :param title: text of its title bar
-    :param fps: frames per second; :meth:`show` waits so as not to exceed it
+    :param title: text of the title bar
+    :param fps: maximum of frames per second; :meth:`show` waits if necessary
     """
 
     def __init__(self, title: str, fps: float) -> None:
@@ -135,7 +135,9 @@ class Window:
 
     def show(self, frame: np.ndarray) -> None:
         """
-        :param frame: uint8, (height, width, 3), the same size every time
+        Show a frame.
+
+        :param frame: uint8 (height, width, 3), the same size every time
         """
         pygame = import_pygame()
         if self._screen is None:
@@ -149,7 +151,7 @@ class Window:
         self._clock.tick(self.fps)
 
     def close(self) -> None:
-        """Close the window. A later :meth:`show` opens a new one."""
+        """Close the window; a later :meth:`show` opens a new one."""
         if self._screen is not None:
             import_pygame().display.quit()
             self._screen = None

@@ -1,4 +1,4 @@
-"""Saving what changes in a world, and putting it back: plain values that can be stored without pickle."""
+"""Snapshots of environment state: plain values that can be stored without pickle."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
-# Holds arrays, numbers, texts, None, and lists and dicts (with str keys) of these; nothing else.
+# Holds only arrays, numbers, strings, None, and lists and dicts (with str keys) of these.
 Snapshot = dict[str, Any]
 
 
 def check_keys(what: str, snapshot: Any, keys: Iterable[str]) -> None:
     """
-    :param what: the snapshot, for the message
-    :param snapshot: what was given
-    :param keys: the keys it must have
-    :raises ValueError: unless it is a dict with exactly these keys
+    Check the keys of a snapshot.
+
+    :param what: name of the snapshot, for the message
+    :param snapshot: snapshot to check
+    :param keys: expected keys
+    :raises ValueError: unless ``snapshot`` is a dict with exactly these keys
     """
     expected = list(keys)
     if not isinstance(snapshot, Mapping):
@@ -29,9 +31,11 @@ def check_keys(what: str, snapshot: Any, keys: Iterable[str]) -> None:
 
 def check_array(what: str, value: Any, model: np.ndarray) -> None:
     """
-    :param what: the entry of the snapshot, for the message
-    :param value: what it holds
-    :param model: an array of the shape and dtype that it must have
+    Check the shape and dtype of an array in a snapshot.
+
+    :param what: name of the entry, for the message
+    :param value: value of the entry
+    :param model: array with the expected shape and dtype
     :raises ValueError: unless ``value`` is such an array
     """
     expected = f"an array of shape {model.shape} and dtype {model.dtype}"
@@ -43,12 +47,13 @@ def check_array(what: str, value: Any, model: np.ndarray) -> None:
 
 def saved(what: str, value: Any) -> Any:
     """
-    A plain copy of an attribute that changes.
+    Copy an attribute for a snapshot.
 
-    :param what: the attribute, for the message
-    :param value: an array, a ``numpy.random.Generator`` (its bit generator's state is saved) or a list of them, a bool, an
-        int, a float or a str
-    :raises TypeError: on anything else
+    :param what: name of the attribute, for the message
+    :param value: array, ``numpy.random.Generator`` (whose bit generator's state is saved), bool, int, float, str, or a list
+        of these
+    :return: plain copy that shares no memory with ``value``
+    :raises TypeError: for any other type
     """
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return value.copy()
@@ -66,12 +71,12 @@ def saved(what: str, value: Any) -> Any:
 
 def check_saved(what: str, current: Any, value: Any) -> None:
     """
-    Check a saved value before it takes the place of an attribute.
+    Check that a saved value fits an attribute.
 
-    :param what: the attribute, for the message
-    :param current: the attribute as it is now
-    :param value: what :func:`saved` returned for it
-    :raises ValueError: unless the value fits
+    :param what: name of the attribute, for the message
+    :param current: current value of the attribute
+    :param value: saved value, see :func:`saved`
+    :raises ValueError: if the saved value does not fit
     """
     if isinstance(current, np.ndarray):
         check_array(what, value, current)
@@ -88,10 +93,11 @@ def check_saved(what: str, current: Any, value: Any) -> None:
 
 def restored(current: Any, value: Any) -> Any:
     """
-    What an attribute becomes. Generators stay the same objects, because others may refer to them.
+    Compute the new value of an attribute. Generators are changed in place, because other objects may refer to them.
 
-    :param current: the attribute as it is now
-    :param value: a saved value that :func:`check_saved` has accepted
+    :param current: current value of the attribute
+    :param value: saved value that :func:`check_saved` has accepted
+    :return: new value of the attribute
     """
     if isinstance(current, np.ndarray):
         return value.copy()

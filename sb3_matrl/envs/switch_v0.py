@@ -1,5 +1,5 @@
 """
-Switch: agents on two sides of a corridor one cell wide must cross without jamming.
+Switch: agents on two sides of a corridor, one cell wide, must cross without blocking each other.
 
 The map (row 0 at the top; ``#`` wall, ``0`` to ``3`` the agents, ``a`` to ``d`` their targets)::
 
@@ -8,21 +8,21 @@ The map (row 0 at the top; ``#`` wall, ``0`` to ``3`` the agents, ``a`` to ``d``
     d 2 # # # 3 c        target of 2: c (2, 6)   of 3: d (2, 0)
 
 **Rules.** Actions: 0 DOWN, 1 LEFT, 2 UP, 3 RIGHT, 4 NOOP. Agents move one after another in id order; a move off the
-grid, into a wall or into a cell occupied at that moment is cancelled. With fewer than four agents, those with the highest
-ids are absent. An agent that has reached its target ignores its actions, stays there and keeps blocking that cell.
+grid, into a wall or into an occupied cell is cancelled. With fewer than four agents, those with the highest ids are
+absent. An agent that has reached its target stays there, ignores its actions and continues to occupy that cell.
 
-**Rewards.** ``step_cost`` at every step; ``goal_reward`` instead on the step of arrival. ``finished_agents="pay"`` (the
-paper's): an agent that has arrived goes on paying, and all terminate together when the last one arrives. ``"leave"``: an
-agent terminates on arrival. Agents still there after ``max_cycles`` steps are truncated.
+**Rewards.** ``step_cost`` at every step, but ``goal_reward`` in the step of arrival. With ``finished_agents="pay"`` (as in
+the paper), an agent that has arrived continues to get ``step_cost``, and all agents terminate when the last one arrives.
+With ``"leave"``, an agent terminates on arrival. Agents that are alive after ``max_cycles`` steps are truncated.
 
 **Observation.** Own row / 2 and column / 6, rounded to two decimals.
 
-**State.** The same two numbers for every agent, then whether each has arrived, then step / max_cycles: 3 n + 1 numbers.
+**State.** These two numbers for every agent, whether each agent has arrived, and step / max_cycles: 3 n + 1 numbers.
 
-The world is deterministic: the map and the starts are fixed, and a seed changes nothing. Best possible team return (sum
-over agents and steps) with four agents: 14.40 in 15 steps ("pay"), 16.10 ("leave"); with two: 7.80 and 8.30. Four agents
-that do nothing get -20. Seeing only their own position, deterministic policies jam while stochastic ones get through:
-evaluate the sampled policy as well as the greedy one.
+The world is deterministic: the map and the start cells are fixed, and a seed has no effect. The best possible team return
+(sum over agents and steps) with four agents is 14.40 in 15 steps ("pay") or 16.10 ("leave"); with two agents, 7.80 or 8.30.
+Four agents that stay still get -20. Because agents observe only their own position, greedy policies block each other where
+stochastic policies succeed: evaluate the sampled policy as well as the greedy one.
 
 Source: the MATRL paper, Sec. 4 and App. E, after MA-Gym's Switch.
 """
@@ -48,7 +48,7 @@ _POSITIONS = scaled_positions(len(_FLOOR), _N_COLS, row_scale=2, col_scale=6)
 
 
 def _hide_targets(n_agents: int) -> tuple[str, ...]:
-    """The floor without the targets of absent agents."""
+    """Remove the targets of absent agents from the floor."""
     absent = str.maketrans("abcd"[n_agents:], "." * (4 - n_agents))
     return tuple(row.translate(absent) for row in _FLOOR)
 
@@ -58,8 +58,8 @@ class SwitchOptions(GridOptions):
     """
     Options of Switch; see :class:`~sb3_matrl.envs.grid.GridOptions` for the others.
 
-    :param n_agents: 2, 3 or 4
-    :param goal_reward: reward of the step of arrival, in place of the step cost
+    :param n_agents: number of agents: 2, 3 or 4
+    :param goal_reward: reward of the step of arrival, instead of the step cost
     :param finished_agents: ``"pay"`` or ``"leave"``
     """
 
@@ -78,10 +78,10 @@ class SwitchOptions(GridOptions):
 
 class SwitchCore(GridCore):
     """
-    ``num_envs`` copies of Switch; the rules are in the module's text.
+    ``num_envs`` copies of Switch; the module's docstring has the rules.
 
     :param num_envs: number of copies
-    :param options: the world's options; the defaults when ``None``
+    :param options: options of the world; ``None`` for the defaults
     """
 
     changing = (*GridCore.changing, "_arrived")
@@ -118,7 +118,7 @@ class SwitchCore(GridCore):
         out[...] = _POSITIONS.take(self.cells.T, axis=0)
 
     def state(self) -> np.ndarray:
-        """Global state: float32, (num_envs, 3 n_agents + 1)."""
+        """Global state: float32 (num_envs, 3 n_agents + 1)."""
         positions = _POSITIONS[self.cells].reshape(self.num_envs, -1)
         return np.concatenate([positions, self._arrived, self._clock()[:, None]], axis=1, dtype=np.float32)
 
@@ -139,18 +139,19 @@ def parallel_env(
     team_reward: bool = False,
 ) -> CoreParallelEnv:
     """
-    Make Switch as a PettingZoo parallel environment. The rules are in the module's text.
+    Make Switch as a PettingZoo parallel environment; the module's docstring has the rules.
 
     :param render_mode: ``"human"``, ``"rgb_array"``, ``"ansi"`` or ``None``
-    :param n_agents: 2, 3 or 4
-    :param step_cost: reward of every step but that of arrival, for each agent
+    :param n_agents: number of agents: 2, 3 or 4
+    :param step_cost: reward of every step except that of arrival, for each agent
     :param goal_reward: reward of the step of arrival
     :param max_cycles: steps after which the episode is truncated
-    :param finished_agents: ``"pay"``: agents at their target go on paying until all have arrived; ``"leave"``: they terminate
+    :param finished_agents: ``"pay"``: agents at their target get ``step_cost`` until all have arrived; ``"leave"``: they
+        terminate
     :param clock: append step / max_cycles to every agent's observation
     :param full_observability: give every agent the observations of all, in id order
     :param team_reward: give every live agent the sum of the live agents' rewards
-    :raises ValueError: on an invalid option; names it and says what is valid
+    :raises ValueError: if an option is invalid; the message says what is valid
     """
     options = SwitchOptions(
         n_agents=n_agents,

@@ -1,4 +1,4 @@
-"""Games in which agents act one after the other, as a ParallelEnv in which all but one wait."""
+"""Parallel view of turn-based environments, in which one agent acts and the others wait."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sb3_matrl.envs.snapshot import Snapshot
 
 class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # PettingZoo ships no types
     """
-    A parallel view of any AECEnv, for those that PettingZoo cannot convert (their metadata lack ``is_parallelizable``).
+    Parallel view of an AECEnv that PettingZoo cannot convert (its metadata lacks ``is_parallelizable``).
 
-    In each step the agent in :attr:`acting_agents` acts, the other live agents observe, and everybody is rewarded. An
-    agent's end counts from the step in which its flag is set; the ``step(None)`` that an AECEnv wants of the dead is made
-    here as soon as it is due.
+    In each step the agent in :attr:`acting_agents` acts, the other live agents observe, and all of them are rewarded. An
+    agent ends in the step in which its flag is set; the ``step(None)`` that an AECEnv requires for ended agents is made
+    automatically.
 
-    :param env: the AECEnv; it is stepped, and has all the state
+    :param env: AECEnv that is stepped and holds the state
     """
 
     def __init__(self, env: AECEnv[str, Any, Any]) -> None:
@@ -34,21 +34,21 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
 
     @property
     def agents(self) -> list[str]:
-        """Who is alive."""
+        """Live agents."""
         return [agent for agent in self.env.agents if not self._has_ended(agent)]
 
     @property
     def acting_agents(self) -> list[str]:
-        """The one agent whose turn it is; nobody when the episode is over."""
+        """The agent whose turn it is; empty if the episode is over."""
         return [self.env.agent_selection] if self.env.agents else []
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
-        """The AECEnv's."""
+        """Delegate to the AECEnv."""
         space: spaces.Space[Any] = self.env.observation_space(agent)
         return space
 
     def action_space(self, agent: str) -> spaces.Space[Any]:
-        """The AECEnv's."""
+        """Delegate to the AECEnv."""
         space: spaces.Space[Any] = self.env.action_space(agent)
         return space
 
@@ -58,12 +58,12 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         """
         Start a new episode.
 
-        :param seed: passed on
-        :param options: passed on
+        :param seed: seed for the AECEnv
+        :param options: reset options for the AECEnv
         :return: observations and infos of all live agents
         """
         self.env.reset(seed=seed, options=options)
-        self._step_the_dead({})
+        self._step_ended_agents({})
         return self._observe(self.agents), dict(self.env.infos)
 
     def step(
@@ -72,9 +72,9 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         """
         Play one turn.
 
-        :param actions: agent -> action; that of the agent in :attr:`acting_agents` is made, others are ignored
+        :param actions: agent -> action; actions of agents that are not in :attr:`acting_agents` are ignored
         :return: observations, rewards, terminations, truncations and infos of the agents that were alive, and of new ones
-        :raises ValueError: when an agent is rewarded after its end, or stays after its last ``step(None)``
+        :raises ValueError: if an agent is rewarded after its end, or still listed after its last ``step(None)``
         """
         before = [agent for agent in self.env.agents if self._has_ended(agent)]
         self.env.step(actions[self.env.agent_selection])
@@ -82,18 +82,18 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         self._add_rewards(rewards)
         terminations, truncations, infos = dict(self.env.terminations), dict(self.env.truncations), dict(self.env.infos)
         observations = self._observe([agent for agent in self.env.agents if self._has_ended(agent) and agent not in before])
-        self._step_the_dead(rewards)
+        self._step_ended_agents(rewards)
         self._require_no_reward(before, rewards)
         infos.update(self.env.infos)
         observations.update(self._observe(self.agents))
         return observations, rewards, terminations, truncations, infos
 
     def render(self) -> Any:
-        """As the AECEnv does."""
+        """Render the AECEnv."""
         return self.env.render()
 
     def state(self) -> Any:
-        """The AECEnv's."""
+        """Delegate to the AECEnv."""
         return self.env.state()
 
     def close(self) -> None:
@@ -101,15 +101,15 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         self.env.close()
 
     def snapshot(self) -> Snapshot:
-        """That of the AECEnv, if it offers one."""
+        """Save the state of the AECEnv, if it supports this."""
         snapshot: Snapshot = self.env.snapshot()
         return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot.
+        Restore a snapshot.
 
-        :param snapshot: what :meth:`snapshot` returned
+        :param snapshot: return value of :meth:`snapshot`
         """
         self.env.restore(snapshot)
 
@@ -126,8 +126,8 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         for agent, reward in self.env.rewards.items():
             rewards[agent] = rewards.get(agent, 0.0) + reward
 
-    def _step_the_dead(self, rewards: dict[str, float]) -> None:
-        """Make the steps of agents that have ended, until it is a live agent's turn or nobody is left."""
+    def _step_ended_agents(self, rewards: dict[str, float]) -> None:
+        """Call ``step(None)`` for ended agents until it is a live agent's turn or no agent is left."""
         while self.env.agents and self._has_ended(self.env.agent_selection):
             agent = self.env.agent_selection
             self.env.step(None)
@@ -137,7 +137,7 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
 
     @staticmethod
     def _require_no_reward(ended: list[str], rewards: dict[str, float]) -> None:
-        """Of agents that ended in an earlier turn, which nobody would learn from; better an error than a loss."""
+        """Reject rewards of agents that ended in an earlier turn: no learner would see them."""
         for agent in ended:
             if rewards.get(agent):
                 raise ValueError(

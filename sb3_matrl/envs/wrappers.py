@@ -1,4 +1,4 @@
-"""Wrappers around environments, as configuration files name them: SuperSuit's and PettingZoo's, nothing else is imported."""
+"""SuperSuit's and PettingZoo's wrappers by name, for configuration files; nothing else is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pettingzoo.utils import wrappers as pettingzoo_wrappers
 
 from sb3_matrl.utils.suggest import unknown
 
-# Those whose options YAML can write; SuperSuit's others take functions, or make vector environments.
+# Wrappers whose options YAML can express; the others take functions, or make vector environments.
 _SUPERSUIT = (
     "agent_indicator_v0",
     "black_death_v3",
@@ -49,17 +49,18 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
     **{f"supersuit.{name}": getattr(supersuit, name) for name in _SUPERSUIT},
     **{f"pettingzoo.utils.wrappers.{name}": getattr(pettingzoo_wrappers, name) for name in _PETTINGZOO},
 }
-# As a file writes them: a name, {name: options}, or a list of such, from the inside outwards.
+# A name, {name: options}, or a list of these, the innermost first.
 Wrappers = str | Mapping[str, Any] | Sequence[Any] | None
 
 
 def read_wrappers(value: Wrappers) -> list[tuple[str, dict[str, Any]]]:
     """
-    Check the wrappers of a configuration file.
+    Check wrappers and their options.
 
-    :param value: e.g. ``["supersuit.clip_actions_v0", {"supersuit.frame_stack_v1": {"stack_size": 4}}]``
-    :return: name and options of each, the innermost first
-    :raises ValueError: on an unknown wrapper or option, a missing option, or another form
+    :param value: name, ``{name: options}``, or a list of these, the innermost first, e.g.
+        ``["supersuit.clip_actions_v0", {"supersuit.frame_stack_v1": {"stack_size": 4}}]``
+    :return: name and options of each wrapper, the innermost first
+    :raises ValueError: if a wrapper or an option is unknown, an option is missing, or the form is wrong
     """
     entries = [value] if isinstance(value, (str, Mapping)) else list(value or ())
     return [_read_wrapper(entry) for entry in entries]
@@ -89,30 +90,32 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _options_of(wrapper: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The wrapper's parameters but the first, which is the environment."""
-    # SuperSuit's choosers take anything and pass it on to one of these.
+    """Parameters of a wrapper except the first, which is the environment."""
+    # SuperSuit's functions accept any arguments and forward them to one of these.
     inner = next((one for kind in ("parallel", "aec") if (one := getattr(wrapper, f"{kind}_wrapper", None))), wrapper)
     return dict(list(inspect.signature(inner).parameters.items())[1:])
 
 
 def wrap(env: Any, wrappers: Wrappers) -> Any:
     """
-    :param env: ParallelEnv or AECEnv
-    :param wrappers: as :func:`read_wrappers` takes them
-    :return: the environment in its wrappers
-    :raises ValueError: when a wrapper does not fit the environment, or refuses its options
+    Wrap an environment.
+
+    :param env: a ParallelEnv or AECEnv
+    :param wrappers: name of a wrapper in :data:`WRAPPERS`, ``{name: options}``, or a list of these, the innermost first
+    :return: the wrapped environment
+    :raises ValueError: if a wrapper is unknown, does not fit the environment, or rejects its options
     """
     for name, options in read_wrappers(wrappers):
         _check_kind(name, env)
         try:
             env = WRAPPERS[name](env, **options)
-        except Exception as error:  # SuperSuit checks by assertions, and some mistakes are met in NumPy
+        except Exception as error:  # SuperSuit uses assertions, and some mistakes only fail in NumPy
             raise ValueError(f"env_wrapper {name}: {' '.join(str(error).split()) or repr(error)}") from error
     return env
 
 
 def _check_kind(name: str, env: Any) -> None:
-    """PettingZoo's wrappers are for one kind of environment each, and do not say so."""
+    """Check that a PettingZoo wrapper fits the kind of environment, which PettingZoo does not check."""
     wrapper = WRAPPERS[name]
     for kind, base in (("AEC", AECEnv), ("parallel", ParallelEnv)):
         if isinstance(wrapper, type) and issubclass(wrapper, base) and not isinstance(env, base):

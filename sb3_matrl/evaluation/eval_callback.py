@@ -1,4 +1,4 @@
-"""Evaluation during training: the multi-agent counterpart of SB3's ``EvalCallback``."""
+"""Callback for evaluation during training, the multi-agent counterpart of SB3's ``EvalCallback``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
 
-class _BrokenOff(Exception):
-    """Ends an evaluation that somebody wants stopped."""
+class _Stopped(Exception):
+    """Stops an evaluation in progress."""
 
 
 class MultiAgentEvalCallback(EventCallback):
     """
-    Evaluate all agents together during training: the twin of SB3's ``EvalCallback``.
+    Evaluate all agents together during training.
 
     Every evaluation plays the sampled and the greedy policies, because they may differ a lot. It takes place between
-    two iterations, where the policies change: after the first one that reaches a multiple of ``eval_freq``, and at the
-    end of training. Training goes on exactly as it would have without it: the global random streams are restored.
+    two iterations, after the first one that reaches a multiple of ``eval_freq``, and at the end of training. It does not
+    change the training: the global random streams are restored.
 
     Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
     ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled).
@@ -35,19 +35,19 @@ class MultiAgentEvalCallback(EventCallback):
     ``results_greedy`` (m, k), ``ep_lengths`` and ``ep_lengths_greedy`` (m, k), ``agent_returns`` and
     ``agent_returns_greedy`` (m, k, n), ``agents`` (n,).
 
-    :param eval_env: a :class:`JointVecEnv` of its own, or whatever :func:`make_joint_vec_env` takes
-    :param callback_on_new_best: called when the mean team return is better than all before
-    :param callback_after_eval: called after every evaluation
-    :param n_eval_episodes: episodes per evaluation and kind of policy
-    :param eval_freq: in steps of the environment, counted over all copies; 0 or less: at the end only
-    :param log_path: folder for ``evaluations.npz``; none when ``None``
-    :param best_model_save_path: folder for ``best_model.zip``, the latest of equally good ones; none when ``None``
+    :param eval_env: separate :class:`JointVecEnv` for evaluation, or any argument of :func:`make_joint_vec_env`
+    :param callback_on_new_best: callback called when the mean team return is the best so far
+    :param callback_after_eval: callback called after every evaluation
+    :param n_eval_episodes: episodes per evaluation, for the sampled and the greedy policies each
+    :param eval_freq: environment steps between evaluations, counted over all copies; 0 or less: only at the end
+    :param log_path: folder for ``evaluations.npz``; ``None`` for no file
+    :param best_model_save_path: folder for ``best_model.zip``, the latest of equally good models; ``None`` for no file
     :param deterministic: choose the best model by the greedy return instead of the sampled one
-    :param seed: of the evaluations; every one has a seed of its own that depends on this and on the number of steps
-    :param verbose: 1 prints the results
-    :param should_stop: asked before every step of an evaluation; once it says yes the evaluation is broken off without a
-        trace, and the training ends. The evaluation is still due then.
-    :param documents: name -> value in JSON types, stored beside the best model
+    :param seed: seed from which, with the number of steps, the seed of every evaluation is derived
+    :param verbose: 1 to print the results
+    :param should_stop: function called before every step of an evaluation; if it returns ``True``, the evaluation is
+        discarded, remains due, and training ends
+    :param documents: name -> value in JSON types, stored in the file of the best model
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class MultiAgentEvalCallback(EventCallback):
 
     def state(self) -> dict[str, Any]:
         """
-        What a checkpoint needs so that a resumed training goes on with the same evaluations.
+        State for a checkpoint, with which a resumed training continues these evaluations.
 
-        :return: the evaluations so far, the best mean return and the step of the next evaluation, in JSON types
+        :return: evaluations so far, best mean return and step of the next evaluation, in JSON types
         """
         return {
             "timesteps": list(self.timesteps),
@@ -103,10 +103,10 @@ class MultiAgentEvalCallback(EventCallback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Go on from a checkpoint's evaluations.
+        Restore the state from a checkpoint.
 
-        :param state: as :meth:`state` returned it
-        :raises ValueError: if it is something else
+        :param state: return value of :meth:`state`
+        :raises ValueError: if the state is invalid
         """
         try:
             self.sampled, self.greedy = (
@@ -133,7 +133,7 @@ class MultiAgentEvalCallback(EventCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._continue_training = True
-        if not self._is_due():  # as it is where a training stopped just before an evaluation
+        if not self._is_due():  # True if an earlier training stopped just before an evaluation
             self._schedule_next()
 
     def _on_rollout_start(self) -> None:
@@ -158,9 +158,9 @@ class MultiAgentEvalCallback(EventCallback):
     def _evaluate(self) -> None:
         self.num_timesteps = self.model.num_timesteps
         try:
-            # Both before anything is noted: where the env fails, the evaluation is still due.
+            # Play both before recording anything: if the env fails, the evaluation is still due.
             sampled, greedy = self._play(deterministic=False), self._play(deterministic=True)
-        except _BrokenOff:
+        except _Stopped:
             self._continue_training = False
             return
         self._schedule_next()
@@ -175,19 +175,19 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _play(self, deterministic: bool) -> EvaluationResult:
         seed = int(np.random.SeedSequence([self.seed, self.num_timesteps]).generate_state(1)[0])
-        self._break_off_if_wanted()
+        self._check_stop()
         return evaluate_policy(
             self.model,  # type: ignore[arg-type]
             self.eval_env,
             self.n_eval_episodes,
             deterministic,
             seed,
-            self._break_off_if_wanted,
+            self._check_stop,
         )
 
-    def _break_off_if_wanted(self, *_: object) -> None:
+    def _check_stop(self, *_: object) -> None:
         if self.should_stop():
-            raise _BrokenOff
+            raise _Stopped
 
     def _log(self) -> None:
         sampled, greedy = self.sampled[-1], self.greedy[-1]
@@ -197,7 +197,7 @@ class MultiAgentEvalCallback(EventCallback):
         self.logger.record("eval/mean_ep_length_greedy", greedy.mean_length)
         for agent, mean in sampled.agent_means.items():
             self.logger.record(f"eval/{agent}/mean_reward", mean)
-        # As SB3: dumped at once, so that the results stand beside the number of steps they belong to.
+        # Dump immediately, as SB3 does, so that the results are logged with the current number of steps.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.verbose >= 1:
@@ -208,9 +208,9 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _keep_best(self) -> None:
         self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
-        if not self.last_mean_reward >= self.best_mean_reward:  # also when it is nan
+        if not self.last_mean_reward >= self.best_mean_reward:  # also if it is NaN
             return
-        # Equally good models are told apart by their training: in a zero-sum game, say, where the team's return is always 0.
+        # Of equally good models keep the latest: in a zero-sum game, for example, the team return is always 0.
         if self.best_model_save_path is not None:
             model: Any = self.model
             model.save(self.best_model_save_path / "best_model.zip", self.documents)
@@ -233,6 +233,6 @@ class MultiAgentEvalCallback(EventCallback):
             "agent_returns_greedy": np.array([result.agent_returns for result in self.greedy]),
             "agents": np.array(self.sampled[-1].agents),
         }
-        # A reader never meets half a file.
+        # Atomic, so that readers never see an incomplete file.
         with atomic_file(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Playing whole episodes with a model and summing up what every agent earned."""
+"""Evaluate a model: play whole episodes and collect the returns of all agents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sb3_matrl.vec_env import JointObservation, JointVecEnv, make_joint_vec_env
 
 
 class JointPredictor(Protocol):
-    """Anything that chooses actions for all agents: a trained ``MATRL`` model, a script, chance."""
+    """Anything with a joint ``predict``: a trained model, a scripted or a random policy."""
 
     def predict(
         self,
@@ -30,11 +30,11 @@ class JointPredictor(Protocol):
 @dataclass(frozen=True)
 class EvaluationResult:
     """
-    What k episodes brought.
+    Returns and lengths of k episodes.
 
-    :param agents: the n agents, in the order of the columns of ``agent_returns``
+    :param agents: n agents, in the order of the columns of ``agent_returns``
     :param returns: team return of each episode (undiscounted sum over agents and steps), shape (k,)
-    :param agent_returns: return of every agent in each episode, shape (k, n)
+    :param agent_returns: return of each agent in each episode, shape (k, n)
     :param lengths: steps of each episode, shape (k,)
     """
 
@@ -54,7 +54,7 @@ class EvaluationResult:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the team return over episodes (as ``numpy.std``, divided by k)."""
+        """Standard deviation of the team return over episodes (``numpy.std``, which divides by k)."""
         return float(self.returns.std())
 
     @property
@@ -64,15 +64,15 @@ class EvaluationResult:
 
     @property
     def agent_means(self) -> dict[str, float]:
-        """Mean return of every agent."""
+        """Mean return of each agent."""
         return {agent: float(self.agent_returns[:, i].mean()) for i, agent in enumerate(self.agents)}
 
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
         """
-        Student-t interval for the mean team return; it covers chance between episodes, not between training runs.
+        Student-t interval for the mean team return; covers the variance between episodes, not between training runs.
 
-        :param level: confidence, in (0, 1)
-        :return: lower and upper end; both nan for a single episode
+        :param level: confidence level, in (0, 1)
+        :return: lower and upper end; both NaN for a single episode
         """
         return mean_confidence_interval(self.returns, level)
 
@@ -88,21 +88,22 @@ def evaluate_policy(
     """
     Play ``n_eval_episodes`` whole episodes and record the undiscounted returns.
 
-    With several copies the episodes are shared out beforehand, as in SB3's function of this name: copy by copy a fixed
-    number, so that short episodes are not counted more often than long ones.
+    With several copies, every copy plays a fixed number of episodes, as in SB3's function of this name, so that short
+    episodes are not counted more often than long ones.
 
-    Agents trained with a stochastic policy may jam when played greedily: ``deterministic=False`` is the default.
+    The default is ``deterministic=False``, because agents trained with stochastic policies may get stuck when played
+    greedily.
 
-    :param model: has MATRL's ``predict``
-    :param env: a :class:`JointVecEnv`, wrapped or not; or whatever :func:`make_joint_vec_env` takes: then one copy is made,
-        and closed in the end
-    :param n_eval_episodes: at least 1
+    :param model: a trained model, or anything with its ``predict``
+    :param env: a :class:`JointVecEnv`, wrapped or not; or any argument of :func:`make_joint_vec_env`, of which one copy is
+        made and closed afterwards
+    :param n_eval_episodes: number of episodes, at least 1
     :param deterministic: greedy actions instead of sampled ones
-    :param seed: of the environment and of the sampled actions. The global random streams are then as they were once
-        this function returns. Without a seed they are used, and the environment goes on with its own streams.
-    :param callback: called with ``locals()`` and ``globals()`` after every joint step
-    :return: episodes in the order of their copies, and within a copy in the order played
-    :raises ValueError: when ``n_eval_episodes`` is less than 1
+    :param seed: seed of the environment and of sampled actions; the global random streams are restored afterwards.
+        ``None`` uses the global streams and the environment's current generators.
+    :param callback: function called with ``locals()`` and ``globals()`` after every joint step
+    :return: episodes ordered by copy, and within a copy in the order played
+    :raises ValueError: if ``n_eval_episodes`` is less than 1
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}")
@@ -128,7 +129,7 @@ def _play(
     deterministic: bool,
     callback: Callable[[dict[str, Any], dict[str, Any]], None] | None,
 ) -> list[dict[str, Any]]:
-    """The ``infos["episode"]`` of the episodes that count, copy by copy."""
+    """Play the episodes and return their ``infos["episode"]``, ordered by copy."""
     targets = [(n_eval_episodes + copy) // env.num_envs for copy in range(env.num_envs)]
     episodes: list[list[dict[str, Any]]] = [[] for _ in targets]
     joint = cast(JointVecEnv, env.unwrapped)
@@ -138,7 +139,7 @@ def _play(
         actions, state = _choose(model, joint, observations, state, starts, deterministic)
         alive = joint.alive.copy()
         observations, _, dones, infos = env.step(actions)  # type: ignore[arg-type]
-        # An agent that comes later begins then.
+        # The episode of an agent that joins later starts now.
         starts = dones[:, None] | (joint.alive & ~alive)
         for copy in np.flatnonzero(dones):
             if len(episodes[copy]) < targets[copy]:
@@ -157,11 +158,12 @@ def _choose(
     deterministic: bool,
 ) -> tuple[dict[str, Any], Any]:
     """
-    Actions of all agents and the next state; agents whose episodes begin at different times are asked one by one.
+    Choose the actions of all agents; agents whose episodes start at different times are passed one by one.
 
-    :param starts: bool (num_envs, n_agents)
+    :param starts: bool (num_envs, n_agents), whether the agent's episode starts in this step
+    :return: actions, and next state
     """
-    # Passed where there are any: scripts need not know of masks.
+    # Only passed if there are any: scripted policies need no such argument.
     masks: dict[str, Any] = {"action_masks": env.action_masks} if env.action_masks else {}
     if (starts == starts[:, :1]).all():
         return model.predict(observations, state, starts[:, 0], deterministic, **masks)
@@ -176,7 +178,7 @@ def _choose(
 
 def _agents(env: VecEnv) -> tuple[str, ...]:
     if not isinstance(env.unwrapped, JointVecEnv):
-        raise ValueError(f"evaluate_policy wants a JointVecEnv, got a {type(env.unwrapped).__name__}")
+        raise ValueError(f"evaluate_policy needs a JointVecEnv, got a {type(env.unwrapped).__name__}")
     return tuple(env.unwrapped.agents)
 
 

@@ -1,4 +1,4 @@
-"""Agents from several models in one game: partners that never trained together, or old ones against new ones."""
+"""Joint policy of agents from several models, such as partners that never trained together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Player:
     """
     One agent of a model.
 
-    :param model: has MATRL's ``predict``
-    :param agent: its name in that model
+    :param model: a trained model, or anything with its ``predict``
+    :param agent: name of the agent in that model
     """
 
     model: JointPredictor
@@ -27,9 +27,9 @@ class Player:
 
 class MixedPolicy:
     """
-    Every agent is played by some agent of some model; with the ``predict`` of a trained model.
+    Joint policy in which each agent is played by an agent of some model; has the ``predict`` of a trained model.
 
-    :param players: agent of the environment -> who plays it; one model may play several
+    :param players: agent of the environment -> player; one model may play several agents
     """
 
     def __init__(self, players: Mapping[str, Player]) -> None:
@@ -44,15 +44,15 @@ class MixedPolicy:
         action_masks: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """
-        Actions for some or all agents, for one env or a batch of envs.
+        Choose actions for some or all agents, in one env or a batch of envs.
 
-        :param observation: agent -> observation, with or without a leading batch axis; only the agents that are to act
-        :param state: agent -> state of the model that plays it, as returned by the previous call
+        :param observation: agent -> observation, with or without a leading batch axis, of the agents that are to act
+        :param state: agent -> state of the model that plays it, returned by the previous call
         :param episode_start: bool (batch,), for recurrent policies
-        :param deterministic: most likely actions instead of sampled ones
-        :param action_masks: agent -> bool (batch, mask size); a model whose agent has none here is not told of masks
-        :return: agent -> action, and the next states (``None`` without any)
-        :raises ValueError: if nobody plays an agent
+        :param deterministic: greedy actions instead of sampled ones
+        :param action_masks: agent -> bool (batch, mask size); passed on only to the players of these agents
+        :return: agent -> action, and the next states (``None`` if there are none)
+        :raises ValueError: if an agent has no player
         """
         actions, states = {}, {}
         for agent, value in observation.items():

@@ -1,4 +1,4 @@
-"""The yardstick: agents that draw every action from their action space."""
+"""Uniform random baseline policy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sb3_matrl.vec_env.masks import options_of
 
 class RandomPolicy:
     """
-    Agents that act at random, with the ``predict`` of a trained model.
+    Policy that samples every action uniformly from the agent's action space; has the ``predict`` of a trained model.
 
-    :param observation_spaces: agent -> observation space, to tell one observation from a batch
+    :param observation_spaces: agent -> observation space, to distinguish one observation from a batch
     :param action_spaces: agent -> action space to sample from
-    :param seed: of the draws; agents draw from independent streams
+    :param seed: seed of the samples; agents have independent streams
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class RandomPolicy:
         seed: int | None = None,
     ) -> None:
         self._observation_spaces = dict(observation_spaces)
-        # Copies: seeding must not touch the spaces of the environment.
+        # Copies, because seeding must not change the environment's spaces.
         self._action_spaces = {agent: deepcopy(space) for agent, space in action_spaces.items()}
         streams = np.random.SeedSequence(seed).spawn(len(self._action_spaces))
         for space, stream in zip(self._action_spaces.values(), streams, strict=True):
@@ -43,14 +43,14 @@ class RandomPolicy:
         action_masks: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, Any], Any]:
         """
-        Draw an action for every agent in ``observation``.
+        Sample an action for every agent in ``observation``.
 
-        :param observation: agent -> its observation, or a batch of them
-        :param state: handed back as it is
+        :param observation: agent -> observation, or batch of observations
+        :param state: returned unchanged
         :param episode_start: ignored
-        :param deterministic: ignored, chance has no greedy version
-        :param action_masks: agent -> bool (batch, mask size) as :class:`~sb3_matrl.vec_env.JointVecEnv` has them, or (mask
-            size,) for a single observation; legal actions are equally likely, the others are not drawn
+        :param deterministic: ignored
+        :param action_masks: agent -> bool (batch, mask size), see :class:`~sb3_matrl.vec_env.JointVecEnv`, or (mask size,)
+            for a single observation; samples are uniform over the legal actions
         :return: agent -> action, or array of actions with a leading batch axis; and ``state``
         """
         masks = action_masks or {}
@@ -65,19 +65,19 @@ class RandomPolicy:
 
 
 def _sample(space: spaces.Space[Any], mask: np.ndarray | None) -> Any:
-    """One legal action; the mask has a value per option, part by part."""
+    """Sample a legal action; the mask has one value per option, part by part."""
     if mask is None:
         return space.sample()
     if isinstance(space, spaces.MultiBinary):
-        # Gymnasium's own form: a bit, or 2 where both are legal.
-        may = mask.reshape(*space.shape, 2)
-        return space.sample(mask=np.where(may.all(axis=-1), 2, may[..., 1]).astype(np.int8))
+        # Gymnasium's form of the mask: the legal bit, or 2 if both are legal.
+        legal = mask.reshape(*space.shape, 2)
+        return space.sample(mask=np.where(legal.all(axis=-1), 2, legal[..., 1]).astype(np.int8))
     parts = np.split(mask.astype(np.int8), np.cumsum(options_of(space))[:-1])
     return space.sample(mask=parts[0] if isinstance(space, spaces.Discrete) else tuple(parts))
 
 
 def _batch_size(observation: Any, space: spaces.Space[Any]) -> int | None:
-    """Number of observations in a batch, ``None`` for a single observation without a batch axis."""
+    """Number of observations in a batch; ``None`` for a single observation."""
     if isinstance(space, spaces.Dict):
         key, part = next(iter(space.items()))
         return _batch_size(observation[key], part)

@@ -1,4 +1,4 @@
-"""Intervals for means of a few independent numbers."""
+"""Confidence intervals for the mean of a few independent values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def mean_confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[f
     Student-t interval for the mean: ``mean -+ t * s / sqrt(k)`` with k - 1 degrees of freedom.
 
     :param values: k independent observations, shape (k,)
-    :param level: probability that such an interval holds the true mean, in (0, 1)
-    :return: lower and upper end; both nan with fewer than two observations
+    :param level: confidence level, in (0, 1)
+    :return: lower and upper end; both NaN for fewer than two observations
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
@@ -24,12 +24,12 @@ def mean_confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[f
 
 def student_t_quantile(level: float, degrees: int) -> float:
     """
-    The t with P(abs(T) < t) = level for Student's distribution, by bisection on its exact probability.
+    Quantile t of Student's distribution with P(abs(T) < t) = level, by bisection on the exact probability.
 
     :param level: two-sided probability, in (0, 1)
     :param degrees: degrees of freedom, a positive integer
     :return: e.g. 12.706 for level 0.95 and one degree of freedom
-    :raises ValueError: when an argument is out of its range
+    :raises ValueError: if an argument is out of range
     """
     if not 0.0 < level < 1.0 or degrees < 1:
         raise ValueError(f"level must lie in (0, 1) and degrees be at least 1, got {level} and {degrees}")
@@ -45,7 +45,7 @@ def student_t_quantile(level: float, degrees: int) -> float:
 
 def _central_probability(theta: float, degrees: int) -> float:
     """
-    P(abs(T) < sqrt(degrees) * tan(theta)), a finite sum for integer degrees.
+    Probability P(abs(T) < sqrt(degrees) * tan(theta)), a finite sum for integer degrees.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 (odd) and 26.7.4 (even).
     """

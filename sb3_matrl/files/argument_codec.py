@@ -1,9 +1,9 @@
 """
 Constructor arguments as JSON and back, without pickle.
 
-Numbers, strings, lists and dicts are stored as they are; classes by name, from the libraries that define networks and
-algorithms only; SB3's schedules by their numbers. Anything else (a lambda, say) cannot be stored: a placeholder keeps
-its text, and loading asks for the argument again.
+Numbers, strings, lists and dicts are stored as they are, SB3's schedules by their numbers, and classes by name, if they
+come from the libraries that define networks and algorithms. Anything else (a lambda, for example) cannot be stored: a
+placeholder keeps its text, and the argument must be passed again on loading.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 _SAFE_MODULES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.")
 _SAFE_BASES = (th.nn.Module, th.optim.Optimizer, BaseAlgorithm, BaseBuffer)
 _KIND = "__kind__"
-# Of an array: a type of a few letters must not fill the memory.
+# Limit on the bytes of an array: a short description must not fill the memory.
 _MAX_BYTES = 2**28
 
 
 class Unsaved:
     """
-    Stands for an argument that could not be stored.
+    Placeholder for an argument that could not be stored.
 
-    :param text: its ``repr`` at the time of saving
+    :param text: ``repr`` of the argument at the time of saving
     """
 
     def __init__(self, text: str) -> None:
@@ -37,7 +37,7 @@ class Unsaved:
 
 
 def argument_to_json(value: Any) -> Any:
-    """The value in JSON types; see the module's docstring for what can be stored."""
+    """Convert a value to JSON types; the module's docstring says what can be stored."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return {_KIND: "float", "value": str(value)} if isinstance(value, float) and not np.isfinite(value) else value
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
@@ -56,7 +56,7 @@ def argument_to_json(value: Any) -> Any:
 
 
 def _schedule_to_json(value: Any) -> Any:
-    """SB3's schedules, not their subclasses, whose numbers may mean anything; what is no schedule cannot be stored."""
+    """Convert SB3's schedules, but not subclasses, whose numbers may mean something else; store the text of anything else."""
     if type(value) is LinearSchedule:
         return {_KIND: "linear", "arguments": argument_to_json([value.start, value.end, value.end_fraction])}
     if type(value) is ConstantSchedule:
@@ -67,16 +67,18 @@ def _schedule_to_json(value: Any) -> Any:
 
 
 def _has_json_items(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of this dtype consist of numbers or strings that Python, and so JSON, has too."""
+    """Whether arrays of this dtype hold numbers or strings that JSON supports."""
     return dtype.kind in "biuU" or (dtype.kind == "f" and dtype.itemsize <= 8)
 
 
 def argument_from_json(data: Any) -> Any:
     """
-    The value that :func:`argument_to_json` stored; an :class:`Unsaved` where it could not be.
+    Convert stored data back to the value.
 
-    :raises ValueError: for a class that is not a network, optimiser, algorithm or buffer of a known library, and for
-        anything that :func:`argument_to_json` does not write
+    :param data: return value of :func:`argument_to_json`
+    :return: the value, with an :class:`Unsaved` in place of whatever could not be stored
+    :raises ValueError: if a class is not a network, optimiser, algorithm or buffer of a known library, or the data was not
+        written by :func:`argument_to_json`
     """
     if isinstance(data, list):
         return [argument_from_json(item) for item in data]
@@ -109,7 +111,7 @@ def _decode(data: dict[str, Any]) -> Any:
 
 def _array(items: list[Any], dtype: np.dtype[Any]) -> np.ndarray:
     if not _has_json_items(dtype) or len(items) * dtype.itemsize > _MAX_BYTES:
-        raise ValueError(f"no array of {len(items)} numbers or texts of type {dtype}")
+        raise ValueError(f"an array of {len(items)} values of type {dtype} is invalid or too large")
     return np.array(items, dtype=dtype)
 
 
@@ -121,7 +123,7 @@ def _is_safe(value: type) -> bool:
 
 def _load_class(module: str, name: str) -> type:
     if not f"{module}.".startswith(_SAFE_MODULES):
-        raise ValueError(f"refusing to import {module}.{name}: only classes of torch, SB3 and sb3-contrib are loaded by name")
+        raise ValueError(f"{module}.{name} is not imported: only classes of torch, SB3 and sb3-contrib are loaded by name")
     try:
         value = getattr(importlib.import_module(module), name, None)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Checkpoint files of a run: their names, the newest one that can be read, and what else they hold."""
+"""Checkpoint files of a run: file names, the newest readable checkpoint, and states stored in it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ PREFIX = "rl_model"
 
 
 class Stateful(Protocol):
-    """What has a state of its own that belongs to a checkpoint, such as an evaluation's history."""
+    """Object whose state belongs into a checkpoint, such as an evaluation callback."""
 
     def state(self) -> dict[str, Any]:
         """:return: the state in JSON types"""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """:param state: as :meth:`state` returned it"""
+        """:param state: return value of :meth:`state`"""
         ...
 
 
 def checkpoint_path(folder: Path, num_timesteps: int) -> Path:
-    """:return: the checkpoint after so many steps, named as SB3's ``CheckpointCallback`` does"""
+    """:return: path of the checkpoint after ``num_timesteps`` steps, named as by SB3's ``CheckpointCallback``"""
     return folder / f"{PREFIX}_{num_timesteps}_steps.zip"
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """:return: steps of all checkpoints in a folder, rising"""
+    """:return: steps of all checkpoints in a folder, in ascending order"""
     names = (re.fullmatch(rf"{PREFIX}_(\d+)_steps\.zip", path.name) for path in folder.glob("*.zip"))
     return sorted(int(name[1]) for name in names if name)
 
 
 def latest_checkpoint(folder: Path) -> Path:
     """
-    The newest checkpoint that can be read; of a damaged one it is said that the one before is used.
+    Find the newest readable checkpoint; a damaged one is skipped with a warning.
 
-    :param folder: of the checkpoints
-    :raises FileNotFoundError: when there is none
-    :raises ValueError: when all are damaged
+    :param folder: folder of the checkpoints
+    :raises FileNotFoundError: if there is no checkpoint
+    :raises ValueError: if all checkpoints are damaged
     """
     errors = []
     for steps in reversed(checkpoint_steps(folder)):
@@ -62,11 +62,11 @@ def latest_checkpoint(folder: Path) -> Path:
 
 def restore_parts(path: Path, parts: Mapping[str, Stateful]) -> None:
     """
-    Bring everything that has a state of its own to where it was at a checkpoint.
+    Restore the states of objects from a checkpoint.
 
-    :param path: of the checkpoint
-    :param parts: as :class:`ResumableCheckpointCallback` had them
-    :raises ValueError: when the checkpoint lacks one of them
+    :param path: path of the checkpoint
+    :param parts: name -> object, as passed to :class:`~sb3_matrl.common.callbacks.ResumableCheckpointCallback`
+    :raises ValueError: if the checkpoint lacks one of the parts
     """
     documents, _ = read_archive(path)
     for name, part in parts.items():

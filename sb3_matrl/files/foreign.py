@@ -1,4 +1,4 @@
-"""Files of plain Stable-Baselines3, which hold one agent, partly as pickles."""
+"""Load files of plain Stable-Baselines3, which hold one agent, partly as pickles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 
 def is_sb3_file(path: Path) -> bool:
-    """Whether it is a zip as SB3's ``save`` writes it; nothing of it is read but the names of its members."""
+    """Whether a file is a zip written by SB3's ``save``; only the names of its members are read."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -23,27 +23,27 @@ def is_sb3_file(path: Path) -> bool:
 
 def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "auto") -> OnPolicyAlgorithm:
     """
-    Load an agent that plain SB3 saved.
+    Load an agent saved by plain SB3.
 
-    :param path: of the file
-    :param trust: whoever made the file may run code here: SB3's files are pickled in part
-    :param device: of its networks
-    :return: with the policy and the optimiser of any of SB3's algorithms that have an actor-critic policy
-    :raises ValueError: without trust, or if it is no such file
+    :param path: path of the file
+    :param trust: allow the file to run code: SB3's files are partly pickles
+    :param device: device of the networks
+    :return: learner with the policy and optimiser of the file; any SB3 algorithm with an actor-critic policy is supported
+    :raises ValueError: if ``trust`` is ``False``, or the file holds no such agent
     """
     if not trust:
         raise ValueError(
-            f"{path} is a file of plain Stable-Baselines3, which holds pickles: loading it can run any code that somebody put "
-            "there. If you trust where it comes from, say so: --trust on the command line, trust=True in Python"
+            f"{path} is a file of plain Stable-Baselines3, which holds pickles: loading it can run arbitrary "
+            "code. If you trust its origin, pass --trust on the command line or trust=True in Python"
         )
     try:
         return _learner_class(path).load(path, device=device)
-    except Exception as error:  # whatever a foreign file causes
+    except Exception as error:  # a foreign file can cause any error
         raise ValueError(f"{path} holds no agent with an actor-critic policy: {' '.join(str(error).split())}") from error
 
 
 def _learner_class(path: Path) -> type[OnPolicyAlgorithm]:
-    """The file does not say which algorithm saved it; the module of its policy tells those apart that PPO cannot read."""
+    """Infer the algorithm from the module of the policy class, because the file does not name it; PPO reads all others."""
     with zipfile.ZipFile(path) as archive:
         module = json.loads(archive.read("data"))["policy_class"]["__module__"]
     learners: tuple[type[OnPolicyAlgorithm], ...] = (MaskablePPO, RecurrentPPO)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-# Bytes of a Box's bounds: a description of a few letters must not fill the memory.
+# Limit on the bytes of a Box's bounds: a short description must not fill the memory.
 MAX_BYTES = 2**28
 
 
@@ -18,7 +18,7 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     Describe a space in JSON types.
 
     :param space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of those
-    :raises ValueError: for any other kind, which SB3's on-policy algorithms cannot use either
+    :raises ValueError: for any other space, which SB3's on-policy algorithms do not support either
     """
     if isinstance(space, spaces.Box):
         low, high = _bounds_to_json(space.low), _bounds_to_json(space.high)
@@ -30,7 +30,7 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
         start = np.asarray(space.start).tolist()
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiBinary):
-        # A number and a list of one number make different spaces.
+        # n=3 and n=[3] make different spaces.
         return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[key, space_to_json(value)] for key, value in space.spaces.items()]}
@@ -39,9 +39,10 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
 
 def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
     """
-    The space that :func:`space_to_json` described.
+    Build a space from its description.
 
-    :raises ValueError: if the description is not one
+    :param data: return value of :func:`space_to_json`
+    :raises ValueError: if the description is invalid
     """
     try:
         space: spaces.Space[Any] = _BUILDERS[data["type"]](data)
@@ -64,7 +65,7 @@ def _box(data: Mapping[str, Any]) -> spaces.Box:
 
 def _discrete(data: Mapping[str, Any]) -> spaces.Discrete:
     n, start, dtype = int(data["n"]), int(data["start"]), np.dtype(data.get("dtype", "int64"))
-    # gymnasium 1.0 knows no other dtype, and has no argument for it.
+    # gymnasium 1.0 supports no other dtype and has no such argument.
     return spaces.Discrete(n, start=start) if dtype == np.int64 else spaces.Discrete(n, start=start, dtype=dtype)
 
 
@@ -78,7 +79,7 @@ _BUILDERS: dict[str, Any] = {
     "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
     "MultiBinary": lambda data: spaces.MultiBinary(data["n"]),
-    # Pairs, because a plain dict would be sorted by gymnasium.
+    # Pairs, because gymnasium sorts the keys of a plain dict.
     "Dict": lambda data: spaces.Dict([(key, space_from_json(value)) for key, value in data["spaces"]]),
 }
 
@@ -87,14 +88,14 @@ _BOUNDED = ("bounded_below", "bounded_above")
 
 
 def _unbounded_integers(box: spaces.Box) -> dict[str, Any]:
-    """Which bounds of an integer Box are none: integers have no infinity, so the bounds themselves do not tell."""
+    """Mask of the finite bounds of an integer Box; needed because integers have no infinity."""
     if box.dtype.kind != "i":
         return {}
     return {key: _bounds_to_json(getattr(box, key)) for key in _BOUNDED if not getattr(box, key).all()}
 
 
 def _bounds_to_json(bounds: np.ndarray) -> Any:
-    """One number where all are equal (images!), else a flat list; infinities as strings, which JSON has no numbers for."""
+    """One number if all are equal (images), else a flat list; infinities as strings, because JSON has no infinity."""
     flat = bounds.reshape(-1).tolist()
     if len(flat) > 0 and all(value == flat[0] for value in flat):
         return _number_to_json(flat[0])

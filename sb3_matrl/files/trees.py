@@ -1,4 +1,4 @@
-"""Nested dicts and lists of arrays, as files hold them: with tensors in place of arrays."""
+"""Conversion between arrays and tensors inside nested dicts and lists."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch as th
 
 
 def tensors_for_arrays(value: Any) -> Any:
-    """Nested dicts and lists with a tensor in place of every array; all else as it is, tuples as lists."""
+    """Replace every array in nested dicts and lists by a tensor, and every tuple by a list."""
     return th.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else _each(tensors_for_arrays, value)
 
 
 def arrays_for_tensors(value: Any) -> Any:
-    """The other way round."""
+    """Replace every tensor in nested dicts and lists by an array, and every tuple by a list."""
     return value.numpy() if isinstance(value, th.Tensor) else _each(arrays_for_tensors, value)
 
 

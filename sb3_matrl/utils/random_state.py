@@ -1,4 +1,4 @@
-"""The global random generators of Python, NumPy and PyTorch: their states as plain data, and how to leave them untouched."""
+"""Save, restore and isolate the global random generators of Python, NumPy and PyTorch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch as th
 
 def random_generators() -> dict[str, Any]:
     """
-    What the global generators will draw next.
+    States of the global generators.
 
-    :return: nested dicts and lists of numbers, texts and arrays; CUDA generators are included once CUDA is in use
+    :return: nested dicts and lists of numbers, strings and arrays; CUDA generators are included once CUDA is in use
     """
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)
@@ -30,9 +30,9 @@ def random_generators() -> dict[str, Any]:
 
 def restore_random_generators(states: dict[str, Any]) -> None:
     """
-    Undo what was drawn since; generators of GPUs that are not there are left out.
+    Restore the states of the global generators; states of missing GPUs are skipped.
 
-    :param states: as :func:`random_generators` returned them
+    :param states: return value of :func:`random_generators`
     """
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
@@ -47,13 +47,13 @@ def restore_random_generators(states: dict[str, Any]) -> None:
 @contextmanager
 def isolated_random_streams(seed: int) -> Iterator[None]:
     """
-    Seed Python's, NumPy's and PyTorch's global generators for a while and put their states back afterwards.
+    Context manager that seeds Python's, NumPy's and PyTorch's global generators and restores their states at the end.
 
-    Policies sample actions from PyTorch's global generator, the very one that training draws from. An evaluation
-    inside this block neither depends on where training stands nor changes how it goes on. CUDA generators are
-    included when CUDA is in use.
+    Policies sample actions from PyTorch's global generator, which training uses too. An evaluation inside this block
+    neither depends on the progress of training nor changes how it continues. CUDA generators are included if CUDA is
+    in use.
 
-    :param seed: for all generators inside the block
+    :param seed: seed of all generators inside the block
     """
     before = random_generators()
     try:

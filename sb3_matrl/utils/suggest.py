@@ -1,4 +1,4 @@
-"""Sentences for misspelt names: what was wrong, what was probably meant, what is known."""
+"""Messages for unknown names, with the closest known name as a suggestion."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
-    Guess which known name was meant.
+    Suggest the closest known name.
 
-    :param word: the name as it was given
-    :param known: the valid names
-    :return: ``"; did you mean 'x'?"`` with the closest known name, or ``""`` when none is close
+    :param word: unknown name
+    :param known: valid names
+    :return: ``"; did you mean 'x'?"`` with the closest known name, or ``""`` if none is close
     """
     names = sorted(set(known))
     folded = {name.casefold(): name for name in reversed(names)}
@@ -22,11 +22,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """
-    Build the message for a name that is not known.
+    Build the message for an unknown name.
 
-    :param kind: what the name stands for, e.g. ``"env"``
-    :param word: the name as it was given
-    :param known: the valid names, listed in the order given
+    :param kind: kind of the name, e.g. ``"env"``
+    :param word: unknown name
+    :param known: valid names, listed in this order
     :return: e.g. ``"env 'checkers_v1' is unknown; did you mean 'checkers_v0'? Known: checkers_v0, switch_v0"``
     """
     names = list(known)

@@ -1,4 +1,4 @@
-"""What :class:`~sb3_matrl.vec_env.joint.JointVecEnv` asks of whatever steps the copies."""
+"""Interface between :class:`~sb3_matrl.vec_env.joint.JointVecEnv` and the backends that step the copies."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sb3_matrl.envs.snapshot import Snapshot
 from sb3_matrl.vec_env.spaces import AgentSpaces
 from sb3_matrl.vec_env.step import JointObservation, Transition
 
-# agent -> the env's own info
+# agent -> the env's info
 AgentInfos = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Start:
     """
-    The beginning of an episode in every copy.
+    State of all copies at the start of their episodes.
 
     :param observations: agent -> (num_envs, *shape); zeros where not ``alive``
-    :param alive: bool (num_envs, n_agents)
-    :param acting: bool (num_envs, n_agents), who chooses the next action; the same array as ``alive`` where all do
-    :param infos: copy -> agent -> the env's own info, nonempty ones only
+    :param alive: bool (num_envs, n_agents), agents that are present
+    :param acting: bool (num_envs, n_agents), agents that choose the next action
+    :param infos: copy -> agent -> the env's info, non-empty ones only
     """
 
     observations: JointObservation
@@ -49,10 +49,10 @@ class BackendStep(Transition):
 
 class Backend(ABC):
     """
-    ``num_envs`` copies of one multi-agent env that reset themselves.
+    ``num_envs`` copies of one multi-agent env with automatic reset.
 
-    ``layout`` says how snapshots are laid out, ``"batched"`` or ``"separate"``; ``snapshot_obstacle`` says why there are
-    none, ``None`` where there are.
+    ``layout`` is the layout of snapshots, ``"batched"`` or ``"separate"``; ``snapshot_obstacle`` is the reason why the
+    copies cannot save their state, or ``None`` if they can.
     """
 
     layout: ClassVar[str]
@@ -68,21 +68,21 @@ class Backend(ABC):
         """
         Start a new episode in every copy.
 
-        :param seeds: per copy; ``None`` lets the copy's own random generator go on
-        :param options: per copy; an empty dict passes ``options=None`` to the env
-        :raises DataFault: when what an env returns is wrong (so does :meth:`step_wait`)
-        :raises CopyFailure: when an env raises an error (so does :meth:`step_wait`)
-        :raises WorkerLost: when a worker process dies (so do all other methods)
+        :param seeds: one seed per copy; ``None`` continues with the copy's random generator
+        :param options: one dict per copy; an empty dict passes ``options=None`` to the env
+        :raises DataFault: if an env returns invalid data (:meth:`step_wait` too)
+        :raises CopyFailure: if an env raises an error (:meth:`step_wait` too)
+        :raises WorkerLost: if a worker process dies (all other methods too)
         """
 
     @abstractmethod
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
         """
-        Begin a joint step.
+        Start a joint step.
 
-        :param actions: agent -> (num_envs, *action shape) of the action space's dtype; rows of agents that do not act are
-            ignored
-        :raises ValueError: on an action outside its space
+        :param actions: agent -> (num_envs, *action shape), with the action space's dtype; rows of agents that do not act
+            are ignored
+        :raises ValueError: if an action is outside its space
         """
 
     @abstractmethod
@@ -91,20 +91,21 @@ class Backend(ABC):
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
-        """Everything that decides the copies' future; only between steps, and where there is no ``snapshot_obstacle``."""
+        """Complete state of the copies; only valid between steps, and if ``snapshot_obstacle`` is ``None``."""
 
     @abstractmethod
     def restore(self, snapshot: Snapshot) -> Start:
         """
-        Go on from a snapshot of the same layout.
+        Restore a snapshot with the same layout.
 
-        :return: the situation in which it was taken, without infos
-        :raises ValueError: when it does not fit; the copies must then be reset
+        :param snapshot: return value of :meth:`snapshot`
+        :return: state at the time of the snapshot, without infos
+        :raises ValueError: if the snapshot does not fit; the copies must then be reset
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Close every copy's env; may be called again."""
+        """Close every copy's env; further calls do nothing."""
 
     @abstractmethod
     def get_attr(self, name: str, copies: Sequence[int]) -> list[Any]:
@@ -124,4 +125,4 @@ class Backend(ABC):
 
     @abstractmethod
     def render(self, mode: str | None) -> Any:
-        """Draw copy 0."""
+        """Render copy 0."""

@@ -1,4 +1,4 @@
-"""The backend that steps a batched core: all copies in one call, no per-copy Python."""
+"""Backend that steps all copies of a batched core in one call."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NO_COPIES = (
 
 class BatchedBackend(Backend):
     """
-    Steps ``env``'s core with ``num_envs`` copies.
+    Steps a core with ``num_envs`` copies, made by ``env``.
 
     Attributes are read from ``env`` itself, which is never stepped.
 
-    :param env: the PettingZoo view of the core; it is closed with the backend
+    :param env: PettingZoo view of the core; closed together with the backend
     :param num_envs: number of copies
     """
 
@@ -48,7 +48,7 @@ class BatchedBackend(Backend):
         self._closed = False
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
-        """See :meth:`Backend.reset`; a core takes no options and ignores them, as its PettingZoo view does."""
+        """See :meth:`Backend.reset`; options are ignored, as by the core's PettingZoo view."""
         if any(seed is not None for seed in seeds):
             self.core.seed(list(seeds))
         self.core.reset()
@@ -69,7 +69,7 @@ class BatchedBackend(Backend):
         self._actions = actions
 
     def step_wait(self) -> BackendStep:
-        assert self._actions is not None, "step_async comes first"
+        assert self._actions is not None, "call step_async() first"
         joint_action = np.stack([self._actions[agent] for agent in self.agents], axis=1)
         self._actions = None
         step = self.core.step(joint_action)

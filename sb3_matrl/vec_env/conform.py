@@ -1,4 +1,4 @@
-"""Whether what an env returns agrees with PettingZoo's rules and with its own spaces; if not, a ValueError says why."""
+"""Checks that the data an env returns follows PettingZoo's rules and the env's own spaces."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sb3_matrl.vec_env.spaces import Leaf
 
 def conforming_leaves(agent: str, leaves: list[Leaf], observation: Any) -> list[np.ndarray]:
     """
-    An observation as arrays of its space's shapes and dtypes.
+    Convert an observation to arrays with its space's shapes and dtypes.
 
-    :param agent: name for messages
-    :param leaves: the leaves of the agent's observation space
-    :param observation: what the env returned
-    :return: per leaf, an array with a leading axis of length 1
-    :raises ValueError: on missing or unknown entries, a wrong shape or a dtype of the wrong kind
+    :param agent: name of the agent, for messages
+    :param leaves: leaves of the agent's observation space
+    :param observation: observation that the env returned
+    :return: one array per leaf, with a leading axis of length 1
+    :raises ValueError: if entries are missing or unknown, or a shape or a dtype is wrong
     """
     if leaves[0].key is None:
         return [_conforming(agent, leaves[0], observation)]
@@ -39,7 +39,7 @@ def _conforming(agent: str, leaf: Leaf, value: Any) -> np.ndarray:
 
 
 def _cast(agent: str, leaf: Leaf, array: np.ndarray) -> np.ndarray:
-    """Other widths of the same kind, and integers for floats, are taken where no value changes beyond rounding."""
+    """Accept other widths of the same kind, and integers for floats, if values change by rounding at most."""
     kinds = "biuf" if leaf.dtype.kind == "f" else "biu"
     if array.dtype.kind not in kinds:
         raise ValueError(f"agent {agent!r}: observation has dtype {array.dtype}, expected {leaf.dtype} of {leaf}")
@@ -52,9 +52,11 @@ def _cast(agent: str, leaf: Leaf, array: np.ndarray) -> np.ndarray:
 
 def outcome_of(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     """
-    What ``step()`` returned, if it has the right form.
+    Check the form of the return value of ``step()``.
 
-    :raises ValueError: says what form is expected
+    :param result: return value of ``step()``
+    :return: observations, rewards, terminations, truncations and infos
+    :raises ValueError: if the form is wrong; the message says what is expected
     """
     if not (isinstance(result, tuple) and len(result) == 5 and all(isinstance(part, Mapping) for part in result[:4])):
         raise ValueError(
@@ -65,9 +67,11 @@ def outcome_of(result: Any) -> tuple[Any, Any, Any, Any, Any]:
 
 def start_of(result: Any) -> tuple[Mapping[str, Any], Any]:
     """
-    What ``reset()`` returned, if it has the right form.
+    Check the form of the return value of ``reset()``.
 
-    :raises ValueError: says what form is expected
+    :param result: return value of ``reset()``
+    :return: observations and infos
+    :raises ValueError: if the form is wrong; the message says what is expected
     """
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Mapping)):
         raise ValueError("reset() must return (observations, infos), two dicts keyed by agent")
@@ -76,10 +80,10 @@ def start_of(result: Any) -> tuple[Mapping[str, Any], Any]:
 
 def nonempty_infos(infos: Any) -> dict[str, dict[str, Any]]:
     """
-    The agents' infos where there is something in them.
+    Select the agents' infos that are not empty.
 
-    :param infos: as ``reset()`` or ``step()`` returned them; ``None`` and ``{}`` will do
-    :raises ValueError: when they are not dicts keyed by agent
+    :param infos: infos that ``reset()`` or ``step()`` returned; ``None`` and ``{}`` are accepted
+    :raises ValueError: if the infos are not dicts keyed by agent
     """
     if not isinstance(infos or {}, Mapping):
         raise ValueError(f"the infos are of type {type(infos).__name__}, expected a dict keyed by agent")
@@ -92,33 +96,33 @@ def nonempty_infos(infos: Any) -> dict[str, dict[str, Any]]:
 
 def acting_of(env: Any, live: list[str], possible_agents: list[str]) -> list[str]:
     """
-    Who chooses the next action: ``env.acting_agents`` where the env has that attribute, else everybody who is alive.
+    List the agents that choose the next action: ``env.acting_agents`` if the env has it, otherwise all live agents.
 
     :param env: a ParallelEnv
-    :param live: who is alive, in order
-    :param possible_agents: everybody
-    :return: in order; agents that are not alive are left out
-    :raises ValueError: when the attribute is no collection of possible agents
+    :param live: live agents, in order
+    :param possible_agents: possible agents of the env
+    :return: acting agents that are alive, in order
+    :raises ValueError: if the attribute is no collection of possible agents
     """
     acting = getattr(env, "acting_agents", None)
     if acting is None:
         return live
     if isinstance(acting, str) or not isinstance(acting, Collection):
         raise ValueError(f"env.acting_agents is {acting!r}, expected a list of agents")
-    strangers = [agent for agent in acting if agent not in possible_agents]
-    if strangers:
-        raise ValueError(f"agent {strangers[0]!r} is in env.acting_agents but not in possible_agents {possible_agents}")
+    unknown = [agent for agent in acting if agent not in possible_agents]
+    if unknown:
+        raise ValueError(f"agent {unknown[0]!r} is in env.acting_agents but not in possible_agents {possible_agents}")
     return [agent for agent in live if agent in acting]
 
 
 class Life:
     """
-    Who is alive in the current episode of one env, and whether the env keeps to the rules about it.
+    Live agents in the current episode of one env, and checks of PettingZoo's rules about them.
 
-    An agent is alive from when the env lists it in ``agents`` until it is terminated or truncated. It does not come back
-    before the next episode. An env that goes on listing agents after their end is tolerated.
+    An agent is alive from the time the env lists it in ``agents`` until it is terminated or truncated. It may not return
+    before the next episode. An env may continue to list agents after their end.
 
-    :param possible_agents: in the env's order
+    :param possible_agents: possible agents, in the env's order
     """
 
     def __init__(self, possible_agents: list[str]) -> None:
@@ -130,11 +134,11 @@ class Life:
 
     def begin(self, possible_agents: list[str], listed: list[str]) -> None:
         """
-        An episode begins.
+        Start an episode.
 
-        :param possible_agents: what the env says now; must be what it said at first
-        :param listed: ``env.agents``
-        :raises ValueError: when the possible agents changed, nobody is there, or a stranger is
+        :param possible_agents: ``env.possible_agents`` after the reset
+        :param listed: ``env.agents`` after the reset
+        :raises ValueError: if the possible agents changed, no agent is alive, or an agent is unknown
         """
         if possible_agents != self.possible_agents:
             raise ValueError(
@@ -146,31 +150,32 @@ class Life:
         self.live = self._in_order(listed)
 
     def snapshot(self) -> Snapshot:
-        """Who is alive, has ended and is no longer listed, each in order."""
+        """Agents that are alive, have ended, and are no longer listed, each in order."""
         out = {"ended": self._ended, "gone": self._gone}
         return {"live": list(self.live), **{key: self._in_order(list(agents)) for key, agents in out.items()}}
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot.
+        Restore a snapshot.
 
-        :raises ValueError: when it does not fit; changes nothing
+        :param snapshot: return value of :meth:`snapshot`
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
-        check_keys("who is alive", snapshot, ["live", "ended", "gone"])
+        check_keys("snapshot of the live agents", snapshot, ["live", "ended", "gone"])
         if not all(isinstance(agents, list) for agents in snapshot.values()):
-            raise ValueError(f"who is alive: expected three lists of agents, got {snapshot!r}")
+            raise ValueError(f"snapshot of the live agents: expected three lists of agents, got {snapshot!r}")
         live, ended, gone = (self._in_order(snapshot[key]) for key in ("live", "ended", "gone"))
         self.live, self._ended, self._gone = live, set(ended), set(gone)
 
     def advance(self, listed: list[str], terminations: Mapping[str, Any], truncations: Mapping[str, Any]) -> list[str]:
         """
-        A step has been taken.
+        Update :attr:`live` after a step.
 
         :param listed: ``env.agents`` after the step
-        :param terminations: as ``step()`` returned them
-        :param truncations: as ``step()`` returned them
-        :return: the agents that ended in this step; :attr:`live` is who is there after it
-        :raises ValueError: when agents vanish without an end, come back, or are strangers
+        :param terminations: terminations that ``step()`` returned
+        :param truncations: truncations that ``step()`` returned
+        :return: agents that ended in this step
+        :raises ValueError: if an agent vanished without an end, returned after its end, or is unknown
         """
         ended = [agent for agent in self.live if any(self.flags(agent, terminations, truncations))]
         out = set(ended)
@@ -195,18 +200,18 @@ class Life:
         self.live = self._in_order([agent for agent in listed if agent not in self._ended])
 
     def _in_order(self, listed: list[str]) -> list[str]:
-        strangers = [agent for agent in listed if agent not in self.columns]
-        if strangers:
-            raise ValueError(f"agent {strangers[0]!r} is in env.agents but not in possible_agents {self.possible_agents}")
+        unknown = [agent for agent in listed if agent not in self.columns]
+        if unknown:
+            raise ValueError(f"agent {unknown[0]!r} is in env.agents but not in possible_agents {self.possible_agents}")
         present = set(listed)
         return [agent for agent in self.possible_agents if agent in present]
 
     @staticmethod
     def flags(agent: str, terminations: Mapping[str, Any], truncations: Mapping[str, Any]) -> tuple[bool, bool]:
         """
-        The agent's termination and truncation.
+        Termination and truncation of an agent.
 
-        :raises ValueError: when one is missing
+        :raises ValueError: if one is missing
         """
         if agent not in terminations or agent not in truncations:
             which = "truncation" if agent in terminations else "termination"
@@ -216,9 +221,9 @@ class Life:
     @staticmethod
     def reward(agent: str, rewards: Mapping[str, Any]) -> float:
         """
-        The agent's reward.
+        Reward of an agent.
 
-        :raises ValueError: when it is missing or no number
+        :raises ValueError: if the reward is missing or not a number
         """
         if agent not in rewards:
             raise ValueError(f"agent {agent!r}: step() returned no reward; expected one for every agent that was alive")

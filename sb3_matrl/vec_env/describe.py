@@ -1,4 +1,4 @@
-"""Reads an env's agents and spaces, and says what is wrong with them before anything runs."""
+"""Description of an env: its agents and spaces, checked before the env runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
 @dataclass(frozen=True)
 class EnvDescription:
     """
-    What a vectorised env must know about an env before it runs.
+    Properties of an env that a vectorised env needs.
 
     :param agents: possible agents, in the env's order
     :param observation_spaces: agent -> space, in that order
     :param action_spaces: agent -> space, in that order
-    :param metadata: the env's metadata
-    :param render_mode: ``None`` where the env has none
-    :param snapshot_obstacle: see :func:`snapshot_obstacle`
+    :param metadata: metadata of the env
+    :param render_mode: render mode of the env, or ``None``
+    :param snapshot_obstacle: reason why the env cannot save its state, or ``None``; see :func:`snapshot_obstacle`
     """
 
     agents: list[str]
@@ -39,8 +39,8 @@ def describe(env: Any) -> EnvDescription:
     Read and check a ParallelEnv's agents and spaces.
 
     :param env: a PettingZoo ParallelEnv
-    :raises TypeError: when it is none, or a space is one that SB3 cannot handle
-    :raises ValueError: when it has no agents or will not tell their spaces
+    :raises TypeError: if ``env`` is no ParallelEnv, or SB3 does not support one of its spaces
+    :raises ValueError: if the env has no agents or does not return their spaces
     """
     require_parallel_env(env)
     agents = _agents(env)
@@ -52,23 +52,24 @@ def describe(env: Any) -> EnvDescription:
 
 
 def render_mode_of(env: Any) -> str | None:
-    """The env's render mode; ``None`` where neither it nor the unwrapped env has such an attribute."""
+    """Render mode of the env; ``None`` if neither it nor the unwrapped env has such an attribute."""
     mode: str | None = getattr(env, "render_mode", None) or getattr(getattr(env, "unwrapped", None), "render_mode", None)
     return mode
 
 
 def snapshot_obstacle(env: Any) -> str | None:
     """
-    Why an env cannot save its state: its class, that of the outermost wrapper, must define ``snapshot()`` and ``restore()``.
+    Find out why an env cannot save its state.
 
-    PettingZoo's wrappers pass on the methods of what they wrap, which know nothing of the wrapper's own state; they do not
-    count. An env that has the methods but cannot always use them says so by an attribute ``can_snapshot``.
+    The class of the outermost wrapper must define ``snapshot()`` and ``restore()``. Methods that PettingZoo's wrappers
+    forward to the wrapped env do not count, because they do not cover the wrapper's own state. An env that has the methods
+    but does not always support them has an attribute ``can_snapshot``.
 
     :param env: a ParallelEnv or AECEnv
-    :return: a sentence that names the env; ``None`` when nothing is in the way
+    :return: reason, a sentence that names the env; ``None`` if the env can save its state
     """
     if isinstance(env, TurnBasedParallelEnv):
-        return snapshot_obstacle(env.env)  # it has no state of its own
+        return snapshot_obstacle(env.env)  # the view has no state of its own
     kind = type(env)
     missing = [name for name in ("snapshot", "restore") if not callable(getattr(kind, name, None))]
     if missing:
@@ -103,7 +104,7 @@ def _space(env: Any, method: str, agent: str) -> spaces.Space[Any]:
         raise TypeError(f"{env}: {method}({agent!r}) is {space!r}, expected a gymnasium space")
     try:
         if method == "action_space" and isinstance(space, spaces.Dict):
-            raise TypeError("a Dict space, which SB3 knows for observations only; use MultiDiscrete or Box")
+            raise TypeError("a Dict space, which SB3 supports for observations only; use MultiDiscrete or Box")
         leaves_of(space)
     except TypeError as error:
         raise TypeError(f"{env}: {method} of agent {agent!r} is {error}") from None

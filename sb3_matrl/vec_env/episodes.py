@@ -1,4 +1,4 @@
-"""Where every copy is in its episode, and what SB3 wants to know about an episode that is over."""
+"""Running episodes of all copies, and the statistics that SB3 expects at their ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys
 
 class Episodes:
     """
-    The running episodes of all copies.
+    Statistics of the running episodes.
 
-    - ``returns``: float64 (num_envs, n_agents), undiscounted, so far
+    - ``returns``: float64 (num_envs, n_agents), undiscounted returns so far
     - ``lengths``: int64 (num_envs,), joint steps so far
-    - ``numbers``: int64 (num_envs,), counted from 1 since the copy was seeded
-    - ``seeds``: what each copy was last seeded with
+    - ``numbers``: int64 (num_envs,), number of the episode since the copy was seeded, from 1
+    - ``seeds``: last seed of each copy
 
     :param num_envs: number of copies
     :param agents: names of the columns
@@ -34,9 +34,9 @@ class Episodes:
 
     def begin(self, seeds: Sequence[int | None]) -> None:
         """
-        All copies begin an episode.
+        Start an episode in all copies.
 
-        :param seeds: per copy; ``None`` where it is not seeded anew
+        :param seeds: one seed per copy; ``None`` for copies that are not seeded
         """
         for copy, seed in enumerate(seeds):
             if seed is not None:
@@ -47,7 +47,7 @@ class Episodes:
 
     def count(self, rewards: np.ndarray) -> None:
         """
-        All copies have taken a step.
+        Count a step of all copies.
 
         :param rewards: (num_envs, n_agents)
         """
@@ -56,10 +56,11 @@ class Episodes:
 
     def finish(self, copy: int) -> dict[str, Any]:
         """
-        A copy's episode is over and the next one begins.
+        Finish a copy's episode and start the next one.
 
-        :return: ``"r"`` the return summed over agents, ``"l"`` the number of steps, ``"t"`` seconds since this object was
-            made, ``"agents"`` each agent's return
+        :param copy: index of the copy
+        :return: ``"r"``: return summed over agents, ``"l"``: number of steps, ``"t"``: seconds since this object was
+            created, ``"agents"``: agent -> return
         """
         returns = self.returns[copy]
         statistics = {
@@ -74,11 +75,11 @@ class Episodes:
         return statistics
 
     def moment(self, copy: int) -> str:
-        """Which step the copy is about to take, in which episode: for messages."""
+        """Step and episode that the copy is in, for messages."""
         return f"step {self.lengths[copy] + 1} of episode {self.numbers[copy]} since seed {self.seeds[copy]}"
 
     def snapshot(self) -> Snapshot:
-        """Everything, with the time that has passed."""
+        """All statistics, and the time elapsed."""
         return {
             "returns": self.returns.copy(),
             "lengths": self.lengths.copy(),
@@ -89,9 +90,10 @@ class Episodes:
 
     def restore(self, snapshot: Snapshot) -> None:
         """
-        Go on from a snapshot.
+        Restore a snapshot.
 
-        :raises ValueError: when it does not fit; changes nothing
+        :param snapshot: return value of :meth:`snapshot`
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
         what = "snapshot of the episodes"
         check_keys(what, snapshot, ["returns", "lengths", "numbers", "seeds", "elapsed"])
@@ -108,11 +110,13 @@ class Episodes:
 
 def check_seeds(what: str, seeds: Any, num_envs: int) -> None:
     """
-    :param what: the entry of the snapshot, for the message
-    :param seeds: what it holds
+    Check the seeds in a snapshot.
+
+    :param what: name of the entry, for the message
+    :param seeds: value of the entry
     :param num_envs: number of copies
-    :raises ValueError: unless it is a list of nonnegative integers or ``None``, one per copy
+    :raises ValueError: unless ``seeds`` is a list of non-negative integers or ``None``, one per copy
     """
     good = isinstance(seeds, list) and len(seeds) == num_envs
     if not good or not all(seed is None or (type(seed) is int and seed >= 0) for seed in seeds):
-        raise ValueError(f"{what} must be a list of {num_envs} seeds, nonnegative integers or None, got {seeds!r}")
+        raise ValueError(f"{what} must be a list of {num_envs} seeds, non-negative integers or None, got {seeds!r}")

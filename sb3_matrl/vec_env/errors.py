@@ -1,4 +1,4 @@
-"""What goes wrong inside a copy's env or worker process, and what the user is told about it."""
+"""Errors of environment copies and worker processes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 
 class EnvError(RuntimeError):
-    """An env failed or its worker process died: the message says in which copy, when and after which actions."""
+    """An env raised an error or its worker process died; the message names the copy, the time and the last actions."""
 
 
 class EnvDataError(EnvError, ValueError):
-    """What an env returned breaks PettingZoo's rules or its own spaces, or is not finite."""
+    """An env returned data that breaks PettingZoo's rules or its own spaces, or is not finite."""
 
 
 class DataFault(ValueError):
     """
-    What the env of one copy returned is wrong. (Travels from worker processes, so its arguments are all it has.)
+    The env of one copy returned invalid data. (Sent between processes, so ``args`` must hold everything.)
 
-    :param copy: the copy's index
-    :param message: what is wrong, what is expected and what to do
+    :param copy: index of the copy
+    :param message: description of the fault, with the expected value and the remedy
     """
 
     def __init__(self, copy: int, message: str) -> None:
@@ -32,11 +32,11 @@ class DataFault(ValueError):
 
 class CopyFailure(Exception):
     """
-    The env of one copy raised an error. (Travels from worker processes, so its arguments are all it has.)
+    The env of one copy raised an error. (Sent between processes, so ``args`` must hold everything.)
 
-    :param copy: the copy's index
-    :param method: of the env, e.g. ``"step"``
-    :param error: what it raised
+    :param copy: index of the copy
+    :param method: method that raised, e.g. ``"step"``
+    :param error: error that was raised
     """
 
     def __init__(self, copy: int, method: str, error: Exception) -> None:
@@ -53,15 +53,15 @@ class WorkerLost(EnvError):
     """
     A worker process ended without a message.
 
-    :param copies: the copies that it held; empty when it is not known which worker it was
-    :param exit_code: of the process, negative for a signal; ``None`` when it is not known
+    :param copies: copies that the worker held; empty if the worker is unknown
+    :param exit_code: exit code of the process, negative for a signal; ``None`` if unknown
     """
 
     def __init__(self, copies: Sequence[int], exit_code: int | None) -> None:
         self.copies = list(copies)
-        of_whom = f" (env copies {', '.join(map(str, copies))})" if copies else ""
+        held = f" (env copies {', '.join(map(str, copies))})" if copies else ""
         super().__init__(
-            f"a worker process of the env{of_whom} ended without a message: {_cause(exit_code)}. "
+            f"a worker process of the env{held} ended without a message: {_cause(exit_code)}. "
             "vec_env='dummy' runs the env in this process, where the cause may show"
         )
 

@@ -1,4 +1,4 @@
-"""From whatever names an env (a factory, an instance, an id) to a :class:`JointVecEnv` with the right backend."""
+"""Make a :class:`JointVecEnv` from a factory, an environment or an id, and choose its backend."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def make_joint_vec_env(
     check_bounds: bool = True,
 ) -> JointVecEnv:
     """
-    Make ``n_envs`` copies of a multi-agent env, stepped together.
+    Make a vectorised env with ``n_envs`` copies of a multi-agent env.
 
     :param env: one of
 
-        - a factory: called without arguments (but ``env_kwargs``) for every copy, returns a PettingZoo ParallelEnv or
-          AECEnv; with worker processes it is called once more, to learn the spaces. In an AECEnv that PettingZoo cannot
-          convert to a ParallelEnv agents take turns
-        - a ParallelEnv or AECEnv itself; it becomes copy 0, the others are cloudpickled copies of it
-          (with worker processes all are, and it stays untouched)
+        - a factory, which returns a PettingZoo ParallelEnv or AECEnv; called with ``env_kwargs`` for every copy, and with
+          worker processes once more, to read the spaces. Agents of an AECEnv that PettingZoo cannot convert to a
+          ParallelEnv take turns
+        - a ParallelEnv or AECEnv; it becomes copy 0, the other copies are made from it by cloudpickle
+          (with worker processes all copies are, and ``env`` itself is not used)
         - an environment id, see :func:`sb3_matrl.envs.factory`
-        - a JointVecEnv, possibly in SB3 VecEnvWrappers, which is returned as it is
+        - a JointVecEnv, possibly in SB3 VecEnvWrappers, which is returned unchanged
     :param n_envs: number of copies
-    :param vec_env: ``"batched"`` steps all copies in one call, for envs whose rules are batched; ``"dummy"`` steps them one
-        after the other in this process, through SuperSuit; ``"subproc"`` does so in worker processes, which pays for slow
-        envs only; ``"auto"`` is batched where possible, else dummy
-    :param seed: as in :meth:`JointVecEnv.seed`
+    :param vec_env: ``"batched"`` steps all copies in one call, for envs with batched rules; ``"dummy"`` steps them one
+        after the other in this process, with SuperSuit; ``"subproc"`` steps them in worker processes, which is faster only
+        for slow envs; ``"auto"`` is batched if possible, else dummy
+    :param seed: seed of the copies, see :meth:`JointVecEnv.seed`
     :param env_kwargs: keyword arguments of the factory
-    :param render_mode: the same as ``env_kwargs={"render_mode": ...}``
-    :param num_cpus: with ``"subproc"``: number of worker processes, at most one per copy; by default one per CPU core, but
+    :param render_mode: shorthand for ``env_kwargs={"render_mode": ...}``
+    :param num_cpus: number of worker processes with ``"subproc"``, at most one per copy; by default one per CPU core, but
         at least two
     :param check_bounds: whether observations must lie within their spaces; NaN and infinity are never accepted
-    :raises ValueError: on an unknown id or kind of VecEnv, or arguments that contradict each other
-    :raises TypeError: when ``env`` is none of the above, or SB3 cannot handle its spaces
+    :raises ValueError: if the id or ``vec_env`` is unknown, or arguments contradict each other
+    :raises TypeError: if ``env`` is none of the above, or SB3 does not support its spaces
     """
     kwargs = dict(env_kwargs or {}) | ({} if render_mode is None else {"render_mode": render_mode})
     if vec_env not in KINDS:
@@ -76,7 +76,7 @@ def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], se
         raise TypeError(
             f"the {type(env).__name__} given is a single-agent VecEnv; pass the factory of a ParallelEnv, or a JointVecEnv"
         )
-    # 1 is the default of everything that passes n_envs on.
+    # Callers that forward n_envs have the default 1.
     if n_envs not in (1, env.num_envs):
         raise ValueError(f"n_envs={n_envs}, but the JointVecEnv given has {env.num_envs} copies; leave n_envs out")
     if vec_env != "auto" or kwargs:
@@ -87,10 +87,10 @@ def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], se
 
 
 def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus: int | None) -> Backend:
-    """Make the first env, to see what it is, and the backend that suits it."""
+    """Make the first env and choose the backend by its type."""
     instance = isinstance(env, ParallelEnv | AECEnv)
     if instance and kwargs:
-        raise ValueError(f"env_kwargs {sorted(kwargs)} need a factory, but env is a {type(env).__name__} that exists already")
+        raise ValueError(f"env_kwargs {sorted(kwargs)} need a factory, but env is an existing {type(env).__name__}")
     if instance:
         first = as_parallel(env)
         factory: EnvFactory = _Copies(first)
@@ -111,21 +111,21 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
     except BaseException:
         _close(first, instance)
         raise
-    _close(first, instance)  # before the workers fork, which then inherit nothing of it
+    _close(first, instance)  # before the workers fork, so that they do not inherit it
     return SubprocBackend([factory] * n_envs, description, num_cpus)
 
 
 def _close(env: Any, instance: bool) -> None:
-    """Close an env that was made here; an instance is the caller's."""
+    """Close the env, unless it is an instance that belongs to the caller."""
     if not instance:
         env.close()
 
 
 class _Copies:
     """
-    A factory of copies of an env, as it is before its first step here.
+    Factory that copies an env by cloudpickle, in its state before the first step.
 
-    :param env: any ParallelEnv that cloudpickle can handle
+    :param env: a ParallelEnv that cloudpickle supports
     """
 
     def __init__(self, env: Any) -> None:
@@ -136,7 +136,7 @@ class _Copies:
 
     @cached_property
     def _pickled(self) -> bytes:
-        """Made when the first copy is wanted: a single env in this process need not be picklable."""
+        """Computed for the first copy: a single env in this process need not be picklable."""
         try:
             return bytes(cloudpickle.dumps(self._env))
         except Exception as error:
@@ -149,7 +149,7 @@ class _Copies:
 
 
 def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:
-    """A function without arguments that makes one ParallelEnv."""
+    """Function without arguments that makes one ParallelEnv."""
     if isinstance(env, str):
         return partial(_make, env_factory(env), kwargs)
     if isinstance(env, gymnasium.Env):

@@ -22,15 +22,15 @@ from sb3_matrl.vec_env.value_checks import ActionCheck, ObservationCheck, check_
 
 T = TypeVar("T")
 
-# "action_masks" is there only if envs have told masks in their infos.
+# "action_masks" is optional: present only if envs put masks into their infos.
 _SNAPSHOT_KEYS = ("layout", "num_envs", "agents", "pending_seeds", "episodes", "envs", "action_masks")
 
 
 def copy_seeds(seed: int, num_envs: int) -> list[int]:
     """
-    Seeds of the env copies: the given one for copy 0, independent ones for the others.
+    Draw seeds for the copies: ``seed`` itself for copy 0, independent seeds for the others.
 
-    :param seed: nonnegative
+    :param seed: non-negative integer
     :param num_envs: number of copies
     :return: ``num_envs`` distinct integers; the first ``k`` do not depend on ``num_envs``
     """
@@ -47,23 +47,25 @@ class JointVecEnv(VecEnv):
     """
     Copies of a PettingZoo ParallelEnv as one SB3 VecEnv.
 
-    Make one with :func:`~sb3_matrl.vec_env.factory.make_joint_vec_env`. Observations and actions are dicts keyed by
+    Use :func:`~sb3_matrl.vec_env.factory.make_joint_vec_env` to create one. Observations and actions are dicts keyed by
     agent, with a leading axis for the copies. A copy's episode is over when its last agent has ended; the copy is then
-    reset at once, as in every SB3 VecEnv.
+    reset automatically, as in every SB3 VecEnv.
 
-    Attributes beside SB3's:
+    Attributes in addition to SB3's:
 
-    - ``agents``: the possible agents; their order is that of all columns. (The Dict spaces keep it too.)
-    - ``observation_spaces``, ``action_spaces``: agent -> the agent's own space
-    - ``alive``: bool (num_envs, n_agents), who is there; valid after :meth:`reset`, :meth:`restore` and every step
-    - ``acting``: bool (num_envs, n_agents), who chooses the next action: everybody alive, unless agents take turns
-    - ``action_masks``: agent -> bool (num_envs, mask size), which actions are legal now, for agents that have masks; see
+    - ``agents``: possible agents, in the order of all columns and of the Dict spaces
+    - ``observation_spaces``, ``action_spaces``: agent -> space
+    - ``alive``: bool (num_envs, n_agents), agents that are present; valid after :meth:`reset`, :meth:`restore` and every
+      step
+    - ``acting``: bool (num_envs, n_agents), agents that choose the next action: all that are alive, unless agents take turns
+    - ``action_masks``: agent -> bool (num_envs, mask size), legal actions of agents that have masks; see
       :class:`~sb3_matrl.vec_env.masks.ActionMasks`
-    - ``last_step``: the whole :class:`~sb3_matrl.vec_env.step.JointStep` of the last step, ``None`` after a reset
+    - ``last_step``: :class:`~sb3_matrl.vec_env.step.JointStep` of the last step, ``None`` after a reset
 
-    :param backend: steps the copies; belongs to this object from now on
-    :param seed: see :meth:`seed`; used at the first reset
-    :param check_bounds: whether observations are checked against the bounds of their spaces; NaN and infinity always are
+    :param backend: backend that steps the copies; owned by this object
+    :param seed: seed of the first reset, see :meth:`seed`
+    :param check_bounds: whether observations are checked against the bounds of their spaces; NaN and infinity are never
+        accepted
     """
 
     def __init__(self, backend: Backend, seed: int | None = None, check_bounds: bool = True) -> None:
@@ -73,7 +75,7 @@ class JointVecEnv(VecEnv):
         self.action_spaces = dict(backend.action_spaces)
         super().__init__(
             backend.num_envs,
-            spaces.Dict(OrderedDict(self.observation_spaces)),  # a plain dict would be sorted
+            spaces.Dict(OrderedDict(self.observation_spaces)),  # gymnasium sorts a plain dict
             spaces.Dict(OrderedDict(self.action_spaces)),
         )
         self.alive = self.acting = np.zeros((self.num_envs, len(self.agents)), dtype=bool)
@@ -83,7 +85,7 @@ class JointVecEnv(VecEnv):
         self._check_actions = ActionCheck(self.action_spaces, self.num_envs)
         self._masks = ActionMasks(self.observation_spaces, self.action_spaces, self.num_envs)
         self._episodes = Episodes(self.num_envs, self.agents)
-        self._actions: dict[str, np.ndarray] | None = None  # of the last step, for messages
+        self._actions: dict[str, np.ndarray] | None = None  # actions of the last step, for messages
         self._running = False
         self._waiting = False
         self._closed = False
@@ -91,43 +93,43 @@ class JointVecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """
-        Choose the seeds that the copies get at the next :meth:`reset`; later automatic resets are not seeded anew.
+        Set the seeds of the copies for the next :meth:`reset`; later automatic resets are not seeded.
 
-        :param seed: copy 0 gets exactly this one, the others independent ones drawn from it (nonnegative);
-            ``None`` draws fresh ones from the operating system
-        :return: the copies' seeds, all different
+        :param seed: non-negative seed of copy 0, from which independent seeds of the other copies are drawn; ``None`` draws
+            it from the operating system
+        :return: seeds of the copies, all different
         """
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         if seed < 0:
-            raise ValueError(f"seed must be nonnegative, not {seed}")
+            raise ValueError(f"seed must be non-negative, not {seed}")
         self._seeds = list(copy_seeds(int(seed), self.num_envs))
         return list(self._seeds)
 
     def reset(self) -> JointObservation:
         """
-        Start a new episode in every copy; a step under way is abandoned.
+        Start a new episode in every copy; an unfinished step is abandoned.
 
-        The env's own infos are in ``reset_infos[k]["agents"][agent]`` where there are any.
+        Non-empty infos of the env are stored in ``reset_infos[k]["agents"][agent]``.
 
         :return: agent -> (num_envs, *shape), zeros for agents that are not (yet) alive
-        :raises EnvError: when an env raises an error or a worker process dies
-        :raises EnvDataError: when what an env returns breaks PettingZoo's rules or its own spaces
+        :raises EnvError: if an env raises an error or a worker process dies
+        :raises EnvDataError: if an env returns data that breaks PettingZoo's rules or its own spaces
         """
         self._interrupt()
         self._episodes.begin(self._seeds)
-        start = self._told(self.backend.reset, self._seeds, self._options)
+        start = self._with_context(self.backend.reset, self._seeds, self._options)
         self._reset_seeds()
         self._reset_options()
-        return self._told(self._begin, start, start.infos, "after reset")
+        return self._with_context(self._begin, start, start.infos, "after reset")
 
     def _interrupt(self) -> None:
-        """Abandon a step under way; until :meth:`_begin` nothing can be played."""
+        """Abandon an unfinished step; no step is possible before :meth:`_begin`."""
         self._require_open()
         self._running = False
         if self._waiting:
             self._waiting = False
-            self._told(self.backend.step_wait)
+            self._with_context(self.backend.step_wait)
         self._actions = None
 
     def _begin(self, start: Start, infos: dict[int, AgentInfos] | None, when: str) -> JointObservation:
@@ -141,28 +143,28 @@ class JointVecEnv(VecEnv):
 
     @property
     def can_snapshot(self) -> bool:
-        """Whether the envs can save their state, so that :meth:`snapshot` works."""
+        """Whether the envs can save their state, as :meth:`snapshot` needs."""
         return self.backend.snapshot_obstacle is None
 
     def snapshot(self) -> Snapshot:
         """
-        Everything that decides how the copies go on, given the actions: their state, pending seeds, episode statistics.
+        Save everything that determines how the copies continue, given the actions: state, pending seeds, episode statistics.
 
-        Options of the envs are no part of it, nor are ``reset_infos``.
+        Options of the envs and ``reset_infos`` are not included.
 
-        :return: a dict of arrays, numbers, texts, ``None``, and lists and dicts of these, as far as the env keeps to that
-        :raises TypeError: when the env cannot save its state; names it
-        :raises RuntimeError: when no episode has begun, while a step is under way, and after an error
+        :return: dict of arrays, numbers, strings, ``None``, and lists and dicts of these, provided that the env's snapshot is
+        :raises TypeError: if the env cannot save its state; the message says why
+        :raises RuntimeError: before the first reset, during a step, and after an error
         """
         self._require_open()
         if self.backend.snapshot_obstacle is not None:
             raise TypeError(self.backend.snapshot_obstacle)
         if self._waiting:
-            raise RuntimeError("snapshot() while a step is under way: call step_wait() first")
+            raise RuntimeError("snapshot() during a step: call step_wait() first")
         if not self._running:
             raise RuntimeError("call reset() before snapshot(), and after an error")
         if any(self._options):
-            raise RuntimeError("snapshot() does not hold what set_options() has set for the next reset(): call reset() first")
+            raise RuntimeError("a snapshot does not include the options that set_options() has set: call reset() first")
         return {
             "layout": self.backend.layout,
             "num_envs": self.num_envs,
@@ -175,12 +177,12 @@ class JointVecEnv(VecEnv):
 
     def restore(self, snapshot: Snapshot) -> JointObservation:
         """
-        Go on from a snapshot, as the JointVecEnv would have from which it was taken; a step under way is abandoned.
+        Restore a snapshot and continue from it; an unfinished step is abandoned.
 
-        :param snapshot: from a JointVecEnv of the same env, options and number of copies
-        :return: the observations of that moment, agent -> (num_envs, *shape); :attr:`alive` is of that moment, too
-        :raises TypeError: when the env cannot save its state; names it
-        :raises ValueError: when the snapshot does not fit; :meth:`reset` must then be called
+        :param snapshot: snapshot of a JointVecEnv with the same env, options and number of copies
+        :return: observations at the time of the snapshot, agent -> (num_envs, *shape); :attr:`alive` is restored too
+        :raises TypeError: if the env cannot save its state; the message says why
+        :raises ValueError: if the snapshot does not fit; :meth:`reset` must then be called
         """
         self._interrupt()
         if self.backend.snapshot_obstacle is not None:
@@ -198,21 +200,21 @@ class JointVecEnv(VecEnv):
         check_keys(what, {"action_masks": {}, **snapshot} if isinstance(snapshot, Mapping) else snapshot, _SNAPSHOT_KEYS)
         for name, own in (("agents", self.agents), ("num_envs", self.num_envs)):
             if snapshot[name] != own:
-                raise ValueError(f"{what}: it is of {name} {snapshot[name]!r}, but here they are {own!r}")
+                raise ValueError(f"{what}: {name!r} is {snapshot[name]!r}, expected {own!r}")
         if snapshot["layout"] != self.backend.layout:
             raise ValueError(
-                f"{what}: its copies are {snapshot['layout']}, but here they are {self.backend.layout}; copies are batched "
+                f"{what}: its copies are {snapshot['layout']}, expected {self.backend.layout}; copies are batched "
                 "with vec_env='batched', and separate with 'dummy' and 'subproc'"
             )
         check_seeds(f"{what}: 'pending_seeds'", snapshot["pending_seeds"], self.num_envs)
 
     def step_async(self, actions: Mapping[str, Any]) -> None:  # type: ignore[override]
         """
-        Begin a joint step.
+        Start a joint step.
 
         :param actions: agent -> (num_envs, *action shape), for all agents; rows of agents that are not in
             :attr:`acting` are ignored
-        :raises ValueError: on missing or unknown agents, wrong shapes, or actions outside their space
+        :raises ValueError: if agents are missing or unknown, a shape is wrong, or an action is outside its space
         """
         self._require_open()
         if not self._running:
@@ -220,29 +222,29 @@ class JointVecEnv(VecEnv):
         if self._waiting:
             raise RuntimeError("step_async() was called twice: call step_wait() in between")
         self._actions = self._check_actions(actions)
-        self._told(self.backend.step_async, self._actions)
+        self._with_context(self.backend.step_async, self._actions)
         self._waiting = True
 
     def step_wait(self) -> tuple[JointObservation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """
-        Finish the joint step; the complete outcome is in :attr:`last_step`.
+        Finish the joint step; the complete transition is in :attr:`last_step`.
 
-        For a copy whose episode is over its info has ``"terminal_observation"`` (agent -> observation; zeros for agents
-        that ended in an earlier step), ``"TimeLimit.truncated"`` (some agent was cut off in this last step and did not
-        terminate) and ``"episode"``: ``"r"`` the undiscounted return summed over agents, ``"l"`` the number of joint
-        steps, ``"t"`` seconds since this object was made, ``"agents"`` the return of each agent. Infos of the env itself
+        If a copy's episode is over, its info has ``"terminal_observation"`` (agent -> observation; zeros for agents that
+        ended in an earlier step), ``"TimeLimit.truncated"`` (whether an agent was truncated in this last step without being
+        terminated) and ``"episode"``: ``"r"`` is the undiscounted return summed over agents, ``"l"`` the number of joint
+        steps, ``"t"`` the seconds since this object was created, ``"agents"`` the return of each agent. Infos of the env
         are in ``"agents"``.
 
         :return: observations agent -> (num_envs, *shape), rewards float32 (num_envs, n_agents), dones bool (num_envs,),
             infos (one dict per copy)
-        :raises EnvError: when an env raises an error or a worker process dies
-        :raises EnvDataError: when what an env returns breaks PettingZoo's rules or its own spaces
+        :raises EnvError: if an env raises an error or a worker process dies
+        :raises EnvDataError: if an env returns data that breaks PettingZoo's rules or its own spaces
         """
         if not self._waiting:
             raise RuntimeError("step_wait() without step_async()")
         self._waiting = self._running = False
-        step = self._told(self.backend.step_wait)
-        self.action_masks = self._told(self._check, step)
+        step = self._with_context(self.backend.step_wait)
+        self.action_masks = self._with_context(self._check, step)
         self._running = True
         infos = self._infos(step)
         self.alive, self.acting = step.alive, step.acting
@@ -252,7 +254,7 @@ class JointVecEnv(VecEnv):
         return step.observations, self.last_step.rewards, step.dones, infos
 
     def _check(self, step: BackendStep) -> dict[str, np.ndarray]:
-        """Look for numbers that are not finite or not in their spaces, and read the action masks; nothing is counted yet."""
+        """Check that all values are finite and in their spaces, and return the action masks; count nothing yet."""
 
         def after_step(copy: int) -> str:
             return f"after step {self._episodes.lengths[copy] + 1}"
@@ -267,8 +269,8 @@ class JointVecEnv(VecEnv):
         infos = {copy: infos for copy, infos in step.infos.items() if not step.dones[copy]} | step.reset_infos
         return self._masks.read(step.observations, step.acting, infos, now)
 
-    def _told(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Call what deals with the envs; what goes wrong inside them becomes an error that says where they were."""
+    def _with_context(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that uses the envs, and add copy, episode, step and actions to the errors of envs."""
         try:
             return call(*arguments)
         except CopyFailure as failure:
@@ -279,7 +281,7 @@ class JointVecEnv(VecEnv):
             raise self._env_error(failure) from failure
 
     def _env_error(self, failure: CopyFailure | WorkerLost) -> EnvError:
-        """What the user is told: which copy, when, after which actions; what was raised is the error's cause."""
+        """Build the error for the user, with copy, time and actions; the original error becomes its cause."""
         if isinstance(failure, CopyFailure):
             return EnvError(f"env copy {failure.copy}: {failure} in {self._moment(failure.copy)}")
         moments = [f"env copy {copy} in {self._moment(copy)}" for copy in failure.copies or range(self.num_envs)]
@@ -293,7 +295,7 @@ class JointVecEnv(VecEnv):
         return f"{self._episodes.moment(copy)}, with actions {actions}"
 
     def _infos(self, step: BackendStep) -> list[dict[str, Any]]:
-        """Count the step in the episode statistics and build the copies' infos."""
+        """Update the episode statistics and build the infos of the copies."""
         self._episodes.count(step.rewards)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for copy, agent_infos in step.infos.items():
@@ -304,7 +306,7 @@ class JointVecEnv(VecEnv):
         return infos
 
     def _final_info(self, step: BackendStep, copy: int) -> dict[str, Any]:
-        """What SB3 expects to know about an episode that is over; starts the statistics of the next one."""
+        """Build the info that SB3 expects at the end of an episode, and start the statistics of the next one."""
         assert step.final_observations is not None
         return {
             "terminal_observation": {agent: row_of(step.final_observations[agent], copy) for agent in self.agents},
@@ -313,7 +315,7 @@ class JointVecEnv(VecEnv):
         }
 
     def close(self) -> None:
-        """Close every copy's env, in worker processes too; calling it again does nothing."""
+        """Close every copy's env, also in worker processes; further calls do nothing."""
         if not self._closed:
             self._closed = True
             self._waiting = False
@@ -324,14 +326,14 @@ class JointVecEnv(VecEnv):
             raise RuntimeError("this JointVecEnv is closed; make a new one")
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Attribute of the copies' envs; of the one env that the copies are batched from with vec_env='batched'."""
+        """Read an attribute of the copies' envs; with vec_env='batched', of the one env that made the core."""
         copies = self._copies(indices)
-        if attr_name == "render_mode":  # SB3 asks every env for it; not every env has it
+        if attr_name == "render_mode":  # SB3 reads it from every env, but not every env has it
             return [self.backend.render_mode for _ in copies]
         return self.backend.get_attr(attr_name, copies)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the copies' envs, in the wrapper that defines it, else in the unwrapped env."""
+        """Set an attribute of the copies' envs, in the wrapper that defines it, otherwise in the unwrapped env."""
         self.backend.set_attr(attr_name, value, self._copies(indices))
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
@@ -344,15 +346,15 @@ class JointVecEnv(VecEnv):
 
     def render(self, mode: str | None = None) -> Any:
         """
-        Draw copy 0.
+        Render copy 0.
 
-        :param mode: what the env supports; by default the ``render_mode`` it was made with
-        :return: uint8 (height, width, 3), text, or ``None``, as the env does
+        :param mode: render mode that the env supports; by default the ``render_mode`` it was made with
+        :return: uint8 (height, width, 3), text, or ``None``, depending on the env
         """
         return self.backend.render(mode or self.render_mode)
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """The picture of copy 0; the other copies are not drawn."""
+        """Render copy 0; the other copies are not drawn."""
         return [self.render("rgb_array")]
 
     def _copies(self, indices: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""Action masks: which actions are legal, from observations or infos, in the form that sb3-contrib's distributions take."""
+"""Action masks: legal actions, read from observations or infos, in the form of sb3-contrib's distributions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
 from sb3_matrl.vec_env.step import JointObservation
 from sb3_matrl.vec_env.value_checks import When
 
-# The entry of a Dict observation, or of an info, that holds a mask.
+# Key of the mask in a Dict observation or an info.
 MASK = "action_mask"
 
 
 def options_of(space: spaces.Space[Any]) -> np.ndarray:
     """
-    How many options each part of an action has; a mask has one value per option, part by part.
+    Number of options of each part of an action; a mask has one value per option, part by part.
 
-    :param space: an action space
-    :return: (parts,): n of a Discrete, nvec of a MultiDiscrete, a 2 for every bit of a MultiBinary; empty for a Box, whose
+    :param space: action space
+    :return: (parts,): n of a Discrete, nvec of a MultiDiscrete, 2 for every bit of a MultiBinary; empty for a Box, whose
         actions cannot be masked
     """
     if isinstance(space, spaces.Discrete):
@@ -38,11 +38,11 @@ def options_of(space: spaces.Space[Any]) -> np.ndarray:
 
 class MaskReader:
     """
-    Checks one agent's masks.
+    Checks and converts the masks of one agent.
 
-    :param agent: name for messages
-    :param column: of the agent
-    :param space: its action space
+    :param agent: name of the agent, for messages
+    :param column: column of the agent
+    :param space: action space of the agent
     """
 
     def __init__(self, agent: str, column: int, space: spaces.Space[Any]) -> None:
@@ -54,20 +54,20 @@ class MaskReader:
         self._starts = np.cumsum(options) - options
 
     def expected(self) -> str:
-        """What a mask of this agent looks like."""
+        """Description of a valid mask, for messages."""
         if not self.size:
             return f"no mask, because actions of {self.space} cannot be masked"
         return f"{self.size} values, 1 for legal and 0 for illegal: one per choice in {self.space}"
 
     def batch(self, masks: np.ndarray, acting: np.ndarray, when: When) -> np.ndarray:
         """
-        Masks of all copies.
+        Convert the masks of all copies.
 
         :param masks: (num_envs, *shape) with ``size`` zeros and ones per copy
-        :param acting: bool (num_envs,); the other rows mean nothing
-        :param when: for messages
+        :param acting: bool (num_envs,), copies in which the agent acts; other rows are ignored
+        :param when: time of each copy, for messages
         :return: bool (num_envs, size), all True where the agent does not act
-        :raises DataFault: on other values than 0 and 1, and where no action is legal
+        :raises DataFault: if there are values other than 0 and 1, or no action is legal
         """
         flat = masks.reshape(len(masks), -1)
         legal = np.asarray((flat == 1) | ~acting[:, None])
@@ -80,13 +80,13 @@ class MaskReader:
 
     def single(self, mask: Any, copy: int, when: When) -> np.ndarray:
         """
-        The mask of one copy.
+        Convert the mask of one copy.
 
-        :param mask: array-like, or a tuple of such, one per part of the action
+        :param mask: array-like, or a tuple of array-likes, one per part of the action
         :param copy: index of the copy
-        :param when: for messages
+        :param when: time of each copy, for messages
         :return: bool (size,)
-        :raises DataFault: on a wrong length or other values than 0 and 1
+        :raises DataFault: if the length is wrong, or there are values other than 0 and 1
         """
         try:
             flat = np.concatenate([np.ravel(part) for part in mask]) if isinstance(mask, tuple) else np.ravel(mask)
@@ -101,9 +101,11 @@ class MaskReader:
 
     def require_choice(self, legal: np.ndarray, when: When) -> None:
         """
+        Check that every part of the action has a legal option in every copy.
+
         :param legal: bool (num_envs, size)
-        :param when: for the message
-        :raises DataFault: unless every part of the action has a legal option in every copy
+        :param when: time of each copy, for the message
+        :raises DataFault: if no option is legal
         """
         choices = np.logical_or.reduceat(legal, self._starts, axis=1)
         if choices.all():
@@ -113,7 +115,7 @@ class MaskReader:
         raise DataFault(
             copy,
             f"agent {self.agent!r}: the action mask {when(copy)} leaves no legal choice{which}; an agent that is to act needs "
-            f"at least one in {self.space}. Allow one (to pass, say) or end the agent's episode",
+            f"at least one in {self.space}. Allow one (for example a pass) or end the agent's episode",
         )
 
     def _fault(self, copy: int, found: str, when: When) -> DataFault:
@@ -126,26 +128,26 @@ class MaskReader:
 
 class ActionMasks:
     """
-    The action masks of all agents.
+    Action masks of all agents.
 
-    An agent's mask is the entry ``"action_mask"`` of its observation, where its observation space is a Dict that has one;
-    else the entry ``"action_mask"`` of its info, from the first time that there is one in any copy. Where such an info
-    lacks the entry, everything is legal. So it is in the rows of agents that do not act.
+    The mask of an agent is the entry ``"action_mask"`` of its observation, if its observation space is a Dict with that
+    entry. Otherwise it is the entry ``"action_mask"`` of its info, from the first time that any copy provides one; if a
+    later info lacks the entry, all actions are legal. Masks are all True for agents that do not act.
 
-    A mask holds a value for every choice: n for Discrete; sum(nvec) for MultiDiscrete, part by part (a tuple of arrays
-    will do in an info); 2 per bit for MultiBinary, first that of 0.
+    A mask has one value per option: n for Discrete; sum(nvec) for MultiDiscrete, part by part (or a tuple of arrays in an
+    info); 2 per bit for MultiBinary, first the value for 0.
 
     :param observation_spaces: agent -> space
     :param action_spaces: agent -> space
     :param num_envs: number of copies
-    :raises ValueError: when the entry in an observation space does not fit the action space
+    :raises ValueError: if the entry in an observation space does not fit the action space
     """
 
     def __init__(self, observation_spaces: AgentSpaces, action_spaces: AgentSpaces, num_envs: int) -> None:
         self.num_envs = num_envs
         self._readers = {agent: MaskReader(agent, i, space) for i, (agent, space) in enumerate(action_spaces.items())}
         self._observed = [agent for agent, space in observation_spaces.items() if _has_mask(space)]
-        self._told: dict[str, np.ndarray] = {}  # agents whose masks come from infos: the current ones
+        self._from_infos: dict[str, np.ndarray] = {}  # current masks of agents whose masks come from infos
         for agent in self._observed:
             self._check_space(agent, observation_spaces[agent])
 
@@ -162,41 +164,40 @@ class ActionMasks:
         self, observations: JointObservation, acting: np.ndarray, infos: Mapping[int, AgentInfos] | None, when: When
     ) -> dict[str, np.ndarray]:
         """
-        The masks of the next joint action.
+        Read the masks of the next joint action.
 
         :param observations: agent -> (num_envs, *shape)
         :param acting: bool (num_envs, n_agents)
-        :param infos: copy -> agent -> info that came with the observations; ``None`` when it is known already, after
-            :meth:`restore`
-        :param when: for messages
+        :param infos: copy -> agent -> info of the same step; ``None`` after :meth:`restore`, which restored these masks
+        :param when: time of each copy, for messages
         :return: agent -> bool (num_envs, mask size), for agents that have masks, in the agents' order
-        :raises DataFault: on a mask of the wrong length, with other values than 0 and 1, or without a legal choice
+        :raises DataFault: if a mask has the wrong length, values other than 0 and 1, or no legal option
         """
         masks = {}
         for agent in self._observed:
             reader = self._readers[agent]
             masks[agent] = reader.batch(observations[agent][MASK], acting[:, reader.column], when)
         if infos:
-            self._told = self._read_infos(infos, acting, when)
-        elif infos is not None and self._told:
-            self._told = {agent: np.ones_like(mask) for agent, mask in self._told.items()}
-        return self._in_order(masks | self._told) if self._told else masks
+            self._from_infos = self._read_infos(infos, acting, when)
+        elif infos is not None and self._from_infos:
+            self._from_infos = {agent: np.ones_like(mask) for agent, mask in self._from_infos.items()}
+        return self._in_order(masks | self._from_infos) if self._from_infos else masks
 
     def _read_infos(self, infos: Mapping[int, AgentInfos], acting: np.ndarray, when: When) -> dict[str, np.ndarray]:
-        """All agents' masks from infos, those included that had one before."""
-        told = [
+        """Read the masks of all agents that have or had a mask in their infos."""
+        entries = [
             (copy, agent, info[MASK])
             for copy, agent_infos in infos.items()
             for agent, info in agent_infos.items()
             if MASK in info and agent in self._readers and agent not in self._observed
         ]
-        having = dict.fromkeys([*self._told, *(agent for _, agent, _ in told)])
-        masks = {agent: np.ones((self.num_envs, self._readers[agent].size), dtype=bool) for agent in having}
-        for copy, agent, mask in told:
+        agents = dict.fromkeys([*self._from_infos, *(agent for _, agent, _ in entries)])
+        masks = {agent: np.ones((self.num_envs, self._readers[agent].size), dtype=bool) for agent in agents}
+        for copy, agent, mask in entries:
             reader = self._readers[agent]
             if acting[copy, reader.column] or not reader.size:
                 masks[agent][copy] = reader.single(mask, copy, when)
-        for agent in having:
+        for agent in agents:
             self._readers[agent].require_choice(masks[agent], when)
         return masks
 
@@ -204,14 +205,15 @@ class ActionMasks:
         return {agent: masks[agent] for agent in self._readers if agent in masks}
 
     def snapshot(self) -> Snapshot:
-        """The current masks from infos, agent -> bool (num_envs, mask size); the others are in the observations."""
-        return {agent: mask.copy() for agent, mask in self._told.items()}
+        """Current masks from infos, agent -> bool (num_envs, mask size); other masks are part of the observations."""
+        return {agent: mask.copy() for agent, mask in self._from_infos.items()}
 
     def restore(self, snapshot: Any) -> None:
         """
-        Go on from a snapshot.
+        Restore a snapshot.
 
-        :raises ValueError: when it does not fit; changes nothing
+        :param snapshot: return value of :meth:`snapshot`
+        :raises ValueError: if the snapshot does not fit; nothing is changed then
         """
         what = "snapshot of the action masks"
         if not isinstance(snapshot, Mapping):
@@ -220,7 +222,7 @@ class ActionMasks:
             if agent not in self._readers or agent in self._observed:
                 raise ValueError(f"{what}: agent {agent!r} has no masks in infos; was it taken from another environment?")
             check_array(f"{what}: {agent!r}", mask, np.ones((self.num_envs, self._readers[agent].size), dtype=bool))
-        self._told = {agent: mask.copy() for agent, mask in snapshot.items()}
+        self._from_infos = {agent: mask.copy() for agent, mask in snapshot.items()}
 
 
 def _has_mask(space: spaces.Space[Any]) -> bool:

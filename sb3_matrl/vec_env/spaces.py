@@ -1,8 +1,8 @@
-"""Which spaces SB3 learns on, and a byte-exact encoding of their values into rows of equal length.
+"""Spaces that SB3 supports, and a byte-exact encoding of their values as rows of equal length.
 
-SuperSuit wants the same space for every agent. Here every agent's observation (and action) becomes a row of ``uint8``:
-the bytes of its array, padded with zeros to the longest agent's length. The encoding is exact for every dtype, costs no
-conversion, keeps images as small as they are and serves Discrete, Box, MultiDiscrete, MultiBinary and Dict alike.
+SuperSuit needs the same space for every agent. Therefore every agent's observation (and action) is encoded as a row of
+``uint8``: the bytes of its array, padded with zeros to the longest agent's length. The encoding is exact for every dtype,
+needs no conversion, does not enlarge images, and covers Discrete, Box, MultiDiscrete, MultiBinary and Dict.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Leaf:
     """
     One array of a space: the whole space, or one entry of a Dict space.
 
-    :param key: the entry of the Dict space; ``None`` where the space is no Dict
-    :param space: the leaf's space
+    :param key: key in the Dict space; ``None`` if the space is no Dict
+    :param space: space of the leaf
     :param shape: shape of one value
     :param dtype: dtype of one value
     """
@@ -37,7 +37,7 @@ class Leaf:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one value."""
+        """Number of bytes of one value."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -50,11 +50,11 @@ def _leaf(key: str | None, space: spaces.Space[Any]) -> Leaf:
 
 def leaves_of(space: spaces.Space[Any]) -> list[Leaf]:
     """
-    The arrays that make up a value of ``space``.
+    List the arrays that make up a value of ``space``.
 
     :param space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these
-    :return: one leaf, or one per entry of the Dict in the Dict's order
-    :raises TypeError: for any other space; says which ones SB3 handles
+    :return: one leaf, or one per entry of a Dict, in the Dict's order
+    :raises TypeError: for any other space; the message lists the supported ones
     """
     if isinstance(space, spaces.Dict):
         if not space.spaces:
@@ -69,16 +69,16 @@ def leaves_of(space: spaces.Space[Any]) -> list[Leaf]:
 
 
 _HANDLED = (
-    "SB3's policies handle Box, Discrete, MultiDiscrete and MultiBinary (and, for observations, a flat Dict of these). "
+    "SB3's policies support Box, Discrete, MultiDiscrete and MultiBinary (and, for observations, a flat Dict of these). "
     "Convert it with a PettingZoo or SuperSuit wrapper first"
 )
 
 
 class ByteCodec:
     """
-    Writes values of a space into the first :attr:`size` bytes of a ``uint8`` row and reads them back, exactly.
+    Encodes values of a space as the first :attr:`size` bytes of ``uint8`` rows, and decodes them exactly.
 
-    :param space: a space that :func:`leaves_of` accepts
+    :param space: space that :func:`leaves_of` supports
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -91,8 +91,8 @@ class ByteCodec:
         """
         Write a batch of values.
 
-        :param arrays: per leaf, in order: the leaf's dtype, shape (batch, *leaf shape)
-        :param rows: uint8, (batch, at least ``size``); changed in place
+        :param arrays: one array (batch, *leaf shape) per leaf, in order, with the leaf's dtype
+        :param rows: uint8 (batch, at least ``size``); changed in place
         """
         for array, where in zip(arrays, self.slices, strict=True):
             flat = np.ascontiguousarray(array).reshape(len(rows), -1)
@@ -102,8 +102,8 @@ class ByteCodec:
         """
         Read a batch of values.
 
-        :param rows: uint8, (batch, at least ``size``)
-        :return: a fresh array (batch, *shape), or a dict of such arrays for a Dict space
+        :param rows: uint8 (batch, at least ``size``)
+        :return: new array (batch, *shape), or a dict of such arrays for a Dict space
         """
         arrays = {
             leaf.key: rows[:, where].copy().view(leaf.dtype).reshape(len(rows), *leaf.shape)
@@ -117,7 +117,7 @@ def mask_rows(observation: Any, keep: np.ndarray) -> None:
     Set the rows of an observation batch to zero where ``keep`` is False, in place.
 
     :param observation: array (num_envs, *shape), or a dict of such arrays
-    :param keep: bool, (num_envs,)
+    :param keep: bool (num_envs,)
     """
     for array in observation.values() if isinstance(observation, Mapping) else (observation,):
         array[~keep] = 0
@@ -125,11 +125,11 @@ def mask_rows(observation: Any, keep: np.ndarray) -> None:
 
 def row_of(observation: Any, copy: int) -> Any:
     """
-    One copy's part of a batched observation.
+    Extract one copy's row from a batched observation.
 
     :param observation: array (num_envs, *shape), or a dict of such arrays
-    :param copy: index of the copy
-    :return: a copy of that row
+    :param copy: index of the env copy
+    :return: the row, as a new array or dict of arrays
     """
     if isinstance(observation, Mapping):
         return {key: array[copy].copy() for key, array in observation.items()}

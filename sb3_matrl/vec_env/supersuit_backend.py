@@ -1,4 +1,4 @@
-"""The backends for any ParallelEnv: SuperSuit batches the copies, in this process or in worker processes."""
+"""Backends for any ParallelEnv: SuperSuit batches the copies, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sb3_matrl.vec_env.uniform import (
     UniformParallelEnv,
 )
 from sb3_matrl.vec_env.value_checks import ActionRangeCheck
-from sb3_matrl.vec_env.workers import end_workers, leave_interruptions_to_the_parent, silent_workers
+from sb3_matrl.vec_env.workers import end_workers, ignore_interrupts, worker_failures
 
 EnvFactory = Callable[[], Any]
 
@@ -44,17 +44,17 @@ def _vectorised_copy(factory: EnvFactory, copy: int, remote: bool) -> Any:
 
 
 def _worker_envs(copies: Sequence[Callable[[], Any]]) -> ConcatVecEnv:
-    """What a worker process runs."""
-    leave_interruptions_to_the_parent()
+    """Make the envs of one worker process; runs in that process."""
+    ignore_interrupts()
     return ConcatVecEnv(copies)
 
 
 class SuperSuitBackend(Backend):
     """
-    What both of SuperSuit's ways of batching have in common: rows in, rows out.
+    Base class of the backends that use SuperSuit: encodes actions as rows and decodes observations from rows.
 
-    :param vec: SuperSuit's vector env over copies of :class:`UniformParallelEnv`; rows are copy by copy, agent by agent
-    :param description: the env's agents and spaces
+    :param vec: SuperSuit's vector env of copies of :class:`UniformParallelEnv`; rows are ordered by copy, then by agent
+    :param description: agents and spaces of the env
     :param num_envs: number of copies
     """
 
@@ -151,17 +151,19 @@ class SuperSuitBackend(Backend):
     @abstractmethod
     def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """
-        Have every copy carry out a command.
+        Execute a command in every copy.
 
-        :param name: a method of :class:`UniformParallelEnv`
-        :return: all rows, and the copies' nonempty infos
+        :param name: method of :class:`UniformParallelEnv`
+        :param arguments: arguments of the method
+        :return: all rows, and the non-empty infos of the copies
         """
 
     def _ask(self, name: str, *arguments: Any) -> tuple[np.ndarray, dict[int, Any]]:
         """
-        Have the copies carry out a command that answers.
+        Execute a command that returns an answer.
 
-        :param name: a method of :class:`UniformParallelEnv`
+        :param name: method of :class:`UniformParallelEnv`
+        :param arguments: arguments of the method
         :return: all rows, and copy -> answer
         """
         rows, infos = self._command(name, *arguments)
@@ -193,9 +195,9 @@ class SuperSuitBackend(Backend):
 
 class DummyBackend(SuperSuitBackend):
     """
-    All copies in this process, one after the other.
+    Steps all copies in this process, one after the other.
 
-    :param factories: one per copy
+    :param factories: one factory per copy
     """
 
     def __init__(self, factories: Sequence[EnvFactory]) -> None:
@@ -220,10 +222,10 @@ class DummyBackend(SuperSuitBackend):
 
 class SubprocBackend(SuperSuitBackend):
     """
-    The copies spread over worker processes.
+    Steps the copies in worker processes.
 
-    :param factories: one per copy; each is called in its worker
-    :param description: of one such env
+    :param factories: one factory per copy, called in its worker
+    :param description: agents and spaces of the env
     :param num_cpus: number of worker processes, at most one per copy; by default one per CPU core, at least two
     """
 
@@ -232,7 +234,7 @@ class SubprocBackend(SuperSuitBackend):
         copies = [partial(_vectorised_copy, factory, copy, True) for copy, factory in enumerate(factories)]
         self._shares = [share.tolist() for share in np.array_split(np.arange(len(copies)), workers)]
         layout = Layout(description)
-        with silent_workers():
+        with worker_failures():
             vec = ProcConcatVec(
                 [partial(_worker_envs, [copies[copy] for copy in share]) for share in self._shares],
                 layout.observation_space,
@@ -240,9 +242,9 @@ class SubprocBackend(SuperSuitBackend):
                 len(copies) * len(description.agents),
                 description.metadata,
             )
-        vec.close = lambda: None  # its __del__ calls it, also in processes forked off later, where it fails
-        # Workers are no daemons (envs may have processes of their own): they end with this object or, before Python
-        # waits for them, at exit. SuperSuit would kill them without closing the envs.
+        vec.close = lambda: None  # its __del__ calls it, also in processes forked later, where it fails
+        # Workers are no daemons, because envs may start processes. They end with this object or at exit, before Python
+        # waits for them. SuperSuit would kill them without closing the envs.
         self._end_workers = Finalize(self, end_workers, (vec.pipes, vec.procs), exitpriority=10)
         super().__init__(vec, description, len(copies))
 
@@ -270,11 +272,11 @@ class SubprocBackend(SuperSuitBackend):
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """End the workers after a failure: SuperSuit's workers do not survive an error."""
+        """End all workers after an error, because SuperSuit's workers do not survive one."""
         if not self._end_workers.still_active():
             raise RuntimeError("the worker processes have ended after an earlier error; make a new JointVecEnv")
         try:
-            with silent_workers(self.vec.procs, self._shares):
+            with worker_failures(self.vec.procs, self._shares):
                 yield
         except BaseException:
             self._end_workers()

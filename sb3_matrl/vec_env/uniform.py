@@ -1,10 +1,10 @@
-"""Makes any ParallelEnv uniform, so that SuperSuit can batch it: equal spaces, agents that never leave, no end.
+"""Wrapper that makes any ParallelEnv uniform for SuperSuit: equal spaces, agents that never leave, no episode ends.
 
-SuperSuit's vectoriser wants all agents to have the same space and to stay till the end, mixes up termination and
-truncation, loses final infos in its automatic reset and seeds copies alike. :class:`UniformParallelEnv` therefore hides
-all of that from it. Every agent always observes one ``uint8`` row that holds, byte for byte, its flags, its reward and its
-observation; nobody is ever reported as done; the env resets itself; and ``reset(options={COMMAND: ...})`` carries whatever
-else the outside wants to know or do, across process boundaries too.
+SuperSuit's vectoriser requires that all agents have the same space and stay until the end, does not distinguish
+termination from truncation, loses final infos in its automatic reset and seeds all copies alike.
+:class:`UniformParallelEnv` works around this. Every agent always observes one ``uint8`` row that encodes its flags, its
+reward and its observation; no agent is ever reported as done; the env resets itself; and ``reset(options={COMMAND: ...})``
+executes any other command, also across process boundaries.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sb3_matrl.vec_env.describe import EnvDescription, describe
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault
 from sb3_matrl.vec_env.spaces import ByteCodec
 
-# Key of the reset options that holds a command: a tuple (method of UniformParallelEnv, *arguments), or its cloudpickle.
+# Key of the reset options for a command: a tuple (method of UniformParallelEnv, *arguments), or its cloudpickle.
 COMMAND = "sb3_matrl command"
 
-# A row begins with one byte for each flag, filled up to eight, and the reward as float64.
+# A row starts with one byte per flag, padded to eight bytes, and the reward as float64.
 ALIVE, TERMINATED, TRUNCATED, RESET, ACTING = range(5)
 REWARD = slice(8, 16)
 HEADER = 16
@@ -37,9 +37,9 @@ HEADER = 16
 
 class Layout:
     """
-    Where everything lies in the rows that stand for observations and actions.
+    Layout of the rows that encode observations and actions.
 
-    :param description: the env's agents and spaces
+    :param description: agents and spaces of the env
     """
 
     def __init__(self, description: EnvDescription) -> None:
@@ -58,11 +58,11 @@ def _bytes_space(size: int) -> spaces.Box:
 
 class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignore[misc]  # PettingZoo ships no types
     """
-    One copy of an env, made uniform.
+    One copy of an env with uniform agents.
 
-    :param factory: makes the env; called once
-    :param copy: the copy's index, for seeds and messages
-    :param remote: whether this is a worker process; errors are then made fit for travelling
+    :param factory: function that makes the env, called once
+    :param copy: index of the copy, for seeds and messages
+    :param remote: whether this is a worker process; errors are then made picklable
     """
 
     def __init__(self, factory: Callable[[], Any], copy: int, remote: bool = False) -> None:
@@ -92,11 +92,11 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """
-        Carry out the command in ``options``.
+        Execute the command in ``options``.
 
-        :param seed: unused; the command holds every copy's own seed
-        :param options: a dict with the key :data:`COMMAND`
-        :return: the current rows, and the result in the first agent's info
+        :param seed: unused; the command holds the seed of each copy
+        :param options: dict with the key :data:`COMMAND`
+        :return: current rows, and the result in the first agent's info
         """
         command = (options or {})[COMMAND]
         name, *arguments = cloudpickle.loads(command) if isinstance(command, bytes) else command
@@ -106,11 +106,11 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def step(self, actions: dict[str, np.ndarray]) -> tuple[Any, Any, Any, Any, Any]:
         """
-        Step the env with the actions of the agents that act; begin a new episode if that was the last step of this one.
+        Step the env with the actions of the acting agents; start a new episode if the current one is over.
 
         :param actions: agent -> row
-        :return: rows, no rewards, no terminations, no truncations, and in the first agent's info: ``"agents"`` the env's
-            infos, ``"final"`` the rows of agents that ended, ``"reset"`` the infos of the automatic reset
+        :return: rows, zero rewards, no terminations, no truncations, and in the first agent's info ``"agents"`` (the env's
+            infos), ``"final"`` (rows of agents that ended) and ``"reset"`` (infos of the automatic reset)
         """
         with self._errors_named(), self._faults_named():
             content = self._step(actions)
@@ -124,8 +124,8 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         """
         Command: start an episode.
 
-        :param seeds: of all copies
-        :param options: of all copies; an empty dict counts as ``None``
+        :param seeds: seeds of all copies
+        :param options: reset options of all copies; an empty dict means ``None``
         :return: the env's infos under ``"agents"``, if there are any
         """
         self._rows = self._blank_rows()
@@ -135,32 +135,33 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def query(self, copies: list[int], name: str, *arguments: Any) -> dict[str, Any]:
         """
-        Command: answer a call of :class:`EnvAccess`, if this copy is meant.
+        Command: call a method of :class:`EnvAccess`, if this copy is selected.
 
-        :param copies: who is meant
+        :param copies: selected copies
         :param name: method of :class:`EnvAccess`
-        :return: ``"answer"``: whether it went well, and the result or the error
+        :param arguments: arguments of the method
+        :return: ``"answer"``: whether the call succeeded, and the result or the error
         """
         return self._answer(getattr(EnvAccess, name), self.env, *arguments) if self.copy in copies else {}
 
     def save(self) -> dict[str, Any]:
-        """Command: answer with a snapshot of this copy."""
+        """Command: return a snapshot of this copy."""
         return self._answer(self._snapshot)
 
     def restore(self, snapshots: list[Snapshot]) -> dict[str, Any]:
         """
-        Command: go on from a snapshot, and answer whether it went well.
+        Command: restore a snapshot, and return whether it succeeded.
 
-        :param snapshots: of all copies
+        :param snapshots: snapshots of all copies
         """
         return self._answer(self._restore, snapshots[self.copy])
 
     def _answer(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """``"answer"``: whether it went well, and the result or the error; an error must not end a worker process."""
+        """Return whether the call succeeded, and the result or the error; an error must not end a worker process."""
         try:
             return {"answer": cloudpickle.dumps((True, function(*arguments)))}
         except Exception as error:
-            return {"answer": cloudpickle.dumps((False, _portable(error)))}
+            return {"answer": cloudpickle.dumps((False, _picklable(error)))}
 
     def _snapshot(self) -> Snapshot:
         with self._errors_named():
@@ -210,14 +211,14 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         return content
 
     def _mark_acting(self) -> None:
-        """Ask the env who chooses the next action, and flag them in their rows."""
+        """Set the flag of the agents that choose the next action."""
         self._acting = acting_of(self.env, self._life.live, self.possible_agents)
         self._rows[:, ACTING] = 0
         for agent in self._acting:
             self._rows[self._column(agent), ACTING] = 1
 
     def _restart(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Begin the next episode, unseeded; its infos are kept apart from those of the last step."""
+        """Start the next episode without a seed; its infos are kept apart from those of the last step."""
         if reset_infos := self._begin(None, None):
             content["reset"] = reset_infos
         self._rows[:, RESET] = 1
@@ -225,13 +226,13 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def _final_row(self, agent: str, observations: Mapping[str, Any], truncations: Mapping[str, Any]) -> bytes:
         row = np.zeros(self.layout.observation_size, np.uint8)
-        # Nothing is bootstrapped after a termination, so an env may leave out that observation.
+        # An env may omit the observation after a termination, because nothing is bootstrapped there.
         if agent in observations or truncations[agent]:
             self._write(row, agent, observations)
         return row.tobytes()
 
     def _write(self, row: np.ndarray, agent: str, observations: Mapping[str, Any]) -> None:
-        """Put a live agent's observation into its row."""
+        """Write a live agent's observation into its row."""
         codec = self.layout.observations[agent]
         if agent not in observations:
             raise ValueError(f"agent {agent!r}: no observation, though it is in env.agents; expected one per live agent")
@@ -253,15 +254,15 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     @contextmanager
     def _failures_of(self, method: str) -> Iterator[None]:
-        """Tell what the env itself raises from what is wrong with its results."""
+        """Mark errors that the env raises, as opposed to faults in its results."""
         try:
             yield
         except Exception as error:
-            raise CopyFailure(self.copy, method, self._fit(error)) from error
+            raise CopyFailure(self.copy, method, self._for_parent(error)) from error
 
     @contextmanager
     def _faults_named(self) -> Iterator[None]:
-        """What is wrong with the env's results becomes a fault of this copy."""
+        """Turn a ValueError about the env's results into a fault of this copy."""
         try:
             yield
         except ValueError as error:
@@ -269,7 +270,7 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
-        """Errors say which copy they come from; in a worker process they are fit for travelling."""
+        """Add the copy to errors, and make them picklable in a worker process."""
         try:
             yield
         except (CopyFailure, DataFault):
@@ -278,19 +279,19 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
             _name_copy(error, self.copy)
             if not self.remote:
                 raise
-            raise self._fit(error) from None
+            raise self._for_parent(error) from None
 
-    def _fit(self, error: Exception) -> Exception:
-        """The error being handled, in a worker process made fit for travelling: with its traceback as a note."""
+    def _for_parent(self, error: Exception) -> Exception:
+        """In a worker process, make the error being handled picklable and add its traceback as a note."""
         if not self.remote:
             return error
-        portable = _portable(error)
-        portable.add_note(f"Traceback in the worker process:\n{traceback.format_exc()}")
-        return portable
+        picklable = _picklable(error)
+        picklable.add_note(f"Traceback in the worker process:\n{traceback.format_exc()}")
+        return picklable
 
 
 class EnvAccess:
-    """What SB3's VecEnvs can do to one env, for PettingZoo envs and their wrappers."""
+    """Attribute and method access of SB3's VecEnvs, for PettingZoo envs and their wrappers."""
 
     @staticmethod
     def get_attr(env: Any, name: str) -> Any:
@@ -299,7 +300,7 @@ class EnvAccess:
 
     @staticmethod
     def set_attr(env: Any, name: str, value: Any) -> None:
-        """Set an attribute in the outermost layer that has it, else in the innermost."""
+        """Set an attribute in the outermost layer that has it, otherwise in the innermost."""
         layer = env
         while not (name in vars(layer) or hasattr(type(layer), name)) and "env" in vars(layer):
             layer = layer.env
@@ -312,7 +313,7 @@ class EnvAccess:
 
     @staticmethod
     def env_is_wrapped(env: Any, wrapper_class: type[Any]) -> bool:
-        """Whether some layer is of that class."""
+        """Whether a layer is an instance of that class."""
         layer = env
         while not isinstance(layer, wrapper_class):
             if "env" not in vars(layer):
@@ -322,15 +323,15 @@ class EnvAccess:
 
 
 def _name_copy(error: Exception, copy: int) -> None:
-    """Say in the error which copy it comes from: in front of a plain message, else in a note."""
+    """Add the copy to an error: as a prefix of a plain message, otherwise as a note."""
     if type(error) in (ValueError, TypeError) and len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (f"env copy {copy}, {error.args[0]}",)
     else:
         error.add_note(f"in env copy {copy}")
 
 
-def _portable(error: Exception) -> Exception:
-    """The error itself if it survives pickling, else a RuntimeError that says the same."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error itself if it can be pickled, otherwise a RuntimeError with its message."""
     try:
         return error if isinstance(pickle.loads(pickle.dumps(error)), type(error)) else RuntimeError(repr(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""Checks of what goes into and comes out of an env, with errors that name copy, agent, expectation and remedy."""
+"""Checks of actions, observations and rewards; errors name the copy, the agent, the expected value and the remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sb3_matrl.vec_env.step import JointObservation
 
 _RELATIVE_TOLERANCE = 1e-5
 
-# copy -> the moment in its episode, e.g. "after step 3"; called for messages only
+# copy -> time in its episode, e.g. "after step 3"; only called for messages
 When = Callable[[int], str]
 
 
@@ -22,8 +22,8 @@ def bounds_of(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
     """
     Smallest and largest value of a leaf.
 
-    :param leaf: a leaf of an observation or action space
-    :return: float64 or int64 arrays that broadcast against a value; infinite where a Box is unbounded
+    :param leaf: leaf of an observation or action space
+    :return: arrays that broadcast against a value; infinite where a Box is unbounded
     """
     space = leaf.space
     if isinstance(space, spaces.Discrete):
@@ -37,7 +37,7 @@ def bounds_of(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _accepted_range(leaf: Leaf, check_bounds: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds with room for rounding; the largest finite numbers stand in for infinite bounds."""
+    """Bounds with a tolerance for rounding; infinite bounds are replaced by the largest finite numbers."""
     low, high = bounds_of(leaf)
     if leaf.dtype.kind == "b":
         return np.asarray(0), np.asarray(1)
@@ -48,8 +48,8 @@ def _accepted_range(leaf: Leaf, check_bounds: bool) -> tuple[np.ndarray, np.ndar
     if not check_bounds:
         return np.asarray(-largest), np.asarray(largest)
     low, high = low.astype(np.float64), high.astype(np.float64)
-    room = _RELATIVE_TOLERANCE
-    low, high = low - room * np.maximum(1.0, abs(low)), high + room * np.maximum(1.0, abs(high))
+    low = low - _RELATIVE_TOLERANCE * np.maximum(1.0, abs(low))
+    high = high + _RELATIVE_TOLERANCE * np.maximum(1.0, abs(high))
     return np.clip(low, -largest, largest), np.clip(high, -largest, largest)
 
 
@@ -59,11 +59,11 @@ def _scalar_if_uniform(bound: np.ndarray) -> Any:
 
 class ValueCheck:
     """
-    Checks one leaf of one agent's observations in all copies at once: finite, and within the space's bounds.
+    Checks that one leaf of one agent's observations is finite and within its bounds, in all copies at once.
 
-    :param agent: name for the message
-    :param leaf: the leaf
-    :param check_bounds: whether bounds are checked too
+    :param agent: name of the agent, for messages
+    :param leaf: leaf of the agent's observation space
+    :param check_bounds: whether bounds are checked in addition to finiteness
     """
 
     def __init__(self, agent: str, leaf: Leaf, check_bounds: bool) -> None:
@@ -75,16 +75,16 @@ class ValueCheck:
 
     def __call__(self, values: np.ndarray, rows: np.ndarray, when: When) -> None:
         """
-        Raise if a value is not acceptable.
+        Raise if a value is invalid.
 
         :param values: (num_envs, *leaf shape)
-        :param rows: bool (num_envs,), the copies where the agent's value means something
-        :param when: for the message
-        :raises DataFault: names copy, agent, index and value
+        :param rows: bool (num_envs,), copies in which the agent's values are valid
+        :param when: time of each copy, for the message
+        :raises DataFault: on an invalid value; names copy, agent, index and value
         """
         if values.size == 0:
             return
-        # NaN fails every comparison, so the extremes alone tell whether everything is in order.
+        # Fast path: NaN fails every comparison, so checking the extremes suffices.
         if self.uniform and self.low <= values.min() and values.max() <= self.high:
             return
         bad = ~((values >= self.low) & (values <= self.high)) & rows.reshape(-1, *[1] * (values.ndim - 1))
@@ -109,7 +109,7 @@ class ObservationCheck:
     Checks the joint observation of all copies.
 
     :param observation_spaces: agent -> space
-    :param check_bounds: whether bounds are checked beside finiteness
+    :param check_bounds: whether bounds are checked in addition to finiteness
     """
 
     def __init__(self, observation_spaces: AgentSpaces, check_bounds: bool) -> None:
@@ -122,12 +122,12 @@ class ObservationCheck:
 
     def __call__(self, observations: JointObservation, rows: np.ndarray, when: When) -> None:
         """
-        Raise on the first unacceptable value.
+        Raise on the first invalid value.
 
         :param observations: agent -> (num_envs, *shape)
-        :param rows: bool (num_envs, n_agents), where observations mean something
-        :param when: for the message
-        :raises DataFault: names copy, agent, index and value
+        :param rows: bool (num_envs, n_agents), copies and agents whose observations are valid
+        :param when: time of each copy, for the message
+        :raises DataFault: on an invalid value; names copy, agent, index and value
         """
         for column, agent, key, check in self._checks:
             values = observations[agent] if key is None else observations[agent][key]
@@ -136,12 +136,12 @@ class ObservationCheck:
 
 def check_rewards(rewards: np.ndarray, agents: list[str], when: When) -> None:
     """
-    Raise unless all rewards are finite.
+    Check that all rewards are finite.
 
     :param rewards: (num_envs, n_agents)
     :param agents: names of the columns
-    :param when: for the message
-    :raises DataFault: names copy and agent
+    :param when: time of each copy, for the message
+    :raises DataFault: on NaN or infinity; names copy and agent
     """
     finite = np.isfinite(rewards)
     if not finite.all():
@@ -155,7 +155,7 @@ def check_rewards(rewards: np.ndarray, agents: list[str], when: When) -> None:
 
 class ActionCheck:
     """
-    Brings a joint action into the form the backends take, or says what is wrong with it.
+    Checks a joint action and converts it for the backends.
 
     :param action_spaces: agent -> space
     :param num_envs: number of copies
@@ -171,8 +171,8 @@ class ActionCheck:
         Check and convert.
 
         :param actions: agent -> (num_envs, *action shape)
-        :return: the same, as arrays of the action spaces' dtypes, in the agents' order
-        :raises ValueError: on missing or unknown agents, wrong shapes or fractional values for a discrete space
+        :return: arrays with the action spaces' dtypes, in the agents' order
+        :raises ValueError: if agents are missing or unknown, a shape is wrong, or values for a discrete space are fractional
         """
         if not isinstance(actions, Mapping):
             raise ValueError(f"actions must be a dict keyed by agent {list(self._expected)}, not a {type(actions).__name__}")
@@ -186,7 +186,7 @@ class ActionCheck:
         parts = [f"missing for {missing}"] * bool(missing) + [f"given for unknown agents {extra}"] * bool(extra)
         return (
             f"actions are {' and '.join(parts)}; give one array per possible agent {list(self._expected)} "
-            "(rows of agents that do not act are ignored, but must be there)"
+            "(rows of agents that do not act are ignored, but required)"
         )
 
     def _converted(self, agent: str, action: Any) -> np.ndarray:
@@ -205,7 +205,7 @@ class ActionCheck:
 
 class ActionRangeCheck:
     """
-    Raises on actions outside a discrete space or not finite; Box actions may exceed their bounds, as in SB3's own VecEnvs.
+    Rejects actions that are outside a discrete space or not finite; Box actions may exceed their bounds, as in SB3's VecEnvs.
 
     :param action_spaces: agent -> space
     """
@@ -223,7 +223,7 @@ class ActionRangeCheck:
 
         :param actions: agent -> (num_envs, *action shape)
         :param acting: bool (num_envs, n_agents)
-        :raises ValueError: names copy, agent and action
+        :raises ValueError: on an invalid action; names copy, agent and action
         """
         for column, (agent, (low, high)) in enumerate(self._ranges.items()):
             values = actions[agent]

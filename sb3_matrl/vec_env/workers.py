@@ -1,4 +1,4 @@
-"""Worker processes: starting them deaf to interruptions, ending them in order, and telling which one fell silent."""
+"""Worker processes: ignore signals, shut down cleanly, report crashes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from typing import Any
 from sb3_matrl.vec_env.errors import WorkerLost
 
 
-def leave_interruptions_to_the_parent() -> None:
+def ignore_interrupts() -> None:
     """
-    In a worker process: let SIGINT and SIGTERM pass, which Ctrl-C and schedulers send to all processes of a job.
+    Ignore SIGINT and SIGTERM in a worker process; Ctrl-C and schedulers send them to all processes of a job.
 
-    The parent decides what is done about them; without its workers it could not even save its state. Handlers inherited
-    from the parent are replaced. Processes that the env itself starts keep the default behaviour.
+    The parent process handles them, and needs its workers to save the state. Handlers inherited from the parent are
+    replaced. Processes started by the env itself keep the default behaviour.
     """
     worker = os.getpid()
 
     def ignore(number: int, frame: Any) -> None:
-        if os.getpid() != worker:  # forked off by the env
+        if os.getpid() != worker:  # forked by the env
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    # A function, because programs that the env executes would inherit SIG_IGN.
+    # Not SIG_IGN, which programs executed by the env would inherit.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ignore)
 
 
 @contextmanager
-def silent_workers(procs: Sequence[Any] = (), shares: Sequence[Sequence[int]] = ()) -> Iterator[None]:
+def worker_failures(procs: Sequence[Any] = (), shares: Sequence[Sequence[int]] = ()) -> Iterator[None]:
     """
-    Say what it means when a worker process does not answer.
+    Context manager that turns the broken pipe of a dead worker into a :class:`WorkerLost`.
 
-    :param procs: the workers, if they are known
-    :param shares: the copies that each worker holds
-    :raises WorkerLost: in place of the pipe's error
+    :param procs: worker processes, if known
+    :param shares: copies of each worker
+    :raises WorkerLost: instead of the pipe's error
     """
     try:
         yield
@@ -48,7 +48,7 @@ def silent_workers(procs: Sequence[Any] = (), shares: Sequence[Sequence[int]] = 
 
 
 def _lost(procs: Sequence[Any], shares: Sequence[Sequence[int]]) -> WorkerLost:
-    """Find out who is gone; a process may still be on its way out when its pipe has closed already."""
+    """Find the worker that died; it may still be exiting when its pipe is already closed."""
     dead = wait([proc.sentinel for proc in procs], timeout=2.0) if procs else []
     gone = [worker for worker, proc in enumerate(procs) if proc.sentinel in dead]
     if not gone:
@@ -59,12 +59,12 @@ def _lost(procs: Sequence[Any], shares: Sequence[Sequence[int]]) -> WorkerLost:
 
 def end_workers(pipes: Sequence[Any], procs: Sequence[Any], patience: float = 10.0) -> BaseException | None:
     """
-    Close the envs in SuperSuit's workers and end these.
+    Close the envs in SuperSuit's workers and end the workers.
 
-    :param pipes: to the workers
-    :param procs: the workers
+    :param pipes: pipes to the workers
+    :param procs: worker processes
     :param patience: seconds before a worker is killed
-    :return: the first error that a worker reported in the meantime, e.g. one from closing its envs
+    :return: first error that a worker reported, e.g. while closing its envs
     """
     for pipe in pipes:
         with suppress(OSError):
@@ -82,7 +82,7 @@ def end_workers(pipes: Sequence[Any], procs: Sequence[Any], patience: float = 10
 
 
 def _drain(pipe: Any, deadline: float) -> BaseException | None:
-    """Read until the worker has hung up, so that it never waits for a reader; give the first error it reported."""
+    """Read until the worker closes the pipe, so that it never blocks on a full one; return the first error reported."""
     first: BaseException | None = None
     with suppress(EOFError, OSError):
         while pipe.poll(max(0.0, deadline - time.monotonic())):

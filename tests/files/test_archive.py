@@ -526,4 +526,4 @@ def test_documents_that_would_harm_the_reader_are_refused(path, document):
 
 def test_the_format_is_the_one_that_readers_know():
     # A change of either is a change of the file format, which older files must survive.
-    assert (archive.FORMAT, archive.FORMAT_VERSION) == ("sb3-matrl", 2)
+    assert (archive.FORMAT, archive.FORMAT_VERSION) == ("sb3-matrl", 3)

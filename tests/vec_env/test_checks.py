@@ -11,11 +11,11 @@ import pytest
 from gymnasium import spaces
 
 from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
-from sb3_matrl.vec_env.value_checks import ActionRangeCheck, ObservationCheck
 from sb3_matrl.vec_env.conform import conforming_leaves
 from sb3_matrl.vec_env.errors import CopyFailure
 from sb3_matrl.vec_env.spaces import leaves_of
 from sb3_matrl.vec_env.uniform import COMMAND, UniformParallelEnv
+from sb3_matrl.vec_env.value_checks import ActionRangeCheck, ObservationCheck
 from tests.vec_env import toys
 from tests.vec_env.reference import random_actions
 from tests.vec_env.turn_toys import Waiting
@@ -301,7 +301,11 @@ class Described(toys.Bare):
         ({"observation": spaces.Dict()}, TypeError, "a Dict space without entries"),
         ({"observation": spaces.Sequence(spaces.Discrete(2))}, TypeError, "a Sequence space"),
         ({"action": spaces.Tuple([spaces.Discrete(2)])}, TypeError, "action_space of agent 'only' is a Tuple space"),
-        ({"action": spaces.Dict({"x": spaces.Discrete(2)})}, TypeError, "a Dict space, which SB3 knows for observations only"),
+        (
+            {"action": spaces.Dict({"x": spaces.Discrete(2)})},
+            TypeError,
+            "a Dict space, which SB3 supports for observations only",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])

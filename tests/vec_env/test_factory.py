@@ -152,7 +152,7 @@ def test_single_agent_vec_envs_are_refused():
         ({"n_envs": 0}, "n_envs must be a positive integer, not 0"),
         ({"n_envs": 2.0}, "n_envs must be a positive integer, not 2.0"),
         ({"num_cpus": 0}, "num_cpus must be positive"),
-        ({"seed": -1}, "seed must be nonnegative"),
+        ({"seed": -1}, "seed must be non-negative"),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, message):

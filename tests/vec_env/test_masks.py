@@ -77,7 +77,7 @@ MULTI = spaces.MultiDiscrete([2, 2])
         (
             SPACES[0],
             [0] * 5,
-            r"now leaves no legal choice; .* at least one in Discrete\(5\). Allow one \(to pass, say\)",
+            r"now leaves no legal choice; .* at least one in Discrete\(5\). Allow one \(for example a pass\)",
         ),
         (MULTI, [1, 1, 0, 0], r"now leaves no legal choice for part 1 of the action"),
         (SPACES[3], [1, 0, 0, 0, 1, 1], r"now leaves no legal choice for part 1 of the action"),
@@ -252,8 +252,8 @@ def test_a_mask_without_a_legal_action_ends_the_run_in_one_line(kind):
             venv.step({"zebra": [0, 1], "ant": [2, 3]})
     assert str(caught.value) == (
         "env copy 0, agent 'ant': the action mask after step 2 leaves no legal choice; an agent that is to act needs at least "
-        "one in Discrete(4). Allow one (to pass, say) or end the agent's episode. It happened in step 2 of episode 1 since "
-        "seed 4, with actions {'zebra': 0, 'ant': 2}"
+        "one in Discrete(4). Allow one (for example a pass) or end the agent's episode. It happened in step 2 of episode 1 "
+        "since seed 4, with actions {'zebra': 0, 'ant': 2}"
     )
 
 

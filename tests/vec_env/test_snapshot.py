@@ -192,7 +192,7 @@ def test_snapshots_are_taken_between_steps():
     actions = random_actions(venv.action_spaces, 2, np.random.default_rng(0))
     snapshot = venv.snapshot()
     venv.step_async(actions)
-    with pytest.raises(RuntimeError, match=r"while a step is under way: call step_wait\(\) first"):
+    with pytest.raises(RuntimeError, match=r"during a step: call step_wait\(\) first"):
         venv.snapshot()
     venv.restore(snapshot)
     with pytest.raises(RuntimeError, match=r"step_wait\(\) without step_async\(\)"):
@@ -219,9 +219,9 @@ def changed(snapshot, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["num_envs"], 3, r"snapshot of a JointVecEnv: it is of num_envs 3, but here they are 2"),
-        (["agents"], ["agent_0"], r"it is of agents \['agent_0'\], but here they are \['agent_0', 'agent_1'\]"),
-        (["layout"], "batched", r"its copies are batched, but here they are separate; .* vec_env='batched'"),
+        (["num_envs"], 3, r"snapshot of a JointVecEnv: 'num_envs' is 3, expected 2"),
+        (["agents"], ["agent_0"], r"'agents' is \['agent_0'\], expected \['agent_0', 'agent_1'\]"),
+        (["layout"], "batched", r"its copies are batched, expected separate; .* vec_env='batched'"),
         (["pending_seeds"], [1], r"'pending_seeds' must be a list of 2 seeds"),
         (["pending_seeds"], [1, -1], r"'pending_seeds' must be a list of 2 seeds"),
         (["episodes", "seeds"], [True, 1], r"snapshot of the episodes: 'seeds' must be a list of 2 seeds"),
