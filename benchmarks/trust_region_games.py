@@ -1,11 +1,11 @@
 """
-Trust-region MATRL (`matrl-tr`) on exact games, beside every other learner, its own ablations and its neighbours' settings.
+Trust-region MATRL (`matrl-tr`) on exact games, compared with every other learner, its ablations and nearby settings.
 
 2x2 games: from (0.9, 0.2), at most 1000 steps; a run has *settled* at the first step from which on it stays within 0.01 of an
 equilibrium. Differentiable games: random games of six families, the scale of the losses drawn from 0.1 to 10; a run has
 arrived when its largest |gradient| is a thousandth of the first one. Runs that do neither count with all their steps.
 
-The rule was chosen on seeds from 1000 on; this script reports seeds from 0 on. An interrupted study goes on where it stopped:
+The rule was chosen on seeds from 1000 on; this script reports seeds from 0 on. The same command resumes an interrupted study:
 
     OMP_NUM_THREADS=1 python -m benchmarks.trust_region_games
 """
@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "look-ahead 2": {"look_ahead": 2.0},
     "look-ahead 1, without the meta-game": {"look_ahead": 1.0, "metagame": False},
 }
-#: What was tried on development seeds and not taken; 500 games per class and generator, at most 300 steps.
+#: Rules that were tried on development seeds and rejected; 500 games per class and generator, at most 300 steps.
 NOT_TAKEN = (
     "Step halved when a direction flips, else grown by 1.05 to 1.5, with predicted steps 0.3 and 1 in the players' units; per "
     "player, per game or by the inner product of the two players' directions: (anti)coordination 100 % in all, but in cyclic "

@@ -1,4 +1,4 @@
-"""Differentiable games: n players choose real vectors, each to MINIMISE its own loss; exact derivatives."""
+"""Differentiable games: n players choose real vectors to MINIMISE their own losses; exact derivatives."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sb3_matrl.utils.suggest import unknown
 
 
 class Form(Protocol):
-    """How a game's losses and their derivatives are computed; all on joint strategies of shape (d,)."""
+    """Computation of a game's losses and derivatives at a joint strategy (d,)."""
 
     def losses(self, joint: Array) -> Array:
         """:return: (n,)"""
         ...
 
     def loss_gradients(self, joint: Array) -> Array:
-        """:return: (n, d), row i is the gradient of player i's loss in all coordinates"""
+        """:return: (n, d); row i is the gradient of player i's loss in all coordinates"""
         ...
 
     def jacobian(self, joint: Array) -> Array:
-        """:return: (d, d), the derivative of the simultaneous gradient"""
+        """:return: (d, d) derivative of the simultaneous gradient"""
         ...
 
 
@@ -36,15 +36,15 @@ class DifferentiableGame:
     A *joint strategy* is one array of shape (d,), d = sum of d_i: the players' vectors one after the other
     (:meth:`split`, :meth:`join`). Without closed forms the derivatives come from PyTorch's autograd in float64.
 
-    :param dims: (n,) the length of every player's vector, each >= 1
-    :param losses: takes the n vectors as one sequence and returns the n losses. Without closed forms it gets torch tensors
+    :param dims: (n,) lengths of the players' vectors, each >= 1
+    :param losses: function of the sequence of n vectors that returns the n losses. Without closed forms it gets torch tensors
         and must return scalar tensors, built with torch operations; otherwise it gets NumPy arrays
-    :param loss_gradients: closed form, takes the n vectors, returns (n, d): row i is the gradient of loss i in ALL
+    :param loss_gradients: closed form, a function of the n vectors that returns (n, d): row i is the gradient of loss i in ALL
         coordinates
-    :param jacobian: closed form of the derivative of the simultaneous gradient, takes the n vectors, returns (d, d).
-        Given together with ``loss_gradients`` or not at all
-    :param name: shown in messages
-    :raises ValueError: on impossible dims, or if only one of the two closed forms is given
+    :param jacobian: closed form of the derivative of the simultaneous gradient, a function of the n vectors that returns
+        (d, d); required with ``loss_gradients``, and only then
+    :param name: name for messages
+    :raises ValueError: on invalid dims, or if only one of the two closed forms is given
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DifferentiableGame:
         self.name = name
         self._bounds = np.cumsum(self.dims)[:-1]
         if (loss_gradients is None) != (jacobian is None):
-            raise ValueError("give both closed forms, loss_gradients and jacobian, or none of them (then autograd is used)")
+            raise ValueError("give both closed forms, loss_gradients and jacobian, or neither (then autograd is used)")
         self._form: Form = _AutogradForm(losses, self)
         if loss_gradients is not None and jacobian is not None:
             self._form = _ClosedForm(losses, loss_gradients, jacobian, self)
@@ -73,13 +73,13 @@ class DifferentiableGame:
         name: str = "quadratic",
     ) -> DifferentiableGame:
         """
-        The game of losses L_i(w) = w^T Q_i w / 2 + c_i^T w.
+        Make the game of losses L_i(w) = w^T Q_i w / 2 + c_i^T w.
 
-        :param dims: (n,) the length of every player's vector
-        :param quadratic: (n, d, d) the Q_i; only their symmetric parts count
-        :param linear: (n, d) the c_i; ``None``: zero
-        :param name: shown in messages
-        :return: the game, with closed forms
+        :param dims: (n,) lengths of the players' vectors
+        :param quadratic: (n, d, d) matrices Q_i; only their symmetric parts count
+        :param linear: (n, d) vectors c_i; ``None`` means zero
+        :param name: name for messages
+        :return: game with closed forms
         :raises ValueError: on wrong shapes or non-finite entries
         """
         lengths = _checked_dims(dims)
@@ -111,19 +111,19 @@ class DifferentiableGame:
 
     @property
     def owner(self) -> npt.NDArray[np.int64]:
-        """(d,) the player to whom each coordinate belongs."""
+        """(d,) player that each coordinate belongs to."""
         return np.repeat(np.arange(self.n_players), self.dims)
 
     def split(self, joint: Array) -> list[Array]:
         """
         :param joint: (d,)
-        :return: the n players' vectors (views)
+        :return: vectors of the n players (views)
         """
         return np.split(joint, self._bounds)
 
     def join(self, strategies: Sequence[npt.ArrayLike]) -> Array:
         """
-        :param strategies: the n players' vectors, of lengths ``dims``
+        :param strategies: vectors of the n players, of lengths ``dims``
         :return: (d,) joint strategy
         :raises ValueError: on a wrong number, wrong lengths or non-finite entries
         """
@@ -137,7 +137,7 @@ class DifferentiableGame:
         Check a joint strategy.
 
         :param values: (d,)
-        :param name: what to call it in a message
+        :param name: name for messages
         :return: (d,) float64
         :raises ValueError: on a wrong shape or non-finite entries
         """
@@ -146,7 +146,7 @@ class DifferentiableGame:
     def losses(self, joint: npt.ArrayLike) -> Array:
         """
         :param joint: (d,)
-        :return: (n,) the players' losses
+        :return: (n,) losses of the players
         """
         return self._form.losses(self.joint(joint))
 
@@ -159,7 +159,7 @@ class DifferentiableGame:
 
     def gradient(self, joint: npt.ArrayLike) -> Array:
         """
-        Simultaneous gradient xi: every player's loss differentiated in its own vector.
+        Compute the simultaneous gradient xi: every player's loss differentiated in its own vector.
 
         :param joint: (d,)
         :return: (d,)
@@ -168,7 +168,7 @@ class DifferentiableGame:
 
     def jacobian(self, joint: npt.ArrayLike) -> Array:
         """
-        Derivative H of the simultaneous gradient; in general not symmetric.
+        Compute the derivative H of the simultaneous gradient; in general H is not symmetric.
 
         :param joint: (d,)
         :return: (d, d); entry (k, l) is d xi_k / d w_l
@@ -178,14 +178,14 @@ class DifferentiableGame:
     def off_diagonal(self, jacobian: Array) -> Array:
         """
         :param jacobian: (d, d) H
-        :return: (d, d) Ho: H with every player's own block set to zero
+        :return: (d, d) Ho, H with every player's own block set to zero
         """
         owner = self.owner
         return np.where(owner[:, None] == owner[None, :], 0.0, jacobian)
 
 
 class _ClosedForm:
-    """Derivatives from the formulas given."""
+    """Derivatives from closed forms."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class _ClosedForm:
 
 
 class _AutogradForm:
-    """Derivatives by reverse-mode differentiation; torch is imported when a derivative or loss is first asked for."""
+    """Derivatives by reverse-mode differentiation; torch is imported at the first evaluation."""
 
     def __init__(self, losses: Callable[[Sequence[Any]], Any], game: DifferentiableGame) -> None:
         self._losses, self._game = losses, game
@@ -233,7 +233,7 @@ class _AutogradForm:
         return np.stack([_derivative(entry, leaf, keep=False).numpy() for entry in entries])
 
     def _graph(self, joint: Array) -> tuple[Any, list[Any]]:
-        """:return: the leaf tensor (d,) and the n scalar losses that depend on it"""
+        """:return: leaf tensor (d,), and the n scalar losses that depend on it"""
         import torch
 
         leaf = torch.tensor(joint, dtype=torch.float64, requires_grad=True)
@@ -253,7 +253,7 @@ class _AutogradForm:
 
 
 def _derivative(value: Any, leaf: Any, keep: bool) -> Any:
-    """:return: (d,) tensor, zero where the value does not depend on the leaf"""
+    """:return: (d,) derivative of the value, zero if it does not depend on the leaf"""
     import torch
 
     if not value.requires_grad:
@@ -283,7 +283,7 @@ def rotational_game(rotation: float = 10.0) -> DifferentiableGame:
     """
     Fig. 3 and footnote 3 (after Balduzzi et al. 2018): L1 = x^2/2 + r xy, L2 = y^2/2 - r xy; stable fixed point at (0, 0).
 
-    :param rotation: r, the strength of the rotation beside the unit contraction
+    :param rotation: r, strength of the rotation beside the unit contraction
     :return: the game
     """
     cross = rotation * np.array([[0.0, 1.0], [1.0, 0.0]])
@@ -297,7 +297,7 @@ def bilinear_game(matrix: npt.ArrayLike = ((1.0,),)) -> DifferentiableGame:
 
     :param matrix: (d1, d2) M
     :return: the game
-    :raises ValueError: if not a finite matrix
+    :raises ValueError: if M is not a finite matrix
     """
     m = np.asarray(matrix, dtype=np.float64)
     if m.ndim != 2 or 0 in m.shape:
@@ -365,11 +365,11 @@ DIFFERENTIABLE_GAMES: dict[str, Callable[..., DifferentiableGame]] = {
 
 def differentiable_game(name: str, **options: Any) -> DifferentiableGame:
     """
-    A standard game.
+    Make a standard game.
 
-    :param name: ``rotational`` (options: rotation), ``bilinear`` (matrix), ``hamiltonian`` (a, b), ``potential`` or
-        ``tandem``
-    :param options: parameters of that game
+    :param name: ``rotational`` (option ``rotation``), ``bilinear`` (``matrix``), ``hamiltonian`` (``a``, ``b``), ``potential``
+        or ``tandem``
+    :param options: options of the game
     :return: the game
     :raises ValueError: on an unknown name or option
     """

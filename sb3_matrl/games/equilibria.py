@@ -1,9 +1,10 @@
 """
 All Nash equilibria of 2x2 games, degenerate families included, and distances to them.
 
-Where a player is indifferent cuts the other's interval [0, 1] at 0, 1 and at most one root inside. On the
-products of the resulting points and open intervals all incentives keep their signs, so each product consists of equilibria
-alone or of none, and its closure counts if one inner point does. The points are those of the meta-game's closed form.
+A player's incentive is linear in the other player's probability. Its root, if there is one, cuts [0, 1] into points (0, the
+root, 1) and the open intervals between them. On every product of two such cells all incentives keep their signs, so that all
+its points are equilibria or none is; its closure consists of equilibria if one inner point is one. The points are those of the
+meta-game's closed form.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from sb3_matrl.metagame.incentives import TOLERANCE
 @dataclass(frozen=True, eq=False)
 class Equilibria:
     """
-    The equilibria of a batch of 2x2 games as k closed boxes per game; isolated equilibria are boxes of size zero.
+    Equilibria of a batch of 2x2 games as k closed boxes per game; isolated equilibria are boxes of size zero.
 
     Coordinates are the players' probabilities of action 0. The union of the valid boxes is the whole set of equilibria, and
     no box contains another. Two boxes may share a corner where a family turns.
 
     :param lower: (..., k, 2) lower corners, NaN where not valid
     :param upper: (..., k, 2) upper corners, NaN where not valid
-    :param valid: (..., k) which of the k boxes exist, at least one per game
+    :param valid: (..., k) True for boxes that exist, at least one per game
     """
 
     lower: Array
@@ -52,7 +53,7 @@ class Equilibria:
 
     def distance(self, strategies: npt.ArrayLike) -> Array:
         """
-        Distance to the nearest equilibrium, in the largest difference of a probability.
+        Compute the distance to the nearest equilibrium: the largest difference of a probability.
 
         :param strategies: (..., 2) probabilities of action 0; leading axes broadcast against the batch
         :return: (...)
@@ -69,15 +70,15 @@ class Equilibria:
 
 def two_by_two_equilibria(payoffs: Array) -> Equilibria:
     """
-    A point counts as an equilibrium when no player gains more than 1e-9 by deviating, in units of that player's largest
-    difference between its two actions; ties within it are ties.
+    Find all equilibria. A point is an equilibrium if no player gains more than 1e-9 by deviating, in units of that player's
+    largest difference between its two actions; smaller differences are ties.
 
     :param payoffs: (B, 2, 2, 2) finite
     :return: all equilibria; k is the largest number of boxes among these games
     """
     incentives = two_agent_incentives(np.moveaxis(payoffs, 0, -1))
     first, second = _cells(incentives[1]), _cells(incentives[0])
-    # Every cell's inside has constant signs: its middle speaks for it.
+    # Signs are constant inside a cell, so its middle stands for all of it.
     middle, other_middle = first.mean(axis=1)[:, None], second.mean(axis=1)[None]
     found = two_agent_regrets(incentives, middle, other_middle) <= TOLERANCE
     lower, upper = (_products(first[:, end], second[:, end]) for end in (0, 1))
@@ -87,8 +88,8 @@ def two_by_two_equilibria(payoffs: Array) -> Equilibria:
 
 def _cells(incentive: Array) -> Array:
     """
-    :param incentive: (2, B) the other player's incentive where this one plays action 0 and 1
-    :return: (6, 2, B) closed intervals: three points and what lies between them; NaN where there is no root
+    :param incentive: (2, B) the other player's incentive if this one plays action 0 and 1
+    :return: (6, 2, B) closed intervals: three points and the intervals between them; NaN if there is no root
     """
     one, zero, root = break_points(incentive)
     whole = np.where(np.isnan(root), one, np.nan)
@@ -112,7 +113,7 @@ def _contained(lower: Array, upper: Array, valid: npt.NDArray[np.bool_]) -> npt.
 
 
 def _compact(lower: Array, upper: Array, valid: npt.NDArray[np.bool_]) -> Equilibria:
-    """Move the valid boxes to the front and cut what no game needs."""
+    """Move the valid boxes to the front and drop the columns that no game needs."""
     order = np.argsort(~valid, axis=1, kind="stable")[:, : max(int(valid.sum(axis=1).max(initial=1)), 1)]
     kept = np.take_along_axis(valid, order, axis=1)
     low, high = (np.where(kept[..., None], np.take_along_axis(x, order[..., None], axis=1), np.nan) for x in (lower, upper))

@@ -10,7 +10,7 @@ from sb3_matrl.games.normal_form import NormalFormGame
 from sb3_matrl.games.payoff_arrays import Array
 from sb3_matrl.utils.suggest import unknown
 
-#: The eight payoffs, (count,) each: A = [[a, b], [c, d]] for the row player, B = [[e, g], [f, h]] for the column player.
+#: The eight payoffs, each (count,): A = [[a, b], [c, d]] for the row player, B = [[e, g], [f, h]] for the column player.
 Entries = dict[str, Array]
 
 
@@ -47,7 +47,7 @@ def _payoffs(x: Entries) -> Array:
 
 
 def _normal(kind: str, rng: np.random.Generator, count: int) -> Entries:
-    """Each condition orders one pair of payoffs, so sorting the pair draws from the conditional distribution."""
+    """Draw normal payoffs under the class's conditions; each one orders a pair, so sorting the pair conditions its draw."""
     pairs = np.sort(rng.standard_normal((4, 2, count)), axis=1)
     # Per pair (a, c), (b, d), (e, g), (f, h): True if the first one is the larger.
     larger = np.array(_FIRST_IS_LARGER[kind])[:, None] ^ ((kind == "cyclic") & (rng.random(count) < 0.5))

@@ -1,4 +1,4 @@
-"""Normal-form games, one or a batch of them: payoffs, expected payoffs, NashConv and, for 2x2, the gradient field."""
+"""Normal-form games, single or batched: payoffs, expected payoffs, NashConv and, for 2x2, equilibria and gradients."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sb3_matrl.games.payoff_arrays import Array, check_batched_payoffs
 
 class NormalFormGame:
     """
-    A batch of normal-form games of the same size (or a single one).
+    A batch of normal-form games of the same size, or a single one.
 
-    Entry ``[..., i, a_1, ..., a_n]`` is what player i gets when player j plays a_j.
+    Entry ``[..., i, a_1, ..., a_n]`` is the payoff of player i if every player j plays a_j.
 
     :param payoffs: (..., n, A_1, ..., A_n); leading axes are the batch
-    :param n_players: n; ``None`` finds it from the shape. A shape such as (3, 2, 2, 2) fits both one game of three players
-        and three games of two; the former is taken unless ``n_players=2`` is given.
-    :raises ValueError: when no n fits the shape, or a payoff is NaN or infinite
+    :param n_players: n; ``None`` infers it from the shape. A shape such as (3, 2, 2, 2) fits one game of three players and
+        three games of two; ``None`` means the former, ``n_players=2`` the latter
+    :raises ValueError: if no n fits the shape, or a payoff is NaN or infinite
     """
 
     def __init__(self, payoffs: npt.ArrayLike, n_players: int | None = None) -> None:
@@ -42,8 +42,8 @@ class NormalFormGame:
 
     def __getitem__(self, index: Any) -> NormalFormGame:
         """
-        :param index: what NumPy takes, into the batch axes
-        :return: the games there
+        :param index: NumPy index into the batch axes
+        :return: games at the index
         """
         batch = np.arange(int(np.prod(self.batch_shape))).reshape(self.batch_shape)[index]
         flat = self.payoffs.reshape(-1, *self.payoffs.shape[len(self.batch_shape) :])
@@ -51,11 +51,11 @@ class NormalFormGame:
 
     def action_payoffs(self, strategies: Sequence[npt.ArrayLike]) -> list[Array]:
         """
-        What each player would get from each of its actions against the others' strategies.
+        Compute each player's payoff for each of its actions against the others' strategies.
 
         :param strategies: one array (..., A_i) of probabilities per player; leading axes broadcast against the batch
         :return: one array (..., A_i) per player
-        :raises ValueError: when they are no probability vectors of these lengths
+        :raises ValueError: if they are not probability vectors of these lengths
         """
         mixed = check_strategies(strategies, self.n_actions)
         letters = ascii_lowercase[: self.n_players]
@@ -70,7 +70,7 @@ class NormalFormGame:
     def expected_payoffs(self, strategies: Sequence[npt.ArrayLike]) -> Array:
         """
         :param strategies: as in :meth:`action_payoffs`
-        :return: (..., n) the players' expected payoffs
+        :return: (..., n) expected payoffs of the players
         """
         mixed = check_strategies(strategies, self.n_actions)
         values = self.action_payoffs(mixed)
@@ -78,11 +78,11 @@ class NormalFormGame:
 
     def nash_conv(self, strategies: Sequence[npt.ArrayLike]) -> Array:
         """
-        The players' best gains by deviating alone, summed: sum_i (max_a u_i(a, x_-i) - u_i(x)); 0 exactly at equilibria
+        Sum the players' best gains from unilateral deviation: sum_i (max_a u_i(a, x_-i) - u_i(x)); 0 exactly at equilibria
         (Lanctot et al. 2017, Sec. 2).
 
         :param strategies: as in :meth:`action_payoffs`
-        :return: (...) at least 0 up to rounding
+        :return: (...) NashConv, at least 0 up to rounding
         """
         mixed = check_strategies(strategies, self.n_actions)
         values = self.action_payoffs(mixed)
@@ -91,9 +91,9 @@ class NormalFormGame:
 
     def equilibria(self) -> Equilibria:
         """
-        All Nash equilibria of 2x2 games, exactly; a degenerate family comes as an interval (or a rectangle).
+        Find all Nash equilibria of 2x2 games, exactly; a degenerate family is an interval or a rectangle.
 
-        :return: in the coordinates of the learners: each player's probability of its action 0
+        :return: equilibria in the coordinates of the learners: each player's probability of its action 0
         :raises ValueError: for games of another size
         """
         self.require_two_by_two("equilibria()")
@@ -103,8 +103,7 @@ class NormalFormGame:
 
     def field(self) -> GradientField:
         """
-        The gradient field of 2x2 games.
-
+        :return: gradient field of 2x2 games
         :raises ValueError: for games of another size
         """
         self.require_two_by_two("field()")
@@ -122,8 +121,8 @@ class NormalFormGame:
 
     def require_two_by_two(self, what: str) -> None:
         """
-        :param what: what needs 2x2 games, for the message
-        :raises ValueError: if these are no games of two players with two actions each
+        :param what: name of the caller, for the message
+        :raises ValueError: if these are not games of two players with two actions each
         """
         if self.n_players != 2 or self.n_actions != (2, 2):
             hint = "; for a batch of 2x2 games pass n_players=2" if self.payoffs.shape[-3:] == (2, 2, 2) else ""
@@ -144,7 +143,7 @@ class GradientField:
 
     :param slope: (..., 2)
     :param offset: (..., 2)
-    :param external: (..., 2) what the other's strategy alone contributes
+    :param external: (..., 2) contribution of the other's strategy alone
     """
 
     slope: Array
@@ -154,16 +153,16 @@ class GradientField:
     def gradient(self, strategies: Array) -> Array:
         """
         :param strategies: (..., 2) probabilities of action 0
-        :return: (..., 2) each player's payoff differentiated in its own probability
+        :return: (..., 2) derivative of each player's payoff in its own probability
         """
         return np.asarray(self.slope * strategies[..., ::-1] + self.offset)
 
     def advantage(self, strategies: Array, of: Array) -> Array:
         """
-        Payoffs of one joint strategy over another one, in a form that is exact when they are close.
+        Compute the advantage of one joint strategy over another one, in a form that is exact if they are close.
 
-        :param strategies: (..., 2) the joint strategy compared with
-        :param of: (..., 2) the joint strategy
+        :param strategies: (..., 2) joint strategy to compare with
+        :param of: (..., 2) joint strategy
         :return: (..., 2) V_i(of) - V_i(strategies)
         """
         moved = of - strategies
@@ -173,10 +172,10 @@ class GradientField:
 
 def both_actions(strategies: npt.ArrayLike) -> list[Array]:
     """
-    Strategies of players with two actions each, from one number per player to the form that games of any size take.
+    Convert strategies of players with two actions each to the form that :class:`NormalFormGame` takes.
 
     :param strategies: (..., n) probabilities of action 0
-    :return: n arrays (..., 2)
+    :return: n arrays (..., 2) of probabilities of both actions
     """
     chosen = np.asarray(strategies, dtype=np.float64)
     return [np.stack([chosen[..., player], 1.0 - chosen[..., player]], axis=-1) for player in range(chosen.shape[-1])]
@@ -185,9 +184,9 @@ def both_actions(strategies: npt.ArrayLike) -> list[Array]:
 def check_strategies(strategies: Sequence[npt.ArrayLike], counts: Sequence[int]) -> list[Array]:
     """
     :param strategies: one array (..., A_i) per player
-    :param counts: A_i
-    :return: float64
-    :raises ValueError: when they are not one per player, or no probabilities
+    :param counts: numbers of actions A_i
+    :return: float64 arrays
+    :raises ValueError: if there is not one array per player, or one does not hold probabilities
     """
     if len(strategies) != len(counts):
         raise ValueError(f"strategies must be one per player: expected {len(counts)}, got {len(strategies)}")

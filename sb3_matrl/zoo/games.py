@@ -28,7 +28,7 @@ EXAMPLES = """\
   sb3-matrl games dynamics --game shapley --learners gd matrl
   sb3-matrl games dynamics --payoffs "[[[3, 0], [0, 2]], [[2, 0], [0, 3]]]" --start 0.5 0.5
 """
-#: Options of every study; the study ``name`` is the function of that name in ``sb3_matrl.zoo.studies.<name>``.
+#: Options of every study; the study ``name`` is the function of that name in ``sb3_matrl.zoo.studies.<name>_study``.
 STUDIES: dict[str, type[Any]] = {"table1": Table1Options, "rotational": RotationalOptions, "dynamics": DynamicsOptions}
 
 
@@ -106,7 +106,7 @@ def study_options(given: argparse.Namespace) -> Any:
 
 def _run_study(name: str, options: Any) -> Outcome:
     """Import and run a study; Matplotlib and PyTorch are imported here, so that ``--help`` answers fast."""
-    study: Callable[[Any], Outcome] = getattr(import_module(f"sb3_matrl.zoo.studies.{name}"), name)
+    study: Callable[[Any], Outcome] = getattr(import_module(f"sb3_matrl.zoo.studies.{name}_study"), name)
     return study(options)
 
 

@@ -128,19 +128,19 @@ def test_a_loss_without_dependence_has_zero_derivatives() -> None:
         ([np.inf, 1.0], r"must be finite, but entry \(0,\) is inf"),
     ],
 )
-def test_bad_strategies_are_refused(values: list[float], message: str) -> None:
+def test_bad_strategies_are_rejected(values: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         differentiable_game("rotational").losses(values)
 
 
-def test_bad_names_and_options_are_refused_with_a_guess() -> None:
+def test_bad_names_and_options_are_rejected_with_a_suggestion() -> None:
     with pytest.raises(ValueError, match="'rotatonal' is unknown; did you mean 'rotational'"):
         differentiable_game("rotatonal")
     with pytest.raises(ValueError, match="'rotaton' is unknown; did you mean 'rotation'"):
         differentiable_game("rotational", rotaton=3.0)
 
 
-def test_bad_games_are_refused() -> None:
+def test_bad_games_are_rejected() -> None:
     with pytest.raises(ValueError, match="whole numbers >= 1"):
         DifferentiableGame((1, 0), lambda w: w)
     with pytest.raises(ValueError, match="both closed forms"):
@@ -163,12 +163,12 @@ def test_bad_games_are_refused() -> None:
         (lambda w: [torch.cat(list(w)), w[0].sum()], r"player 0 .* must be a scalar torch tensor .* got Tensor \(2,\)"),
     ],
 )
-def test_losses_that_autograd_cannot_use_are_refused(losses, message: str) -> None:
+def test_losses_that_autograd_cannot_use_are_rejected(losses, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DifferentiableGame((1, 1), losses).gradient([1.0, 1.0])
 
 
-def test_closed_form_of_wrong_shape_is_refused() -> None:
+def test_closed_form_of_wrong_shape_is_rejected() -> None:
     game = DifferentiableGame((1, 1), lambda w: [0.0, 0.0], lambda w: np.zeros(2), lambda w: np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"loss_gradients of game 'custom' must return shape \(2, 2\), got \(2,\)"):
         game.gradient([1.0, 1.0])

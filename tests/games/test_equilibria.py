@@ -103,6 +103,6 @@ def test_distance_is_the_largest_difference_to_the_nearest():
     assert games.nash_conv(both_actions([0.5, 0.5])) == 0.0
 
 
-def test_other_sizes_are_refused():
+def test_other_sizes_are_rejected():
     with pytest.raises(ValueError, match=r"two players with two actions each; these games have 2 players with \(3, 3\)"):
         named_game("rps").equilibria()

@@ -54,6 +54,6 @@ def test_paper_games_stay_in_the_ranges_of_their_recipe(kind):
         (("cyclic", 2.5), "count must be an integer of at least 1, got 2.5"),
     ],
 )
-def test_bad_arguments_are_answered_with_what_was_expected(arguments, message):
+def test_bad_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         random_games(*arguments)

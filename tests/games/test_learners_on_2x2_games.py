@@ -111,12 +111,12 @@ def test_convergence_is_the_first_step_within_the_tolerance():
 
 
 @pytest.mark.parametrize("start", [(1.2, 0.5), (-0.1, 0.5), (np.nan, 0.5)])
-def test_a_start_outside_the_simplex_is_refused(start):
+def test_a_start_outside_the_square_is_rejected(start):
     with pytest.raises(ValueError, match=r"start must lie in \[0, 1\]"):
         run(make_learner("iga"), named_game("chicken"), start, 1)
 
 
-def test_a_start_of_the_wrong_shape_is_refused():
+def test_a_start_of_the_wrong_shape_is_rejected():
     with pytest.raises(ValueError, match=r"start must have shape \(2,\) or \(1, 2\)"):
         run(make_learner("iga"), named_game("chicken"), (0.5, 0.5, 0.5), 1)
 
@@ -128,7 +128,7 @@ def test_step_sizes_must_be_positive(name, option, value):
         make_learner(name, **{option: value})
 
 
-def test_unknown_names_are_answered_with_the_nearest():
+def test_unknown_names_are_rejected_with_the_nearest():
     with pytest.raises(ValueError, match="learner 'wolf-igaa' is unknown; did you mean 'wolf-iga'"):
         make_learner("wolf-igaa")
     with pytest.raises(ValueError, match="option of 'iga' 'stepsize' is unknown; did you mean 'step_size'"):

@@ -244,12 +244,12 @@ def test_steps_to_tolerance_counts_from_the_start() -> None:
         ("matrl-tr", {"look_ahead": 0.0}, "look_ahead must be a finite number above 0"),
     ],
 )
-def test_bad_learners_are_refused(name: str, options: dict[str, float], message: str) -> None:
+def test_bad_options_are_rejected(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_learner(name, DifferentiableGame, **options)
 
 
-def test_bad_runs_are_refused() -> None:
+def test_bad_runs_are_rejected() -> None:
     game, learner = differentiable_game("tandem"), make_learner("gd")
     with pytest.raises(ValueError, match=r"start of game 'tandem' .* must have shape \(2,\), not \(3,\)"):
         run(learner, game, [1.0, 1.0, 1.0], 3)

@@ -50,7 +50,7 @@ def test_the_gradient_field_equals_finite_differences_and_differences_of_payoffs
     np.testing.assert_allclose(games.field().advantage(here, there), value(there) - value(here), atol=1e-12)
 
 
-def test_a_shape_that_fits_twice_is_the_larger_game_unless_told():
+def test_a_shape_that_fits_twice_is_the_larger_game_by_default():
     payoffs = np.zeros((3, 2, 2, 2))
     assert NormalFormGame(payoffs).n_players == 3
     assert NormalFormGame(payoffs, n_players=2).batch_shape == (3,)
@@ -59,31 +59,31 @@ def test_a_shape_that_fits_twice_is_the_larger_game_unless_told():
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 2), (3, 2, 2), (5, 3, 2, 2), (2, 0, 2)])
-def test_wrong_shapes_are_refused(shape):
+def test_wrong_shapes_are_rejected(shape):
     with pytest.raises(ValueError, match=r"payoffs must have shape \(\.\.\., n, A_1, \.\.\., A_n\).*got shape"):
         NormalFormGame(np.zeros(shape))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_payoffs_that_are_not_finite_are_refused_with_their_place(bad):
+def test_payoffs_that_are_not_finite_are_rejected_with_their_index(bad):
     payoffs = np.zeros((4, 2, 2, 2))
     payoffs[3, 1, 0, 1] = bad
     with pytest.raises(ValueError, match=rf"must be finite, got {bad} at \(3, 1, 0, 1\)"):
         NormalFormGame(payoffs)
 
 
-def test_ragged_payoffs_are_refused():
+def test_ragged_payoffs_are_rejected():
     with pytest.raises(ValueError, match="payoffs must be an array of numbers"):
         NormalFormGame([[[1, 2], [3]], [[1, 2], [3, 4]]])
 
 
 @pytest.mark.parametrize("bad", [[0.5, 0.6], [1.5, -0.5], [1.0], [np.nan, 1.0]])
-def test_strategies_outside_the_simplex_are_refused(bad):
+def test_strategies_outside_the_simplex_are_rejected(bad):
     with pytest.raises(ValueError, match="strategy of player 1 must be 2 probabilities that sum to 1"):
         named_game("chicken").nash_conv([[1, 0], bad])
 
 
-def test_unknown_games_are_answered_with_the_nearest():
+def test_unknown_games_are_rejected_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'chicken'"):
         named_game("chiken")
 

@@ -115,7 +115,7 @@ def test_without_the_metagame_coordination_fails_and_without_the_best_response_c
     assert (final_distance(mixed, cyclic) > 0.01).mean() > 0.5
 
 
-def test_balance_below_one_is_refused() -> None:
+def test_balance_below_one_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"balance must be at least 1, got 0\.5"):
         make_learner("matrl-tr", balance=0.5)
 

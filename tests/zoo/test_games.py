@@ -9,12 +9,12 @@ import pytest
 from sb3_matrl.games import NormalFormGame, convergence, make_learner, named_game, random_games, run
 from sb3_matrl.zoo.common.text_tables import markdown
 from sb3_matrl.zoo.games import build_parser, main, study_options
-from sb3_matrl.zoo.studies.rotational import rotational
+from sb3_matrl.zoo.studies.rotational_study import rotational
 from sb3_matrl.zoo.studies.simplex import softmax_policies, support_equilibria
 from sb3_matrl.zoo.studies.square import regions_along
 from sb3_matrl.zoo.studies.study_options import RotationalOptions
-from sb3_matrl.zoo.studies.table1 import Task, mean_interval, measure, share_interval
 from sb3_matrl.zoo.studies.table1_settings import SETTINGS
+from sb3_matrl.zoo.studies.table1_study import Task, mean_interval, measure, share_interval
 
 
 def record(folder, name):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sb3_matrl.zoo.studies.portrait import portrait_markdown
-from sb3_matrl.zoo.studies.rotational import rotational_markdown
-from sb3_matrl.zoo.studies.table1 import table1_markdown
+from sb3_matrl.zoo.studies.rotational_study import rotational_markdown
+from sb3_matrl.zoo.studies.table1_study import table1_markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 RENDERERS = {"table1": table1_markdown, "rotational": rotational_markdown}
