@@ -12,9 +12,9 @@ from sb3_matrl.zoo.common.completion_scripts import SCRIPTS, read_command
 from sb3_matrl.zoo.main import COMMANDS
 
 EXAMPLES = """\
-  eval "$(sb3-matrl completion bash)"        in ~/.bashrc
-  eval "$(sb3-matrl completion zsh)"         in ~/.zshrc, after compinit
+  sb3-matrl completion bash > ~/.local/share/bash-completion/completions/sb3-matrl
   sb3-matrl completion fish > ~/.config/fish/completions/sb3-matrl.fish
+  source <(sb3-matrl completion zsh)        (in ~/.zshrc, after compinit)
 """
 
 

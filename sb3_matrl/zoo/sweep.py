@@ -92,7 +92,7 @@ def checked_sweep(options: SweepOptions) -> tuple[SweepConfig, TrainOptions]:
 
     :return: the sweep, and options of a training with the first values of all parameters
     :raises ValueError: on a mistake in the file; names the parameter
-    :raises OSError: when the file cannot be read
+    :raises OSError: if the file cannot be read
     """
     from sb3_matrl.zoo.sweeping.sweep_file import find_sweep_file, read_sweep
     from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget  # heavy: after the words are understood

@@ -80,7 +80,7 @@ class StrictParser(argparse.ArgumentParser):
 
     def unknown_flag(self, word: str, others: Sequence[str] = ()) -> ValueError:
         """
-        :param word: of the command line, with or without a value
+        :param word: word of the command line, with or without a value
         :param others: names beside the flags that may have been meant
         """
         flag = word.split("=")[0]

@@ -37,8 +37,8 @@ def find_run(options: EnjoyOptions) -> RunFolder:
     """
     Find the run whose agents play.
 
-    :raises FileNotFoundError: when there is none
-    :raises ValueError: when ``--run-dir`` holds another algorithm or environment than the command line says
+    :raises FileNotFoundError: if there is none
+    :raises ValueError: if ``--run-dir`` holds another algorithm or environment than the command line says
     """
     if options.run_dir is None:
         algo, env_id = options.algo or TrainOptions.algo, options.env or TrainOptions.env
@@ -79,9 +79,9 @@ def prepare(options: EnjoyOptions) -> Game:
     """
     Load the players and check that they fit the environment, without playing.
 
-    :raises FileNotFoundError: when a run or a model is missing
+    :raises FileNotFoundError: if a run or a model is missing
     :raises ValueError: on any other mistake of the user
-    :raises ImportError: when a package is missing that an option needs
+    :raises ImportError: if a package is missing that an option needs
     """
     th.set_num_threads(options.num_threads)
     folder = find_run(options)
