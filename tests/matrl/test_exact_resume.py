@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -57,13 +58,22 @@ class SaveAfter(BaseCallback):
         return False
 
 
-@pytest.mark.parametrize("vec_env", ["batched", "dummy", "subproc"])
-@pytest.mark.parametrize(("env", "env_kwargs"), [("checkers_v0", {}), ("switch_v0", {"n_agents": 3}), ("matrix_game_v0", {})])
-@pytest.mark.parametrize("stop", [120, 267])
-def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, vec_env, env, env_kwargs, stop):
-    options = {"env": env, "env_kwargs": env_kwargs, "vec_env": vec_env}
-    whole = build(**options).learn(480)
-    stopped = build(**options)
+SHIPPED = {"checkers_v0": {}, "switch_v0": {"n_agents": 3}, "matrix_game_v0": {}}
+
+
+@cache
+def never_stopped(env, vec_env):
+    """A whole training, which is only read."""
+    model = build(env=env, env_kwargs=SHIPPED[env], vec_env=vec_env).learn(480)
+    model.env.close()
+    return model
+
+
+@pytest.mark.parametrize("vec_env", ["batched", "dummy", pytest.param("subproc", marks=pytest.mark.e2e)])
+@pytest.mark.parametrize("env", SHIPPED)
+@pytest.mark.parametrize("stop", [pytest.param(120, marks=pytest.mark.e2e), 267])
+def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, vec_env, env, stop):
+    stopped = build(env=env, env_kwargs=SHIPPED[env], vec_env=vec_env)
     stopped.learn(480, callback=SaveAfter(stop, tmp_path / "half"))
     stopped.env.close()
     th.manual_seed(99)
@@ -71,17 +81,15 @@ def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, 
     resumed = MATRL.load(tmp_path / "half", env=env, device="cpu")
     assert resumed.num_timesteps == 120 * ((stop - 1) // 120)
     resumed.learn(480 - resumed.num_timesteps, reset_num_timesteps=False)
-    assert_same(resumed, whole)
+    assert_same(resumed, never_stopped(env, vec_env))
     resumed.env.close()
-    whole.env.close()
 
 
 def test_going_on_after_a_finished_training_is_one_longer_training(tmp_path):
-    whole = build().learn(480)
     build().learn(240).save(tmp_path / "half")
     resumed = MATRL.load(tmp_path / "half", env="checkers_v0", device="cpu")
     resumed.learn(240, reset_num_timesteps=False)
-    assert_same(resumed, whole)
+    assert_same(resumed, never_stopped("checkers_v0", "batched"))
 
 
 def test_an_env_that_cannot_save_its_state_begins_new_episodes(tmp_path, capsys):
@@ -201,7 +209,7 @@ def test_the_memory_of_a_frozen_agent_is_saved(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize("vec_env", ["dummy", pytest.param("subproc", marks=pytest.mark.e2e)])
 def test_normalised_hoppers_resume_in_the_middle_of_a_rollout(tmp_path, vec_env):
     pytest.importorskip("gymnasium_robotics")
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, env="hopper_3x1", vec_env=vec_env, **NORMALISED)
@@ -210,6 +218,7 @@ def test_normalised_hoppers_resume_in_the_middle_of_a_rollout(tmp_path, vec_env)
         one.env.close()
 
 
+@pytest.mark.e2e
 def test_another_process_resumes_bit_for_bit(tmp_path):
     pytest.importorskip("gymnasium_robotics")
     options = {"env": "hopper_3x1", "n_envs": 2, "n_steps": 6, "batch_size": 12, "br_n_epochs": 1} | NORMALISED

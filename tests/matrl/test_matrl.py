@@ -359,6 +359,7 @@ def test_load_may_change_arguments(tmp_path: Path) -> None:
     assert MATRL.load(tmp_path / "model", env=env).n_envs == 5
 
 
+@pytest.mark.e2e
 def test_single_agents_load_with_plain_ppo_where_sb3_matrl_cannot_be_imported(tmp_path: Path) -> None:
     model = make().learn(ITERATION)
     model.agents["agent_1"].save(tmp_path / "agent")

@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,22 @@ def train(folder, *words):
     return main(["--run-dir", str(folder), *QUICK, *SMALL, *words])
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 400 steps that was never stopped, which is only read."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert train(folder, "--env", "checkers_v0", "-n", "400") == 0
+    return RunFolder(folder, "checkers_v0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert train(folder, "--env", "matrix_game_v0", "-n", "100") == 0
+    return folder
+
+
+@pytest.mark.e2e
 def test_killed_process_is_resumed_bit_for_bit(tmp_path):
     case = Case("checkers_v0", "batched", 1000)
     seconds = run_reference(case, RunFolder(tmp_path / "whole", case.env))
@@ -61,7 +78,7 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("at_evaluation", [1, 4])  # sampled at 200 steps, greedy at the end
-def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, capsys, at_evaluation):
+def test_evaluation_that_was_interrupted_is_repeated(tmp_path, whole, monkeypatch, capsys, at_evaluation):
     words, evaluations = ["--env", "checkers_v0", "-n", "400"], []
 
     def interrupted(model, env, n_eval_episodes, deterministic, seed, callback):
@@ -74,7 +91,6 @@ def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, cap
 
         return evaluate_policy(model, env, n_eval_episodes, deterministic, seed, at_every_step)
 
-    assert train(tmp_path / "whole", *words) == 0
     monkeypatch.setattr("sb3_matrl.evaluation.eval_callback.evaluate_policy", interrupted)
     assert train(tmp_path / "run", *words) == 143
     steps = evaluations[-1]
@@ -84,13 +100,12 @@ def test_evaluation_that_was_interrupted_is_made_anew(tmp_path, monkeypatch, cap
     run = RunFolder(tmp_path / "run", "checkers_v0")
     assert not run.is_finished and run.checkpoint_steps() == [steps]
     assert main(["--resume", str(run.path)]) == 0
-    assert differences(run, RunFolder(tmp_path / "whole", "checkers_v0")) == []
+    assert differences(run, whole) == []
 
 
 @pytest.mark.parametrize("moment", ["summary", "update"])
-def test_signal_at_other_moments_costs_nothing(tmp_path, monkeypatch, moment):
+def test_signal_at_other_moments_costs_nothing(tmp_path, whole, monkeypatch, moment):
     words, target = ["--env", "checkers_v0", "-n", "400"], "sb3_matrl.zoo.training.training_run.returns_table"
-    assert train(tmp_path / "whole", *words) == 0
     with monkeypatch.context() as patch:
         if moment == "update":
             target = "sb3_matrl.matrl.coordinator.MATRLCoordinator.update"
@@ -105,7 +120,7 @@ def test_signal_at_other_moments_costs_nothing(tmp_path, monkeypatch, moment):
     run = RunFolder(tmp_path / "run", "checkers_v0")
     assert run.checkpoint_steps() == [0 if moment == "update" else 400]
     assert main(["--resume", str(run.path)]) == 0
-    assert differences(run, RunFolder(tmp_path / "whole", "checkers_v0")) == []
+    assert differences(run, whole) == []
 
 
 # A process of its own that holds the lock, and one that it has left behind.
@@ -120,8 +135,8 @@ with locked_folder(Path(sys.argv[1]), "is in use"):
 """
 
 
-def test_run_that_another_process_trains_is_refused_until_that_is_gone(tmp_path, capsys):
-    assert train(tmp_path / "run", "--env", "matrix_game_v0", "-n", "100") == 0
+def test_run_that_another_process_trains_is_refused_until_that_is_gone(tmp_path, finished, capsys):
+    shutil.copytree(finished, tmp_path / "run")
     before = (tmp_path / "run" / "args.yml").stat().st_mtime_ns
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     pid = holder.stdout.readline().strip()
@@ -140,7 +155,8 @@ def test_run_that_another_process_trains_is_refused_until_that_is_gone(tmp_path,
 
 def test_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, capsys):
     words = ["--env", "matrix_game_v0", "-n", "400", "--save-freq", "100"]
-    assert train(tmp_path / "whole", *words) == train(tmp_path / "run", *words) == 0
+    assert train(tmp_path / "whole", *words) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
     run = RunFolder(tmp_path / "run", "matrix_game_v0")
     for path in (run.learning_curve, run.last_model):  # as if it had been killed
         path.unlink()
@@ -154,8 +170,8 @@ def test_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, capsys
     assert read_model(damaged).counters["num_timesteps"] == 400
 
 
-def test_run_of_another_environment_is_refused(tmp_path, capsys):
-    assert train(tmp_path / "run", "--env", "matrix_game_v0", "-n", "100") == 0
+def test_run_of_another_environment_is_refused(tmp_path, finished, capsys):
+    shutil.copytree(finished, tmp_path / "run")
     run = RunFolder(tmp_path / "run", "matrix_game_v0")
     for path in (run.arguments, run.config):
         path.write_text(path.read_text().replace("matrix_game_v0", "switch_v0"))
@@ -176,13 +192,6 @@ def test_tensorboard_has_no_evaluation_twice(tmp_path):
     for key in ("eval/mean_reward", "eval/mean_reward_greedy"):
         assert [event.step for event in events.Scalars(key)] == [200, 400, 600]
     assert [event.step for event in events.Scalars("metagame/nash_conv")] == [100, 200, 300, 400, 500, 600]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train(folder, "--env", "matrix_game_v0", "-n", "100") == 0
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -212,4 +221,4 @@ def test_folder_that_is_no_run_is_told(tmp_path, capsys):
     assert "has no args.yml: it is not a run of train.py" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--override"])
-    assert "--override belongs to --resume" in capsys.readouterr().err
+    assert "--override needs --resume" in capsys.readouterr().err

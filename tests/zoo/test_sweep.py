@@ -1,7 +1,10 @@
+import contextlib
 import csv
 import errno
+import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,8 +55,23 @@ def options(tmp_path, *words):
 # ---------------------------------------------------------------- a whole search
 
 
-def test_search_leaves_table_picture_record_and_best_parameters(tmp_path, capsys):
-    folder = search(tmp_path, "--n-trials", "3", "--comparison-seeds", "1", "--comparison-episodes", "5")
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Folder of a search of three trials, which is only read, and what was printed."""
+    words = ["--n-trials", "3", "--comparison-seeds", "1", "--comparison-episodes", "5"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        folder = search(tmp_path_factory.mktemp("searched"), *words)
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def copied(searched, tmp_path):
+    """The study of that search where :func:`search` finds it."""
+    return shutil.copytree(searched[0], tmp_path / "logs" / "sweeps" / "small")
+
+
+def test_search_leaves_table_picture_record_and_best_parameters(searched):
+    folder, printed = searched
     table = rows(folder)
     assert [row["trial"] for row in table] == ["0", "1", "2"] and {row["state"] for row in table} == {"complete"}
     assert [row["seed"] for row in table] == ["1000", "1001", "1002"]
@@ -73,12 +91,11 @@ def test_search_leaves_table_picture_record_and_best_parameters(tmp_path, capsys
     record = json.loads((folder / "summary.json").read_text())
     assert record["best"]["trial"] == int(best["trial"]) and len(record["trials"]) == 3
     assert record["comparison"]["seeds"] == [0] and len(record["comparison"]["default"]) == 1
-    printed = capsys.readouterr().out
     assert "3 trials: 3 complete, 0 stopped early, 0 failed" in printed and "best - default" in printed
 
 
-def test_best_file_trains(tmp_path):
-    folder = search(tmp_path, "--n-trials", "1", "--out", str(tmp_path / "tuned.yml"))
+def test_best_file_trains(tmp_path, copied):
+    folder = search(tmp_path, "--n-trials", "3", "--out", str(tmp_path / "tuned.yml"))
     words = [
         "--env",
         "matrix_game_v0",
@@ -96,9 +113,9 @@ def test_best_file_trains(tmp_path):
     assert model.arguments["learning_rate"] == load(folder).best_params["learning_rate"]
 
 
-def test_same_seed_searches_alike_and_another_does_not(tmp_path):
-    values = []
-    for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
+def test_same_seed_searches_alike_and_another_does_not(tmp_path, searched):
+    values = [[(trial.params, trial.value) for trial in load(searched[0]).trials[:2]]]
+    for name, seed in (("same", "1000"), ("other", "8")):
         search(tmp_path, "--n-trials", "2", "--seed", seed, "--study-name", name)
         study = load(tmp_path / "logs" / "sweeps" / name, name)
         values.append([(trial.params, trial.value) for trial in study.trials])
@@ -106,13 +123,13 @@ def test_same_seed_searches_alike_and_another_does_not(tmp_path):
 
 
 def test_grid_tries_every_combination_once(tmp_path):
-    folder = search(tmp_path, "--n-trials", "9", method="grid", parameters=GRID, early_terminate=None)
+    folder = search(tmp_path, "--n-trials", "9", "-n", "100", method="grid", parameters=GRID, early_terminate=None)
     tried = sorted((float(row["learning_rate"]), int(row["stats_window_size"])) for row in rows(folder))
     assert tried == [(0.001, 1), (0.001, 2), (0.1, 1), (0.1, 2)]
 
 
 def test_default_number_of_trials_is_the_run_cap(tmp_path):
-    assert len(rows(search(tmp_path, run_cap=1))) == 1
+    assert len(rows(search(tmp_path, "-n", "100", run_cap=1))) == 1
 
 
 # ---------------------------------------------------------------- stopping and going on
@@ -124,27 +141,24 @@ def quick(trial):
     return trial.params["learning_rate"]
 
 
-def test_search_goes_on_up_to_the_total_and_draws_new_values(tmp_path, capsys):
-    folder = search(tmp_path, "--n-trials", "2")
-    first = [trial.params for trial in load(folder).trials]
-    search(tmp_path, "--n-trials", "4")
+def test_search_continues_up_to_the_total_and_draws_new_values(tmp_path, copied):
+    first = [trial.params for trial in load(copied).trials]
+    folder = search(tmp_path, "--n-trials", "4")
     trials = load(folder).trials
-    assert [trial.params for trial in trials[:2]] == first and len(trials) == 4
+    assert [trial.params for trial in trials[:3]] == first and len(trials) == 4
     assert len({trial.params["learning_rate"] for trial in trials}) == 4
     search(tmp_path, "--n-trials", "4")
     assert len(load(folder).trials) == 4
 
 
-def test_other_sweep_of_the_same_name_is_refused(tmp_path, capsys):
-    search(tmp_path, "--n-trials", "1")
+def test_other_sweep_of_the_same_name_is_refused(tmp_path, copied, capsys):
     with pytest.raises(SystemExit) as stop:
         search(tmp_path, "--n-trials", "2", "-n", "400")
     assert stop.value.code == 2
     assert "has other command; choose another --study-name" in capsys.readouterr().err
 
 
-def test_folder_of_another_study_is_not_overwritten(tmp_path, capsys):
-    search(tmp_path, "--n-trials", "1")
+def test_folder_of_another_study_is_not_overwritten(tmp_path, copied, capsys):
     with pytest.raises(SystemExit):
         search(tmp_path, "--n-trials", "1", "--storage", f"sqlite:///{tmp_path / 'new.db'}")
     assert "has trials of a study that is not in" in capsys.readouterr().err
@@ -161,6 +175,7 @@ def start(tmp_path, *words):
     return process, tmp_path / "logs" / "sweeps" / "small"
 
 
+@pytest.mark.e2e
 def test_killed_trial_is_failed_and_its_place_run_again(tmp_path):
     process, folder = start(tmp_path)
     process.kill()
@@ -174,6 +189,7 @@ def test_killed_trial_is_failed_and_its_place_run_again(tmp_path):
     assert study.trials[1].user_attrs["retry_of"] == 0
 
 
+@pytest.mark.e2e
 def test_interrupt_keeps_the_study_and_says_how_to_go_on(tmp_path):
     process, folder = start(tmp_path)
     process.send_signal(signal.SIGINT)
@@ -340,9 +356,8 @@ def test_wrong_parameter_ends_before_anything_is_written(tmp_path, capsys):
     assert not (tmp_path / "logs").exists()
 
 
-def test_best_file_is_yaml_keyed_by_environment(tmp_path):
-    folder = search(tmp_path, "--n-trials", "1")
-    assert list(yaml.safe_load((folder / "best.yml").read_text())) == ["matrix_game_v0"]
+def test_best_file_is_yaml_keyed_by_environment(searched):
+    assert list(yaml.safe_load((searched[0] / "best.yml").read_text())) == ["matrix_game_v0"]
 
 
 def test_open_study_is_the_stored_one(tmp_path):

@@ -1,6 +1,7 @@
 """One run of a benchmark: what was broken off goes on, as far as it can."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -14,18 +15,25 @@ from sb3_matrl.zoo.benchmarking.run_results import read_result
 from tests.zoo.benchmarking.small import CHANGES, plan
 
 
-@pytest.fixture
-def whole(tmp_path):
-    (run,) = plan(tmp_path / "whole", seeds=(0,))[:1]
+def planned(folder, **changes):
+    return plan(folder, seeds=(0,), **changes)[0]
+
+
+@pytest.fixture(scope="module")
+def folder_of_whole(tmp_path_factory):
+    """A benchmark of one run, which ended."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = planned(folder)
     make_ready(run)
     assert worker.main(run.words) == 0
-    return run
+    return folder
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    """A run that got a signal in its second iteration of two."""
-    (run,) = plan(tmp_path / "stopped", seeds=(0,))[:1]
+@pytest.fixture(scope="module")
+def folder_of_stopped(tmp_path_factory):
+    """A benchmark of one run, which got a signal in its second iteration of two."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run = planned(folder)
     make_ready(run)
     update, updates = MATRLCoordinator.update, []
 
@@ -35,11 +43,21 @@ def stopped(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return update(*arguments, **options)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MATRLCoordinator, "update", interrupt)
         assert worker.main(run.words) == 143
     assert not run.result.exists() and run.folder.checkpoint_steps() == [100]
-    return run
+    return folder
+
+
+@pytest.fixture
+def whole(folder_of_whole, tmp_path):
+    return planned(shutil.copytree(folder_of_whole, tmp_path / "whole"))
+
+
+@pytest.fixture
+def stopped(folder_of_stopped, tmp_path):
+    return planned(shutil.copytree(folder_of_stopped, tmp_path / "stopped"))
 
 
 def absolute_metrics(run):
@@ -71,7 +89,7 @@ def test_what_cannot_go_on_begins_again(whole, stopped, tmp_path, obstacle):
     run.log.write_text("old\n")
     checkpoint = run.folder.checkpoint(100)
     if obstacle == "other options":
-        (run,) = plan(tmp_path / "stopped", seeds=(0,), hyperparams={**CHANGES, "gamma": 0.5})[:1]
+        run = planned(tmp_path / "stopped", hyperparams={**CHANGES, "gamma": 0.5})
     elif obstacle == "damaged checkpoint":
         checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     elif obstacle == "no checkpoint":
