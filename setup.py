@@ -36,9 +36,7 @@ setup(
         "Jinja2>=3.1",
         "packaging>=23",
     ],
-    entry_points={
-        "console_scripts": ["sb3-matrl = sb3_matrl.zoo.main:main", "sb3-matrl-doctor = sb3_matrl.zoo.doctor:main"]
-    },
+    entry_points={"console_scripts": ["sb3-matrl = sb3_matrl.zoo.main:main", "sb3-matrl-doctor = sb3_matrl.zoo.doctor:main"]},
     extras_require={
         "track": ["wandb>=0.22"],
         "render": ["pygame-ce>=2.5"],
