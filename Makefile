@@ -62,14 +62,11 @@ games: setup  ## The table and figures of docs/games.md
 benchmarks: setup  ## Every experiment of docs/results.md (hours)
 	$(BIN)/python -m benchmarks.metagame_solvers
 	$(BIN)/python -m benchmarks.zero_sum
-	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env checkers_v0
-	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env checkers_v0 --timesteps 300000 \
-		--settings matrl ippo "ippo, 15 epochs" --out benchmarks/results/checkers_v0_paper_300k.json
-	$(BIN)/python -m benchmarks.grid_worlds --preset paper --env switch_v0
-	$(BIN)/python -m benchmarks.grid_worlds --preset one_hot --env checkers_v0 --timesteps 300000 --seeds 3 \
-		--settings matrl il-la ippo "ippo, 15 epochs"
-	$(BIN)/python -m benchmarks.grid_worlds --preset leave --env switch_v0 --timesteps 500000 --seeds 3 \
-		--settings matrl ippo "ippo, 15 epochs"
+	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_paper.yml
+	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_paper.yml --envs checkers_v0 --algos matrl ippo -n 300000 \
+		--out logs/grid_worlds_paper_300k
+	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_one_hot.yml
+	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_leave.yml
 	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 ant_4x2 swimmer_2x1 halfcheetah_2x3 walker2d_2x3 pong_v3 \

@@ -25,7 +25,7 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
-from benchmarks.experiment import write_record
+from benchmarks.shared import write_record
 from sb3_matrl import MATRL
 from sb3_matrl.files.archive import read_archive
 

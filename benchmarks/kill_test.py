@@ -30,7 +30,7 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
-from benchmarks.experiment import write_record
+from benchmarks.shared import write_record
 from sb3_matrl.files.model_file import read_model
 from sb3_matrl.zoo import train
 from sb3_matrl.zoo.common.run_folder import RunFolder

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.experiment import write_record
+from benchmarks.shared import write_record
 from sb3_matrl.zoo.benchmarking.run_results import trained_steps
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.signals import SignalWatch

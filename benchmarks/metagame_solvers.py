@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.experiment import write_record
+from benchmarks.shared import write_record
 from sb3_matrl.metagame import MetaGame, solve
 
 ACCEPTED = 1e-6

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiment import interval, run_parallel, write_record
-from sb3_matrl import MATRL
+from benchmarks.shared import build_model, interval, run_parallel, write_record, zoo_settings
+from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, find_conf_file, load_hyperparameters
 
 ENV = "pong_v3"
 
@@ -47,9 +46,8 @@ def points_won(players: dict[str, Player], agent: str, env: JointVecEnv, games: 
 
 def train(task: dict[str, Any]) -> dict[str, Any]:
     """Train once; the share of points that each agent wins against chance."""
-    settings = load_hyperparameters(find_conf_file(task["algorithm"], None), ENV)
-    arguments = settings.model_arguments() | ALGORITHMS[task["algorithm"]]
-    model = MATRL(env=ENV, seed=task["seed"], device="cpu", **arguments)
+    settings = zoo_settings(task["algorithm"], ENV)
+    model = build_model(settings, ENV, task["seed"])
     model.learn(task["timesteps"], log_interval=None)
     env = make_joint_vec_env(ENV, n_envs=4, env_kwargs=settings.env_kwargs)
     chance = RandomPolicy(env.observation_spaces, env.action_spaces, seed=10_000 + task["seed"])
@@ -77,7 +75,7 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithms", nargs="+", default=["matrl"], choices=list(ALGORITHMS))
+    parser.add_argument("--algorithms", nargs="+", default=["matrl"], choices=algorithm_names())
     parser.add_argument("--timesteps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds, from 0")
     parser.add_argument("--games", type=int, default=16, help="games per side, up to 21 points each")
@@ -94,7 +92,7 @@ def main() -> None:
     for row in rows:
         low, high = row["ci95"]
         print(f"{row['algorithm']:12} {row['player']:9} points won {row['share']:.3f} [{low:.3f}, {high:.3f}]")
-    settings = {name: load_hyperparameters(find_conf_file(name, None), ENV).as_mapping() for name in args.algorithms}
+    settings = {name: zoo_settings(name, ENV).as_mapping() for name in args.algorithms}
     write_record(args.out, {"timesteps": args.timesteps, "games": args.games, "hyperparameters": settings, "table": rows})
 
 

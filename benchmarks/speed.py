@@ -7,7 +7,7 @@ Steps per second of training, and of each phase.
 Collection, stepping (the environments' part of it), predicted step, meta-game (payoffs and solver) and best response, in
 milliseconds per iteration of about 2,000 joint steps; the first iterations are left out. "Alone" is what as many steps of one
 plain PettingZoo environment take: stepping beyond that is the price of copies, checks and automatic resets, and less where the
-rules are batched. The grid worlds have the paper's network and settings, other environments those of the zoo's files.
+rules are batched. Settings are those of the zoo's files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from pettingzoo import ParallelEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from benchmarks.experiment import write_record
-from benchmarks.grid_worlds import HYPERPARAMETERS, NETWORK
+from benchmarks.shared import build_model, write_record, zoo_settings
 from sb3_matrl import MATRL
-from sb3_matrl.envs import factory, make
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS, find_conf_file, load_hyperparameters
+from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.envs import make
 
 PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
 COLUMNS = ("collect", "stepping", "alone", *PHASES[2:])
@@ -78,15 +77,6 @@ class PhaseCallback(BaseCallback):
         return True
 
 
-def build(env: str, algorithm: str, conf_file: str | None) -> MATRL:
-    """A model in the paper's settings for the grid worlds, else in the zoo's."""
-    if env in GRID_WORLDS:
-        settings = {**HYPERPARAMETERS, **ALGORITHMS[algorithm]}
-        return MATRL("MlpPolicy", factory(env), policy_kwargs=NETWORK, seed=0, device="cpu", **settings)
-    settings = load_hyperparameters(find_conf_file(algorithm, conf_file), env).model_arguments() | ALGORITHMS[algorithm]
-    return MATRL(env=env, seed=0, device="cpu", **settings)
-
-
 def step_alone(env: ParallelEnv[Any, Any, Any], steps: int) -> float:
     """Seconds of that many steps of one environment, resets included, with actions drawn beforehand."""
     rng = np.random.default_rng(0)
@@ -106,7 +96,7 @@ def step_alone(env: ParallelEnv[Any, Any, Any], steps: int) -> float:
 def measure(env: str, algorithm: str, iterations: int, conf_file: str | None) -> dict[str, Any]:
     """Median milliseconds per iteration, phase by phase, and steps per second overall."""
     callback = PhaseCallback()
-    model = build(env, algorithm, conf_file)
+    model = build_model(zoo_settings(algorithm, env, conf_file), env, seed=0)
     batch = model.n_steps * model.n_envs
     model.learn((WARM_UP + iterations) * batch, callback=callback, log_interval=None)
     wall = np.diff(callback.starts)[WARM_UP:]
@@ -120,8 +110,8 @@ def measure(env: str, algorithm: str, iterations: int, conf_file: str | None) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=list(GRID_WORLDS), help="ids")
-    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
-    parser.add_argument("--conf-file", help="as in zoo/train.py; not for the grid worlds")
+    parser.add_argument("--algorithms", nargs="+", default=algorithm_names(), choices=algorithm_names())
+    parser.add_argument("--conf-file", help="hyper-parameters, as in zoo/train.py")
     parser.add_argument("--iterations", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
     args = parser.parse_args()

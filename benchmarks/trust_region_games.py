@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiment import interval, run_parallel, write_record
+from benchmarks.shared import interval, run_parallel, write_record
 from sb3_matrl.games import (
     GENERATORS,
     KINDS,

@@ -18,38 +18,25 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.experiment import interval, run_parallel, write_record
+from benchmarks.shared import build_model, interval, run_parallel, write_record, zoo_settings
 from sb3_matrl import MATRL
 from sb3_matrl.envs import matrix_game_v0
-from sb3_matrl.zoo.common.hyperparameters import ALGORITHMS
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 
-N_ENVS, N_STEPS = 200, 10
-HYPERPARAMETERS: dict[str, Any] = {
-    "n_envs": N_ENVS,
-    "n_steps": N_STEPS,
-    "batch_size": N_ENVS * N_STEPS,
-    "n_epochs": 10,
-    "br_n_epochs": 5,
-    "learning_rate": 0.002,
-    "clip_range": 0.1,
-    "br_clip_range": 0.1,
-    "payoff_clip_range": 0.1,
-    "gae_lambda": 0.97,
-    "vf_coef": 1.0,
-    "policy_kwargs": {"net_arch": [32, 32]},
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    **{name: dict(switches) for name, switches in ALGORITHMS.items()},
-    "ippo, 15 epochs": {**ALGORITHMS["ippo"], "n_epochs": 15},
-    "matrl from current": {**ALGORITHMS["matrl"], "best_response_start": "current"},
-    "matrl from current, 10 BR epochs, unclipped weights": {
-        **ALGORITHMS["matrl"],
-        "best_response_start": "current",
-        "br_n_epochs": 10,
-        "br_clip_range": None,
-    },
-    "matrl from predicted": {**ALGORITHMS["matrl"], "best_response_start": "predicted"},
-    "matrl, distilled": {**ALGORITHMS["matrl"], "aggregation": "distill"},
+ENV = "matrix_game_v0"
+# Differences to the zoo's settings of the environment, beside the entropy bonus.
+CHANGES: dict[str, Any] = {"vf_coef": 1.0, "max_grad_norm": 0.5}
+# Name -> algorithm and changed hyper-parameters.
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ("matrl", "matrl-no-br", "il-la", "ippo")},
+    "ippo, 15 epochs": ("ippo", {"n_epochs": 15}),
+    "matrl from current": ("matrl", {"best_response_start": "current"}),
+    "matrl from current, 10 BR epochs, unclipped weights": (
+        "matrl",
+        {"best_response_start": "current", "br_n_epochs": 10, "br_clip_range": None},
+    ),
+    "matrl from predicted": ("matrl", {"best_response_start": "predicted"}),
+    "matrl, distilled": ("matrl", {"aggregation": "distill"}),
 }
 
 
@@ -83,19 +70,18 @@ def strategies(model: MATRL) -> list[np.ndarray]:
     return [strategy / strategy.sum() for strategy in found]
 
 
+def settings_of(setting: str, game: str, ent_coef: float) -> Hyperparameters:
+    """Hyper-parameters of one of ``SETTINGS``."""
+    algorithm, changes = SETTINGS[setting]
+    return zoo_settings(algorithm, ENV, **CHANGES, ent_coef=ent_coef, env_kwargs={"game": game}, **changes)
+
+
 def train(task: dict[str, Any]) -> dict[str, Any]:
     """Train once and return the NashConv after every iteration."""
     callback = NashConvCallback(task["game"])
-    model = MATRL(
-        "MlpPolicy",
-        matrix_game_v0.parallel_env,
-        env_kwargs={"game": task["game"]},
-        ent_coef=task["ent_coef"],
-        seed=task["seed"],
-        device="cpu",
-        **{**HYPERPARAMETERS, **SETTINGS[task["setting"]]},
-    )
-    model.learn(task["iterations"] * N_ENVS * N_STEPS, callback=callback, log_interval=None)
+    settings = settings_of(task["setting"], task["game"], task["ent_coef"])
+    model = build_model(settings, ENV, task["seed"])
+    model.learn(task["iterations"] * settings.n_envs * settings["n_steps"], callback=callback, log_interval=None)
     assert model.report is not None
     curve = [*callback.nash_convs[1:], matrix_game_v0.nash_conv(callback.payoffs, strategies(model))]
     last_quarter = float(np.mean(curve[-max(1, len(curve) // 4) :]))
@@ -141,7 +127,9 @@ def main() -> None:
             f"{row['game']:17} {row['setting']:52} entropy {row['ent_coef']:<5} "
             f"NashConv {row['nash_conv']:.2f} [{low:.2f}, {high:.2f}]  mean rho {row['mean_rho']:.2f}"
         )
-    write_record(args.out, {"hyperparameters": HYPERPARAMETERS, "settings": SETTINGS, "table": rows, "runs": results})
+    chosen = {name: settings_of(name, args.games[0], args.ent_coefs[0]) for name in args.settings}
+    hyperparameters = {name: settings.as_mapping() for name, settings in chosen.items()}
+    write_record(args.out, {"hyperparameters": hyperparameters, "table": rows, "runs": results})
 
 
 if __name__ == "__main__":

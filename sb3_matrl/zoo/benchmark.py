@@ -45,6 +45,9 @@ Give the same command again to continue a benchmark that was interrupted.
 IN_USE = "is in use by another benchmark, or by a run that one left behind"
 INTERRUPTED = "interrupted: finished runs are kept; give the same command again to continue"
 
+# Flags for name: value pairs.
+NAMED = ("setting", "env_kwargs", "bounds")
+
 
 def build_parser() -> StrictParser:
     """:return: parser of the flags; those that train has too mean the same"""
@@ -67,7 +70,7 @@ def _add_method_flags(parser: StrictParser) -> None:
     add("--algos", type=algorithm, nargs="+", help=f"algorithms, some of {names}; default: all, or none with --setting")
     setting = "method with changed hyper-parameters; its algo is one of them unless the name says it"
     add("--setting", help=setting, **_named("NAME: {KEY: VALUE}"))
-    add("--settings", type=path, help="YAML file of such settings")
+    add("--settings", type=path, help="YAML file of such settings, or of a whole benchmark with the flags as keys; flags win")
     envs = "environments: registered ids, or module:callable"
     add("--envs", type=environment, nargs="+", default=["checkers_v0"], help=envs)
     seeds = parser.add_mutually_exclusive_group()
@@ -129,32 +132,64 @@ def mapping(pairs: Iterable[tuple[str, Any]], flag: str) -> dict[str, Any]:
     return content
 
 
+def parse_words(words: Sequence[str]) -> argparse.Namespace:
+    """
+    Read the command line and the file of settings, whose values the command line overrides.
+
+    :param words: words of the command line, without the program's name
+    :return: flags by name; ``setting``, ``env_kwargs``, ``bounds`` and ``hyperparams`` are mappings
+    :raises ValueError: on flags or keys that are unknown, or values that cannot be read
+    :raises OSError: if the file of settings cannot be read
+    """
+    parser = build_parser()
+    given = _read_mappings(parser.parse_given(words))
+    merged = {**_read_mappings(vars(parser.parse_strictly([]))), **_read_settings(given.get("settings"), parser)}
+    if "seeds" in given:
+        merged["seed_list"] = None  # of the file
+    for name, value in given.items():
+        merged[name] = {**merged[name], **value} if isinstance(value, dict) else value
+    return argparse.Namespace(**merged)
+
+
+def _read_settings(file: str | None, parser: StrictParser) -> dict[str, Any]:
+    from sb3_matrl.zoo.benchmarking.settings_file import flag_words
+
+    if file is None:
+        return {}
+    try:
+        return _read_mappings(parser.parse_given(flag_words(read_yaml(Path(file)), parser.flags)))
+    except ValueError as error:
+        raise ValueError(f"{Path(file).name}: {error}") from None
+
+
+def _read_mappings(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags with mappings in place of the words for them."""
+    read = {name: mapping(flags[name], f"--{name.replace('_', '-')}") for name in NAMED if name in flags}
+    if "hyperparams" in flags:
+        read["hyperparams"] = parse_pairs(flags["hyperparams"], "--hyperparams")
+    return {**flags, **read}
+
+
 def benchmark_options(given: argparse.Namespace) -> BenchmarkOptions:
     """
-    :param given: parsed command line
+    :param given: flags, as :func:`parse_words` returns them
     :raises ValueError: on flags that contradict each other
-    :raises OSError: if the file of settings cannot be read
     """
     from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, read_settings
 
-    in_file = read_yaml(Path(given.settings)) if given.settings else {}
-    named = mapping([*in_file.items(), *given.setting], "--setting")
-    algos = given.algos if given.algos is not None else ([] if named else algorithm_names())
-    env_kwargs = mapping(given.env_kwargs, "--env-kwargs")
-    for env, values in env_kwargs.items():
+    algos = given.algos if given.algos is not None else ([] if given.setting else algorithm_names())
+    for env, values in given.env_kwargs.items():
         if not isinstance(values, Mapping):
             raise ValueError(f"--env-kwargs: {env} needs a mapping of options, got {values!r}")
     seeds = given.seed_list or range(given.seeds)
     if len(set(seeds)) < len(seeds):
         raise ValueError("--seed-list: a seed is given twice")
     return BenchmarkOptions(
-        settings=read_settings(algos, named),
+        settings=read_settings(algos, given.setting),
         envs=tuple(given.envs),
         seeds=tuple(seeds),
-        hyperparams=parse_pairs(given.hyperparams, "--hyperparams"),
-        env_kwargs=env_kwargs,
-        **{name: getattr(given, name) for name in ("out", "n_timesteps", "conf_file", "eval_freq", "eval_episodes")},
-        **{name: getattr(given, name) for name in ("vec_env", "device", "num_threads")},
+        **{name: getattr(given, name) for name in ("out", "n_timesteps", "hyperparams", "env_kwargs", "conf_file")},
+        **{name: getattr(given, name) for name in ("eval_freq", "eval_episodes", "vec_env", "device", "num_threads")},
     )
 
 
@@ -170,14 +205,14 @@ def reference_setting(options: BenchmarkOptions, asked: str | None) -> str:
     return asked or ("ippo" if "ippo" in names else names[0])
 
 
-def read_bounds(pairs: Iterable[tuple[str, Any]], envs: Sequence[str]) -> dict[str, tuple[float, float]]:
+def read_bounds(given: Mapping[str, Any], envs: Sequence[str]) -> dict[str, tuple[float, float]]:
     """
-    :param pairs: environment and ``[low, high]``
+    :param given: environment -> ``[low, high]``
     :param envs: environments of the benchmark
     :raises ValueError: if an environment does not take part, or a value is no such pair
     """
     bounds = {}
-    for env, value in mapping(pairs, "--bounds").items():
+    for env, value in given.items():
         if env not in envs:
             raise ValueError("--bounds: " + unknown("env", env, envs))
         try:
@@ -223,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :raises SystemExit: with code 2 on a mistake of the user
     """
     with user_errors():
-        given = build_parser().parse_strictly(list(sys.argv[1:] if arguments is None else arguments))
+        given = parse_words(list(sys.argv[1:] if arguments is None else arguments))
         from sb3_matrl.zoo.benchmarking.plan import plan_runs  # heavy: after the words are understood
 
         _require_packages(given)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+
 import pytest
 
-from benchmarks.grid_worlds import train as train_grid_world
 from benchmarks.zero_sum import train as train_zero_sum
+from sb3_matrl.zoo.benchmark import benchmark_options, parse_words
+from sb3_matrl.zoo.benchmarking.plan import plan_runs
+from sb3_matrl.zoo.training.training_run import TrainingRun
 
 
 @pytest.mark.expensive
@@ -19,8 +22,10 @@ def test_matrl_separates_from_independent_learners_in_rock_paper_scissors(ent_co
 
 
 @pytest.mark.expensive
-def test_matrl_learns_checkers() -> None:
-    task = {"preset": "one_hot", "env": "checkers_v0", "setting": "matrl", "seed": 11, "timesteps": 100_000}
-    result = train_grid_world(task)
-    assert np.mean(result["returns_curve"][:5]) < 5.0
-    assert result["sampled"] > 14.0
+def test_matrl_learns_checkers(tmp_path: Path) -> None:
+    study = ["--settings", "benchmarks/studies/grid_worlds_one_hot.yml", "--algos", "matrl", "--seed-list", "11"]
+    budget = ["-n", "100000", "--eval-freq", "4000", "--eval-episodes", "20", "--out", str(tmp_path)]
+    run, _ = plan_runs(benchmark_options(parse_words([*study, *budget])))
+    evaluation = TrainingRun.begin(run.options, "").train()
+    assert evaluation.sampled[0].mean < 5.0
+    assert evaluation.sampled[-1].mean > 14.0

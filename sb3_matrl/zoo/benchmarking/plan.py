@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.envs.making import check_env
 from sb3_matrl.files.checkpoints import latest_checkpoint
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.benchmarking.benchmark_folder import BenchmarkFolder
+from sb3_matrl.zoo.benchmarking.settings_file import pairs
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder, safe_name
 from sb3_matrl.zoo.common.yaml_files import read_yaml
@@ -191,18 +189,9 @@ def _train_words(options: BenchmarkOptions, env: str, setting: Setting, seed: in
         words += ["-n", str(options.n_timesteps)]
     if options.conf_file is not None:
         words += ["--conf-file", options.conf_file]
-    words += _pairs("--hyperparams", {**(options.hyperparams or {}), **setting.changes})
-    return words + _pairs("--env-kwargs", (options.env_kwargs or {}).get(env, {}))
-
-
-def _pairs(flag: str, values: Mapping[str, Any]) -> list[str]:
-    """``flag key:value ...`` as ``train.py`` reads it; nothing when there are no values."""
-    return [flag, *(f"{key}:{_flow(value)}" for key, value in values.items())] if values else []
-
-
-def _flow(value: Any) -> str:
-    """``value`` as YAML on one line; PyYAML ends plain scalars with a line of three dots."""
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip().removesuffix("\n...")
+    changes = {"--hyperparams": {**(options.hyperparams or {}), **setting.changes}}
+    changes["--env-kwargs"] = (options.env_kwargs or {}).get(env, {})
+    return words + [word for flag, values in changes.items() if values for word in (flag, *pairs(values))]
 
 
 def split_finished(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:

@@ -1,7 +1,7 @@
 """
 The tables of docs/results.md, as Markdown, from the JSON files in benchmarks/results.
 
-    python -m benchmarks.tables
+    python -m benchmarks.results_page
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the experiment scripts share: parallel runs with progress, intervals, and the JSON record."""
+"""Shared parts of the benchmark scripts: settings of the zoo, parallel tasks with progress, intervals, the JSON record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import numpy as np
 import torch as th
 from tqdm import tqdm
 
+from sb3_matrl import MATRL
+from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.zoo.common import records
+from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file, load_hyperparameters
 
 
 def run_parallel(
@@ -23,12 +26,13 @@ def run_parallel(
     """
     Run a worker on every task in ``jobs`` processes, one torch thread each, with a progress bar.
 
-    Finished runs are kept in ``cache``, one JSON line each: a run that was interrupted goes on where it stopped.
+    For tasks that ``zoo/benchmark.py`` cannot express. Finished tasks are kept in ``cache``, one JSON line each, and not
+    repeated when an interrupted script is started again.
 
-    :param worker: takes a task, returns its result
-    :param tasks: JSON-serialisable, all different
+    :param worker: function from a task to its result
+    :param tasks: tasks in JSON types, all different
     :param jobs: number of processes
-    :param cache: file of finished runs
+    :param cache: file of finished tasks
     :return: task and result merged, in the order of the tasks
     """
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -50,12 +54,43 @@ def run_parallel(
     return [{**task, **finished[_key(task)]} for task in tasks]
 
 
+def zoo_settings(algorithm: str, env: str, conf_file: str | None = None, **changes: Any) -> Hyperparameters:
+    """
+    Hyper-parameters of the zoo's files.
+
+    :param algorithm: name of the algorithm
+    :param env: id of the environment
+    :param conf_file: path or name of the file; ``None`` for that of the algorithm
+    :param changes: hyper-parameters to change
+    """
+    return load_hyperparameters(find_conf_file(algorithm, conf_file), algorithm, env, changes)
+
+
+def build_model(settings: Hyperparameters, env: str, seed: int) -> MATRL:
+    """
+    A model as ``zoo/train.py`` builds it, on the CPU.
+
+    :param settings: hyper-parameters, policies included
+    :param env: id of the environment
+    :param seed: seed of everything random
+    """
+    fixed = algorithm_spec(settings.algorithm).fixed
+    return MATRL(env=env, seed=seed, device="cpu", **settings.model_arguments(), **fixed)
+
+
 def _key(task: dict[str, Any]) -> str:
     return json.dumps(task, sort_keys=True)
 
 
 def interval(values: Sequence[float], seed: int = 0, n_resamples: int = 10_000) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap percentile interval over runs."""
+    """
+    Mean and 95 % bootstrap percentile interval over runs.
+
+    :param values: one value per run
+    :param seed: seed of the resampling
+    :param n_resamples: number of resamples
+    :return: mean, lower and upper end
+    """
     array = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).choice(array, size=(n_resamples, len(array)))
     low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
@@ -63,6 +98,6 @@ def interval(values: Sequence[float], seed: int = 0, n_resamples: int = 10_000) 
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write the record as JSON, machine and command included, and say so."""
+    """Write the record as JSON, with machine and command, and print its path."""
     records.write_record(path, record)
     print(f"wrote {path}")
