@@ -175,6 +175,7 @@ def test_markdown_columns_line_up():
     assert lines == ["| a   |    bb |", "| --- | ----: |", "| xyz |     1 |", "|     | 22222 |"]
 
 
+@pytest.mark.e2e
 def test_games_start_without_what_only_trainings_need():
     script = (
         "import sys, sb3_matrl.zoo.games, sb3_matrl; "

@@ -156,6 +156,7 @@ def test_offline_run_holds_config_history_summary_and_model(tmp_path, offline, c
     assert [record.exit_code for record in records["exit"]] == [0]
 
 
+@pytest.mark.e2e
 def test_video_is_sent(tmp_path, offline):
     pytest.importorskip("imageio_ffmpeg")
     words = ["--env", "checkers_v0", "-n", "400", *QUICK, "--track", "--record", "-f", str(tmp_path / "logs")]
