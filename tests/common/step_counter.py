@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch as th
 from sb3_matrl.common.agents import Position
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.common.registry import AlgorithmSpec
 
 
 class StepCounter(MultiAgentAlgorithm):
-    def __init__(self, policy: str = "count", env: Any = None, n_steps: int = 5, n_envs: int = 1, env_kwargs: Any = None,
+    def __init__(self, env: Any = None, n_steps: int = 5, n_envs: int = 1, env_kwargs: Any = None,
                  vec_env: str = "auto", seed: int | None = None, verbose: int = 0, device: str = "auto",
                  _init_setup_model: bool = True) -> None:  # fmt: skip
         self.n_steps, self.count = n_steps, th.zeros(1, dtype=th.int64)
@@ -43,3 +45,7 @@ class StepCounter(MultiAgentAlgorithm):
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         self.count = load_path_or_dict["all"]["count"].clone()
+
+
+CONF_FILE = Path(__file__).with_name("step_counter.yml")
+SPEC = AlgorithmSpec("step-counter", "tests.common.step_counter:StepCounter", {}, "agents that count steps", str(CONF_FILE))

@@ -13,9 +13,7 @@ from sb3_matrl import MATRL, load_model
 from sb3_matrl.common import registry
 from sb3_matrl.common.registry import AlgorithmSpec, algorithm_names, algorithm_spec
 from sb3_matrl.evaluation import evaluate_policy
-from tests.common.step_counter import StepCounter
-
-SPEC = AlgorithmSpec("step-counter", "tests.common.step_counter:StepCounter", {}, "agents that count steps")
+from tests.common.step_counter import SPEC, StepCounter
 
 
 @pytest.fixture

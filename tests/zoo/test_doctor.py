@@ -89,11 +89,14 @@ def test_a_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     build().learn(240).save(tmp_path / "model", {"evaluation": [1]})
     code, lines = report(capsys, str(tmp_path / "model"))
     assert code == 0
-    assert lines["format"] == f"ok sb3-matrl, version {FORMAT_VERSION}" and f"torch {th.__version__}" in lines["written with"]
+    assert (
+        lines["format"] == f"ok sb3-matrl, version {FORMAT_VERSION}, a model of MATRL"
+        and f"torch {th.__version__}" in lines["written with"]
+    )
     assert lines["hashes"] == "ok right for all 5 members: evaluation.json, model.json, agents/0.pt, agents/1.pt, training.pt"
     # 47 observations, two towers of 8, 5 actions, 1 value.
     assert (
-        "Discrete(5)" in lines["agent agent_0"] and f"{2 * (47 * 8 + 8) + 8 * 5 + 5 + 8 + 1:,} par" in lines["agent agent_0"]
+        "Discrete(5)" in lines["agent agent_0"] and f"{2 * (47 * 8 + 8) + 8 * 5 + 5 + 8 + 1:,} par" in lines["learner agent_0"]
     )
     assert lines["steps"] == "ok 240 of 240, 2 updates"
     assert lines["resuming"].startswith("ok continues exactly")
@@ -126,7 +129,7 @@ def test_parameters_that_are_not_finite_are_found(tmp_path: Path, capsys: pytest
     model.save(tmp_path / "model")
     code, lines = report(capsys, str(tmp_path / "model"))
     assert code == 1
-    assert lines["agent agent_1"] == "WRONG parameters that are NaN or infinite: action_net.bias"
+    assert lines["learner agent_1"] == "WRONG parameters that are NaN or infinite: action_net.bias"
 
 
 def test_damaged_and_missing_files_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def check_model(path: Path) -> Iterator[Finding]:
     manifest = documents["manifest"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
     yield Finding("file", True, f"{zip_path(path)}, {zip_path(path).stat().st_size:,} bytes")
-    yield Finding("format", True, f"{manifest['format']}, version {manifest['format_version']}")
+    yield Finding("format", True, f"{manifest['format']}, version {manifest['format_version']}, a model of {saved.algorithm}")
     yield Finding("written with", True, versions or "unknown versions")
     yield Finding("hashes", True, f"right for all {len(manifest['sha256'])} members: {', '.join(manifest['sha256'])}")
     yield _describe_environment(documents.get("run"), saved)
@@ -83,18 +83,30 @@ def _readable(value: Any) -> str:
 
 
 def _describe_model(saved: SavedModel) -> Iterator[Finding]:
-    for agent, parameters in saved.parameters.items():
-        numbers = sum(value.numel() for value in parameters["policy"].values())
-        spaces = f"observes {saved.observation_spaces[agent]}, acts in {saved.action_spaces[agent]}"
-        yield Finding(f"agent {agent}", True, f"{numbers:,} parameters; {spaces}")
-        bad = [name for name, value in parameters["policy"].items() if not bool(th.isfinite(value).all())]
+    for agent, space in saved.observation_spaces.items():
+        yield Finding(f"agent {agent}", True, f"observes {space}, acts in {saved.action_spaces[agent]}")
+    for learner, parts in saved.parameters.items():
+        tensors = _named_tensors(parts.get("policy", parts))
+        yield Finding(f"learner {learner}", True, f"{sum(tensor.numel() for tensor in tensors.values()):,} parameters")
+        bad = [name for name, tensor in tensors.items() if not bool(th.isfinite(tensor).all())]
         if bad:
-            yield Finding(f"agent {agent}", False, f"parameters that are NaN or infinite: {', '.join(bad)}")
+            yield Finding(f"learner {learner}", False, f"parameters that are NaN or infinite: {', '.join(bad)}")
     counters = saved.counters
     skipped = f" ({counters['skipped_updates']} more were skipped)" if counters["skipped_updates"] else ""
     done = f"{counters['num_timesteps']:,} of {counters['total_timesteps']:,}, {counters['n_updates']:,} updates{skipped}"
     yield Finding("steps", True, done)
     yield _describe_resuming(saved)
+
+
+def _named_tensors(parts: Mapping[str, Any], prefix: str = "") -> dict[str, th.Tensor]:
+    """All tensors in nested dicts, by their names with dots."""
+    found: dict[str, th.Tensor] = {}
+    for name, value in parts.items():
+        if isinstance(value, th.Tensor):
+            found[f"{prefix}{name}"] = value
+        elif isinstance(value, Mapping):
+            found |= _named_tensors(value, f"{prefix}{name}.")
+    return found
 
 
 def _describe_resuming(saved: SavedModel) -> Finding:
