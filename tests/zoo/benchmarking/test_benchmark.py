@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -14,9 +15,10 @@ from sb3_matrl import MATRL
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo import benchmark
-from sb3_matrl.zoo.benchmark import build_parser, main
+from sb3_matrl.zoo.benchmark import main
 from sb3_matrl.zoo.benchmarking import execution
 from sb3_matrl.zoo.benchmarking import run_statistics as statistics
+from sb3_matrl.zoo.benchmarking.plan import plan_runs
 from tests.zoo.benchmarking.small import WORDS, in_this_process
 from tests.zoo.benchmarking.test_comparison import check_marl_eval
 
@@ -148,7 +150,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, words, message):
 
 
 def options_of(*words):
-    return benchmark.benchmark_options(build_parser().parse_strictly(words))
+    return benchmark.benchmark_options(benchmark.parse_words(words))
 
 
 def test_settings_come_from_file_and_command_line(tmp_path):
@@ -162,6 +164,74 @@ def test_settings_come_from_file_and_command_line(tmp_path):
     ]
     assert [s.name for s in options_of("--seeds", "3").settings] == ["matrl", "matrl-no-br", "il-la", "ippo"]
     assert options_of("--seeds", "3").seeds == (0, 1, 2) and options_of("--seed-list", "7", "4").seeds == (7, 4)
+
+
+STUDY = """
+envs: [switch_v0, matrix_game_v0]
+env_kwargs: {switch_v0: {n_agents: 2}, matrix_game_v0: {game: rps}}
+n_timesteps: 300
+seed_list: [4, 5]
+algos: [matrl]
+hyperparams: {gamma: 0.9, policy_kwargs.net_arch: [3]}
+settings: {"odd: name, 1": {algo: ippo, n_epochs: 15}}
+bounds: {switch_v0: [-20, 20]}
+eval_freq: -1
+aggregate: true
+conf_file: null
+"""
+
+
+def test_file_may_hold_a_whole_benchmark_and_flags_win(tmp_path):
+    path = tmp_path / "study.yml"
+    path.write_text(STUDY)
+    given = benchmark.parse_words(["--settings", str(path)])
+    options = benchmark.benchmark_options(given)
+    assert (options.envs, options.seeds, options.n_timesteps) == (("switch_v0", "matrix_game_v0"), (4, 5), 300)
+    assert options.env_kwargs == {"switch_v0": {"n_agents": 2}, "matrix_game_v0": {"game": "rps"}}
+    assert options.hyperparams == {"gamma": 0.9, "policy_kwargs.net_arch": [3]}
+    assert [(s.name, s.algo, s.changes) for s in options.settings] == [
+        ("matrl", "matrl", {}),
+        ("odd: name, 1", "ippo", {"n_epochs": 15}),
+    ]
+    assert given.bounds == {"switch_v0": [-20, 20]} and given.aggregate and options.eval_freq == -1
+    words = [
+        "--envs",
+        "switch_v0",
+        "--seeds",
+        "1",
+        "-n",
+        "50",
+        "-params",
+        "gamma:0.8",
+        "--env-kwargs",
+        "switch_v0: {n_agents: 3}",
+    ]
+    changed = options_of("--settings", str(path), *words)
+    assert (changed.envs, changed.seeds, changed.n_timesteps) == (("switch_v0",), (0,), 50)
+    assert changed.hyperparams == {"gamma": 0.8, "policy_kwargs.net_arch": [3]}
+    assert changed.env_kwargs["switch_v0"] == {"n_agents": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("envs: [switch_v0]\nsede: 3", "study.yml: key 'sede' is unknown; did you mean 'seeds'?"),
+        ("envs: [switch_v0]\nsettings: 3", "study.yml: settings: expected a mapping, got 3"),
+        ("envs: [switch_v0]\nseeds: many", "study.yml: argument --seeds: expected a whole number"),
+        ("seeds: 2\nseed_list: [1]", "study.yml: argument --seed-list: not allowed with argument --seeds"),
+        ("mine: 3", "setting 'mine': expected a mapping"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path, text, message):
+    path = tmp_path / "study.yml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        options_of("--settings", str(path))
+
+
+@pytest.mark.parametrize("path", sorted(Path("benchmarks/studies").glob("*.yml")), ids=lambda path: path.stem)
+def test_shipped_studies_can_be_planned(path):
+    assert plan_runs(options_of("--settings", str(path)))
 
 
 def test_reference_is_ippo_unless_said_otherwise():
