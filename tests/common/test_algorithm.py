@@ -18,7 +18,8 @@ from tests.common.step_counter import SPEC, StepCounter
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> AlgorithmSpec:
-    monkeypatch.setattr(registry, "_registered", lambda names=dict(registry._registered()): names)
+    names = dict(registry._registered())
+    monkeypatch.setattr(registry, "_registered", lambda: names)
     registry.register(SPEC)
     return SPEC
 
