@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sb3_matrl.matrl.metagame_report import MetaGameReport
 
 __all__ = ["MATRL", "MATRLCoordinator", "MetaGameReport", "MultiAgentAlgorithm", "load_model"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Name -> module; imported on first use, so that importing the package alone is fast.
 _HOMES = {
