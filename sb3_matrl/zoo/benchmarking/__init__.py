@@ -1,1 +1,1 @@
-"""Benchmarks: the runs of several methods, environments and seeds in parallel, and what is made of their results."""
+"""Benchmarks: parallel runs of several methods, environments and seeds, and the comparison of their results."""

@@ -1,4 +1,4 @@
-"""The table of a benchmark: on the screen, as Markdown, as CSV, and as flat rows for JSON."""
+"""Tables of a benchmark: on the screen, as Markdown, as CSV, and as flat rows for JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def flat_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     One mapping per row, e.g. ``sampled_iqm``, ``sampled_iqm_low``, ``sampled_iqm_high``.
 
-    :param rows: of the table
+    :param rows: rows of the table
     """
     return [_flat(row) for row in rows]
 
@@ -44,8 +44,8 @@ def _flat(row: Row) -> dict[str, Any]:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """
-    :param rows: of the table, at least one
-    :return: CSV with the keys of :func:`flat_rows` as header
+    :param rows: rows of the table, at least one
+    :return: CSV text with the keys of :func:`flat_rows` as header
     """
     flat, text = flat_rows(rows), io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
@@ -74,7 +74,7 @@ def markdown(rows: Sequence[Row], reference: str, notes: Sequence[str]) -> str:
     """
     One table per environment.
 
-    :param rows: of the tables
+    :param rows: rows of the tables
     :param reference: name of the setting that the others are compared with
     :param notes: lines below the tables
     """
@@ -89,9 +89,9 @@ def markdown(rows: Sequence[Row], reference: str, notes: Sequence[str]) -> str:
 
 
 def print_tables(rows: Sequence[Row], reference: str, notes: Sequence[str]) -> None:
-    """Print what :func:`markdown` gives, with intervals below their values."""
+    """Print the tables of :func:`markdown`, with intervals below their values."""
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # rich guesses 80 columns there
+    if not console.is_terminal:  # rich assumes 80 columns
         console.width = FILE_WIDTH
     for env, group in _by_env(rows).items():
         console.print(_screen_table(env, group, reference))

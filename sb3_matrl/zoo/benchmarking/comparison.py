@@ -1,4 +1,4 @@
-"""Settings compared: aggregates over seeds, chances to be better than a reference, and budgets."""
+"""Comparison of settings: aggregates over seeds, probabilities of improvement over a reference, and budgets."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ RANDOM_EPISODES = 200
 @dataclass(frozen=True)
 class PolicySummary:
     """
-    How good a setting is with one kind of policy.
+    Scores of a setting with one kind of policy.
 
-    :param mean: over runs
+    :param mean: mean over runs
     :param iqm: interquartile mean over runs
     :param improvement: probability that a run is better than one of the reference; ``None`` for the reference itself
     """
@@ -45,10 +45,10 @@ class Row:
     :param env: environment, or ``ALL_ENVS`` for normalised scores of all
     :param setting: name of the setting
     :param n_seeds: number of finished runs
-    :param policies: ``sampled`` and ``greedy``: team return at the end of training
-    :param env_steps: of each run; the largest when they differ
-    :param gradient_steps: of each agent in each run; the largest when they differ
-    :param seconds: mean of the runs, evaluations included
+    :param policies: ``sampled`` and ``greedy`` -> team return at the end of the training
+    :param env_steps: environment steps of each run; the largest if they differ
+    :param gradient_steps: gradient steps of each agent in each run; the largest if they differ
+    :param seconds: mean seconds of the runs, evaluations included
     """
 
     env: str
@@ -65,20 +65,20 @@ class Cell:
     """
     All finished runs of one setting in one environment.
 
-    :param results: at least one, with the same evaluations
+    :param results: results of the runs, at least one, with the same evaluations
     """
 
     results: list[RunResult]
 
     @property
     def timesteps(self) -> np.ndarray:
-        """Of the evaluations, shape (m,)."""
+        """Steps of the evaluations, shape (m,)."""
         return self.results[0].timesteps
 
     @cached_property
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Kind of policy -> mean and IQM over runs at each evaluation, with ends of intervals as rows, each (3, m)."""
-        # Columns are independent of each other: one resampling serves all.
+        # Columns are independent of each other: one resampling is enough for all.
         together = np.hstack([np.array([run.curve(policy) for run in self.results]) for policy in SCORES])
         means, iqms = (np.split(estimates, len(SCORES), axis=1) for estimates in column_estimates(together))
         return {policy: (means[i], iqms[i]) for i, policy in enumerate(SCORES)}
@@ -96,8 +96,8 @@ Cells = dict[tuple[str, str], Cell]
 
 def group(results: Sequence[RunResult]) -> Cells:
     """
-    :param results: of the finished runs
-    :return: environment and setting -> their runs, in the order in which they come
+    :param results: results of the finished runs
+    :return: environment and setting -> their runs, in the given order
     """
     grouped: dict[tuple[str, str], list[RunResult]] = {}
     for result in results:
@@ -136,11 +136,11 @@ def _budgets(results: Sequence[RunResult]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Bounds:
     """
-    What scores of 0 and 1 stand for after normalisation.
+    Team returns that become scores of 0 and 1.
 
     :param low: team return that becomes 0
     :param high: team return that becomes 1
-    :param given: by the user; otherwise agents that act at random, and the best run
+    :param given: whether the user gave them; else they are those of random agents and of the best run
     """
 
     low: float
@@ -148,17 +148,20 @@ class Bounds:
     given: bool
 
     def normalise(self, returns: np.ndarray) -> np.ndarray:
-        """:param returns: team returns"""
+        """
+        :param returns: team returns
+        :return: scores of the same shape
+        """
         normalised: np.ndarray = (returns - self.low) / (self.high - self.low)
         return normalised
 
 
 def score_bounds(cells: Cells, options: BenchmarkOptions, given: Mapping[str, tuple[float, float]]) -> dict[str, Bounds]:
     """
-    Bounds of all environments: those given, else from agents that act at random to the best final score of any run.
+    Bounds of all environments: those given, else the returns of random agents and the best final score of any run.
 
     :param cells: finished runs
-    :param options: of the benchmark
+    :param options: options of the benchmark
     :param given: environment -> low and high
     """
     return {
@@ -172,7 +175,7 @@ def _observed_bounds(cells: Cells, env: str) -> Bounds:
     scores = [cell.final_scores(policy).max() for (other, _), cell in cells.items() if other == env for policy in SCORES]
     low = random_return(next(cell.results[0] for (other, _), cell in cells.items() if other == env))
     high = float(max(scores))
-    # No run is better than chance: keep the scale of returns.
+    # If no run is better than chance, keep the scale of returns.
     return Bounds(low, high if high > low else low + 1.0, given=False)
 
 
@@ -180,7 +183,7 @@ def random_return(result: RunResult) -> float:
     """
     Mean team return of agents that act at random.
 
-    :param result: a run in their environment
+    :param result: result of a run in the environment
     """
     run = result.run
     copies = min(RANDOM_EPISODES, run.hyperparameters.n_envs)
@@ -194,10 +197,10 @@ def compare_normalised(cells: Cells, bounds: Mapping[str, Bounds], reference: st
     """
     One row per setting over all environments together, of scores between the environments' bounds.
 
-    Only seeds count that are finished in every environment, and only settings that have such seeds.
+    Only seeds that are finished in every environment count, and only settings with such seeds have a row.
 
     :param cells: finished runs
-    :param bounds: of all environments
+    :param bounds: bounds of all environments
     :param reference: as in :func:`compare`
     """
     settings = list(dict.fromkeys(setting for _, setting in cells))
@@ -239,11 +242,11 @@ def _normalised(runs: list[list[RunResult]], bounds: Mapping[str, Bounds], polic
 
 def warnings(cells: Cells, options: BenchmarkOptions) -> list[str]:
     """
-    What a reader has to know before comparing rows: missing runs, and budgets that differ or are not as asked.
+    Warnings about the comparison: missing runs, and budgets that differ or are not as asked.
 
     :param cells: finished runs
-    :param options: of the benchmark
-    :return: one line each
+    :param options: options of the benchmark
+    :return: one line for each warning
     """
     lines = _missing_runs(cells, options)
     for env in options.envs:
@@ -264,7 +267,7 @@ def _missing_runs(cells: Cells, options: BenchmarkOptions) -> list[str]:
 
 
 def _differing_budgets(env: str, cells: Mapping[str, Cell]) -> list[str]:
-    """``cells``: setting -> its runs in ``env``."""
+    """Warnings about the budgets in one environment; ``cells`` maps settings to their runs there."""
     lines = []
     for kind, name in (("environment steps", "env_steps"), ("gradient steps per agent", "gradient_steps")):
         budgets = {setting: _budgets(cell.results)[name] for setting, cell in cells.items()}

@@ -1,4 +1,4 @@
-"""Progress of a benchmark on the screen: a bar for everything, and one for each run that goes on."""
+"""Progress of a benchmark on the screen: a bar for the whole, and one for each active run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sb3_matrl.zoo.benchmarking.plan import PlannedRun
 
 LOG_LINES = 8
-# Steps arrive in bursts, one per rollout: estimates need a long memory, in seconds.
+# Seconds over which the speed is estimated; long, because steps arrive in bursts, one per rollout.
 SPEED_PERIOD = 600.0
 BAR_WIDTH = 16
 
@@ -21,11 +21,11 @@ class ProgressDisplay:
     """
     Progress in environment steps; a context manager.
 
-    On a terminal, bars; elsewhere only the lines that say which runs have ended.
+    On a terminal it shows bars, elsewhere only a line for each run that has ended.
 
-    :param finished: runs that need not be done
+    :param finished: runs that were finished before
     :param left: runs to be done
-    :param console: where to show it; the standard error output by default
+    :param console: console for the output; standard error by default
     """
 
     def __init__(self, finished: Sequence[PlannedRun], left: Sequence[PlannedRun], console: Console | None = None) -> None:
@@ -47,7 +47,7 @@ class ProgressDisplay:
         return f"{self._n_ended} of {self._n_runs} runs"
 
     def started(self, run: PlannedRun) -> None:
-        """Show a run."""
+        """Add the bar of a run."""
         task = self._progress.add_task(escape(run.name), total=_planned_steps(run))
         self._tasks[run.folder.path] = task, 0
 
@@ -55,8 +55,8 @@ class ProgressDisplay:
         """
         Move a run's bar.
 
-        :param run: shown before
-        :param steps: trained so far
+        :param run: an active run
+        :param steps: its steps so far
         """
         task, _ = self._tasks[run.folder.path]
         self._tasks[run.folder.path] = task, min(steps, _planned_steps(run))
@@ -64,17 +64,17 @@ class ProgressDisplay:
         self._refresh()
 
     def finished(self, run: PlannedRun) -> None:
-        """Say that a run is finished, and take its bar away."""
+        """Report that a run is finished, and remove its bar."""
         self._done += _planned_steps(run)
         self._end(run)
         self._console.print(f"[{self._n_ended}/{self._n_runs}] {run.name}: finished", markup=False, highlight=False)
 
     def failed(self, run: PlannedRun, exit_code: int) -> None:
         """
-        Say that a run failed, and show the end of its log.
+        Report that a run failed, and print the end of its log.
 
-        :param run: shown before
-        :param exit_code: of its process
+        :param run: an active run
+        :param exit_code: exit code of its process
         """
         self._total -= _planned_steps(run)
         self._end(run)
@@ -97,7 +97,7 @@ class ProgressDisplay:
         self._progress.update(self._overall, description=self._title(), total=self._total, completed=self._done + running)
 
     def __enter__(self) -> ProgressDisplay:
-        # Without a terminal rich would leave one picture of the bars at the end.
+        # Without a terminal rich would print the bars once at the end.
         if self._console.is_terminal:
             self._progress.start()
         return self
@@ -113,11 +113,11 @@ def _planned_steps(run: PlannedRun) -> int:
 
 def last_lines(path: Path, count: int = LOG_LINES) -> list[str]:
     """
-    The end of a text file.
+    The last lines of a text file.
 
-    :param path: of the file
-    :param count: how many lines, without empty ones
-    :return: the lines; none when the file cannot be read
+    :param path: path of the file
+    :param count: number of lines, without empty ones
+    :return: the lines; empty if the file cannot be read
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")

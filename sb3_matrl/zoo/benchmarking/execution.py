@@ -1,4 +1,4 @@
-"""Running many runs at a time: start, watch, and end them; one that fails does not stop the others."""
+"""Parallel execution of runs: start, watch and end them; a run that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ GRACE_SECONDS = 30.0
 
 
 class Handle(Protocol):
-    """A run that was started; ``subprocess.Popen`` is one."""
+    """Handle of a run that was started, such as ``subprocess.Popen``."""
 
     def poll(self) -> int | None:
-        """Exit code, ``None`` while it runs."""
+        """Exit code; ``None`` while the run is active."""
         ...
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask the run to end."""
         ...
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the run at once."""
         ...
 
 
@@ -43,10 +43,10 @@ Launcher = Callable[[PlannedRun], Handle]
 @dataclass
 class Outcome:
     """
-    How the runs went.
+    Outcome of the runs.
 
     :param failed: runs that ended with an error
-    :param signal: Ctrl-C or SIGTERM if that ended all
+    :param signal: Ctrl-C or SIGTERM, if one ended the benchmark
     """
 
     failed: list[PlannedRun] = field(default_factory=list)
@@ -54,20 +54,20 @@ class Outcome:
 
 
 def worker_command(run: PlannedRun) -> list[str]:
-    """Command line of a run's own process."""
+    """Command line of the process of a run."""
     return [sys.executable, "-m", "sb3_matrl.zoo.benchmarking.worker", *run.words]
 
 
 def worker_environment(run: PlannedRun) -> dict[str, str]:
-    """Environment variables of a run's own process."""
+    """Environment variables of the process of a run."""
     return {**os.environ, "OMP_NUM_THREADS": str(run.options.num_threads)}
 
 
 def local_launcher(lock: int) -> Launcher:
     """
-    Runs as child processes.
+    Launcher of child processes.
 
-    :param lock: of the benchmark's folder
+    :param lock: descriptor of the lock of the benchmark's folder
     """
 
     def launch(run: PlannedRun) -> Handle:
@@ -79,7 +79,7 @@ def local_launcher(lock: int) -> Launcher:
                 stderr=subprocess.STDOUT,
                 env=worker_environment(run),
                 pass_fds=(lock,),
-                # Ctrl-C reaches this process only, which then ends the runs.
+                # Ctrl-C reaches only this process, which then ends the runs.
                 start_new_session=True,
             )
 
@@ -88,12 +88,12 @@ def local_launcher(lock: int) -> Launcher:
 
 def execute(runs: Iterable[PlannedRun], launch: Launcher, jobs: int, display: ProgressDisplay) -> Outcome:
     """
-    Run everything, ``jobs`` at a time. Whatever ends this function, no run goes on after it.
+    Execute runs, ``jobs`` at a time. No run outlives this function, whatever ends it.
 
-    :param runs: to be done, in this order
-    :param launch: starts one
-    :param jobs: how many at a time
-    :param display: shows how they go on
+    :param runs: runs in the order of their start
+    :param launch: launcher of one run
+    :param jobs: number of runs at a time
+    :param display: display of the progress
     """
     waiting, active, outcome = deque(runs), list[tuple[PlannedRun, Handle]](), Outcome()
     with SignalWatch() as signals:
@@ -128,7 +128,7 @@ def _has_ended(run: PlannedRun, handle: Handle, display: ProgressDisplay, outcom
 
 
 def _stop(handles: list[Handle]) -> None:
-    """Ask all to end, and kill those that have not done so after a while, or at once after a second Ctrl-C."""
+    """Ask all to end; kill those that are active after ``GRACE_SECONDS``, or after a second Ctrl-C."""
     try:
         for handle in handles:
             handle.terminate()

@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 from sb3_matrl.zoo.benchmarking.comparison import Cells
 from sb3_matrl.zoo.benchmarking.run_results import SCORES
 
-# Okabe and Ito's palette: told apart by people who do not see all colours. Its black and yellow are left out.
+# Okabe and Ito's palette for colour-blind readers, without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (4, 1, 1, 1)))
 PANEL = (5.0, 3.1)
@@ -24,9 +24,9 @@ def draw_curves(paths: Sequence[Path], cells: Cells, n_seeds: int) -> None:
     """
     Interquartile mean over seeds with its 95 % band; a column of panels per environment, a row per kind of policy.
 
-    :param paths: of the files; suffixes say in which formats
+    :param paths: paths of the files, whose suffixes are the formats
     :param cells: finished runs
-    :param n_seeds: how many runs a setting has in an environment
+    :param n_seeds: number of runs of a setting in an environment
     """
     envs = list(dict.fromkeys(env for env, _ in cells))
     settings = list(dict.fromkeys(setting for _, setting in cells))
@@ -61,7 +61,7 @@ def _draw_panel(axes: Axes, cells: Cells, env: str, policy: str, settings: Seque
         cell = cells[env, setting]
         _, (value, low, high) = cell.curves[policy]
         colour = COLOURS[index % len(COLOURS)]
-        # Settings can coincide exactly: thinner, broken lines on top of thicker ones keep all in sight.
+        # Settings can coincide exactly: thinner, dashed lines on top of thicker ones keep all visible.
         style: dict[str, Any] = {
             "color": colour,
             "linestyle": LINES[index % len(LINES)],

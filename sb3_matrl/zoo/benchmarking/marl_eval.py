@@ -18,8 +18,8 @@ def marl_eval_data(results: Iterable[RunResult]) -> dict[str, Any]:
     """
     ``{environment: {task: {algorithm: {seed_0: {step_1: {...}, ..., absolute_metrics: {...}}}}}}``.
 
-    :param results: of the runs
-    :return: an environment is a package of environments, a task one of them; ``elapsed_time`` is in seconds
+    :param results: results of the runs
+    :return: nested mapping; an environment is a package of environments, a task one of them; ``elapsed_time`` is in seconds
     """
     data: dict[str, Any] = {}
     for result in results:

@@ -2,7 +2,7 @@
 Runs as tasks of a ray cluster.
 
 Every task starts the same process as a local run, so the machines must share the benchmark's folder and have the same
-installation. ray is an extra and imported only when it is asked for.
+installation. ray is an optional dependency and imported only with ``--backend ray``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sb3_matrl.zoo.benchmarking.plan import PlannedRun
 
 def require_ray() -> None:
     """
-    :raises ImportError: when ray is not installed; says how to install it
+    :raises ImportError: if ray is not installed
     """
     if importlib.util.find_spec("ray") is None:
         raise ImportError("--backend ray needs ray: pip install 'sb3-matrl[ray]'")
@@ -29,13 +29,13 @@ def require_ray() -> None:
 
 def run_process(command: list[str], environment: dict[str, str], folder: str, log: str) -> int:
     """
-    Run a command to its end; when the task is cancelled meanwhile, the command is ended too.
+    Run a command; if the task is cancelled, end the command, too.
 
-    :param command: with its arguments
-    :param environment: variables to set; CUDA_VISIBLE_DEVICES is left to ray
-    :param folder: to work in
-    :param log: file to which is added what it prints
-    :return: its exit code
+    :param command: words of the command
+    :param environment: environment variables; ray sets CUDA_VISIBLE_DEVICES
+    :param folder: working directory
+    :param log: file to which the output is appended
+    :return: exit code of the command
     """
     variables = {**environment, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
     with open(log, "ab") as file:
@@ -52,10 +52,10 @@ def run_process(command: list[str], environment: dict[str, str], folder: str, lo
 
 class RayHandle:
     """
-    A task of ray, watched like a child process.
+    Handle of a task of ray.
 
     :param ray: the module
-    :param task: reference to the exit code to come
+    :param task: reference to the future exit code
     :param run: the run
     """
 
@@ -64,7 +64,7 @@ class RayHandle:
         self._exit_code: int | None = None
 
     def poll(self) -> int | None:
-        """Exit code, ``None`` while it runs; 1 when the task was lost, with ray's words at the end of the log."""
+        """Exit code; ``None`` while the run is active; 1 if the task was lost, with ray's error at the end of the log."""
         if self._exit_code is None and self._ray.wait([self._task], timeout=0)[0]:
             try:
                 self._exit_code = int(self._ray.get(self._task))
@@ -75,20 +75,20 @@ class RayHandle:
         return self._exit_code
 
     def terminate(self) -> None:
-        """Interrupt the task, which ends the run's process."""
+        """Interrupt the task, which ends the process of the run."""
         self._ray.cancel(self._task)
 
     def kill(self) -> None:
-        """End the task's process."""
+        """End the process of the task."""
         self._ray.cancel(self._task, force=True)
 
 
 @contextmanager
 def ray_launcher(jobs: int) -> Iterator[Launcher]:
     """
-    Join the cluster that ``RAY_ADDRESS`` names, or start one on this machine; leave it at the end.
+    Join the cluster at ``RAY_ADDRESS``, or start one on this machine; leave it at the end.
 
-    :param jobs: how many runs go at a time, for a cluster of this machine
+    :param jobs: number of runs at a time, for a cluster on this machine
     """
     ray: Any = importlib.import_module("ray")
     cluster: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": jobs, "include_dashboard": False}

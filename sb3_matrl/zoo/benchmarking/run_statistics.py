@@ -20,7 +20,7 @@ N_RESAMPLES = 2000
 
 def require_rliable() -> None:
     """
-    :raises ImportError: when rliable is not installed; says how to install it
+    :raises ImportError: if rliable is not installed
     """
     if importlib.util.find_spec("rliable") is None:
         raise ImportError("benchmarks need rliable: pip install 'sb3-matrl[benchmark]'")
@@ -29,7 +29,7 @@ def require_rliable() -> None:
 @dataclass(frozen=True)
 class Estimate:
     """
-    A number with the ends of its 95 % interval; these are nan when there is only one run.
+    A number with the ends of its 95 % interval, which are NaN if there is only one run.
 
     :param value: point estimate
     :param low: lower end
@@ -48,8 +48,8 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     """
     Mean without the lowest and the highest quarter, each rounded down to whole runs.
 
-    :param scores: shape (runs, ...)
-    :return: shape (...)
+    :param scores: scores of shape (runs, ...)
+    :return: means of shape (...)
     """
     cut = len(scores) // 4
     mean: np.ndarray = np.sort(scores, axis=0)[cut : len(scores) - cut].mean(axis=0)
@@ -58,11 +58,11 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
 
 def column_estimates(scores: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """
-    Mean and interquartile mean over the runs, for each column by itself.
+    Mean and interquartile mean over the runs, separately for each column.
 
-    :param scores: one row per run, shape (runs, columns)
-    :param seed: of the resampling
-    :return: mean and IQM, each with value, lower and upper end as rows, shape (3, columns)
+    :param scores: scores of shape (runs, columns)
+    :param seed: seed of the resampling
+    :return: mean and IQM, each of shape (3, columns): value, lower and upper end
     """
 
     def aggregates(sample: np.ndarray) -> np.ndarray:
@@ -77,8 +77,8 @@ def suite_estimates(scores: np.ndarray, seed: int = 0) -> tuple[Estimate, Estima
     """
     Mean and interquartile mean over all runs of all tasks together.
 
-    :param scores: comparable across tasks, shape (runs, tasks)
-    :param seed: of the resampling, which draws runs within each task
+    :param scores: scores that are comparable across tasks, shape (runs, tasks)
+    :param seed: seed of the resampling, which draws runs within each task
     """
 
     def aggregates(sample: np.ndarray) -> np.ndarray:
@@ -92,16 +92,16 @@ def probability_of_improvement(scores: np.ndarray, reference: np.ndarray, seed: 
     """
     P(X > Y) + P(X = Y) / 2 for a run X of a method and a run Y of the reference, averaged over tasks.
 
-    :param scores: of the method, shape (runs, tasks)
-    :param reference: shape (other runs, tasks)
-    :param seed: of the resampling
+    :param scores: scores of the method, shape (runs, tasks)
+    :param reference: scores of the reference, shape (other runs, tasks)
+    :param seed: seed of the resampling
     """
     single = min(len(scores), len(reference)) < 2
     return Estimate(*_estimate([scores, reference], _share_of_wins, seed, single)[:, 0].tolist())
 
 
 def _share_of_wins(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """What rliable's metric of this name computes, without its test, which takes a hundred times as long."""
+    """Same as rliable's probability_of_improvement, but a hundred times faster, because it runs no statistical test."""
     ours = scores[:, None, :]
     return np.array([(ours > reference).mean() + 0.5 * (ours == reference).mean()])
 
@@ -110,7 +110,7 @@ def _estimate(data: Any, aggregates: Callable[..., np.ndarray], seed: int, singl
     """Values of ``aggregates`` with the ends of their intervals below them, shape (3, number of aggregates)."""
     from rliable import library
 
-    # rliable draws from NumPy's global stream, whatever random_state it is given.
+    # rliable draws from NumPy's global stream and ignores random_state.
     with isolated_random_streams(seed):
         values, intervals = library.get_interval_estimates({"": data}, aggregates, reps=N_RESAMPLES)
     ends = np.full_like(intervals[""], np.nan) if single else intervals[""]

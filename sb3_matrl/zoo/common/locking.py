@@ -1,4 +1,4 @@
-"""Folders that one process at a time works in."""
+"""Locks for folders that one process at a time may use."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LOCK_FILE = ".lock"
 @contextmanager
 def locked_folder(path: Path, in_use: str) -> Iterator[int]:
     """
-    Have a folder for this process alone. The system gives it free when the process ends, however it ends.
+    Lock a folder for this process. The system releases the lock when the process ends, in whatever way.
 
-    Processes that get the descriptor hold the lock, too. Workers of :mod:`multiprocessing` do not: one that is left over from
-    a killed process keeps nobody waiting.
+    Processes that inherit the descriptor hold the lock, too. Workers of :mod:`multiprocessing` do not, so that those left by
+    a killed process lock nothing.
 
-    :param path: of the folder, made if need be
-    :param in_use: said of a folder that another process has, e.g. ``"is in use by another benchmark"``
+    :param path: path of the folder, which is created if needed
+    :param in_use: message about a folder that is locked, e.g. ``"is in use by another benchmark"``
     :return: descriptor that holds the lock
-    :raises ValueError: when another process has it
+    :raises ValueError: if another process has locked the folder
     """
     path.mkdir(parents=True, exist_ok=True)
     with (path / LOCK_FILE).open("a+", encoding="utf-8") as file:
@@ -40,7 +40,7 @@ def locked_folder(path: Path, in_use: str) -> Iterator[int]:
 
 
 def _holder(file: TextIOWrapper) -> str:
-    """Who locked it; nothing where it has not yet said so."""
+    """Process that locked the folder; empty if it has not written its number yet."""
     file.seek(0)
     pid = file.read().strip()
     return f" (process {pid})" if pid.isdecimal() else ""

@@ -1,4 +1,4 @@
-"""Records of experiments: JSON files that say on which machine, with which versions, and by which command they came about."""
+"""Records of experiments: JSON files with the machine, the versions and the command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
     """
     Hardware, versions, threads and command of this process.
 
-    :return: JSON types; ``cuda`` is the name of the first CUDA device, packages that are not installed are left out
+    :return: values in JSON types; ``cuda`` is the name of the first CUDA device, packages that are not installed are left out
     """
     return {
         "system": platform.platform(),
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Name of the processor; Python itself does not know it on Linux."""
+    """Name of the processor, which Python does not know on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -61,22 +61,22 @@ def _versions() -> dict[str, str]:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """
-    Write a record as JSON with :func:`machine` in front; a reader never meets half a file.
+    Write a record as JSON, atomically, with :func:`machine` as its first entry.
 
-    :param path: of the file; its folder is made if need be
+    :param path: path of the file, whose folder is created if needed
     :param record: keys and values in JSON's or NumPy's types
-    :raises OSError: when it cannot be written
+    :raises OSError: if the file cannot be written
     """
     write_json(path, {"machine": machine(), **record})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
-    Write JSON that every reader accepts, atomically: NumPy's types become JSON's, numbers that are not finite ``null``.
+    Write standard JSON, atomically: NumPy's types become JSON's, NaN and infinite numbers become ``null``.
 
-    :param path: of the file; its folder is made if need be
+    :param path: path of the file, whose folder is created if needed
     :param content: keys and values in JSON's or NumPy's types
-    :raises OSError: when it cannot be written
+    :raises OSError: if the file cannot be written
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(content), indent=1, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted, so that whoever works can stop where it is safe; a second one interrupts at once."""
+"""Ctrl-C and SIGTERM: the first is noted, so that the program can stop where that is safe; the second interrupts at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 class Interrupted(KeyboardInterrupt):
     """
-    A signal that does not wait.
+    A signal that interrupts at once.
 
-    :param number: of the signal
+    :param number: number of the signal
     """
 
     def __init__(self, number: signal.Signals) -> None:
@@ -23,12 +23,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """As shells have it: 128 and the signal's number; without one, that of Ctrl-C."""
+    """Exit code of shells: 128 plus the number of the signal, by default that of Ctrl-C."""
     return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
 class SignalWatch:
-    """A context manager that notes Ctrl-C and SIGTERM instead of being interrupted; a second one interrupts."""
+    """Context manager that notes the first Ctrl-C or SIGTERM; a second one interrupts."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -36,20 +36,20 @@ class SignalWatch:
         self._previous: dict[signal.Signals, Any] = {}
 
     def is_set(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received."""
         return self.received is not None
 
     @property
     def exit_code(self) -> int:
-        """As shells have it: 130 after Ctrl-C, 143 after SIGTERM, 0 without a signal."""
+        """Exit code of shells: 130 after Ctrl-C, 143 after SIGTERM, 0 without a signal."""
         return 0 if self.received is None else 128 + self.received
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """
-        Inside, the first signal interrupts, too: for work that can be broken off anywhere.
+        Inside, the first signal interrupts, too: for work that may stop anywhere.
 
-        :raises Interrupted: when a signal comes, or has come
+        :raises Interrupted: on a signal, or on entry if there was one before
         """
         self._waits = False
         try:
@@ -65,7 +65,7 @@ class SignalWatch:
             raise Interrupted(self.received)
 
     def __enter__(self) -> SignalWatch:
-        # Python delivers signals to the main thread only, and only there lets them be handled.
+        # Python delivers signals to the main thread only, and only that thread may set handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._receive)

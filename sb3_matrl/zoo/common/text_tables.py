@@ -1,4 +1,4 @@
-"""Tables of text: returns of evaluations, and Markdown."""
+"""Text tables: returns of evaluations, and Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def returns_table(results: Mapping[str, EvaluationResult], per_agent: bool = Fal
     One line per kind of policy (and agent): mean, standard deviation, 95 % interval of the mean, length, episodes.
 
     :param results: name of the policy -> its episodes
-    :param per_agent: whether to add a line for each agent below the team's
+    :param per_agent: add a line for each agent below the line of the team
     :return: lines of text without a final newline
     """
     width = max([14, *(len(agent) + 2 for result in results.values() for agent in result.agents if per_agent)])
@@ -33,18 +33,18 @@ def returns_table(results: Mapping[str, EvaluationResult], per_agent: bool = Fal
 
 
 def _interval(returns: np.ndarray) -> str:
-    """A single episode has no interval."""
+    """Text of the 95 % interval; a single episode has none."""
     low, high = mean_confidence_interval(returns)
     return "-" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
-    A table whose columns also line up as plain text: the first to the left, the others to the right.
+    A Markdown table that is aligned as plain text, too: the first column to the left, the others to the right.
 
     :param header: names of the columns
-    :param rows: cells
-    :return: Markdown, without a final newline
+    :param rows: cells of the rows
+    :return: Markdown without a final newline
     """
     widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

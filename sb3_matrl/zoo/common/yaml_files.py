@@ -14,9 +14,9 @@ from sb3_matrl.utils.atomic_file import atomic_file
 
 class _StrictLoader(yaml.SafeLoader):
     """
-    Safe loader that refuses a key given twice (YAML keeps the last one silently).
+    Safe loader that rejects duplicate keys, of which PyYAML silently keeps the last one.
 
-    It reads ``1e-3`` as a number, which YAML 1.1 takes for text, and ``None``, as Python and W&B write it, as null.
+    It reads ``1e-3``, which is text in YAML 1.1, as a number, and ``None``, as Python and W&B write it, as null.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -38,8 +38,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     Read a file that holds one mapping.
 
-    :raises FileNotFoundError: when there is none
-    :raises ValueError: when it is not valid YAML or holds something else
+    :param path: path of the file
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is not valid YAML or holds something else
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # a SafeLoader
@@ -51,7 +52,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping, keys in their order; a reader never meets half a file."""
+    """Write a mapping atomically, keys in their order."""
     text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=120)
     with atomic_file(path) as file:
         file.write(text.encode())
@@ -62,7 +63,7 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     Read ``key:value`` words, and words that are whole mappings; values are YAML scalars or flow collections.
 
     :param pairs: e.g. ``["learning_rate:0.01", "policy_kwargs.net_arch:[64, 64]", "{gamma: 0.9, target_kl: None}"]``
-    :param flag: said in errors
+    :param flag: flag of the words, for errors
     :return: key -> value
     :raises ValueError: on a word without a colon, a value that is not YAML, or a key given twice with different values
     """

@@ -1,1 +1,1 @@
-"""Hyper-parameter sweeps: one file in W&B's schema, searched by W&B's agents or by a local Optuna study."""
+"""Hyper-parameter sweeps: files in W&B's schema, searched by W&B's agents or by a local Optuna study."""

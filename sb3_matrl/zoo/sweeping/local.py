@@ -1,4 +1,4 @@
-"""A sweep by a local study, from the first trial to the report."""
+"""A sweep by a local study, from the first trial to the record."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ INTERRUPTED = 130
 
 class LocalSweep:
     """
-    A study that is open and has not begun or gone on.
+    A study that is open and ready to be run.
 
-    :param options: from the command line
+    :param options: options of the command line
     :param config: the sweep, checked
     :param first: options of a training with the first values of all parameters
-    :raises ValueError: when storage, folder or sampler do not fit
+    :raises ValueError: if storage, folder or sampler do not fit
     """
 
     def __init__(self, options: SweepOptions, config: SweepConfig, first: TrainOptions) -> None:
@@ -51,7 +51,7 @@ class LocalSweep:
         self.folder = StudyFolder.of(options)
         self.n_trials = self._number_of_trials()
         self.folder.trials.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # run_trials says it in one line each
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # run_trials prints one line per trial
         n_evaluations = max(read_hyperparameters(first).n_timesteps // first.eval_freq, 1) if first.eval_freq > 0 else 1
         self.study = open_study(config, options, n_evaluations, options.storage or self.folder.storage)
         if not self.study.trials and any(self.folder.trials.iterdir()):
@@ -69,10 +69,10 @@ class LocalSweep:
 
     def run(self, words: Sequence[str]) -> int:
         """
-        Run what is left, then write and print the results.
+        Run the remaining trials, then write and print the results.
 
-        :param words: of the command line, said when it is interrupted
-        :return: exit code: 0, 1 when no trial was complete or a file could not be written, 130 after Ctrl-C or SIGTERM
+        :param words: words of the command line, for the message after an interruption
+        :return: exit code: 0; 1 if no trial was complete or a file could not be written; 130 after Ctrl-C or SIGTERM
         """
         lost = requeue_lost_trials(self.study)
         if lost:

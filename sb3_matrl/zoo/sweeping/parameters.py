@@ -1,4 +1,4 @@
-"""What a sweep varies: parameters with W&B's distributions, drawn by Optuna."""
+"""Parameters of a sweep: W&B's distributions, sampled by Optuna."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A distribution: the keys it needs and may have, and how its values are spread."""
+    """A distribution: its keys and properties."""
 
     needs: tuple[str, ...]
     integer: bool = False
@@ -39,15 +39,15 @@ _KINDS = {
 @dataclass(frozen=True)
 class Parameter:
     """
-    One parameter: either one of some values, or a number from a range.
+    One parameter: a choice of values, or a range of numbers.
 
     :param name: flag of ``train.py`` without dashes; ``policy_kwargs.net_arch`` is one key of a mapping
-    :param values: the choices, one for a constant; empty for a range
+    :param values: choices, one for a constant; empty for a range
     :param low: smallest number of the range
     :param high: largest number of the range
-    :param integer: whether the range has whole numbers only
-    :param log: whether the logarithm of the number is uniform, instead of the number
-    :param quantum: numbers are rounded to multiples of it, after they were drawn; ``None`` for no rounding
+    :param integer: whether the range holds only integers
+    :param log: whether the logarithm of the number is uniform instead of the number
+    :param quantum: sampled numbers are rounded to multiples of it; ``None`` for no rounding
     """
 
     name: str
@@ -60,11 +60,11 @@ class Parameter:
 
     @property
     def is_constant(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Whether the parameter has only one value."""
         return len(self.values) == 1
 
     def suggest(self, trial: BaseTrial) -> Any:
-        """A value for an Optuna trial."""
+        """Sample a value for an Optuna trial."""
         if self.is_constant:
             return self.values[0]
         if self.values:
@@ -75,16 +75,16 @@ class Parameter:
         return self._rounded(trial.suggest_float(self.name, self.low, self.high, log=self.log))
 
     def extremes(self) -> list[Any]:
-        """Every choice, or both ends of the range."""
+        """All choices, or both ends of the range."""
         if self.values:
             return list(self.values)
         return [int(self.low), int(self.high)] if self.integer else [self._rounded(self.low), self._rounded(self.high)]
 
     def grid(self) -> list[str] | list[int]:
         """
-        What a grid search goes through, as Optuna's grid sampler takes it.
+        Values of a grid search, for Optuna's grid sampler.
 
-        :raises ValueError: when the values cannot be counted
+        :raises ValueError: if the values cannot be counted
         """
         if self.values:
             return [_label(value) for value in self.values]
@@ -95,13 +95,13 @@ class Parameter:
     def _rounded(self, number: float) -> float | int:
         if self.quantum is None:
             return number
-        # In decimals: three times 0.1 is to be 0.3.
+        # Decimals, so that three times 0.1 is 0.3.
         multiple = Decimal(str(self.quantum)) * round(number / self.quantum)
         return int(multiple) if isinstance(self.quantum, int) else float(multiple)
 
 
 def _label(value: Any) -> str:
-    """Optuna's categories are plain; lists and the like become text (so does everything, as ``1 == True == 1.0``)."""
+    """Category for Optuna, which wants plain values: JSON text, also because ``1 == True == 1.0``."""
     return json.dumps(value)
 
 
@@ -109,10 +109,10 @@ def read_parameter(name: str, spec: Any) -> Parameter:
     """
     Check one entry of ``parameters``.
 
-    :param name: its key
-    :param spec: in W&B's schema: ``{value: ...}``, ``{values: [...]}``, ``{min: ..., max: ...}``, with a ``distribution`` if
-        that is not to be guessed from these keys
-    :raises ValueError: on anything that is wrong or that only one of the two backends could do
+    :param name: key of the entry
+    :param spec: value in W&B's schema: ``{value: ...}``, ``{values: [...]}``, ``{min: ..., max: ...}``, with a
+        ``distribution`` unless that follows from these keys
+    :raises ValueError: on a mistake, or a feature of only one of the two backends
     """
     if not isinstance(spec, Mapping):
         raise ValueError(f"expected a mapping such as {{values: [...]}} or {{min: ..., max: ...}}, got {spec!r}")
@@ -133,7 +133,7 @@ def read_parameter(name: str, spec: Any) -> Parameter:
 
 
 def _guess(spec: Mapping[str, Any]) -> str:
-    """The distribution that W&B takes when none is given."""
+    """W&B's distribution where none is given."""
     if "value" in spec:
         return "constant"
     if "values" in spec:

@@ -1,4 +1,4 @@
-"""A sweep as a local Optuna study: kept in a data base, so that it goes on where it stopped."""
+"""A sweep as a local Optuna study in a data base, so that it can be continued."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from sb3_matrl.zoo.sweeping.trial import DIVERGED
 
 def grid_size(config: SweepConfig) -> int:
     """
-    How many different trials there are.
+    Number of different trials.
 
-    :raises ValueError: when they cannot be counted
+    :param config: the sweep
+    :raises ValueError: if they cannot be counted
     """
     return math.prod(len(parameter.grid()) for parameter in config.searched)
 
@@ -32,8 +33,8 @@ def grid_size(config: SweepConfig) -> int:
 def make_sampler(config: SweepConfig, options: SweepOptions, n_trials: int) -> BaseSampler:
     """
     :param config: the sweep
-    :param options: of the command line
-    :param n_trials: trials that the study has already; a resumed study is not to draw its first trials again
+    :param options: options of the command line
+    :param n_trials: number of earlier trials, so that a continued study does not sample its first trials again
     """
     seed = int(np.random.SeedSequence([options.seed, n_trials]).generate_state(1)[0])
     sampler = options.sampler_for(config)
@@ -48,17 +49,17 @@ def make_pruner(config: SweepConfig, options: SweepOptions, n_evaluations: int) 
     """
     The rule that stops trials early.
 
-    W&B's Hyperband is one bracket of asynchronous successive halving, and that is what ``early_terminate`` becomes.
+    ``early_terminate`` becomes asynchronous successive halving, because W&B's Hyperband is one bracket of it.
 
     :param config: the sweep
-    :param options: of the command line
-    :param n_evaluations: in a whole trial
+    :param options: options of the command line
+    :param n_evaluations: evaluations in a complete trial
     """
     hyperband = config.early_terminate
     if options.pruner is None and hyperband is not None:
         return SuccessiveHalvingPruner(min_resource=hyperband.first_evaluation, reduction_factor=hyperband.eta)
     if options.pruner == "median":
-        # As rl-baselines3-zoo: no trial is stopped before a third of its evaluations.
+        # As in rl-baselines3-zoo, no trial is stopped before a third of its evaluations.
         return MedianPruner(n_startup_trials=options.n_startup_trials, n_warmup_steps=n_evaluations // 3)
     if options.pruner == "halving":
         return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
@@ -69,20 +70,20 @@ def make_pruner(config: SweepConfig, options: SweepOptions, n_evaluations: int) 
 
 def open_study(config: SweepConfig, options: SweepOptions, n_evaluations: int, storage: str) -> optuna.Study:
     """
-    Make a study, or go on with one of the same name and the same sweep.
+    Create a study, or open one of the same name and the same sweep.
 
     :param config: the sweep
-    :param options: of the command line
-    :param n_evaluations: in a whole trial
-    :param storage: URL of a data base as Optuna takes it, e.g. ``sqlite:///study.db``
-    :raises ValueError: when the data base cannot be opened, or its study of that name is of another sweep
+    :param options: options of the command line
+    :param n_evaluations: evaluations in a complete trial
+    :param storage: URL of a data base for Optuna, e.g. ``sqlite:///study.db``
+    :raises ValueError: if the data base cannot be opened, or its study of that name belongs to another sweep
     """
     name, pruner = options.name, make_pruner(config, options, n_evaluations)
     try:
         study = optuna.create_study(
             study_name=name, storage=storage, direction=config.goal, pruner=pruner, load_if_exists=True
         )
-    except Exception as error:  # of the data base's driver, whichever that is
+    except Exception as error:  # of any data base's driver
         reason = str(error).splitlines()[0]
         raise ValueError(f"storage {storage} cannot be used: {reason}; expected a URL like sqlite:///study.db") from error
     study.sampler = make_sampler(config, options, len(study.trials))
@@ -97,8 +98,9 @@ def open_study(config: SweepConfig, options: SweepOptions, n_evaluations: int, s
 
 def requeue_lost_trials(study: optuna.Study) -> list[int]:
     """
-    Mark trials as failed whose process is gone, and queue again whatever was killed or interrupted.
+    Mark trials whose process is gone as failed, and queue killed or interrupted ones again.
 
+    :param study: the study
     :return: numbers of the lost trials
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
@@ -114,7 +116,7 @@ def requeue_lost_trials(study: optuna.Study) -> list[int]:
 
 
 def _process_is_gone(trial: FrozenTrial) -> bool:
-    """Processes on other machines count as alive; those of this one are asked."""
+    """Whether the process of a trial has ended; processes on other machines count as alive."""
     host, process = trial.user_attrs.get("process", (None, 0))
     if host != socket.gethostname():
         return False
@@ -128,23 +130,26 @@ def _process_is_gone(trial: FrozenTrial) -> bool:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that need not be run again: complete, stopped early, or failed by themselves; in the order of their numbers."""
+    """Trials that are not run again, by number: complete, stopped early, or failed with an error."""
     trials = study.get_trials(deepcopy=False)
     return [trial for trial in trials if trial.state.is_finished() and (trial.state != TrialState.FAIL or _says_why(trial))]
 
 
 def _says_why(trial: FrozenTrial) -> bool:
-    """Whether a failed trial failed by itself; one that was killed or interrupted has no error."""
+    """Whether a failed trial has an error; killed or interrupted trials have none."""
     return "error" in trial.user_attrs
 
 
 def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float], n_trials: int) -> None:
     """
-    Run trials until the study has ``n_trials`` finished ones; a bar shows how many, and the best value.
+    Run trials until the study has ``n_trials`` finished ones, with a progress bar and the best value.
 
     Other processes may do the same at the same time.
 
-    :raises KeyboardInterrupt: after Ctrl-C or SIGTERM; the study goes on when this is called again
+    :param study: the study
+    :param objective: function that runs one trial
+    :param n_trials: number of finished trials
+    :raises KeyboardInterrupt: after Ctrl-C or SIGTERM; another call continues the study
     """
 
     def show(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -161,27 +166,27 @@ def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float], 
 
 
 def _running_elsewhere(study: optuna.Study) -> int:
-    """How many trials other processes of this machine are at."""
+    """Number of active trials of other processes on this machine."""
     running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
     here = [trial for trial in running if trial.user_attrs.get("process", [None])[0] == socket.gethostname()]
     return sum(not _process_is_gone(trial) for trial in here)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial with the best value, or ``None`` when no trial is complete."""
+    """The complete trial with the best value; ``None`` if no trial is complete."""
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return study.best_trial if complete else None
 
 
 def trial_line(trial: FrozenTrial) -> str:
-    """What came of a trial, on one line."""
+    """Outcome of a trial in one line."""
     outcome = trial.user_attrs.get("error") or f"{trial.value:.2f}"
     values = "  ".join(f"{name}={_short(value)}" for name, value in trial.user_attrs["values"].items() if name in trial.params)
     return f"trial {trial.number:<4} {trial.state.name.lower():<9} {outcome:>8} {trial_seconds(trial):6.0f} s  {values}"
 
 
 def trial_seconds(trial: FrozenTrial) -> float:
-    """How long a finished trial took; nan when that is not known."""
+    """Seconds of a finished trial; NaN if unknown."""
     return math.nan if trial.duration is None else trial.duration.total_seconds()
 
 

@@ -1,4 +1,4 @@
-"""What came of a study: a table, the best hyper-parameters, and a picture."""
+"""Results of a study: a table, the best hyper-parameters, and a figure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
 
 SHOWN_TRIALS = 10
-# The importance compares the best tenth of the trials with all; with fewer there is nothing to compare.
+# The importance compares the best tenth of the trials with all of them.
 MIN_TRIALS_FOR_IMPORTANCE = 4
 
 
@@ -47,7 +47,7 @@ def trial_rows(study: optuna.Study) -> list[dict[str, Any]]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that have the same keys; at least one."""
+    """Write rows with equal keys, at least one, as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
@@ -57,7 +57,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def trials_table(study: optuna.Study) -> str:
-    """How many trials there are of each kind, and the best ones."""
+    """Number of trials of each kind, and the best trials."""
     trials = finished_trials(study)
     states = [trial.state for trial in trials]
     kinds = {"complete": TrialState.COMPLETE, "stopped early": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -74,7 +74,7 @@ def _ranked(trials: list[FrozenTrial], study: optuna.Study) -> list[FrozenTrial]
 
 def best_hyperparameters(best: TrainOptions) -> Hyperparameters:
     """
-    The best trial's, but to be trained for as long as the conf file says instead of as long as a trial.
+    Hyper-parameters of the best trial, with the training length of the conf file instead of the trial's.
 
     :param best: options of the best trial
     """
@@ -83,16 +83,17 @@ def best_hyperparameters(best: TrainOptions) -> Hyperparameters:
 
 
 def write_best(path: Path, best: TrainOptions) -> None:
-    """Write the best hyper-parameters as a conf file of ``train.py``."""
+    """Write the best hyper-parameters as a conf file for ``train.py``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_yaml(path, {best.env: best_hyperparameters(best).as_mapping()})
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
     """
-    Share of each parameter in whether a trial is among the best tenth (PED-ANOVA), largest first.
+    Importance of each parameter for a trial to be among the best tenth (PED-ANOVA), largest first.
 
-    :return: empty when there are too few complete trials, or when all values are equal
+    :param study: the study
+    :return: parameter -> share; empty if there are too few complete trials, or if all values are equal
     """
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])]
     if len(values) < MIN_TRIALS_FOR_IMPORTANCE or len(set(values)) == 1:
@@ -102,11 +103,11 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 def draw_study(path: Path, study: optuna.Study, metric: str) -> None:
     """
-    Save a picture: the values of all trials with the best so far, and the parameters' importances.
+    Save a figure: values of all trials with the best so far, and importances of the parameters.
 
-    :param path: of the file; its suffix says in which format
-    :param study: with at least one complete trial
-    :param metric: its name
+    :param path: path of the file; its suffix is the format
+    :param study: study with at least one complete trial
+    :param metric: name of the metric
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     history, shares = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Sweep files: W&B's schema, read strictly, so that both backends search the same space in the same way."""
+"""Sweep files: a strict reader of W&B's schema, so that both backends search the same space in the same way."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ARGS = "${args}"
 COMMAND_START = ("${env}", "${interpreter}", "${program}")
 METHODS = ("bayes", "random", "grid")
 GOALS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize")
-# What evaluations log, see MultiAgentEvalCallback.
+# Keys that MultiAgentEvalCallback logs.
 METRICS = ("eval/mean_reward", "eval/mean_reward_greedy", "eval/mean_ep_length", "eval/mean_ep_length_greedy")
 
 
 @dataclass(frozen=True)
 class Hyperband:
     """
-    ``early_terminate``: W&B's Hyperband, which stops trials that are not among the best 1/eta at some evaluations.
+    ``early_terminate``: W&B's Hyperband, which at certain evaluations stops trials that are not among the best 1/eta.
 
-    :param min_iter: first evaluation at which trials are stopped; the next ones are eta times as late as the one before
-    :param max_iter: instead of ``min_iter``: the last evaluation
-    :param s: with ``max_iter``: how many times eta the first one is earlier
+    :param min_iter: first of these evaluations; each of the next ones is eta times as late as the one before
+    :param max_iter: last evaluation, instead of ``min_iter``
+    :param s: number of divisions by eta from ``max_iter`` to the first of these evaluations
     :param eta: see above
     """
 
@@ -49,17 +49,17 @@ class Hyperband:
 @dataclass(frozen=True)
 class SweepConfig:
     """
-    A sweep file; W&B's documentation explains the keys.
+    Content of a sweep file; W&B's documentation explains the keys.
 
-    :param parameters: what is varied
-    :param metric: name of the metric that is optimised, one of ``METRICS``
+    :param parameters: parameters of the search
+    :param metric: name of the optimised metric, one of ``METRICS``
     :param goal: ``maximize`` or ``minimize``
     :param method: ``bayes``, ``random`` or ``grid``
-    :param command: words after the program, ``${args}`` included; the others are the same for all trials
-    :param early_terminate: when trials are stopped early; ``None`` for never
+    :param command: words after the program, with ``${args}``; the others are the same for all trials
+    :param early_terminate: rule for stopping trials early; ``None`` for none
     :param run_cap: largest number of trials; ``None`` for no limit
-    :param name: of the sweep
-    :param description: of the sweep
+    :param name: name of the sweep
+    :param description: description of the sweep
     :param project: project of W&B
     :param entity: user or team of W&B
     :param source: the mapping in the file
@@ -105,8 +105,8 @@ class SweepConfig:
 
 def find_sweep_file(sweep: str) -> Path:
     """
-    :param sweep: a path, or the name of a shipped file such as ``matrl_checkers``
-    :raises FileNotFoundError: when there is no such file
+    :param sweep: path of a file, or name of a shipped file such as ``matrl_checkers``
+    :raises FileNotFoundError: if there is no such file
     """
     if Path(sweep).is_file():
         return Path(sweep)
@@ -118,10 +118,11 @@ def find_sweep_file(sweep: str) -> Path:
 
 def read_sweep(path: Path) -> SweepConfig:
     """
-    Read a sweep file and check all but the flags' own names and types, which ``train.py`` knows.
+    Read and check a sweep file, except names and types of the flags, which ``train.py`` checks.
 
-    :raises ValueError: names file and key that are wrong
-    :raises OSError: when it cannot be read
+    :param path: path of the file
+    :raises ValueError: on a mistake; names file and key
+    :raises OSError: if the file cannot be read
     """
     source = read_yaml(path)
     try:

@@ -20,7 +20,7 @@ class Budget:
 
     :param n_timesteps: steps to train for
     :param eval_freq: steps between evaluations
-    :param n_evaluations: instead of ``eval_freq``: how many evaluations in a training
+    :param n_evaluations: evaluations per training, instead of ``eval_freq``
     :param eval_episodes: episodes per evaluation
     """
 

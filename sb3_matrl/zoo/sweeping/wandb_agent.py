@@ -1,4 +1,4 @@
-"""A sweep on W&B's server: registered there, its trials run here by W&B's agent."""
+"""A sweep on W&B's server, whose trials W&B's agent runs on this machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LOCALLY = "or search locally with --backend optuna"
 
 def register(config: SweepConfig, project: str, entity: str | None) -> str:
     """
-    Make the sweep known to the server.
+    Register the sweep on the server.
 
     :param config: the sweep
-    :param project: of W&B
+    :param project: project of W&B
     :param entity: user or team; ``None`` for the account's default
-    :return: the sweep's path, ``entity/project/id`` or ``project/id``
-    :raises ImportError: when wandb is not installed
-    :raises ValueError: when there is no key, no server, or the server refuses
+    :return: path of the sweep, ``entity/project/id`` or ``project/id``
+    :raises ImportError: if wandb is not installed
+    :raises ValueError: if there is no key or no server, or the server rejects the sweep
     """
     require_wandb()
     if tracking_mode(os.environ) != "online":
@@ -42,13 +42,13 @@ def register(config: SweepConfig, project: str, entity: str | None) -> str:
 
 def run_agent(sweep: str, count: int) -> int:
     """
-    Run trials until ``count`` are done or the sweep has no more.
+    Run trials until ``count`` are finished or the sweep ends.
 
-    :param sweep: its path on the server
+    :param sweep: path of the sweep on the server
     :param count: number of trials
     :return: exit code of the agent
     """
-    # The agent starts `python` as the shell finds it: that has to be this one.
+    # The agent starts the `python` on the path, which must be this one.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     agent = [sys.executable, "-m", "wandb", "agent", "--count", str(count), sweep]
     return subprocess.run(agent, env={**os.environ, "PATH": path}, check=False).returncode

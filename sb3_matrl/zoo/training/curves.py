@@ -18,11 +18,11 @@ def ascii_curve(
     steps: Sequence[int], sampled: Sequence[float], greedy: Sequence[float], width: int = 64, height: int = 12
 ) -> str:
     """
-    Draw two curves over the same steps with characters; the sampled one lies on top.
+    Draw two curves over the same steps with characters; the sampled one is on top.
 
-    :param steps: rising, at least one
-    :param sampled: mean return of the sampled policy at each of them
-    :param greedy: mean return of the greedy policy
+    :param steps: steps of the evaluations, ascending, at least one
+    :param sampled: mean return of the sampled policy at each step
+    :param greedy: mean return of the greedy policy at each step
     :param width: columns of the plot, without the axis
     :param height: rows of the plot
     :return: lines of text without a final newline
@@ -49,9 +49,9 @@ def draw_curve(
     """
     Save the learning curve as a picture: mean team returns with 95 % intervals over the episodes.
 
-    :param path: of the file; its suffix says in which format
-    :param title: above the plot
-    :param steps: of the evaluations
+    :param path: path of the file; its suffix is the format
+    :param title: title of the plot
+    :param steps: steps of the evaluations
     :param sampled: results of the sampled policy
     :param greedy: results of the greedy policy
     """

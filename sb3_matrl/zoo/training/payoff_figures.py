@@ -1,4 +1,4 @@
-"""The meta-game's payoffs, as rows of a table and as a picture."""
+"""Payoffs of the meta-game: rows of a table, and a figure."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ STRATEGIES = ("current", "predicted")
 
 def payoff_table(report: MetaGameReport) -> tuple[list[str | int], list[list[str | float]]]:
     """
-    One row per joint strategy of the n agents: what each of them plays, its probability at rho, what each of them earns.
+    One row per joint strategy of the n agents: strategy of each agent, probability at rho, payoff of each agent.
 
-    :param report: of an iteration with dense payoffs
+    :param report: report of an iteration with dense payoffs
     :return: names of the columns, and 2**n rows
-    :raises ValueError: when the report has no dense payoffs, that is, for more than 4 agents
+    :raises ValueError: if the report has no dense payoffs, that is, for more than 4 agents
     """
     earned = _dense_payoffs(report).reshape(len(report.agents), -1).T
     columns: list[str | int] = [*report.agents, "probability", *(f"payoff of {agent}" for agent in report.agents)]
     rows: list[list[str | float]] = []
-    # product() and reshape() both let the last agent's strategy change fastest.
+    # In product() and in reshape() the last agent's strategy changes fastest.
     for profile, payoffs in zip(product((0, 1), repeat=len(report.agents)), earned, strict=True):
         weights = [rho if choice == 0 else 1 - rho for choice, rho in zip(profile, report.rho, strict=True)]
         rows.append([*(STRATEGIES[choice] for choice in profile), float(np.prod(weights)), *payoffs.tolist()])
@@ -34,10 +34,10 @@ def payoff_table(report: MetaGameReport) -> tuple[list[str | int], list[list[str
 
 def draw_payoffs(report: MetaGameReport, title: str) -> Figure:
     """
-    One heatmap per agent: the first half of the agents choose the row, the others the column.
+    One heatmap per agent: rows are strategies of the first half of the agents, columns those of the others.
 
-    :param report: of an iteration with dense payoffs
-    :param title: above the heatmaps
+    :param report: report of an iteration with dense payoffs
+    :param title: title of the figure
     :raises ValueError: as :func:`payoff_table`
     """
     payoffs, n = _dense_payoffs(report), len(report.agents)
@@ -76,6 +76,6 @@ def _label(axes: Axes, row_agents: Sequence[str], column_agents: Sequence[str]) 
 
 
 def _profiles(agents: Sequence[str]) -> list[str]:
-    """Joint strategies of some agents; initials where there are several."""
+    """Joint strategies of some agents; initials for several agents."""
     names = STRATEGIES if len(agents) < 2 else [strategy[0] for strategy in STRATEGIES]
     return [", ".join(profile) for profile in product(names, repeat=len(agents))]
