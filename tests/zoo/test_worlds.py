@@ -16,7 +16,7 @@ from sb3_matrl.on_policy.learners import SpacesVecEnv
 from sb3_matrl.zoo.common.run_folder import create_run_folder, find_run_folder
 from sb3_matrl.zoo.enjoy import main as enjoy
 from sb3_matrl.zoo.playing.enjoy_options import ModelChoice
-from sb3_matrl.zoo.playing.players import SingleAgent, load_players
+from sb3_matrl.zoo.playing.players import PlayerLoader, SingleAgent
 from sb3_matrl.zoo.report import main as report
 from sb3_matrl.zoo.train import main
 
@@ -78,9 +78,8 @@ def test_shared_and_frozen_agents_play(tmp_path):
         **game,
     )
     model.save(tmp_path / "model.zip")
-    players = load_players(
-        tmp_path / "model.zip", {"agent_0": f"{tmp_path}/model.zip:agent_2"}, tmp_path, ModelChoice(), "cpu", False
-    )
+    guests = {"agent_0": f"{tmp_path}/model.zip:agent_2"}
+    players = PlayerLoader(tmp_path, ModelChoice(), "cpu", trust=False).load(tmp_path / "model.zip", guests)
     assert list(players) == ["agent_0", "agent_1", "agent_2"]
     observation = np.full(model.observation_space["agent_0"].shape, 0.5, np.float32)
     actions = {

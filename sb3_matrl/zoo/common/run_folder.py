@@ -16,6 +16,7 @@ from sb3_matrl.zoo.common.invocation import command_prefix
 from sb3_matrl.zoo.common.locking import locked_folder
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_ARGUMENTS = "args.yml"
 _IN_USE = "is in use by another training"
 
 
@@ -41,7 +42,7 @@ class RunFolder:
     @property
     def arguments(self) -> Path:
         """Options of the run."""
-        return self.path / "args.yml"
+        return self.path / _ARGUMENTS
 
     @property
     def config(self) -> Path:
@@ -158,6 +159,16 @@ def run_folders(log_folder: Path, algorithm: str, env_id: str) -> dict[int, Path
     paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns) if folder.is_dir() else []
     found = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
     return dict(sorted(found.items()))
+
+
+def runs_below(path: Path) -> list[Path]:
+    """
+    Run folders one or two levels below a folder, such as the log folder or that of an algorithm.
+
+    :param path: path of the folder
+    :return: paths, sorted
+    """
+    return sorted(found.parent for pattern in ("*", "*/*") for found in path.glob(f"{pattern}/{_ARGUMENTS}"))
 
 
 def create_run_folder(log_folder: Path, algorithm: str, env_id: str, unique: bool = False) -> RunFolder:

@@ -21,9 +21,9 @@ from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
 from sb3_matrl.zoo.playing.enjoy_options import EnjoyOptions
 from sb3_matrl.zoo.playing.players import (
+    PlayerLoader,
     TrainedPlayer,
     check_players,
-    load_players,
     model_path,
     open_run_folder,
     trained_hyperparameters,
@@ -91,7 +91,8 @@ def prepare(options: EnjoyOptions) -> Game:
     if options.record is not None:
         check_recordable(folder.env_id, Path(options.record), env_kwargs, trained.env_wrapper)
     with closing(make_env(folder.env_id, env_kwargs, trained.env_wrapper)) as env:
-        players = load_players(home, options.agent, Path(options.log_folder), options.choice, options.device, options.trust)
+        loader = PlayerLoader(Path(options.log_folder), options.choice, options.device, options.trust)
+        players = loader.load(home, options.agent)
         check_players(players, env, f"{folder.env_id} with {env_kwargs}" if env_kwargs else folder.env_id)
     return Game(folder.env_id, env_kwargs, trained.env_wrapper, players)
 

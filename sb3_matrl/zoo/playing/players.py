@@ -19,7 +19,7 @@ from sb3_matrl.evaluation import Player
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
-from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.run_folder import RunFolder, runs_below
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.playing.enjoy_options import ModelChoice
 
@@ -64,6 +64,11 @@ class TrainedPlayer(Player):
 
     model: MultiAgentAlgorithm | SingleAgent
     path: Path
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the agent was a function, which its file does not hold."""
+        return isinstance(self.model, MultiAgentAlgorithm) and self.agent in self.model.lost_agents()
 
     def __str__(self) -> str:
         return f"{self.agent} of {self.path}"
@@ -134,71 +139,74 @@ def _no_run(folder: RunFolder, missing: Path) -> str:
     return f"{folder.path} has no {missing.name}: it is not a run of train.py, or incomplete"
 
 
-def load_players(
-    home: Path, guests: Mapping[str, str], log_folder: Path, choice: ModelChoice, device: str, trust: bool
-) -> dict[str, TrainedPlayer]:
+@dataclass(frozen=True)
+class PlayerLoader:
     """
-    Load the agents that play; a model of several players is loaded once.
+    Loads the agents that play, from runs and models.
 
-    :param home: path of the model whose agents play where there is no guest
-    :param guests: agent of the game -> run or model of its player
-    :param log_folder: folder of runs named ``<algo>/<env>_<k>``
-    :param choice: which model of a guest's run folder
-    :param device: device of the networks
-    :param trust: accept guests in files of plain SB3, which can run code when they are loaded
-    :return: agent of the game -> its player
-    :raises FileNotFoundError: if a run or model does not exist
-    :raises ValueError: if a file is no model, or has no such agent
-    """
-    models: dict[Path, MultiAgentAlgorithm | SingleAgent] = {home: load_model(home, device=device)}
-    players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].possible_agents}
-    for agent, source in guests.items():
-        path, name = find_guest(source, log_folder, choice)
-        if path not in models:
-            models[path] = _load_guest(path, device, trust)
-        if name is None:
-            name = SingleAgent.name if isinstance(models[path], SingleAgent) else agent
-        if name not in models[path].possible_agents:
-            raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].possible_agents)}")
-        players[agent] = TrainedPlayer(models[path], name, path)
-    for agent, player in players.items():
-        if _is_lost(player):
-            raise ValueError(f"{player} was played by a Python function, which a file cannot hold: give --agent {agent}=RUN")
-    return players
-
-
-def _is_lost(player: TrainedPlayer) -> bool:
-    """Whether an agent of a loaded model was a function, which its file does not hold."""
-    return isinstance(player.model, MultiAgentAlgorithm) and player.agent in player.model.lost_agents()
-
-
-def _load_guest(path: Path, device: str, trust: bool) -> MultiAgentAlgorithm | SingleAgent:
-    if is_sb3_file(path):
-        return SingleAgent(load_sb3_agent(path, trust, device))
-    return load_model(path, device=device)
-
-
-def find_guest(source: str, log_folder: Path, choice: ModelChoice) -> tuple[Path, str | None]:
-    """
-    :param source: path of a run folder or of a model, or ``<algo>/<env>_<k>``; optionally ``:`` and the agent's name there
     :param log_folder: folder of runs named ``<algo>/<env>_<k>``
     :param choice: which model of a run folder
-    :return: path of the model, and the name if one is given
-    :raises FileNotFoundError: if there is no such run or model
-    :raises ValueError: if the run is damaged
+    :param device: device of the networks
+    :param trust: accept files of plain SB3, which can run code when they are loaded
     """
-    head, colon, name = source.rpartition(":")
-    # The whole text first: a path may have a colon of its own.
-    for text, agent in [(source, None), *([(head, name)] if colon and head else [])]:
-        for path in (Path(text), log_folder / text):
-            if path.is_file():
-                return path, agent
-            if path.is_dir():
-                return model_path(open_run_folder(path)[0], choice), agent
-    runs = [str(path.parent.relative_to(log_folder)) for path in log_folder.glob("*/*/args.yml")]
-    raise FileNotFoundError(
-        f"--agent: there is no run or model {source}, neither as a path nor in {log_folder}{did_you_mean(source, runs)}"
-    )
+
+    log_folder: Path
+    choice: ModelChoice
+    device: str
+    trust: bool
+
+    def load(self, home: Path, guests: Mapping[str, str]) -> dict[str, TrainedPlayer]:
+        """
+        Load a player for every agent; a model of several players is loaded once.
+
+        :param home: path of the model whose agents play where there is no guest
+        :param guests: agent of the game -> run or model of its player
+        :return: agent of the game -> its player
+        :raises FileNotFoundError: if a run or model does not exist
+        :raises ValueError: if a file is no model, or has no such agent
+        """
+        models: dict[Path, MultiAgentAlgorithm | SingleAgent] = {home: load_model(home, device=self.device)}
+        players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].possible_agents}
+        for agent, source in guests.items():
+            path, name = self.find(source)
+            if path not in models:
+                models[path] = self._load_guest(path)
+            if name is None:
+                name = SingleAgent.name if isinstance(models[path], SingleAgent) else agent
+            if name not in models[path].possible_agents:
+                raise ValueError(f"--agent {agent}={source}: {path}: {unknown('agent', name, models[path].possible_agents)}")
+            players[agent] = TrainedPlayer(models[path], name, path)
+        for agent, player in players.items():
+            if player.is_lost:
+                reason = "was played by a Python function, which a file cannot hold"
+                raise ValueError(f"{player} {reason}: give --agent {agent}=RUN")
+        return players
+
+    def _load_guest(self, path: Path) -> MultiAgentAlgorithm | SingleAgent:
+        if is_sb3_file(path):
+            return SingleAgent(load_sb3_agent(path, self.trust, self.device))
+        return load_model(path, device=self.device)
+
+    def find(self, source: str) -> tuple[Path, str | None]:
+        """
+        Find the model of a guest.
+
+        :param source: path of a run folder or of a model, or ``<algo>/<env>_<k>``; optionally ``:`` and the agent's name there
+        :return: path of the model, and the name if one is given
+        :raises FileNotFoundError: if there is no such run or model
+        :raises ValueError: if the run is damaged
+        """
+        head, colon, name = source.rpartition(":")
+        # The whole text first: a path may have a colon of its own.
+        for text, agent in [(source, None), *([(head, name)] if colon and head else [])]:
+            for path in (Path(text), self.log_folder / text):
+                if path.is_file():
+                    return path, agent
+                if path.is_dir():
+                    return model_path(open_run_folder(path)[0], self.choice), agent
+        runs = [str(path.relative_to(self.log_folder)) for path in runs_below(self.log_folder)]
+        there = f"neither as a path nor in {self.log_folder}{did_you_mean(source, runs)}"
+        raise FileNotFoundError(f"--agent: there is no run or model {source}, {there}")
 
 
 def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, Any, Any], name: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult
 from sb3_matrl.utils.suggest import did_you_mean
-from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.run_folder import RunFolder, runs_below
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 STEPS = "time/total_timesteps"
@@ -141,7 +141,7 @@ def check_is_run(path: Path) -> None:
         raise ValueError(f"{path} is a file; give the run folder, such as logs/matrl/checkers_v0_1")
     folder = RunFolder(path, "")
     if not any(file.is_file() for file in (folder.arguments, folder.progress, folder.evaluations)):
-        runs = sorted(str(found.parent) for pattern in ("*/args.yml", "*/*/args.yml") for found in path.glob(pattern))
+        runs = list(map(str, runs_below(path)))
         below = f"; below it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}" if runs else ""
         raise ValueError(f"{path} is no run of train.py: it has no args.yml{below}")
 
