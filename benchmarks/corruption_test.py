@@ -1,5 +1,5 @@
 """
-What becomes of damaged model files: every load ends in a ValueError, or gives exactly the model that was saved.
+Damaged model files: every load raises a ValueError, or gives exactly the model that was saved.
 
     python -m benchmarks.corruption_test
 
@@ -8,7 +8,7 @@ A model is saved in the middle of a training. Each trial damages a copy of the f
 
 - truncated: the file ends somewhere inside the member
 - shortened: the member lost its end, and the zip is whole again (right lengths and checksums)
-- flipped: 1 to 8 bytes of the member or its header are others
+- flipped: 1 to 8 bytes of the member or its header are changed
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _shorten(source: Path, target: Path, member: str, rng: np.random.Generator) 
 
 
 def outcome(path: Path, original: Any) -> str:
-    """How loading a damaged file ends, one of ``OUTCOMES``."""
+    """Outcome of loading a damaged file, one of ``OUTCOMES``."""
     try:
         MATRL.load(path, device="cpu")
     except ValueError:
@@ -107,10 +107,10 @@ def same(one: Any, other: Any) -> bool:
 
 def run_trials(trials: int, seed: int) -> list[dict[str, str]]:
     """
-    Damage and load a model again and again, kinds and members in turn.
+    Damage and load a model repeatedly, with all kinds of damage and members in turn.
 
-    :param trials: how often
-    :param seed: of the random points
+    :param trials: number of trials
+    :param seed: seed of the random points
     :return: kind, member and outcome of each trial
     """
     rng = np.random.default_rng(seed)

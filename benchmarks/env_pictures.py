@@ -1,10 +1,10 @@
 """
-The pictures of docs/environments.md: a frame of every world, some steps into a random episode.
+Pictures for docs/environments.md: a frame of every environment, some steps into a random episode.
 
     python -m benchmarks.env_pictures
 
-Needs the extras ``render``, ``mujoco`` and ``atari``. Robots are drawn off screen; where that fails, set ``MUJOCO_GL`` to
-``osmesa``. One seed makes one picture, on one machine: the robots' pixels depend on the graphics driver.
+Needs the extras ``render``, ``mujoco`` and ``atari``. Robots are drawn off screen; if that fails, set ``MUJOCO_GL`` to
+``osmesa``. The pictures are reproducible on one machine; the robots' pixels depend on the graphics driver.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SEED = 0
 @dataclass(frozen=True)
 class Picture:
     """
-    What is drawn.
+    Description of a picture.
 
-    :param env_id: of the world
-    :param steps: of random play before the picture is taken
-    :param env_kwargs: options of the world
-    :param zoom: for robots far below the camera: of the frame only the middle of the lower edge, this much larger
+    :param env_id: id of the environment
+    :param steps: random steps before the picture
+    :param env_kwargs: options of the environment
+    :param zoom: magnification of the middle of the frame's lower edge, for robots far below the camera
     """
 
     env_id: str
@@ -47,7 +47,7 @@ class Picture:
 
 
 _LARGE = {"width": 640, "height": 480}
-# Name of the file -> what is in it.
+# Name of the file -> picture.
 PICTURES = {
     "checkers_v0": Picture("checkers_v0", 12),
     "switch_v0": Picture("switch_v0", 4),
@@ -68,11 +68,11 @@ PICTURES = {
 
 def frame_of(picture: Picture) -> np.ndarray:
     """
-    Play and draw.
+    Play random steps and draw a frame.
 
-    :param picture: what
-    :return: uint8 (height, width, 3)
-    :raises ImportError: when packages of the world are missing; says which extra to install
+    :param picture: description of the picture
+    :return: frame, uint8 (height, width, 3)
+    :raises ImportError: if the environment needs a package that is missing
     """
     with closing(make(picture.env_id, **picture.env_kwargs, render_mode="rgb_array")) as env:
         env.reset(seed=SEED)
@@ -93,10 +93,10 @@ def _zoomed(frame: np.ndarray, zoom: float) -> np.ndarray:
 
 def write_picture(path: Path, frame: np.ndarray) -> None:
     """
-    A small PNG: drawn worlds keep their edges, photographs of robots are averaged down.
+    Write a small PNG; grid worlds are enlarged with sharp edges, pictures of robots are averaged down.
 
-    :param path: of the file
-    :param frame: uint8 (height, width, 3)
+    :param path: path of the file
+    :param frame: frame, uint8 (height, width, 3)
     """
     image = Image.fromarray(frame)
     scale = WIDTH / image.width

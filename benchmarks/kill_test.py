@@ -3,10 +3,10 @@ Kill trainings at random points, resume them, and compare them with trainings th
 
     python -m benchmarks.kill_test --kills 200 --terms 50
 
-Every trial is ``zoo/train.py`` in a process of its own, forked from one that has only imported what that needs: imports would
-take most of the time. It gets SIGKILL or SIGTERM at a random time after its first checkpoint; ``--resume`` in another process
-must then end in the same run as the reference: all parameters and optimiser states, all evaluations and all rows of the log
-but for measured times, bit for bit. Ctrl-C ends the test after the trials under way, and keeps those that were done.
+Every trial is ``zoo/train.py`` in a process of its own, forked from a server that has imported its modules, because imports
+would take most of the time. It gets SIGKILL or SIGTERM at a random time after its first checkpoint; ``--resume`` in another
+process must then give the same run as the reference, bit for bit: all parameters and optimiser states, all evaluations, and
+all rows of the log except measured times. Ctrl-C ends the test after the active trials, and keeps the finished ones.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ MAX_REPETITIONS = 5
 @dataclass(frozen=True)
 class Case:
     """
-    What is trained.
+    One kind of training.
 
     :param env: id of the environment
-    :param vec_env: how its copies are stepped
+    :param vec_env: backend that steps its copies
     :param n_timesteps: steps of the training
     """
 
@@ -69,12 +69,12 @@ class Training:
     """
     ``train.py`` in a process of its own.
 
-    :param words: of its command line
-    :param log: file for what it prints
+    :param words: words of its command line
+    :param log: file for its output
     """
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
-        # The server forks before it has done anything that a fork might break, such as computing in threads.
+        # The server forks before it uses threads, which a fork would break.
         context = multiprocessing.get_context("forkserver")
         # The commands import training when they need it, PyTorch its compiler with the first optimiser.
         context.set_forkserver_preload(["sb3_matrl.zoo.train", "sb3_matrl.zoo.training.training_run", "torch._dynamo"])
@@ -84,14 +84,14 @@ class Training:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return not self.process.is_alive()
 
     def finish(self) -> None:
         """
         Wait for the end.
 
-        :raises RuntimeError: with what it printed when it fails
+        :raises RuntimeError: if it fails; holds its output
         """
         self.process.join(DEADLINE)
         if self.process.exitcode != 0:
@@ -110,7 +110,7 @@ class Training:
         return self.process.exitcode, time.monotonic() - sent
 
     def wait_until(self, condition: Callable[[], Any]) -> None:
-        """Return as soon as the condition holds, or the process has ended."""
+        """Wait until the condition holds or the process has ended."""
         deadline = time.monotonic() + DEADLINE
         while not condition() and not self.has_ended and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -125,7 +125,7 @@ def _train(words: list[str], log: str) -> None:
 
 
 def differences(run: RunFolder, reference: RunFolder) -> list[str]:
-    """:return: what is not the same in two runs: files, and in them agents, arrays or rows"""
+    """:return: differences between two runs: names of files, generators and arrays"""
     found = []
     for name in ("last_model", "best_model"):
         ours, theirs = read_model(getattr(run, name)), read_model(getattr(reference, name))
@@ -162,8 +162,7 @@ def _is_time(key: str) -> bool:
 
 def trial(task: dict[str, Any]) -> dict[str, Any]:
     """
-    Train, stop, resume, compare. A training that ends before the signal comes shows nothing: it is done again, and the signal
-    comes in half the time.
+    Train, stop, resume, compare. A training that ends before the signal is repeated, with the signal after half the time.
 
     :param task: ``env``, ``vec_env``, ``n_timesteps``, ``signal`` (a key of ``SIGNALS``), ``delay`` (seconds after the first
         checkpoint) and ``reference`` (a folder)

@@ -1,10 +1,10 @@
 """
-Does a long training grow? Memory, open files, threads and child processes of ``zoo/train.py`` over a million steps.
+Memory, open files, threads and child processes of ``zoo/train.py`` over a million steps.
 
     python -m benchmarks.long_run --timesteps 1000000
 
-The training is a process of its own, as a user starts it, and is watched from outside through /proc (Linux only). Ctrl-C ends
-it with what was seen.
+The training is a process of its own, as a user starts it, and is observed through /proc (Linux only). Ctrl-C ends it; the
+measurements up to then are kept.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ MEBIBYTE = 2**20
 @dataclass(frozen=True)
 class Usage:
     """
-    What a process has of the system.
+    Resources of a process.
 
-    :param rss_mib: resident memory
-    :param open_files: file descriptors
-    :param threads: of the process
-    :param children: processes that it started and that have not ended
+    :param rss_mib: resident memory in MiB
+    :param open_files: number of file descriptors
+    :param threads: number of threads
+    :param children: number of active child processes
     """
 
     rss_mib: float
@@ -52,8 +52,8 @@ class Usage:
 
 def usage(pid: int) -> Usage:
     """
-    :param pid: of a process of the same user
-    :raises OSError: when there is no such process any more
+    :param pid: id of a process of the same user
+    :raises OSError: if the process has ended
     """
     process = Path("/proc", str(pid))
     status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
@@ -70,13 +70,13 @@ def usage(pid: int) -> Usage:
 
 def watch(process: subprocess.Popen[Any], folder: RunFolder, every: int, timesteps: int) -> Iterator[dict[str, Any]]:
     """
-    Look at a training whenever it has passed a multiple of so many steps, and once when it has begun, until it ends.
+    Measure a training at its first step and at every multiple of some steps, until it ends.
 
-    :param process: ``train.py``
-    :param folder: of the run
-    :param every: steps between two looks
+    :param process: process of ``train.py``
+    :param folder: run folder
+    :param every: steps between two measurements
     :param timesteps: steps of the training, for the progress bar
-    :return: steps, seconds since the first look, and :class:`Usage`
+    :return: steps, seconds since the first measurement, and :class:`Usage`
     """
     following, begin = 1, time.monotonic()
     with SignalWatch() as signals, tqdm(total=timesteps, unit="step", unit_scale=True) as bar:
@@ -88,24 +88,24 @@ def watch(process: subprocess.Popen[Any], folder: RunFolder, every: int, timeste
                 try:
                     yield {"steps": steps, "seconds": time.monotonic() - begin, **asdict(usage(process.pid))}
                 except OSError:
-                    return  # it ended in this moment
+                    return  # the process has just ended
                 following = (steps // every + 1) * every
             time.sleep(POLL_SECONDS)
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """
-    Growth from the first to the last look in the second half, when all that is needed once is there.
+    Growth in the second half of the training, when one-time allocations are over.
 
-    :param rows: as :func:`watch` gives them
-    :return: what -> by how much
+    :param rows: measurements of :func:`watch`
+    :return: name of the resource -> growth
     """
     half = rows[len(rows) // 2 :]
     return {name: half[-1][name] - half[0][name] for name in Usage.__dataclass_fields__}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The looks as Markdown."""
+    """Measurements as Markdown."""
     cells = [
         [f"{row['steps']:,}", f"{row['seconds']:.0f}", f"{row['rss_mib']:.1f}"]
         + [str(row[name]) for name in ("open_files", "threads", "children")]
@@ -120,13 +120,13 @@ def main() -> int:
     parser.add_argument("--env", default="checkers_v0")
     parser.add_argument("--vec-env", default="auto", choices=["auto", "batched", "dummy", "subproc"])
     parser.add_argument("--timesteps", type=int, default=1_000_000)
-    parser.add_argument("--every", type=int, default=100_000, help="steps between two looks")
+    parser.add_argument("--every", type=int, default=100_000, help="steps between two measurements")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/long_run.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary) / "run", args.env)
         words = ["--env", args.env, "--vec-env", args.vec_env, "-n", str(args.timesteps), "--run-dir", str(folder.path)]
-        # Checkpoints as often as looks: they are what a long training does beside training.
+        # Checkpoints as often as measurements, because a long training writes them.
         options = ["--seed", "0", "--verbose", "0", "--save-freq", str(args.every)]
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "zoo" / "train.py"), *words, *options], stdout=subprocess.DEVNULL, cwd=ROOT

@@ -1,10 +1,10 @@
 """
-Two-player Pong from RAM: do agents that learned against each other beat chance?
+Two-player Pong from RAM: points won against a random opponent.
 
     python -m benchmarks.pong
 
-Agents train together with the zoo's settings; then each plays whole games against a random opponent, on its side. Counted are
-points: those the agent won of all that were played. Writes the table as JSON.
+Agents are trained together with the zoo's settings. Then each plays complete games against a random opponent, on its side. The
+result is the share of points that the agent won, written as JSON.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ENV = "pong_v3"
 
 def points_won(players: dict[str, Player], agent: str, env: JointVecEnv, games: int, seed: int) -> float:
     """
-    :param players: of both sides
-    :param agent: whose points are counted
-    :param env: Pong
-    :param games: whole games at least; the points of games begun meanwhile in other copies count, too
-    :param seed: of the env and of the players
+    :param players: players of both sides
+    :param agent: agent whose points are counted
+    :param env: copies of Pong
+    :param games: number of complete games; points of unfinished games in other copies count, too
+    :param seed: seed of the environment and of the players
     :return: share of the points that the agent won; 0 if none was played
     """
     column = env.agents.index(agent)
@@ -45,7 +45,7 @@ def points_won(players: dict[str, Player], agent: str, env: JointVecEnv, games: 
 
 
 def train(task: dict[str, Any]) -> dict[str, Any]:
-    """Train once; the share of points that each agent wins against chance."""
+    """Train once; return the share of points that each agent wins against chance."""
     settings = zoo_settings(task["algorithm"], ENV)
     model = build_model(settings, ENV, task["seed"])
     model.learn(task["timesteps"], log_interval=None)

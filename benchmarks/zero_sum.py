@@ -41,7 +41,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class NashConvCallback(BaseCallback):
-    """Records the exact NashConv of the agents' policies before every rollout, and the iteration's rho."""
+    """Exact NashConv of the agents' policies before every rollout, and rho of every iteration."""
 
     def __init__(self, game: str) -> None:
         super().__init__()
