@@ -103,6 +103,8 @@ def test_docstrings_show_no_restructuredtext(site: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMAND_LINES)
 def test_every_flag_is_in_the_site(name: str, site: Path) -> None:
-    (page,) = (path for path in DOCS.glob("*.md") if f"<!-- flags of zoo.{name} -->" in path.read_text(encoding="utf-8"))
+    (page,) = (
+        path for path in DOCS.glob("*.md") if f"<!-- flags of sb3_matrl.zoo.{name} -->" in path.read_text(encoding="utf-8")
+    )
     shown = set(re.findall(r"<code>(-[\w-]+)</code>", (site / page.with_suffix(".html").name).read_text(encoding="utf-8")))
     assert flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) - {"-h", "--help"} <= shown
