@@ -23,6 +23,15 @@ def registered_ids() -> list[str]:
     return [*_IDS, *mamujoco.env_ids()]
 
 
+def is_registered(env_id: str) -> bool:
+    """
+    Whether an id can only make an environment of this package or of PettingZoo: it names no module to import.
+
+    :param env_id: id of an environment, known or not
+    """
+    return env_id.startswith(pettingzoo_ids.PREFIX) or env_id in _IDS or env_id.partition("_")[0] in mamujoco.robot_names()
+
+
 def factory(env_id: str) -> Callable[..., Any]:
     """
     Look up the function that makes an environment.

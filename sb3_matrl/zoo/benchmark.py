@@ -93,6 +93,7 @@ def _add_run_flags(parser: StrictParser) -> None:
     add("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
     add("--num-threads", type=positive_count, default=1, help="threads of each run")
     add("--jobs", type=positive_count, default=os.cpu_count() or 1, help="runs at a time")
+    add("--trust", action="store_true", help="accept environments module:callable of the settings file, whose code then runs")
     add("--backend", choices=["local", "ray"], default="local", help="runs as processes of this machine, or as tasks of ray")
 
 
@@ -143,7 +144,10 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     """
     parser = build_parser()
     given = _read_mappings(parser.parse_given(words))
-    merged = {**_read_mappings(vars(parser.parse_strictly([]))), **_read_settings(given.get("settings"), parser)}
+    of_file = _read_settings(given.get("settings"), parser)
+    if "envs" not in given and not given.get("trust"):
+        _check_envs(of_file.get("envs", []), given.get("settings"))
+    merged = {**_read_mappings(vars(parser.parse_strictly([]))), **of_file}
     if "seeds" in given:
         merged["seed_list"] = None  # of the file
     for name, value in given.items():
@@ -160,6 +164,17 @@ def _read_settings(file: str | None, parser: StrictParser) -> dict[str, Any]:
         return _read_mappings(parser.parse_given(flag_words(read_yaml(Path(file)), parser.flags)))
     except ValueError as error:
         raise ValueError(f"{Path(file).name}: {error}") from None
+
+
+def _check_envs(envs: Sequence[str], file: str | None) -> None:
+    """
+    :raises ValueError: if the settings file names an environment ``module:callable``
+    """
+    from sb3_matrl.zoo.common.trusted_envs import check_env_of_file  # heavy
+
+    for env in envs:
+        if ":" in env:
+            check_env_of_file(env, Path(file or "").name, flag="--envs")
 
 
 def _read_mappings(flags: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _add_models(parser: StrictParser) -> None:
     add(
         "--trust",
         action="store_true",
-        help="accept an --agent of plain Stable-Baselines3, which can run code when it is loaded",
+        help="accept what can run code: an --agent of plain Stable-Baselines3, and module:callable in the folder of --run-dir",
     )
 
 

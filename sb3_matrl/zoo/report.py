@@ -32,6 +32,7 @@ class ReportOptions:
     title: str | None
     frames: int
     no_frames: bool
+    trust: bool = False
 
     @property
     def path(self) -> Path:
@@ -56,6 +57,8 @@ def build_parser() -> StrictParser:
         help="frames of a greedy episode, played with the saved model, for a run without a video (*.mp4, *.gif)",
     )
     frames.add_argument("--no-frames", action="store_true", help="play nothing (and import no environment)")
+    trust = "play frames in an environment module:callable that the run folder names, whose code then runs"
+    parser.add_argument("--trust", action="store_true", help=trust)
     return parser
 
 
@@ -98,7 +101,8 @@ def write_report(options: ReportOptions) -> list[Run]:
     check_output(options.path)
     runs = load_runs(options.runs)
     n_frames = 0 if options.no_frames else options.frames
-    galleries = [gallery(run, n_frames) for run in tqdm(runs, desc="pictures", unit="run", leave=False, disable=None)]
+    shown = tqdm(runs, desc="pictures", unit="run", leave=False, disable=None)
+    galleries = [gallery(run, n_frames, options.trust) for run in shown]
     title = options.title or " and ".join(run.name for run in runs)
     page = render_page(runs, galleries, title, datetime.now())
     options.path.parent.mkdir(parents=True, exist_ok=True)

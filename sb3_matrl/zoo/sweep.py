@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sb3_matrl.zoo.common.cli import StrictParser, count, path, positive_count, seed, user_errors
@@ -46,6 +47,7 @@ def _add_search_flags(parser: StrictParser) -> None:
     add("--sampler", choices=SAMPLERS, help="default: the sweep's method (tpe for bayes)")
     add("--pruner", choices=PRUNERS, help="stops bad trials early, at evaluations; default: the sweep's early_terminate")
     add("--n-startup-trials", type=count, default=10, help="random trials before TPE, and before the median pruner")
+    add("--trust", action="store_true", help="accept an environment module:callable that the sweep file names; its code runs")
     add("--seed", type=seed, default=1000, help="seed of the sampler; trial k trains with seed + k")
 
 
@@ -98,7 +100,7 @@ def checked_sweep(options: SweepOptions) -> tuple[SweepConfig, TrainOptions]:
     from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget  # heavy: after the words are understood
 
     sweep_file = find_sweep_file(options.sweep)
-    config = read_sweep(sweep_file)
+    config = replace(read_sweep(sweep_file), trust=options.trust)
     try:
         config = with_budget(config, options.budget)
         return config, check_parameters(config)

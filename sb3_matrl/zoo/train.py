@@ -84,7 +84,8 @@ def _add_training_flags(parser: StrictParser) -> None:
         help="continue from this model for n more steps: networks, learners, optimisers and counters come from the file, "
         "all other hyper-parameters from the conf file and the command line",
     )
-    add("--trust", help="accept a --trained-agent of plain Stable-Baselines3, which can run code when it is loaded", **_SWITCH)
+    trust = "accept what can run code: a --trained-agent of plain Stable-Baselines3, module:callable in the folder of --resume"
+    add("--trust", help=trust, **_SWITCH)
     add(
         "-conf",
         "--conf-file",

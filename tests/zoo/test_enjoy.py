@@ -232,9 +232,8 @@ def test_an_agent_can_come_from_another_run(logs, tmp_path, capsys, form, name, 
         model.agents[agent].policy.action_net.bias.data[favourite] = 1000.0
     model.save(run / f"{world}.zip")
     source = {"run in the log folder": f"ippo/{world}_7", "path of the run": run, "model": run / f"{world}.zip"}[form]
-    table = enjoy(
-        tmp_path, capsys, "--run-dir", str(home), "--stochastic", "--n-episodes", "9", "--agent", f"right={source}{name}"
-    )
+    words = ["--run-dir", str(home), "--trust", "--stochastic", "--n-episodes", "9"]
+    table = enjoy(tmp_path, capsys, *words, "--agent", f"right={source}{name}")
     left, right = (float(table["sampled", agent][0]) for agent in ("left", "right"))
     assert right == pytest.approx(action * left, abs=0.02) and left > 1
 

@@ -40,7 +40,7 @@ def check_end(path, capsys, fault, vec_env, eval_freq, texts):
     for text in texts:
         assert text in errors
     run = RunFolder(path, WORLD)
-    assert errors.endswith(f"The training ended; resume with: sb3-matrl train --resume {run.path}\n")
+    assert errors.endswith(f"The training ended; resume with: sb3-matrl train --resume {run.path} --env {WORLD}\n")
     assert run.checkpoint_steps() == [200]
     assert read_model(latest_checkpoint(run.checkpoints)).counters["num_timesteps"] == 200
     assert not run.evaluations.exists()

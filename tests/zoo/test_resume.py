@@ -72,7 +72,7 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
         code = train(tmp_path / name, "--env", "tests.evaluation.worlds:InterruptsItself", "-n", "300")
         assert code == (0 if name == "whole" else 130)
     assert not RunFolder(tmp_path / "run", WORLD).is_finished
-    assert main(["--resume", str(tmp_path / "run")]) == 0
+    assert main(["--resume", str(tmp_path / "run"), "--env", WORLD]) == 0
     folder = RunFolder(tmp_path / "run", WORLD)
     assert folder.is_finished and folder.checkpoint_steps()[-1] == 300
 

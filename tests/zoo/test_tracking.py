@@ -228,7 +228,7 @@ def test_resumed_run_is_the_same_one_for_wandb(tmp_path, offline, monkeypatch):
     monkeypatch.setattr(InterruptsItself, "steps", 0)
     words = ["--env", "tests.evaluation.worlds:InterruptsItself", "-n", "400", *QUICK, "--track"]
     assert main([*words, "--run-dir", str(tmp_path / "run")]) == 130
-    assert main(["--resume", str(tmp_path / "run")]) == 0
+    assert main(["--resume", str(tmp_path / "run"), "--trust"]) == 0
     assert (tmp_path / "run" / "wandb_id.txt").read_text() == "abc123\n"
     assert [(run.options["id"], run.options["resume"]) for run in runs] == [(None, None), ("abc123", "allow")]
     stopped, resumed = ([name for name, _ in run.told] for run in runs)

@@ -406,7 +406,7 @@ def test_bug_in_an_environment_is_told_in_one_line(tmp_path, capsys):
     folder = tmp_path / "matrl" / "tests.evaluation.worlds-BrokenOnPurpose_1"
     errors = capsys.readouterr().err
     assert "ZeroDivisionError: a bug in the world" in errors and errors.count("\n") == 1
-    assert errors.endswith(f"The training ended; resume with: sb3-matrl train --resume {folder}\n")
+    assert errors.endswith(f"The training ended; resume with: sb3-matrl train --resume {folder} --env tests.evaluation.worlds:BrokenOnPurpose\n")
     assert MATRL.load(folder / "checkpoints" / "rl_model_0_steps").num_timesteps == 0
 
 
@@ -474,7 +474,7 @@ def test_interrupted_run_saves_its_model(tmp_path, capsys, monkeypatch):
     path = tmp_path / "matrl" / "tests.evaluation.worlds-InterruptsItself_1" / "tests.evaluation.worlds-InterruptsItself.zip"
     errors = capsys.readouterr().err
     steps = MATRL.load(path).num_timesteps
-    resume = f"sb3-matrl train --resume {path.parent}"
+    resume = f"sb3-matrl train --resume {path.parent} --env tests.evaluation.worlds:InterruptsItself"
     assert errors == f"SIGINT after {steps} steps: the model is saved in {path}; resume with: {resume}\n"
     assert MATRL.load(path.parent / "checkpoints" / f"rl_model_{steps}_steps").num_timesteps == steps
 

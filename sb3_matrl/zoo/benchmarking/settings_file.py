@@ -26,7 +26,7 @@ def flag_words(content: Mapping[str, Any], flags: Iterable[str]) -> list[str]:
     :return: words for the parser
     :raises ValueError: if a key is no flag, or its value has the wrong type
     """
-    keys = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")} - {"help", "setting"}
+    keys = {flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")} - {"help", "setting", "trust"}
     if not keys & content.keys():
         return _entries("settings", content)
     return [word for key, value in content.items() for word in _words(str(key), value, keys)]

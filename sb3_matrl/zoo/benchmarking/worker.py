@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _start(words: Sequence[str], options: TrainOptions, folder: RunFolder) -> TrainingRun:
     if folder.arguments.exists():
-        return TrainingRun.resume(folder.path, {}, False, folder.resume_command)
+        return TrainingRun.resume(folder.path, {"env": options.env}, False, folder.resume_command)
     return TrainingRun.begin(options, command_line(words, options))
 
 

@@ -112,7 +112,8 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """Command line that resumes the run."""
-        return shlex.join([*command_prefix("train"), "--resume", str(self.path)])
+        env = ["--env", self.env_id] if ":" in self.env_id else []  # a file alone does not choose which code runs
+        return shlex.join([*command_prefix("train"), "--resume", str(self.path), *env])
 
     def checkpoint(self, steps: int) -> Path:
         """Checkpoint after ``steps`` steps."""

@@ -19,6 +19,7 @@ from sb3_matrl.evaluation.film import check_recordable, record_video
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
+from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
 from sb3_matrl.zoo.playing.enjoy_options import EnjoyOptions
 from sb3_matrl.zoo.playing.players import (
     PlayerLoader,
@@ -38,7 +39,8 @@ def find_run(options: EnjoyOptions) -> RunFolder:
     Find the run whose agents play.
 
     :raises FileNotFoundError: if there is none
-    :raises ValueError: if ``--run-dir`` holds another algorithm or environment than the command line says
+    :raises ValueError: if ``--run-dir`` holds another algorithm or environment than the command line says, or an environment
+        that is not trusted
     """
     if options.run_dir is None:
         algo, env_id = options.algo or TrainOptions.algo, options.env or TrainOptions.env
@@ -47,6 +49,7 @@ def find_run(options: EnjoyOptions) -> RunFolder:
     for flag, given, trained in (("--algo", options.algo, algo), ("--env", options.env, folder.env_id)):
         if given not in (None, trained):
             raise ValueError(f"{folder.path} is a run of {algo} on {folder.env_id}, not with {flag} {given}: leave {flag} out")
+    check_env_of_file(folder.env_id, folder.arguments, [options.env], options.trust)
     return folder
 
 

@@ -18,6 +18,7 @@ from sb3_matrl.envs.making import make_env
 from sb3_matrl.evaluation import isolated_random_streams
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
+from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
 from sb3_matrl.zoo.reporting.run_loading import Run, saved_model
 
 MAX_VIDEO_BYTES = 4_000_000
@@ -64,12 +65,13 @@ class EpisodeTooLongError(ValueError):
     """An episode has more than :data:`MAX_EPISODE_FRAMES` frames."""
 
 
-def gallery(run: Run, n_frames: int) -> Gallery:
+def gallery(run: Run, n_frames: int, trust: bool = False) -> Gallery:
     """
     Videos of a run, or frames of an episode played with its model.
 
     :param run: loaded run
     :param n_frames: maximum number of frames; 0 to play nothing
+    :param trust: play in an environment ``module:callable``, too
     """
     paths = sorted(path for path in run.folder.path.iterdir() if path.suffix.lower() in _MIME)
     small = [path for path in paths if path.stat().st_size <= MAX_VIDEO_BYTES]
@@ -79,7 +81,7 @@ def gallery(run: Run, n_frames: int) -> Gallery:
     if videos or not n_frames:
         return Gallery(run.name, videos, notes=tuple(notes))
     try:
-        frames, caption = episode_frames(run, n_frames)
+        frames, caption = episode_frames(run, n_frames, trust)
     except Exception as error:  # environments of other packages may raise anything; the report is still written
         return Gallery(run.name, notes=(*notes, f"No frames: {' '.join(str(error).split()) or type(error).__name__}."))
     return Gallery(run.name, frames=frames, notes=(*notes, caption))
@@ -94,15 +96,17 @@ def _data_uri(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def episode_frames(run: Run, n_frames: int) -> tuple[tuple[Media, ...], str]:
+def episode_frames(run: Run, n_frames: int, trust: bool = False) -> tuple[tuple[Media, ...], str]:
     """
     Play one greedy episode with the model of a run and keep equally spaced frames.
 
     :param run: loaded run
     :param n_frames: maximum number of frames, first and last included
+    :param trust: play in an environment ``module:callable``, too
     :return: the frames, and a sentence about the episode
-    :raises ValueError: if there is no model, or the environment renders no pictures
+    :raises ValueError: if there is no model, the environment is not trusted, or it renders no pictures
     """
+    check_env_of_file(run.folder.env_id, run.folder.arguments.name, trust=trust, flag="")
     path = saved_model(run.folder)
     if path is None:
         raise ValueError(f"there is no saved model ({run.folder.last_model.name} or {run.folder.best_model.name})")

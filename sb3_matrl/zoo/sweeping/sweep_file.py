@@ -62,7 +62,8 @@ class SweepConfig:
     :param description: description of the sweep
     :param project: project of W&B
     :param entity: user or team of W&B
-    :param source: the mapping in the file
+    :param source: mapping in the file
+    :param trust: whether trials may run code that the file names: environments ``module:callable``, files of plain SB3
     """
 
     parameters: tuple[Parameter, ...]
@@ -77,6 +78,7 @@ class SweepConfig:
     project: str | None
     entity: str | None
     source: dict[str, Any]
+    trust: bool = False
 
     @property
     def searched(self) -> list[Parameter]:
@@ -132,7 +134,7 @@ def read_sweep(path: Path) -> SweepConfig:
 
 
 def _from_mapping(source: dict[str, Any]) -> SweepConfig:
-    known = ["program", *(entry.name for entry in fields(SweepConfig) if entry.name not in ("goal", "source"))]
+    known = ["program", *(entry.name for entry in fields(SweepConfig) if entry.name not in ("goal", "source", "trust"))]
     _check_keys("key", source, known, ("program", "method", "metric", "parameters"))
     if source["program"] != PROGRAM:
         raise ValueError(f"program must be {PROGRAM}, got {source['program']!r}")

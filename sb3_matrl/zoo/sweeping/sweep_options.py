@@ -55,6 +55,7 @@ class SweepOptions:
     comparison_episodes: int
     wandb_project_name: str | None
     wandb_entity: str | None
+    trust: bool = False
 
     @property
     def budget(self) -> Budget:

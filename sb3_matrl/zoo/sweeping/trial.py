@@ -11,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl.evaluation import MultiAgentEvalCallback
+from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.sweep_options import Budget
 from sb3_matrl.zoo.train import command_line, parse_options
@@ -38,7 +39,7 @@ def with_budget(config: SweepConfig, budget: Budget) -> SweepConfig:
     config = config.with_flags({name: value for name, value in changes.items() if value is not None})
     if budget.n_evaluations is None:
         return config
-    options = parse_options(config.words({parameter.name: parameter.extremes()[0] for parameter in config.parameters}))
+    options = _read_words(config, {parameter.name: parameter.extremes()[0] for parameter in config.parameters})
     eval_freq = max(read_hyperparameters(options).n_timesteps // budget.n_evaluations, 1)
     return config.with_flags({"eval_freq": eval_freq})
 
@@ -53,12 +54,25 @@ def trial_options(config: SweepConfig, values: dict[str, Any], seed: int, run_di
     :param run_dir: run folder
     :raises ValueError: on flags or values that ``train.py`` rejects
     """
-    options = parse_options(config.words(values))
+    options = _read_words(config, values)
     seed = options.seed if "seed" in values else seed
     folder = None if run_dir is None else str(run_dir)
     return replace(
         options, seed=seed, run_dir=folder, verbose=0, progress=False, track=False, record=False, log_interval=EVALUATIONS_ONLY
     )
+
+
+def _read_words(config: SweepConfig, values: dict[str, Any]) -> TrainOptions:
+    """
+    Options in the command line of a trial.
+
+    :raises ValueError: if ``train.py`` rejects them, or they run code that only the sweep file names
+    """
+    options = parse_options(config.words(values))
+    check_env_of_file(options.env, "the sweep", trust=config.trust, flag="")
+    if options.trust and not config.trust:
+        raise ValueError("the sweep gives trials --trust, which can run code of a file: if you trust it, add --trust")
+    return options
 
 
 def check_parameters(config: SweepConfig) -> TrainOptions:

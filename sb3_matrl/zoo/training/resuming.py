@@ -20,6 +20,7 @@ from sb3_matrl.files.checkpoints import latest_checkpoint, restore_parts
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, apply_overrides, expand_normalize, load_hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder, RunStart
+from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.playing.players import open_run_folder
 from sb3_matrl.zoo.training.experiment import (
@@ -44,6 +45,8 @@ def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tup
     :raises FileNotFoundError: if there is no such run, or it has no checkpoint
     """
     folder, algorithm = open_run_folder(path)
+    check_env_of_file(folder.env_id, folder.arguments, [given.get("env")], given.get("trust", False))
+    given = {name: value for name, value in given.items() if name != "trust"}
     stored = _Description(folder, read_options(folder), load_hyperparameters(folder.config, algorithm, folder.env_id))
     run = stored.changed(given, override)
     check_options(run.options, run.hyperparameters)
