@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_matrl import MATRL
 from tests.cartpole import CartPoleParallelEnv
 
-COMMON: dict[str, Any] = {"n_steps": 128, "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.9, "seed": 3, "device": "cpu"}
+COMMON: dict[str, Any] = {"n_steps": 64, "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.9, "seed": 3, "device": "cpu"}
 
 
 def single_agent(cls: type, n_envs: int, max_episode_steps: int | None, seeds: list[int], **kwargs: Any) -> Any:
@@ -42,13 +42,13 @@ def assert_same_learner(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("max_episode_steps", [None, 12])
 def test_one_agent_equals_ppo_bit_for_bit(n_envs: int, max_episode_steps: int | None) -> None:
     # Truncation after 12 steps makes the bootstrap at time limits part of the comparison.
-    kwargs = {**COMMON, "n_epochs": 4, "batch_size": 64, "ent_coef": 0.01}
+    kwargs = {**COMMON, "n_epochs": 4, "batch_size": 32, "ent_coef": 0.01}
     factory = partial(CartPoleParallelEnv, max_episode_steps)
     ours = MATRL("MlpPolicy", factory, n_envs=n_envs, metagame=False, best_response=False, **kwargs)
     seeds = list(ours.env._seeds)
-    ours.learn(3 * 128 * n_envs)
+    ours.learn(3 * 64 * n_envs)
     theirs = single_agent(PPO, n_envs, max_episode_steps, seeds, **kwargs)
-    theirs.learn(3 * 128 * n_envs)
+    theirs.learn(3 * 64 * n_envs)
 
     assert_same_learner(ours.agents["agent_0"], theirs)
     assert ours.num_timesteps == theirs.num_timesteps
@@ -57,23 +57,23 @@ def test_one_agent_equals_ppo_bit_for_bit(n_envs: int, max_episode_steps: int | 
 
 def test_one_copy_needs_no_care_with_seeds() -> None:
     kwargs = {**COMMON, "batch_size": 32}
-    ours = MATRL("MlpPolicy", CartPoleParallelEnv, metagame=False, best_response=False, **kwargs).learn(256)
-    theirs = PPO("MlpPolicy", "CartPole-v1", **kwargs).learn(256)
+    ours = MATRL("MlpPolicy", CartPoleParallelEnv, metagame=False, best_response=False, **kwargs).learn(128)
+    theirs = PPO("MlpPolicy", "CartPole-v1", **kwargs).learn(128)
     assert_same_learner(ours.agents["agent_0"], theirs)
 
 
-@pytest.mark.parametrize(("cls", "extra"), [(A2C, {"normalize_advantage": False}), (TRPO, {"batch_size": 64})])
+@pytest.mark.parametrize(("cls", "extra"), [(A2C, {"normalize_advantage": False}), (TRPO, {"batch_size": 32})])
 def test_other_learners_equal_their_originals(cls: type, extra: dict[str, Any]) -> None:
     kwargs = {**COMMON, **extra}
-    ours = MATRL("MlpPolicy", CartPoleParallelEnv, learner_class=cls, metagame=False, best_response=False, **kwargs).learn(384)
-    theirs = cls("MlpPolicy", "CartPole-v1", **kwargs).learn(384)
+    ours = MATRL("MlpPolicy", CartPoleParallelEnv, learner_class=cls, metagame=False, best_response=False, **kwargs).learn(192)
+    theirs = cls("MlpPolicy", "CartPole-v1", **kwargs).learn(192)
     assert_same_learner(ours.agents["agent_0"], theirs)
 
 
 def test_a_switched_on_metagame_of_one_agent_stays_ppo_when_the_prediction_improves() -> None:
     # One agent's best meta-strategy is its prediction whenever that has the higher payoff: without best response the
     # result is then PPO's.
-    kwargs = {**COMMON, "batch_size": 64}
+    kwargs = {**COMMON, "n_steps": 128, "batch_size": 64}
     ours = MATRL("MlpPolicy", CartPoleParallelEnv, best_response=False, **kwargs).learn(128)
     theirs = PPO("MlpPolicy", "CartPole-v1", **kwargs).learn(128)
     assert ours.report is not None and ours.report.predicted_payoffs[0] > 0.0

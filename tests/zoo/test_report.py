@@ -92,11 +92,16 @@ def synthetic_run(path, rows=20, evaluations=4, fixed_points=("stable", "saddle"
     return path
 
 
-def test_page_of_several_runs_is_well_formed_self_contained_and_accessible(logs, tmp_path):
-    out = tmp_path / "new" / "page.html"
-    report(logs / "matrl/checkers_v0_1", logs / "ippo/checkers_v0_1", "--out", out, "--frames", "3")
-    text = out.read_text(encoding="utf-8")
-    page = Page(text)
+@pytest.fixture(scope="module")
+def page_text(logs, tmp_path_factory):
+    """The page of two trained runs."""
+    out = tmp_path_factory.mktemp("report") / "new" / "page.html"
+    report(logs / "matrl/checkers_v0_1", logs / "ippo/checkers_v0_1", "--out", out, "--frames", "3", "--title", "My title")
+    return out.read_text(encoding="utf-8")
+
+
+def test_page_of_several_runs_is_well_formed_self_contained_and_accessible(page_text):
+    text, page = page_text, Page(page_text)
     links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert "url(" not in text and "@import" not in text and not page.of("script") and not page.of("link")
@@ -107,10 +112,8 @@ def test_page_of_several_runs_is_well_formed_self_contained_and_accessible(logs,
     assert dict(page.of("html")[0])["lang"] == "en" and [level for level, _ in page.headings].count("h1") == 1
 
 
-def test_page_shows_every_section(logs, tmp_path):
-    out = tmp_path / "page.html"
-    report(logs / "matrl/checkers_v0_1", logs / "ippo/checkers_v0_1", "--out", out, "--no-frames", "--title", "My title")
-    page = Page(out.read_text(encoding="utf-8"))
+def test_page_shows_every_section(page_text):
+    page = Page(page_text)
     charts = {one["aria-label"].split(".")[0] for one in page.of("svg")}
     assert charts >= {
         "Team return, sampled actions",
@@ -135,13 +138,15 @@ def test_page_shows_every_section(logs, tmp_path):
         "Settings",
     ]
     words = "\n".join(page.words)
-    assert "--algo ippo" in words and "torch" in words and "switched off" in words and not page.of("img")
+    assert "--algo ippo" in words and "torch" in words and "switched off" in words
 
 
 def test_final_table_holds_the_returns_of_the_last_evaluation(tmp_path):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     report(run, "--no-frames")
-    words = Page((run / "report.html").read_text(encoding="utf-8")).words
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    words = page.words
+    assert not page.of("img")
     arrays = np.load(run / "evaluations.npz")
     for returns in (arrays["results_greedy"][-1], arrays["agent_returns"][-1, :, 1]):
         low, high = mean_confidence_interval(returns)
