@@ -149,7 +149,10 @@ def _from_mapping(source: dict[str, Any]) -> SweepConfig:
         command=_read_command(source.get("command", [*COMMAND_START, ARGS])),
         early_terminate=_read_early_terminate(source.get("early_terminate")),
         run_cap=_positive("run_cap", source.get("run_cap")),
-        **{key: _text(key, source.get(key)) for key in ("name", "description", "project", "entity")},
+        name=_text("name", source.get("name")),
+        description=_text("description", source.get("description")),
+        project=_text("project", source.get("project")),
+        entity=_text("entity", source.get("entity")),
         source=source,
     )
 
