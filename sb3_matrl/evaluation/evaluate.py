@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_matrl.evaluation.statistics import mean_confidence_interval
 from sb3_matrl.utils.random_state import isolated_random_streams
 from sb3_matrl.vec_env import JointObservation, JointVecEnv, make_joint_vec_env
+
+#: Steps after which an evaluated episode is cut by default: a game of the Arcade Learning Environment takes no more.
+MAX_EPISODE_STEPS = 27_000
+#: Steps after which a warning says that an evaluation waits for the end of an episode.
+LONG_EPISODE = 10_000
 
 
 class JointPredictor(Protocol):
@@ -36,12 +42,14 @@ class EvaluationResult:
     :param returns: team return of each episode (undiscounted sum over agents and steps), shape (k,)
     :param agent_returns: return of each agent in each episode, shape (k, n)
     :param lengths: steps of each episode, shape (k,)
+    :param cut: indices of the episodes that had no end and were cut; their returns are those up to the cut
     """
 
     agents: tuple[str, ...]
     returns: np.ndarray
     agent_returns: np.ndarray
     lengths: np.ndarray
+    cut: tuple[int, ...] = ()
 
     @property
     def n_episodes(self) -> int:
@@ -84,6 +92,7 @@ def evaluate_policy(
     deterministic: bool = False,
     seed: int | None = None,
     callback: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    max_episode_steps: int | None = MAX_EPISODE_STEPS,
 ) -> EvaluationResult:
     """
     Play ``n_eval_episodes`` whole episodes and record the undiscounted returns.
@@ -102,15 +111,18 @@ def evaluate_policy(
     :param seed: seed of the environment and of sampled actions; the global random streams are restored afterwards.
         ``None`` uses the global streams and the environment's current generators.
     :param callback: function called with ``locals()`` and ``globals()`` after every joint step
+    :param max_episode_steps: number of steps after which an episode is cut, with a warning; its return so far counts, and
+        :attr:`EvaluationResult.cut` lists it. ``None`` waits for the end
     :return: episodes ordered by copy, and within a copy in the order played
-    :raises ValueError: if ``n_eval_episodes`` is less than 1
+    :raises ValueError: if ``n_eval_episodes`` or ``max_episode_steps`` is less than 1
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}")
+    check_max_episode_steps(max_episode_steps)
     if not isinstance(env, VecEnv):
         made = make_joint_vec_env(env)
         try:
-            return evaluate_policy(model, made, n_eval_episodes, deterministic, seed, callback)
+            return evaluate_policy(model, made, n_eval_episodes, deterministic, seed, callback, max_episode_steps)
         finally:
             made.close()
     agents = _agents(env)
@@ -118,35 +130,146 @@ def evaluate_policy(
     if seed is not None:
         env.seed(seed)
         streams = isolated_random_streams(seed)
+    joint = cast(JointVecEnv, env.unwrapped)
+    wanted = _WantedEpisodes(joint, n_eval_episodes, max_episode_steps)
     with streams:
-        return _summary(_play(model, env, n_eval_episodes, deterministic, callback), agents)
+        _play(model, env, joint, wanted, deterministic, callback)
+    return wanted.summary(agents)
+
+
+def check_max_episode_steps(limit: int | None) -> None:
+    """
+    :param limit: number of steps after which an episode is cut
+    :raises ValueError: if the number is less than 1
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"max_episode_steps must be at least 1, or None for no limit, got {limit}")
+
+
+def warn_of_long_episode(limit: int | None, stacklevel: int) -> None:
+    """Say what an evaluation is waiting for; called when an episode has :data:`LONG_EPISODE` steps."""
+    then = "its end is awaited" if limit is None else f"it is cut after {limit} (max_episode_steps)"
+    warnings.warn(f"an evaluated episode has not ended after {LONG_EPISODE} steps; {then}", stacklevel=stacklevel + 1)
+
+
+def warn_of_cut_episodes(cut: int, of: int, limit: int | None, stacklevel: int) -> None:
+    """Say that episodes had no end."""
+    warnings.warn(
+        f"{cut} of {of} evaluated episodes had no end after {limit} steps and were cut: their returns are those so far. Does "
+        "the env end its episodes? A longer one needs a larger max_episode_steps",
+        stacklevel=stacklevel + 1,
+    )
+
+
+class _WantedEpisodes:
+    """
+    Episodes that an evaluation is to play in each copy, and those that have been played.
+
+    An episode without an end is cut, but one copy cannot be reset alone: the copy waits for the end of the others' episodes,
+    or for an end of its own.
+
+    :param env: environment that is evaluated
+    :param n_episodes: number of episodes, divided among the copies
+    :param limit: number of steps after which an episode is cut; ``None`` for no limit
+    """
+
+    def __init__(self, env: JointVecEnv, n_episodes: int, limit: int | None) -> None:
+        self._env = env
+        self._limit = limit
+        self._targets = np.array([(n_episodes + copy) // env.num_envs for copy in range(env.num_envs)])
+        self._played: list[list[dict[str, Any]]] = [[] for _ in self._targets]
+        self._cut: list[list[bool]] = [[] for _ in self._targets]
+        self._wanted = self._targets > 0
+        self._waits = np.zeros(env.num_envs, dtype=bool)
+        self._warned = limit is not None and limit <= LONG_EPISODE
+
+    @property
+    def complete(self) -> bool:
+        """Whether all episodes have been played."""
+        return not self._wanted.any()
+
+    @property
+    def all_wait(self) -> bool:
+        """Whether all copies with episodes to play wait for a reset."""
+        return not self.complete and bool(self._waits[self._wanted].all())
+
+    def after_reset(self) -> None:
+        """Continue with a new episode in every copy."""
+        self._waits[:] = False
+
+    def after_step(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """
+        Record the episodes that ended in a step or reached the limit.
+
+        :param dones: bool (num_envs,)
+        :param infos: infos of the copies
+        """
+        for copy in np.flatnonzero(dones).tolist():
+            if self._wanted[copy] and not self._waits[copy]:
+                self._record(copy, infos[copy]["episode"], cut=False)
+            self._waits[copy] = False
+        lengths = self._env.episode_lengths
+        if self._limit is not None and (lengths >= self._limit).any():
+            for copy in np.flatnonzero((lengths >= self._limit) & self._wanted & ~self._waits).tolist():
+                self._record(copy, self._env.running_episode(copy), cut=True)
+                self._waits[copy] = True
+        if not self._warned and (lengths[self._wanted] >= LONG_EPISODE).any():
+            self._warned = True
+            warn_of_long_episode(self._limit, stacklevel=4)
+
+    def _record(self, copy: int, episode: dict[str, Any], cut: bool) -> None:
+        self._played[copy].append(episode)
+        self._cut[copy].append(cut)
+        self._wanted[copy] = len(self._played[copy]) < self._targets[copy]
+
+    def summary(self, agents: tuple[str, ...]) -> EvaluationResult:
+        """
+        Results of all episodes, with a warning if some were cut.
+
+        :param agents: agents in the order of the columns
+        """
+        episodes = [episode for played in self._played for episode in played]
+        flags = [flag for of_copy in self._cut for flag in of_copy]
+        if any(flags):
+            warn_of_cut_episodes(sum(flags), len(flags), self._limit, stacklevel=3)
+        returns = [[episode["agents"][agent] for agent in agents] for episode in episodes]
+        return EvaluationResult(
+            agents=agents,
+            returns=np.array([episode["r"] for episode in episodes], dtype=np.float64),
+            agent_returns=np.array(returns, dtype=np.float64),
+            lengths=np.array([episode["l"] for episode in episodes], dtype=np.int64),
+            cut=tuple(np.flatnonzero(flags).tolist()),
+        )
 
 
 def _play(
     model: JointPredictor,
     env: VecEnv,
-    n_eval_episodes: int,
+    joint: JointVecEnv,
+    wanted: _WantedEpisodes,
     deterministic: bool,
     callback: Callable[[dict[str, Any], dict[str, Any]], None] | None,
-) -> list[dict[str, Any]]:
-    """Play the episodes and return their ``infos["episode"]``, ordered by copy."""
-    targets = [(n_eval_episodes + copy) // env.num_envs for copy in range(env.num_envs)]
-    episodes: list[list[dict[str, Any]]] = [[] for _ in targets]
-    joint = cast(JointVecEnv, env.unwrapped)
+) -> None:
+    """
+    Play the wanted episodes.
+
+    :param joint: the env without its wrappers
+    """
     observations: Any = env.reset()
     state, starts = None, np.ones_like(joint.alive)
-    while any(len(done) < target for done, target in zip(episodes, targets, strict=True)):
+    while not wanted.complete:
         actions, state = _choose(model, joint, observations, state, starts, deterministic)
         alive = joint.alive.copy()
         observations, _, dones, infos = env.step(actions)  # type: ignore[arg-type]
         # The episode of an agent that joins later starts now.
         starts = dones[:, None] | (joint.alive & ~alive)
-        for copy in np.flatnonzero(dones):
-            if len(episodes[copy]) < targets[copy]:
-                episodes[copy].append(infos[copy]["episode"])
+        wanted.after_step(dones, infos)
         if callback is not None:
             callback(locals(), globals())
-    return [episode for done in episodes for episode in done]
+        if wanted.all_wait:
+            observations = env.reset()
+            state, starts = None, np.ones_like(joint.alive)
+            wanted.after_reset()
 
 
 def _choose(
@@ -180,12 +303,3 @@ def _agents(env: VecEnv) -> tuple[str, ...]:
     if not isinstance(env.unwrapped, JointVecEnv):
         raise ValueError(f"evaluate_policy needs a JointVecEnv, got a {type(env.unwrapped).__name__}")
     return tuple(env.unwrapped.agents)
-
-
-def _summary(episodes: list[dict[str, Any]], agents: tuple[str, ...]) -> EvaluationResult:
-    return EvaluationResult(
-        agents=agents,
-        returns=np.array([episode["r"] for episode in episodes], dtype=np.float64),
-        agent_returns=np.array([[episode["agents"][agent] for agent in agents] for episode in episodes], dtype=np.float64),
-        lengths=np.array([episode["l"] for episode in episodes], dtype=np.int64),
-    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb3_matrl.evaluation.evaluate import JointPredictor
+from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 
 
@@ -33,7 +34,7 @@ class MixedPolicy:
     """
 
     def __init__(self, players: Mapping[str, Player]) -> None:
-        self.players = dict(players)
+        self.players: dict[str, Player] = keyed_by_text(dict(players))
 
     def predict(
         self,
@@ -56,9 +57,10 @@ class MixedPolicy:
         """
         actions, states = {}, {}
         for agent, value in observation.items():
-            if agent not in self.players:
-                raise ValueError(unknown("agent", agent, self.players))
-            player = self.players[agent]
+            name = agent_name(agent)
+            if name not in self.players:
+                raise ValueError(unknown("agent", name, self.players))
+            player = self.players[name]
             previous = None if state is None else state.get(agent)
             mask = (action_masks or {}).get(agent)
             masks = {} if mask is None else {"action_masks": {player.agent: mask}}

@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from sb3_matrl.evaluation.evaluate import EvaluationResult, JointPredictor
-from sb3_matrl.vec_env.conform import acting_of
-from sb3_matrl.vec_env.masks import MASK, MaskReader
+from sb3_matrl.evaluation.evaluate import (
+    LONG_EPISODE,
+    MAX_EPISODE_STEPS,
+    EvaluationResult,
+    JointPredictor,
+    check_max_episode_steps,
+    warn_of_cut_episodes,
+    warn_of_long_episode,
+)
+from sb3_matrl.utils.agent_names import agent_name
+from sb3_matrl.vec_env.conform import Life, acting_of, listed_agents
+from sb3_matrl.vec_env.mask_method import MASK_METHOD, MaskMethod
+from sb3_matrl.vec_env.masks import MaskReader, observed_mask_name
 
 
 def play_episodes(
@@ -22,6 +32,7 @@ def play_episodes(
     seed: int | None = None,
     on_frame: Callable[[], object] | None = None,
     on_episode: Callable[[], object] | None = None,
+    max_episode_steps: int | None = MAX_EPISODE_STEPS,
 ) -> EvaluationResult:
     """
     Play whole episodes, one after the other.
@@ -34,80 +45,147 @@ def play_episodes(
     :param seed: seed of the environment's first episode; later episodes continue with the environment's own generator
     :param on_frame: function called after every reset and every step, such as the environment's ``render``
     :param on_episode: function called after every episode
-    :return: returns and lengths of the episodes
+    :param max_episode_steps: number of steps after which an episode is cut, with a warning; see
+        :func:`~sb3_matrl.evaluation.evaluate_policy`. ``None`` waits for the end
+    :return: returns and lengths of the episodes; names of agents are text
+    :raises ValueError: if the env breaks PettingZoo's rules about live agents, or a mask is wrong
     """
-    episodes: list[tuple[dict[str, float], int]] = []
+    check_max_episode_steps(max_episode_steps)
+    game = _Game(model, env, deterministic, on_frame, max_episode_steps)
+    episodes: list[tuple[list[float], int, bool]] = []
     while len(episodes) < (n_episodes or len(episodes) + 1):
-        if n_timesteps is not None and sum(length for _, length in episodes) >= n_timesteps:
+        if n_timesteps is not None and sum(length for _, length, _ in episodes) >= n_timesteps:
             break
-        episodes.append(_play_episode(model, env, deterministic, seed if not episodes else None, on_frame))
+        episodes.append(game.play(seed if not episodes else None))
         if on_episode is not None:
             on_episode()
-    agents = tuple(env.possible_agents)
-    returns = np.array([[episode[agent] for agent in agents] for episode, _ in episodes])
-    return EvaluationResult(agents, returns.sum(axis=1), returns, np.array([length for _, length in episodes]))
+    returns = np.array([episode for episode, _, _ in episodes])
+    cut = tuple(index for index, (_, _, was_cut) in enumerate(episodes) if was_cut)
+    if cut:
+        warn_of_cut_episodes(len(cut), len(episodes), max_episode_steps, stacklevel=2)
+    agents, lengths = tuple(map(agent_name, env.possible_agents)), np.array([length for _, length, _ in episodes])
+    return EvaluationResult(agents, returns.sum(axis=1), returns, lengths, cut)
 
 
-def _play_episode(
-    model: JointPredictor,
-    env: ParallelEnv[Any, Any, Any],
-    deterministic: bool,
-    seed: int | None,
-    on_frame: Callable[[], object] | None,
-) -> tuple[dict[str, float], int]:
+class _Game:
     """
-    Play one episode.
+    Plays episodes in one environment; agents are named as the environment does.
 
-    :return: return of each agent, and number of steps
+    :param model: a trained model, or anything with its ``predict``
+    :param env: environment
+    :param deterministic: greedy actions instead of sampled ones
+    :param on_frame: function called after every reset and every step
+    :param limit: number of steps after which an episode is cut; ``None`` for no limit
     """
-    returns, length = dict.fromkeys(env.possible_agents, 0.0), 0
-    observations, infos = env.reset(seed=seed)
-    # An agent starts without a state, also if it joins later; a waiting agent keeps its state.
-    states: dict[str, Any] = {}
-    if on_frame is not None:
-        on_frame()
-    while env.agents:
-        alive, acting = list(env.agents), acting_of(env, list(env.agents), list(env.possible_agents))
-        masks = _action_masks(env, acting, observations, infos)
+
+    def __init__(
+        self,
+        model: JointPredictor,
+        env: ParallelEnv[Any, Any, Any],
+        deterministic: bool,
+        on_frame: Callable[[], object] | None,
+        limit: int | None,
+    ) -> None:
+        self.model = model
+        self.env = env
+        self.deterministic = deterministic
+        self.on_frame = on_frame or (lambda: None)
+        self.limit = limit
+        self.agents = list(env.possible_agents)
+        self._life = Life(self.agents)
+        self._masks = _Masks(env, self.agents)
+
+    def play(self, seed: int | None) -> tuple[list[float], int, bool]:
+        """
+        Play one episode.
+
+        :param seed: seed of the environment, or ``None``
+        :return: return of each agent, number of steps, and whether the episode was cut
+        """
+        returns, length = dict.fromkeys(self.agents, 0.0), 0
+        observations, infos = self.env.reset(seed=seed)
+        self._life.begin(list(self.env.possible_agents), listed_agents(self.env))
+        # An agent starts without a state, also if it joins later; a waiting agent keeps its state.
+        states: dict[Any, Any] = {}
+        self.on_frame()
+        while self._life.live and (self.limit is None or length < self.limit):
+            actions = self._choose(observations, infos, states, first=length == 0)
+            observations, rewards, terminations, truncations, infos = self.env.step(actions)
+            self._life.advance(listed_agents(self.env), terminations, truncations)
+            for agent, reward in rewards.items():
+                returns[agent] += float(reward)
+            length += 1
+            if length == LONG_EPISODE and self.limit != LONG_EPISODE:
+                warn_of_long_episode(self.limit, stacklevel=3)
+            self.on_frame()
+        return list(returns.values()), length, bool(self._life.live)
+
+    def _choose(self, observations: Mapping[Any, Any], infos: Any, states: dict[Any, Any], first: bool) -> dict[Any, Any]:
+        """
+        Choose the actions of the acting agents.
+
+        :param states: agent -> recurrent state; updated
+        :param first: whether the episode begins
+        """
+        acting = acting_of(self.env, self._life.live, self.agents)
+        masks = self._masks.read(acting, observations, infos)
         # As in training, waiting agents are passed too: recurrent policies remember what they observe while waiting.
-        actions, new = model.predict(
-            {agent: observations[agent] for agent in alive},
+        actions, new = self.model.predict(
+            {agent: observations[agent] for agent in self._life.live},
             state=states or None,
-            episode_start=np.array([length == 0]),
-            deterministic=deterministic,
+            episode_start=np.array([first]),
+            deterministic=self.deterministic,
             # Only passed if there are any: scripted policies need no such argument.
             **({"action_masks": masks} if masks else {}),
         )
         states.update(new or {})
-        observations, rewards, _, _, infos = env.step({agent: np.asarray(actions[agent])[()] for agent in acting})
-        for agent, reward in rewards.items():
-            returns[agent] += float(reward)
-        length += 1
-        if on_frame is not None:
-            on_frame()
-    return returns, length
+        return {agent: np.asarray(actions[agent])[()] for agent in acting}
 
 
-def _action_masks(
-    env: ParallelEnv[Any, Any, Any], acting: list[str], observations: Mapping[str, Any], infos: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+class _Masks:
     """
-    Read the masks of the acting agents from their observations or infos.
+    Reads the action masks of one environment from observations, infos or its method; see
+    :class:`~sb3_matrl.vec_env.masks.ActionMasks`.
 
-    :return: agent -> bool (mask size,), for agents that have a mask
-    :raises ValueError: if a mask has the wrong length, values other than 0 and 1, or no legal action
+    :param env: environment
+    :param agents: possible agents, as the environment names them
     """
-    masks = {}
-    for column, agent in enumerate(env.possible_agents):
-        if agent not in acting:
-            continue
-        places = (observations[agent], infos.get(agent))
-        mask = next((place[MASK] for place in places if isinstance(place, Mapping) and MASK in place), None)
-        if mask is not None:
-            reader = MaskReader(agent, column, env.action_space(agent))
-            masks[agent] = reader.single(mask, 0, _now)
-            reader.require_choice(masks[agent][None], _now)
-    return masks
+
+    def __init__(self, env: ParallelEnv[Any, Any, Any], agents: list[Any]) -> None:
+        self._method = MaskMethod.of(env)
+        spaces = {agent: (env.observation_space(agent), env.action_space(agent)) for agent in agents}
+        self._names = {agent: observed_mask_name(*both) for agent, both in spaces.items()}
+        self._readers = {
+            agent: MaskReader(agent_name(agent), column, action_space)
+            for column, (agent, (_, action_space)) in enumerate(spaces.items())
+        }
+
+    def read(self, acting: list[Any], observations: Mapping[Any, Any], infos: Any) -> dict[Any, np.ndarray]:
+        """
+        :param acting: agents that choose the next action
+        :param observations: agent -> observation
+        :param infos: agent -> info
+        :return: agent -> bool (mask size,), for agents that have a mask
+        :raises ValueError: if a mask has the wrong length, values other than 0 and 1, or no legal action
+        """
+        returned = self._method.masks(acting) if self._method else {}
+        masks = {}
+        for agent in acting:
+            place, name = self._place_of(agent, observations, infos or {}, returned)
+            if name is not None:
+                masks[agent] = self._readers[agent].single(place[name], 0, _now)
+                self._readers[agent].require_choice(masks[agent][None], _now)
+        return masks
+
+    def _place_of(
+        self, agent: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any], returned: dict[str, Any]
+    ) -> tuple[Any, str | None]:
+        """Observation or info that holds the mask, and the name of the mask in it; ``None`` if there is no mask."""
+        if self._names[agent] is not None:
+            return observations[agent], self._names[agent]
+        by_method = {MASK_METHOD: returned[agent_name(agent)]} if agent_name(agent) in returned else {}
+        info = by_method | dict(infos.get(agent) or {})
+        return info, self._readers[agent].name_in(info)
 
 
 def _now(copy: int) -> str:

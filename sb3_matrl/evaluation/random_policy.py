@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text
 from sb3_matrl.vec_env.masks import options_of
 
 
@@ -27,9 +28,9 @@ class RandomPolicy:
         action_spaces: Mapping[str, spaces.Space[Any]],
         seed: int | None = None,
     ) -> None:
-        self._observation_spaces = dict(observation_spaces)
+        self._observation_spaces = AgentDict(keyed_by_text(observation_spaces))
         # Copies, because seeding must not change the environment's spaces.
-        self._action_spaces = {agent: deepcopy(space) for agent, space in action_spaces.items()}
+        self._action_spaces = AgentDict({agent_name(agent): deepcopy(space) for agent, space in action_spaces.items()})
         streams = np.random.SeedSequence(seed).spawn(len(self._action_spaces))
         for space, stream in zip(self._action_spaces.values(), streams, strict=True):
             space.seed(int(stream.generate_state(1)[0]))

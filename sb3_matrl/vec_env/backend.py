@@ -52,7 +52,9 @@ class Backend(ABC):
     ``num_envs`` copies of one multi-agent env with automatic reset.
 
     ``layout`` is the layout of snapshots, ``"batched"`` or ``"separate"``; ``snapshot_obstacle`` is the reason why the
-    copies cannot save their state, or ``None`` if they can.
+    copies cannot save their state, or ``None`` if they can. ``renamed`` tells whether the envs name agents by something
+    else than strings; ``agents`` and all dicts use their text. ``one_mask`` tells whether they have sb3-contrib's method
+    ``action_masks()``, which does not name an agent.
     """
 
     layout: ClassVar[str]
@@ -62,6 +64,8 @@ class Backend(ABC):
     observation_spaces: AgentSpaces
     action_spaces: AgentSpaces
     render_mode: str | None
+    renamed: bool = False
+    one_mask: bool = False
 
     @abstractmethod
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:

@@ -94,6 +94,19 @@ def nonempty_infos(infos: Any) -> dict[str, dict[str, Any]]:
     return {agent: dict(info) for agent, info in nonempty.items()}
 
 
+def listed_agents(env: Any) -> list[Any]:
+    """
+    List ``env.agents``.
+
+    :param env: a ParallelEnv
+    :raises ValueError: if the env has no such attribute
+    """
+    agents = getattr(env, "agents", None)
+    if agents is None:
+        raise ValueError("the env has no attribute agents; set self.agents to the list of live agents in reset() and step()")
+    return list(agents)
+
+
 def acting_of(env: Any, live: list[str], possible_agents: list[str]) -> list[str]:
     """
     List the agents that choose the next action: ``env.acting_agents`` if the env has it, otherwise all live agents.
@@ -140,7 +153,7 @@ class Life:
         :param listed: ``env.agents`` after the reset
         :raises ValueError: if the possible agents changed, no agent is alive, or an agent is unknown
         """
-        if possible_agents != self.possible_agents:
+        if possible_agents != self.possible_agents and set(possible_agents) != set(self.possible_agents):
             raise ValueError(
                 f"possible_agents changed from {self.possible_agents} to {possible_agents}; they must never change"
             )

@@ -10,6 +10,9 @@ from gymnasium import spaces
 
 from sb3_matrl.envs.parallel import require_parallel_env
 from sb3_matrl.envs.turns import TurnBasedParallelEnv
+from sb3_matrl.utils.agent_names import agent_name
+from sb3_matrl.vec_env.mask_method import MaskMethod
+from sb3_matrl.vec_env.named import named_by_text
 from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
 
 
@@ -18,12 +21,14 @@ class EnvDescription:
     """
     Properties of an env that a vectorised env needs.
 
-    :param agents: possible agents, in the env's order
+    :param agents: names of the possible agents as text, in the env's order
     :param observation_spaces: agent -> space, in that order
     :param action_spaces: agent -> space, in that order
     :param metadata: metadata of the env
     :param render_mode: render mode of the env, or ``None``
     :param snapshot_obstacle: reason why the env cannot save its state, or ``None``; see :func:`snapshot_obstacle`
+    :param renamed: whether the env itself names agents by something else than strings
+    :param one_mask: whether the env has sb3-contrib's method ``action_masks()``, which does not name an agent
     """
 
     agents: list[str]
@@ -32,6 +37,33 @@ class EnvDescription:
     metadata: dict[str, Any]
     render_mode: str | None
     snapshot_obstacle: str | None
+    renamed: bool = False
+    one_mask: bool = False
+
+    def require_same(self, other: EnvDescription) -> None:
+        """
+        Check that another copy has the same agents, in any order, with the same spaces.
+
+        :param other: description of the other copy
+        :raises ValueError: if an agent or a space differs; names it
+        """
+        if set(other.agents) != set(self.agents):
+            raise ValueError(f"its agents are {other.agents}, those of copy 0 {self.agents}; {_ALL_COPIES}")
+        for agent in self.agents:
+            for kind, mine, theirs in (
+                ("observation", self.observation_spaces[agent], other.observation_spaces[agent]),
+                ("action", self.action_spaces[agent], other.action_spaces[agent]),
+            ):
+                if not same_space(mine, theirs):
+                    raise ValueError(f"{kind} space of agent {agent!r} is {theirs}, in copy 0 {mine}; {_ALL_COPIES}")
+
+
+_ALL_COPIES = "all copies need the same agents with the same spaces"
+
+
+def same_space(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Whether two spaces are the same object or equal."""
+    return one is other or one == other
 
 
 def describe(env: Any) -> EnvDescription:
@@ -43,12 +75,19 @@ def describe(env: Any) -> EnvDescription:
     :raises ValueError: if the env has no agents or does not return their spaces
     """
     require_parallel_env(env)
-    agents = _agents(env)
-    observation_spaces = {agent: _space(env, "observation_space", agent) for agent in agents}
-    action_spaces = {agent: _space(env, "action_space", agent) for agent in agents}
-    metadata = getattr(env, "metadata", {})
-    obstacle = snapshot_obstacle(env)
-    return EnvDescription(agents, observation_spaces, action_spaces, metadata, render_mode_of(env), obstacle)
+    own_names = _own_names(env)
+    named = named_by_text(env)
+    agents = list(named.possible_agents)
+    return EnvDescription(
+        agents,
+        observation_spaces={agent: _space(named, "observation_space", agent) for agent in agents},
+        action_spaces={agent: _space(named, "action_space", agent) for agent in agents},
+        metadata=getattr(env, "metadata", {}),
+        render_mode=render_mode_of(env),
+        snapshot_obstacle=snapshot_obstacle(env),
+        renamed=not all(isinstance(agent, str) for agent in own_names),
+        one_mask=(method := MaskMethod.of(env)) is not None and not method.per_agent,
+    )
 
 
 def render_mode_of(env: Any) -> str | None:
@@ -80,15 +119,21 @@ def snapshot_obstacle(env: Any) -> str | None:
     return None
 
 
-def _agents(env: Any) -> list[str]:
-    agents = list(getattr(env, "possible_agents", None) or [])
-    if not agents:
+def _own_names(env: Any) -> list[Any]:
+    """Possible agents as the env names them."""
+    possible = getattr(env, "possible_agents", None)
+    own_names = [] if possible is None else list(possible)
+    if not own_names:
         raise ValueError(f"{env}: possible_agents is empty or missing; list every agent that may ever appear, before reset()")
-    if len(set(agents)) < len(agents):
-        raise ValueError(f"{env}: possible_agents has repeated names: {agents}")
-    if not all(isinstance(agent, str) for agent in agents):
-        raise ValueError(f"{env}: agents must be named by strings, possible_agents is {agents}")
-    return agents
+    try:
+        names = [agent_name(agent) for agent in own_names]
+    except ValueError as error:
+        raise ValueError(f"{env}: possible_agents: {error}") from None
+    if len(set(own_names)) < len(own_names):
+        raise ValueError(f"{env}: possible_agents has repeated names: {own_names}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{env}: possible_agents are {own_names}, of which two have the same text; give them different names")
+    return own_names
 
 
 def _space(env: Any, method: str, agent: str) -> spaces.Space[Any]:

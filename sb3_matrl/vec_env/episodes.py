@@ -54,21 +54,30 @@ class Episodes:
         self.returns += rewards
         self.lengths += 1
 
-    def finish(self, copy: int) -> dict[str, Any]:
+    def so_far(self, copy: int) -> dict[str, Any]:
         """
-        Finish a copy's episode and start the next one.
+        Statistics of a copy's running episode.
 
         :param copy: index of the copy
         :return: ``"r"``: return summed over agents, ``"l"``: number of steps, ``"t"``: seconds since this object was
             created, ``"agents"``: agent -> return
         """
         returns = self.returns[copy]
-        statistics = {
+        return {
             "r": float(returns.sum()),
             "l": int(self.lengths[copy]),
             "t": time.time() - self._created,
             "agents": dict(zip(self.agents, returns.tolist(), strict=True)),
         }
+
+    def finish(self, copy: int) -> dict[str, Any]:
+        """
+        Finish a copy's episode and start the next one.
+
+        :param copy: index of the copy
+        :return: statistics of the episode, see :meth:`so_far`
+        """
+        statistics = self.so_far(copy)
         self.returns[copy] = 0.0
         self.lengths[copy] = 0
         self.numbers[copy] += 1

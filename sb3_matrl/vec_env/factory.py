@@ -105,9 +105,9 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
                 f"vec_env='batched' needs an env with batched rules (an unwrapped CoreParallelEnv), not a "
                 f"{type(first).__name__}; use vec_env='auto', 'dummy' or 'subproc'"
             )
-        if kind != "subproc":
-            return DummyBackend([lambda: first, *[factory] * (n_envs - 1)])
         description = describe(first)
+        if kind != "subproc":
+            return DummyBackend([lambda: first, *[factory] * (n_envs - 1)], description)
     except BaseException:
         _close(first, instance)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
+from sb3_matrl.utils.agent_names import AgentDict
 from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
 from sb3_matrl.vec_env.episodes import Episodes, check_seeds
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault, EnvDataError, EnvError, WorkerLost
@@ -53,7 +54,8 @@ class JointVecEnv(VecEnv):
 
     Attributes in addition to SB3's:
 
-    - ``agents``: possible agents, in the order of all columns and of the Dict spaces
+    - ``agents``: possible agents, in the order of all columns and of the Dict spaces; names that are no strings, such as
+      numbers, are given as text, while all dicts and :meth:`step` accept the env's own names too
     - ``observation_spaces``, ``action_spaces``: agent -> space
     - ``alive``: bool (num_envs, n_agents), agents that are present; valid after :meth:`reset`, :meth:`restore` and every
       step
@@ -61,6 +63,7 @@ class JointVecEnv(VecEnv):
     - ``action_masks``: agent -> bool (num_envs, mask size), legal actions of agents that have masks; see
       :class:`~sb3_matrl.vec_env.masks.ActionMasks`
     - ``last_step``: :class:`~sb3_matrl.vec_env.step.JointStep` of the last step, ``None`` after a reset
+    - ``moves``: number of resets, steps and restores so far; it tells whether others used the env in the meantime
 
     :param backend: backend that steps the copies; owned by this object
     :param seed: seed of the first reset, see :meth:`seed`
@@ -71,8 +74,8 @@ class JointVecEnv(VecEnv):
     def __init__(self, backend: Backend, seed: int | None = None, check_bounds: bool = True) -> None:
         self.backend = backend
         self.agents = list(backend.agents)
-        self.observation_spaces = dict(backend.observation_spaces)
-        self.action_spaces = dict(backend.action_spaces)
+        self.observation_spaces = self._by_agent(dict(backend.observation_spaces))
+        self.action_spaces = self._by_agent(dict(backend.action_spaces))
         super().__init__(
             backend.num_envs,
             spaces.Dict(OrderedDict(self.observation_spaces)),  # gymnasium sorts a plain dict
@@ -81,6 +84,7 @@ class JointVecEnv(VecEnv):
         self.alive = self.acting = np.zeros((self.num_envs, len(self.agents)), dtype=bool)
         self.action_masks: dict[str, np.ndarray] = {}
         self.last_step: JointStep | None = None
+        self.moves = 0
         self._check_observations = ObservationCheck(self.observation_spaces, check_bounds)
         self._check_actions = ActionCheck(self.action_spaces, self.num_envs)
         self._masks = ActionMasks(self.observation_spaces, self.action_spaces, self.num_envs)
@@ -126,6 +130,7 @@ class JointVecEnv(VecEnv):
     def _interrupt(self) -> None:
         """Abandon an unfinished step; no step is possible before :meth:`_begin`."""
         self._require_open()
+        self.moves += 1
         self._running = False
         if self._waiting:
             self._waiting = False
@@ -134,12 +139,22 @@ class JointVecEnv(VecEnv):
 
     def _begin(self, start: Start, infos: dict[int, AgentInfos] | None, when: str) -> JointObservation:
         self._check_observations(start.observations, start.alive, lambda copy: when)
-        self.action_masks = self._masks.read(start.observations, start.acting, infos, lambda copy: when)
+        self.action_masks = self._by_agent(self._masks.read(start.observations, start.acting, infos, lambda copy: when))
         self.alive, self.acting = start.alive, start.acting
         self.last_step = None
-        self.reset_infos = [_with_agents({}, start.infos.get(copy)) for copy in range(self.num_envs)]
+        self.reset_infos = [self._with_agents({}, start.infos.get(copy)) for copy in range(self.num_envs)]
         self._running = True
-        return start.observations
+        return self._by_agent(start.observations)
+
+    def require_masks(self, agents: Iterable[str], warn: bool = True) -> None:
+        """
+        Check that agents whose learners choose by masks have masks.
+
+        :param agents: names of the agents
+        :param warn: whether to warn of agents without any masks, once for each
+        :raises ValueError: if an entry of an observation or info has the name of a mask, but cannot be one
+        """
+        self._masks.require(agents, self.backend.one_mask and len(self.agents) > 1, warn)
 
     @property
     def can_snapshot(self) -> bool:
@@ -222,6 +237,7 @@ class JointVecEnv(VecEnv):
         if self._waiting:
             raise RuntimeError("step_async() was called twice: call step_wait() in between")
         self._actions = self._check_actions(actions)
+        self.moves += 1
         self._with_context(self.backend.step_async, self._actions)
         self._waiting = True
 
@@ -244,14 +260,15 @@ class JointVecEnv(VecEnv):
             raise RuntimeError("step_wait() without step_async()")
         self._waiting = self._running = False
         step = self._with_context(self.backend.step_wait)
-        self.action_masks = self._with_context(self._check, step)
+        self.action_masks = self._by_agent(self._with_context(self._check, step))
         self._running = True
         infos = self._infos(step)
         self.alive, self.acting = step.alive, step.acting
         shared = {field.name: getattr(step, field.name) for field in fields(Transition)}
         shared["rewards"] = step.rewards.astype(np.float32)
+        shared["observations"] = self._by_agent(step.observations)
         self.last_step = JointStep(**shared, action_masks=self.action_masks, infos=infos)
-        return step.observations, self.last_step.rewards, step.dones, infos
+        return self.last_step.observations, self.last_step.rewards, step.dones, infos
 
     def _check(self, step: BackendStep) -> dict[str, np.ndarray]:
         """Check that all values are finite and in their spaces, and return the action masks; count nothing yet."""
@@ -299,9 +316,9 @@ class JointVecEnv(VecEnv):
         self._episodes.count(step.rewards)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for copy, agent_infos in step.infos.items():
-            _with_agents(infos[copy], agent_infos)
+            self._with_agents(infos[copy], agent_infos)
         for copy in np.flatnonzero(step.dones).tolist():
-            self.reset_infos[copy] = _with_agents({}, step.reset_infos.get(copy))
+            self.reset_infos[copy] = self._with_agents({}, step.reset_infos.get(copy))
             infos[copy].update(self._final_info(step, copy))
         return infos
 
@@ -313,6 +330,20 @@ class JointVecEnv(VecEnv):
             "TimeLimit.truncated": bool((step.truncated[copy] & ~step.terminated[copy]).any()),
             "episode": self._episodes.finish(copy),
         }
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """Joint steps of the copies' running episodes, int64 (num_envs,)."""
+        return self._episodes.lengths
+
+    def running_episode(self, copy: int) -> dict[str, Any]:
+        """
+        Statistics of a running episode.
+
+        :param copy: index of the copy
+        :return: as ``infos[copy]["episode"]`` at the end of an episode, see :meth:`step_wait`
+        """
+        return self._episodes.so_far(copy)
 
     def close(self) -> None:
         """Close every copy's env, also in worker processes; further calls do nothing."""
@@ -357,11 +388,14 @@ class JointVecEnv(VecEnv):
         """Render copy 0; the other copies are not drawn."""
         return [self.render("rgb_array")]
 
+    def _by_agent(self, content: dict[str, T]) -> dict[str, T]:
+        """Let a dict be read by the env's own names too, if these are no strings."""
+        return AgentDict(content) if self.backend.renamed else content
+
+    def _with_agents(self, info: dict[str, Any], agent_infos: AgentInfos | None) -> dict[str, Any]:
+        if agent_infos:
+            info["agents"] = self._by_agent(agent_infos)
+        return info
+
     def _copies(self, indices: Any) -> list[int]:
         return [range(self.num_envs)[copy] for copy in self._get_indices(indices)]
-
-
-def _with_agents(info: dict[str, Any], agent_infos: AgentInfos | None) -> dict[str, Any]:
-    if agent_infos:
-        info["agents"] = agent_infos
-    return info

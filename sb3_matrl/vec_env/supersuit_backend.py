@@ -39,8 +39,8 @@ from sb3_matrl.vec_env.workers import end_workers, ignore_interrupts, worker_fai
 EnvFactory = Callable[[], Any]
 
 
-def _vectorised_copy(factory: EnvFactory, copy: int, remote: bool) -> Any:
-    return pettingzoo_env_to_vec_env_v1(UniformParallelEnv(factory, copy, remote))
+def _vectorised_copy(factory: EnvFactory, copy: int, remote: bool, description: EnvDescription) -> Any:
+    return pettingzoo_env_to_vec_env_v1(UniformParallelEnv(factory, copy, remote, description))
 
 
 def _worker_envs(copies: Sequence[Callable[[], Any]]) -> ConcatVecEnv:
@@ -64,6 +64,8 @@ class SuperSuitBackend(Backend):
         self.vec = vec
         self.num_envs = num_envs
         self.agents = description.agents
+        self.renamed = description.renamed
+        self.one_mask = description.one_mask
         self.observation_spaces = description.observation_spaces
         self.action_spaces = description.action_spaces
         self.render_mode = description.render_mode
@@ -198,14 +200,15 @@ class DummyBackend(SuperSuitBackend):
     Steps all copies in this process, one after the other.
 
     :param factories: one factory per copy
+    :param description: agents and spaces of copy 0; the other copies must have the same
     """
 
-    def __init__(self, factories: Sequence[EnvFactory]) -> None:
-        copies = [partial(_vectorised_copy, factory, copy, False) for copy, factory in enumerate(factories)]
+    def __init__(self, factories: Sequence[EnvFactory], description: EnvDescription) -> None:
+        copies = [partial(_vectorised_copy, factory, copy, False, description) for copy, factory in enumerate(factories)]
         vec = ConcatVecEnv(copies)
         self._copies: list[UniformParallelEnv] = [markov_env.par_env for markov_env in vec.vec_envs]
         self._closed = False
-        super().__init__(vec, self._copies[0].description, len(copies))
+        super().__init__(vec, description, len(copies))
 
     def close(self) -> None:
         if not self._closed:
@@ -225,13 +228,13 @@ class SubprocBackend(SuperSuitBackend):
     Steps the copies in worker processes.
 
     :param factories: one factory per copy, called in its worker
-    :param description: agents and spaces of the env
+    :param description: agents and spaces of the env; all copies must have them
     :param num_cpus: number of worker processes, at most one per copy; by default one per CPU core, at least two
     """
 
     def __init__(self, factories: Sequence[EnvFactory], description: EnvDescription, num_cpus: int | None = None) -> None:
         workers = min(len(factories), num_cpus or max(2, os.cpu_count() or 2))
-        copies = [partial(_vectorised_copy, factory, copy, True) for copy, factory in enumerate(factories)]
+        copies = [partial(_vectorised_copy, factory, copy, True, description) for copy, factory in enumerate(factories)]
         self._shares = [share.tolist() for share in np.array_split(np.arange(len(copies)), workers)]
         layout = Layout(description)
         with worker_failures():

@@ -21,9 +21,19 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys
-from sb3_matrl.vec_env.conform import Life, acting_of, conforming_leaves, nonempty_infos, outcome_of, start_of
-from sb3_matrl.vec_env.describe import EnvDescription, describe
+from sb3_matrl.vec_env.conform import (
+    Life,
+    acting_of,
+    conforming_leaves,
+    listed_agents,
+    nonempty_infos,
+    outcome_of,
+    start_of,
+)
+from sb3_matrl.vec_env.describe import EnvDescription, describe, same_space
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault
+from sb3_matrl.vec_env.mask_method import MASK_METHOD, MaskMethod
+from sb3_matrl.vec_env.named import named_by_text, own_names
 from sb3_matrl.vec_env.spaces import ByteCodec
 
 # Key of the reset options for a command: a tuple (method of UniformParallelEnv, *arguments), or its cloudpickle.
@@ -63,14 +73,22 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
     :param factory: function that makes the env, called once
     :param copy: index of the copy, for seeds and messages
     :param remote: whether this is a worker process; errors are then made picklable
+    :param expected: description of copy 0, which decides the order of the agents; ``None`` for a single copy
     """
 
-    def __init__(self, factory: Callable[[], Any], copy: int, remote: bool = False) -> None:
+    def __init__(
+        self, factory: Callable[[], Any], copy: int, remote: bool = False, expected: EnvDescription | None = None
+    ) -> None:
         self.copy = copy
         self.remote = remote
         with self._errors_named():
             self.env = factory()
-            self.description = describe(self.env)
+            self._own = describe(self.env)
+            if expected is not None:
+                expected.require_same(self._own)
+        self.description = expected or self._own
+        self._named = named_by_text(self.env)
+        self._mask_method = MaskMethod.of(self.env)
         self.layout = Layout(self.description)
         self.possible_agents = list(self.description.agents)
         self.agents = list(self.possible_agents)
@@ -178,51 +196,77 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def _begin(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
         with self._failures_of("reset"):
-            result = self.env.reset(seed=seed, options=options)
+            result = self._named.reset(seed=seed, options=options)
         observations, infos = start_of(result)
-        self._life.begin(list(self.env.possible_agents), list(self.env.agents))
+        self._life.begin(list(self._named.possible_agents), listed_agents(self._named))
+        self._require_same_spaces()
         for agent in self._life.live:
             self._write(self._rows[self._column(agent)], agent, observations)
         self._mark_acting()
-        return nonempty_infos(infos)
+        return self._with_masks(nonempty_infos(infos))
+
+    def _require_same_spaces(self) -> None:
+        """Check that no space changed with the reset; an env that returns the same objects pays next to nothing."""
+        for kind, known, current in (
+            ("observation", self._own.observation_spaces, self._named.observation_space),
+            ("action", self._own.action_spaces, self._named.action_space),
+        ):
+            for agent, space in known.items():
+                now = current(agent)
+                if not same_space(space, now):
+                    raise ValueError(
+                        f"{kind} space of agent {agent!r} changed from {space} to {now}; spaces must never change"
+                    )
 
     def _step(self, actions: dict[str, np.ndarray]) -> dict[str, Any]:
         before = self._life.live
         joint_action = {agent: self.layout.actions[agent].read(actions[agent][None])[0] for agent in self._acting}
         with self._failures_of("step"):
-            result = self.env.step(joint_action)
+            result = self._named.step(joint_action)
         observations, rewards, terminations, truncations, infos = outcome_of(result)
-        ended = self._life.advance(list(self.env.agents), terminations, truncations)
+        ended = self._life.advance(listed_agents(self._named), terminations, truncations)
         rows = self._rows = self._blank_rows()
         for agent in before:
             header = rows[self._column(agent)]
             header[TERMINATED], header[TRUNCATED] = self._life.flags(agent, terminations, truncations)
             header[REWARD] = np.array([self._life.reward(agent, rewards)]).view(np.uint8)
         content: dict[str, Any] = {}
-        if agent_infos := nonempty_infos(infos):
-            content["agents"] = agent_infos
         if ended:
             content["final"] = {agent: self._final_row(agent, observations, truncations) for agent in ended}
-        if not self._life.live:
-            return self._restart(content)
-        for agent in self._life.live:
-            self._write(rows[self._column(agent)], agent, observations)
-        self._mark_acting()
+        agent_infos = nonempty_infos(infos)
+        if self._life.live:
+            for agent in self._life.live:
+                self._write(rows[self._column(agent)], agent, observations)
+            self._mark_acting()
+            agent_infos = self._with_masks(agent_infos)
+        else:
+            self._restart(content)
+        if agent_infos:
+            content["agents"] = agent_infos
         return content
+
+    def _with_masks(self, infos: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Add the masks that the env's method returns to the infos of the acting agents."""
+        if self._mask_method is None:
+            return infos
+        with self._failures_of(MASK_METHOD):
+            masks = self._mask_method.masks(own_names(self._named, self._acting))
+        for agent, mask in masks.items():
+            infos.setdefault(agent, {}).setdefault(MASK_METHOD, mask)
+        return infos
 
     def _mark_acting(self) -> None:
         """Set the flag of the agents that choose the next action."""
-        self._acting = acting_of(self.env, self._life.live, self.possible_agents)
+        self._acting = acting_of(self._named, self._life.live, self.possible_agents)
         self._rows[:, ACTING] = 0
         for agent in self._acting:
             self._rows[self._column(agent), ACTING] = 1
 
-    def _restart(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _restart(self, content: dict[str, Any]) -> None:
         """Start the next episode without a seed; its infos are kept apart from those of the last step."""
         if reset_infos := self._begin(None, None):
             content["reset"] = reset_infos
         self._rows[:, RESET] = 1
-        return content
 
     def _final_row(self, agent: str, observations: Mapping[str, Any], truncations: Mapping[str, Any]) -> bytes:
         row = np.zeros(self.layout.observation_size, np.uint8)

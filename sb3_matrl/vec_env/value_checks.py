@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_matrl.utils.agent_names import keyed_by_text
 from sb3_matrl.vec_env.errors import DataFault
 from sb3_matrl.vec_env.spaces import AgentSpaces, Leaf, leaves_of
 from sb3_matrl.vec_env.step import JointObservation
@@ -170,12 +171,14 @@ class ActionCheck:
         """
         Check and convert.
 
-        :param actions: agent -> (num_envs, *action shape)
+        :param actions: agent, by its text or the env's own name -> (num_envs, *action shape)
         :return: arrays with the action spaces' dtypes, in the agents' order
         :raises ValueError: if agents are missing or unknown, a shape is wrong, or values for a discrete space are fractional
         """
         if not isinstance(actions, Mapping):
             raise ValueError(f"actions must be a dict keyed by agent {list(self._expected)}, not a {type(actions).__name__}")
+        if actions.keys() != self._expected.keys():
+            actions = keyed_by_text(actions)
         if actions.keys() != self._expected.keys():
             raise ValueError(self._wrong_agents(actions))
         return {agent: self._converted(agent, actions[agent]) for agent in self._expected}

@@ -301,7 +301,7 @@ class Faulty(ToyEnv):
 
     def reset_changes_agents(self, result):
         if self.resets == 2:
-            self.possible_agents = ["ant", "zebra"]
+            self.possible_agents = ["ant", "yak"]
         return result
 
 

@@ -18,6 +18,7 @@ from sb3_matrl.common.loading import load_model
 from sb3_matrl.evaluation import Player
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
 from sb3_matrl.utils.suggest import did_you_mean, unknown
+from sb3_matrl.vec_env.named import named_by_text
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder, runs_below
 from sb3_matrl.zoo.common.yaml_files import read_yaml
@@ -216,7 +217,8 @@ def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, An
     :param name: name of the environment with its options, for errors
     :raises ValueError: if an agent has no player, a player no agent, or the spaces differ from those of its training
     """
-    agents = list(env.possible_agents)
+    named = named_by_text(env)
+    agents = list(named.possible_agents)
     for agent, player in players.items():
         if agent not in agents:
             raise ValueError(f"{name}: {unknown('agent', agent, agents)}; it would be played by {player}")
@@ -225,8 +227,8 @@ def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, An
             raise ValueError(f"{name} has agents {agents}, the model has {list(players)}; give others with --agent")
         player = players[agent]
         for kind, given, wanted, fit in (
-            ("observations", env.observation_space(agent), player.model.observation_space, _same_form),
-            ("actions", env.action_space(agent), player.model.action_space, _equal),
+            ("observations", named.observation_space(agent), player.model.observation_space, _same_form),
+            ("actions", named.action_space(agent), player.model.action_space, _equal),
         ):
             trained = wanted[player.agent]  # type: ignore[index]
             if not fit(given, trained):
