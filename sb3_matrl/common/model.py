@@ -21,8 +21,10 @@ from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.common.training_state import TrainingState, normalizer_states
 from sb3_matrl.files.model_file import SavedModel, blame_file, read_model, restore_arguments, write_model
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
+from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text, members_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from sb3_matrl.vec_env.masks import observed_mask_name
 
 SelfModel = TypeVar("SelfModel", bound="MultiAgentModel")
 
@@ -44,7 +46,9 @@ class MultiAgentModel(BaseAlgorithm):
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         # Arguments as given: saved with the model, and read by everything that is built from them.
-        self.arguments: dict[str, Any] = {name: given[name] for name in constructor_arguments(type(self))}
+        self.arguments: dict[str, Any] = {name: keyed_by_text(given[name]) for name in constructor_arguments(type(self))}
+        if "share" in self.arguments:
+            self.arguments["share"] = members_by_text(self.arguments["share"])
         # SB3's base class expects one policy and one learning rate; here every learner has its own.
         super().__init__(
             policy=BasePolicy,
@@ -142,6 +146,9 @@ class MultiAgentModel(BaseAlgorithm):
         self.observation_space = spaces.Dict(list(observation_spaces.items()))
         self.action_space = spaces.Dict(list(action_spaces.items()))
         self.possible_agents = list(observation_spaces)
+        self._mask_names = {
+            agent: observed_mask_name(observation_spaces[agent], action_spaces[agent]) for agent in observation_spaces
+        }
         self.n_envs = n_envs
 
     @property
@@ -158,7 +165,7 @@ class MultiAgentModel(BaseAlgorithm):
         envs = {name: group_env(name, agents, self._spaces, self.n_envs) for name, agents in members.items()}
         self.set_random_seed(self.seed)
         self.learners = self.build_learners(envs, arguments)
-        self.agents = {agent: self.learners[name] for name in self.learners for agent in members[name]}
+        self.agents = AgentDict({agent: self.learners[name] for name in self.learners for agent in members[name]})
         self.team = Team(self.possible_agents, self.learners, members, build_normalizers(envs, arguments), frozen)
         self.build(arguments)
 
@@ -169,10 +176,10 @@ class MultiAgentModel(BaseAlgorithm):
             model = class_of_file(read_model(model).algorithm).load(model, device=self.device)
         if isinstance(source, FrozenAgent):
             return source
-        is_model = isinstance(model, MultiAgentModel)
+        is_model, name = isinstance(model, MultiAgentModel), agent_name(name)
         if is_model and name not in model.possible_agents:
             raise ValueError(
-                f"frozen: {agent!r}: the model has no such agent: {unknown('agent', str(name), model.possible_agents)}"
+                f"frozen: {agent!r}: the model has no such agent: {unknown('agent', name, model.possible_agents)}"
             )
         player = model.player(name) if is_model else FrozenAgent(source)
         player.check_spaces(agent, self._spaces["observation"][agent], self._spaces["action"][agent])
@@ -224,32 +231,34 @@ class MultiAgentModel(BaseAlgorithm):
         Actions for some or all agents, for one env or a batch of envs.
 
         :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
-            that are to act
+            that are to act, by the env's own names or by their text
         :param state: agent -> recurrent state, as returned by the previous call
         :param episode_start: bool (batch,), for recurrent policies
         :param deterministic: most likely actions instead of sampled ones
         :param action_masks: agent -> bool (batch, mask size), for learners that know masks; for agents without an entry here,
-            the entry ``"action_mask"`` of their observation is used
-        :return: agent -> action, and the next recurrent states (``None`` without any)
+            the mask in their observation is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+        :return: agent, as named in ``observation`` -> action, and the next recurrent states (``None`` without any)
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
         if not isinstance(observation, Mapping):
             raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
         actions, states = {}, {}
         for agent, value in observation.items():
-            if agent not in self.possible_agents:
-                raise ValueError(unknown("agent", agent, self.possible_agents))
-            masks = (action_masks or {}).get(agent, _mask_in(value))
+            name = agent_name(agent)
+            if name not in self.possible_agents:
+                raise ValueError(unknown("agent", name, self.possible_agents))
+            masks = (action_masks or {}).get(agent, _mask_in(value, self._mask_names[name]))
             previous = None if state is None else state.get(agent)
-            player = self.player(agent)
+            player = self.player(name)
             actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
         return actions, None if all(value is None for value in states.values()) else states
 
-    def player(self, agent: str) -> FrozenAgent:
+    def player(self, agent: Any) -> FrozenAgent:
         """
-        :param agent: any agent
+        :param agent: any agent, by the env's own name or by its text
         :return: its policy with its normaliser; it changes while the agent learns
         """
+        agent = agent_name(agent)
         if agent in self.team.frozen:
             return self.team.frozen[agent]
         return FrozenAgent(self.agents[agent], self.team.normalizers.get(self.team.learner_of(agent)))
@@ -412,9 +421,9 @@ class MultiAgentModel(BaseAlgorithm):
             normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
 
 
-def _mask_in(observation: Any) -> np.ndarray | None:
+def _mask_in(observation: Any, name: str | None) -> np.ndarray | None:
     """The legal actions in an observation; all are legal for an agent without any, whose turn it is not."""
-    if not isinstance(observation, Mapping) or "action_mask" not in observation:
+    if name is None or not isinstance(observation, Mapping) or name not in observation:
         return None
-    mask = np.asarray(observation["action_mask"]).astype(bool)
+    mask = np.asarray(observation[name]).astype(bool)
     return np.where(mask.any(axis=-1, keepdims=True), mask, True)

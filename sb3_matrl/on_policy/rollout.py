@@ -73,8 +73,10 @@ class RolloutCollector:
         :param on_step: called after every step; False stops
         :return: where the rollout ended, and whether it is complete (False if ``on_step`` stopped it)
         :raises NonFiniteError: if a policy's output is NaN or infinite
+        :raises ValueError: if the masks of a learner that knows masks cannot be read
         """
         env, team = self.env, self.team
+        env.require_masks(self._masked_agents(), warn=False)
         self._start()
         acted = np.empty((n_steps, env.num_envs, len(env.agents)), dtype=bool)
         for n in range(n_steps):
@@ -93,8 +95,15 @@ class RolloutCollector:
             team.observe(step.observations, step.alive)
             for name, decision in decisions.items():
                 self._store(name, decision, step, ended)
+        has_acted = acted.any(axis=(0, 1)).tolist()
+        env.require_masks(agent for agent in self._masked_agents() if has_acted[env.agents.index(agent)])
         self._finish(position, acted)
         return position, True
+
+    def _masked_agents(self) -> list[str]:
+        """Agents whose learners know masks."""
+        members, learners = self.team.members, self.team.learners
+        return [agent for name in learners if is_maskable(learners[name].rollout_buffer) for agent in members[name]]
 
     def _start(self) -> None:
         for learner in self.team.learners.values():
