@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.cli import (
@@ -27,7 +25,7 @@ from sb3_matrl.zoo.common.cli import (
     user_errors,
 )
 from sb3_matrl.zoo.common.locking import locked_folder
-from sb3_matrl.zoo.common.yaml_files import parse_pairs, read_yaml
+from sb3_matrl.zoo.common.yaml_files import parse_pairs, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from sb3_matrl.zoo.benchmarking.execution import Outcome
@@ -110,8 +108,8 @@ def _add_report_flags(parser: StrictParser) -> None:
 def one_pair(text: str) -> tuple[str, Any]:
     """``name: value`` as YAML; names may contain colons that no space follows."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
+        content = parse_yaml(text)
+    except ValueError:
         content = None
     if not isinstance(content, dict) or len(content) != 1:
         raise argparse.ArgumentTypeError(f"expected one 'name: {{key: value}}' as YAML, got {text!r}")

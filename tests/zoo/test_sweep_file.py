@@ -103,6 +103,8 @@ def test_early_terminate_is_read(tmp_path, settings, first):
         ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "min_iter must be an integer of at least 1, got 0"),
         ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "eta must be at least 2"),
         ({"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": True}}, "key 'strict' is unknown"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 9, "s": 10**8}}, "s must be at most 30"),
+        ({"run_cap": 10**12}, "run_cap must be at most 1,000,000,000"),
         ({"run_cap": "many"}, "run_cap must be an integer of at least 1, got 'many'"),
         ({"project": 3}, "project must be text, got 3"),
     ],

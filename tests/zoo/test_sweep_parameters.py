@@ -1,4 +1,5 @@
 import math
+from datetime import date
 
 import numpy as np
 import optuna
@@ -50,8 +51,8 @@ def test_quantised_numbers_are_multiples_without_rounding_errors():
 
 
 def test_quantised_logarithmic_numbers_are_rounded_draws_of_the_plain_ones():
-    plain = draws({"distribution": "log_uniform_values", "min": 1, "max": 100})
-    rounded = draws({"distribution": "q_log_uniform_values", "min": 1, "max": 100, "q": 5})
+    plain = draws({"distribution": "log_uniform_values", "min": 5, "max": 100})
+    rounded = draws({"distribution": "q_log_uniform_values", "min": 5, "max": 100, "q": 5})
     assert rounded == [5 * round(value / 5) for value in plain]
 
 
@@ -87,6 +88,8 @@ def test_grid_counts_values_and_integers():
     assert read_parameter("x", {"min": 1, "max": 3}).grid() == [1, 2, 3]
     with pytest.raises(ValueError, match="parameter x: a grid needs values"):
         read_parameter("x", {"min": 1.0, "max": 3}).grid()
+    with pytest.raises(ValueError, match="a grid of 1,000,000,000,001 values is too large"):
+        read_parameter("x", {"min": 0, "max": 10**12}).grid()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,26 @@ def test_grid_counts_values_and_integers():
         ({"distribution": "int_uniform", "min": 1, "max": 2.5}, "max must be an integer, got 2.5"),
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "needs a min above 0, got 0"),
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "q must be above 0"),
+        ({"distribution": "q_uniform", "min": 0.0, "max": 0.3, "q": 1}, "rounds every value from 0.0 to 0.3 to 0"),
+        ({"distribution": "q_uniform", "min": 0.0, "max": 0.3}, "rounds every value from 0.0 to 0.3 to 0: give a smaller q"),
+        ({"distribution": "q_uniform", "min": 5, "max": 7, "q": 6}, "rounds every value from 5 to 7 to 6"),
+        ({"distribution": "q_log_uniform_values", "min": 1e-4, "max": 1e-2, "q": 0.1}, "rounds every value"),
+        ({"distribution": "q_log_uniform_values", "min": 1, "max": 100, "q": 5}, "rounds min = 1 to 0, out of the range"),
+        ({"distribution": "q_uniform", "min": 4, "max": 15, "q": 4}, "rounds max = 15 to 16, out of the range"),
+        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": -1}, "q must be above 0"),
+        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": math.nan}, "q must be a number"),
+        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 1e-300}, "is too small for numbers from 0 to 1"),
+        ({"min": 1, "max": 1}, "min must be smaller than max"),
+        ({"min": 0.5, "max": math.nan}, "max must be a number"),
+        ({"min": 0, "max": 10**400}, "max must be a number between"),
+        ({"min": -1e308, "max": 1e308}, "min must be a number"),
+        ({"distribution": "log_uniform_values", "min": -1, "max": 1}, "needs a min above 0, got -1"),
+        ({"distribution": ["uniform"], "min": 1, "max": 2}, "is unknown"),
+        ({"values": [1, 2, 1.0]}, "value 1.0 is given twice"),
+        ({"values": [[8], [8]]}, "value [8] is given twice"),
+        ({"values": [0.1, math.nan]}, "value nan is no number"),
+        ({"value": math.inf}, "value inf is no number"),
+        ({"value": date(2020, 1, 1)}, "that both backends can hold"),
         ({"distribution": "log_uniform_value", "min": 1, "max": 2}, "did you mean 'log_uniform_values'"),
         ({"distribution": "normal", "mu": 0, "sigma": 1}, "distribution 'normal' is unknown"),
         ({"values": []}, "values must be a list with at least one entry"),

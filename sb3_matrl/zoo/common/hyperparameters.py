@@ -11,6 +11,7 @@ from typing import Any
 from sb3_matrl.common.registry import algorithm_names, algorithm_spec
 from sb3_matrl.envs.wrappers import Wrappers
 from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.common.python_text import read_python_text
 from sb3_matrl.zoo.common.schema import ZOO_ARGUMENTS, Schema, installed_algorithms
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 
@@ -100,7 +101,8 @@ def expand_normalize(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     Replace rl-zoo's ``normalize`` by ``norm_obs``, ``norm_reward``, ``clip_obs`` and ``clip_reward``.
 
-    :param values: hyper-parameters; ``normalize`` is true or false, or a mapping of the arguments of SB3's ``VecNormalize``
+    :param values: hyper-parameters; ``normalize`` is true or false, or a mapping of the arguments of SB3's ``VecNormalize``,
+        also as a text: ``"{'norm_obs': True}"``
     :param where: place of the values, for errors
     :return: a changed copy
     :raises ValueError: if ``normalize`` has another type, or one of the four is given beside it
@@ -109,6 +111,10 @@ def expand_normalize(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "normalize" not in changed:
         return changed
     given = changed.pop("normalize")
+    try:
+        given = read_python_text(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise ValueError(f"{where}, normalize: {error}, such as {{norm_obs: true, norm_reward: false}}") from None
     if not isinstance(given, (bool, Mapping)):
         example = "{norm_obs: true, norm_reward: false}"
         raise ValueError(f"{where}, normalize: expected true, false or a mapping such as {example}, got {given!r}")

@@ -24,6 +24,7 @@ from sb3_matrl.zoo.common.names import (
     resolve_schedule,
     to_yaml,
 )
+from sb3_matrl.zoo.common.python_text import read_python_text
 
 # The policy that is chosen by the observations: see sb3_matrl.zoo.common.policies.
 AUTO = "auto"
@@ -90,6 +91,8 @@ class Schema:
         if name not in self.arguments:
             raise ValueError(self._unknown(name))
         argument = self.arguments[name]
+        if isinstance(value, str) and dict in (kinds := yaml_types(argument)) and str not in kinds:
+            value = read_python_text(value)  # as rl-baselines3-zoo writes mappings
         if argument.per_agent and is_per_agent(name, value):
             return {str(agent): self._read_one(argument, one) for agent, one in value.items()}
         return self._read_one(argument, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,6 +12,10 @@ from sb3_matrl.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
+
+# Largest absolute value of a range's ends, and largest number of values of one parameter in a grid.
+_MAX_NUMBER = 2**53
+_MAX_GRID = 100_000
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Parameter:
         if self.values:
             return [_label(value) for value in self.values]
         if self.integer:
+            if self.high - self.low >= _MAX_GRID:
+                raise ValueError(f"parameter {self.name}: a grid of {self.high - self.low + 1:,} values is too large")
             return list(range(int(self.low), int(self.high) + 1))
         raise ValueError(f"parameter {self.name}: a grid needs values, or min and max that are both integers")
 
@@ -121,7 +126,7 @@ def read_parameter(name: str, spec: Any) -> Parameter:
     if "probabilities" in spec:
         raise ValueError("probabilities are not supported; all values are equally likely")
     distribution = spec["distribution"] if "distribution" in spec else _guess(spec)
-    if distribution not in _KINDS:
+    if not isinstance(distribution, str) or distribution not in _KINDS:
         raise ValueError(unknown("distribution", str(distribution), _KINDS))
     kind = _KINDS[distribution]
     _check_keys(distribution, kind, spec)
@@ -156,11 +161,25 @@ def _check_keys(distribution: str, kind: _Kind, spec: Mapping[str, Any]) -> None
 def _checked_values(values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list) or not values:
         raise ValueError(f"values must be a list with at least one entry, got {values!r}")
-    labels = [_label(value) for value in values]
-    twice = [value for k, value in enumerate(values) if labels[k] in labels[:k]]
-    if twice:
-        raise ValueError(f"value {twice[0]!r} is given twice")
+    for k, value in enumerate(values):
+        _check_value(value)
+        if any(_is_same(value, other) for other in values[:k]):
+            raise ValueError(f"value {value!r} is given twice")
     return tuple(values)
+
+
+def _check_value(value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"value {value!r} is no number, text, list or mapping that both backends can hold: {error}") from None
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; 1 and 1.0 are, but true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool) or not isinstance(one, (int, float)):
+        return _label(one) == _label(other)
+    return bool(one == other)
 
 
 def _checked_range(kind: _Kind, spec: Mapping[str, Any]) -> tuple[float, float, float | None]:
@@ -170,12 +189,31 @@ def _checked_range(kind: _Kind, spec: Mapping[str, Any]) -> tuple[float, float, 
     if kind.log and low <= 0:
         raise ValueError(f"a logarithmic range needs a min above 0, got {low}")
     quantum = _number("q", spec.get("q", 1), False) if kind.quantised else None
-    if quantum is not None and quantum <= 0:
-        raise ValueError(f"q must be above 0, got {quantum}")
+    if quantum is not None:
+        _check_quantum(quantum, low, high)
     return low, high, quantum
 
 
+def _check_quantum(quantum: float, low: float, high: float) -> None:
+    """
+    :raises ValueError: if rounding to multiples of ``quantum`` leaves one value, or leaves the range
+    """
+    if quantum <= 0:
+        raise ValueError(f"q must be above 0, got {quantum}")
+    if high / quantum > _MAX_NUMBER or low / quantum < -_MAX_NUMBER:
+        raise ValueError(f"q = {quantum} is too small for numbers from {low} to {high}")
+    first, last = (round(end / quantum) * quantum for end in (low, high))
+    if first == last:
+        raise ValueError(f"q = {quantum} rounds every value from {low} to {high} to {first:g}: give a smaller q")
+    tolerance = 1e-9 * max(abs(low), abs(high))
+    for key, end, rounded in (("min", low, first), ("max", high, last)):
+        if rounded < low - tolerance or rounded > high + tolerance:
+            raise ValueError(f"q = {quantum} rounds {key} = {end} to {rounded:g}, out of the range: give multiples of q")
+
+
 def _number(key: str, value: Any, integer: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)) or value != value:  # NaN
         raise ValueError(f"{key} must be {'an integer' if integer else 'a number'}, got {value!r}")
+    if abs(value) > _MAX_NUMBER:  # larger integers are no different floats, and larger floats overflow
+        raise ValueError(f"{key} must be a number between {-_MAX_NUMBER:,} and {_MAX_NUMBER:,}, got {value}")
     return value

@@ -20,6 +20,10 @@ GOALS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize")
 # Keys that MultiAgentEvalCallback logs.
 METRICS = ("eval/mean_reward", "eval/mean_reward_greedy", "eval/mean_ep_length", "eval/mean_ep_length_greedy")
 
+# Largest number of trials or evaluations, and largest ``s`` of ``early_terminate``, whose effect grows exponentially.
+_MAX_COUNT = 10**9
+_MAX_BRACKET = 30
+
 
 @dataclass(frozen=True)
 class Hyperband:
@@ -213,6 +217,8 @@ def _read_early_terminate(settings: Any) -> Hyperband | None:
     numbers = {key: _positive(f"early_terminate: {key}", settings[key]) for key in known if settings.get(key) is not None}
     if ("min_iter" in numbers) == ("max_iter" in numbers) or ("max_iter" in numbers) != ("s" in numbers):
         raise ValueError("early_terminate needs either min_iter, or max_iter and s")
+    if (numbers.get("s") or 1) > _MAX_BRACKET:
+        raise ValueError(f"early_terminate: s must be at most {_MAX_BRACKET}, got {numbers['s']}")
     if numbers.get("eta", 3) == 1:
         raise ValueError("early_terminate: eta must be at least 2")
     return Hyperband(**numbers)  # type: ignore[arg-type]
@@ -221,6 +227,8 @@ def _read_early_terminate(settings: Any) -> Hyperband | None:
 def _positive(key: str, value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{key} must be an integer of at least 1, got {value!r}")
+    if value is not None and value > _MAX_COUNT:
+        raise ValueError(f"{key} must be at most {_MAX_COUNT:,}, got {value}")
     return value
 
 
