@@ -14,13 +14,15 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_matrl.common.agents import Position
+from sb3_matrl.common.callbacks import reject_single_agent_evaluation
 from sb3_matrl.common.finite import ON_NAN, NonFiniteError
-from sb3_matrl.common.logger import AgentLogger
+from sb3_matrl.common.logger import AgentLogger, fit_tables
 from sb3_matrl.common.model import MultiAgentModel
 from sb3_matrl.common.training_state import TrainingState, normalizer_states, recurrent_states, restore_recurrent_states
 from sb3_matrl.common.transaction import all_or_nothing
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.vec_env import JointVecEnv
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="MultiAgentAlgorithm")
 
@@ -47,6 +49,9 @@ class MultiAgentAlgorithm(MultiAgentModel):
     :param given: the constructor's local variables: arguments by name
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
+
+    # The env and its number of moves at the end of the last rollout.
+    _left_at: tuple[JointVecEnv, int] | None = None
 
     @property
     def on_nan(self) -> str:
@@ -84,6 +89,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
     @property
     def position(self) -> Position:
         """Where the next rollout begins: raw observations of all agents, and who opens an episode."""
+        self._notice_moves()
         assert self._last_obs is not None and self._last_episode_starts is not None
         observations: Any = self._last_obs
         return Position(observations, self._last_episode_starts)
@@ -92,6 +98,26 @@ class MultiAgentAlgorithm(MultiAgentModel):
     def position(self, position: Position) -> None:
         observations: Any = position.observations
         self._last_obs, self._last_episode_starts = observations, position.episode_starts
+        assert self.env is not None
+        self._left_at = self.env, self.env.moves
+
+    def _notice_moves(self) -> None:
+        """Begin new episodes if the env is not where the last rollout left it: its observations no longer apply."""
+        assert self.env is not None
+        if self._left_at == (self.env, self.env.moves):
+            return
+        warnings.warn(
+            "the environment of the training was reset, stepped or replaced since the last rollout: training continues with new "
+            "episodes. Evaluate and play in an environment of its own to avoid this",
+            stacklevel=3,
+        )
+        self._begin_episodes(self.num_timesteps)
+
+    def _begin_episodes(self, num_timesteps: int) -> None:
+        """Begin new episodes in all copies, with seeds that depend on the model's seed and on the number of steps."""
+        assert self.env is not None
+        self.env.seed(int(np.random.SeedSequence([self.seed or 0, num_timesteps]).generate_state(1)[0]))
+        self.position = self.team.begin(self.env.reset(), self.env.alive)
 
     def _setup_learn(
         self,
@@ -113,9 +139,16 @@ class MultiAgentAlgorithm(MultiAgentModel):
         if self._resume_from is not None and not reset_num_timesteps:
             self._restore_state(self._resume_from)
         self._resume_from = None
+        self._notice_moves()
+        fit_tables(self.logger, [*self.possible_agents, *self.learners])
         for name, learner in self.learners.items():
             learner.set_logger(AgentLogger(self.logger, name))
         return total_timesteps, callback
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callback = super()._init_callback(callback, progress_bar)
+        reject_single_agent_evaluation(callback)
+        return callback
 
     def learn(
         self: SelfAlgorithm,
@@ -163,10 +196,19 @@ class MultiAgentAlgorithm(MultiAgentModel):
         :param callback: SB3 callback
         :param seen: local variables that SB3's callbacks read, among them ``infos`` and ``dones``
         :return: False if the callback asked to stop
+        :raises RuntimeError: if the callback moved the env
         """
+        assert self.env is not None
         self.num_timesteps += self.n_envs
         callback.update_locals(seen)
-        if not callback.on_step():
+        moves = self.env.moves
+        proceed = callback.on_step()
+        if self.env.moves != moves:
+            raise RuntimeError(
+                "a callback reset or stepped the environment of the training in the middle of a rollout; let it use an "
+                "environment of its own, such as make_joint_vec_env(...) or MultiAgentEvalCallback's eval_env"
+            )
+        if not proceed:
             return False
         self._update_info_buffer(seen["infos"], seen["dones"])
         return True
@@ -257,10 +299,9 @@ class MultiAgentAlgorithm(MultiAgentModel):
         for name, normalizer in self.team.normalizers.items():
             normalizer.restore(state.normalizers[name])
         if state.env is None:
-            self.env.seed(int(np.random.SeedSequence([self.seed or 0, state.num_timesteps]).generate_state(1)[0]))
             if self.verbose >= 1:
                 print("The environment cannot save its state: training resumes with new episodes.")
-            self.position = self.team.begin(self.env.reset(), self.env.alive)
+            self._begin_episodes(state.num_timesteps)
         else:
             self.position = Position(self.env.restore(state.env), state.episode_starts.copy())
         restore_recurrent_states(self.team, state.memories)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
 
 from sb3_matrl.files.checkpoints import Stateful, checkpoint_path, checkpoint_steps
 
@@ -86,3 +88,30 @@ class ResumableCheckpointCallback(BaseCallback):
         # Later ones are damaged ones that a resumed training did not use: they must not replace a good one.
         for steps in [steps for steps in checkpoint_steps(self.folder) if steps <= current][: -self.keep]:
             checkpoint_path(self.folder, steps).unlink(missing_ok=True)
+
+
+def __getattr__(name: str) -> Any:
+    """The evaluation callback under its path in version 0.1."""
+    if name != "MultiAgentEvalCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"import {name} from sb3_matrl.evaluation", DeprecationWarning, stacklevel=2)
+    return getattr(import_module("sb3_matrl.evaluation"), name)
+
+
+def reject_single_agent_evaluation(callback: BaseCallback | None) -> None:
+    """
+    Find SB3's evaluation among callbacks.
+
+    :param callback: callback, or a list or tree of callbacks
+    :raises TypeError: if one is SB3's EvalCallback, which evaluates one agent
+    """
+    if isinstance(callback, EvalCallback) and type(callback)._on_step is EvalCallback._on_step:
+        raise TypeError(
+            "SB3's EvalCallback evaluates one agent: use sb3_matrl.evaluation.MultiAgentEvalCallback, which takes the same "
+            "arguments, with a separate environment"
+        )
+    if isinstance(callback, CallbackList):
+        for each in callback.callbacks:
+            reject_single_agent_evaluation(each)
+    elif isinstance(callback, EventCallback):
+        reject_single_agent_evaluation(callback.callback)

@@ -11,6 +11,7 @@ from sb3_matrl import __version__
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.cli import StrictParser, user_errors
 from sb3_matrl.zoo.common.invocation import CONSOLE, script_form, set_form
+from sb3_matrl.zoo.common.screen import output_without_reader_discarded
 
 #: Name -> purpose. The command ``name`` is the function ``main`` of the module ``sb3_matrl.zoo.<name>``.
 COMMANDS = {
@@ -80,4 +81,5 @@ def run_command(name: str, words: Sequence[str]) -> int:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.append(folder)
-    return int(import_module(f"sb3_matrl.zoo.{name}").main(words))
+    with output_without_reader_discarded():
+        return int(import_module(f"sb3_matrl.zoo.{name}").main(words))

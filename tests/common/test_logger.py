@@ -1,9 +1,11 @@
 """An agent's logger writes into the common one."""
 
-import numpy as np
-from stable_baselines3.common.logger import KVWriter, Logger
+import io
 
-from sb3_matrl.common.logger import AgentLogger
+import numpy as np
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
+
+from sb3_matrl.common.logger import AgentLogger, fit_tables
 
 
 class Memory(KVWriter):
@@ -55,3 +57,21 @@ def test_an_agent_s_own_dump_writes_and_forgets_nothing():
     assert memory.written == []
     assert parent.name_to_value["alice/x"] == 1
     assert alice.get_dir() == "folder"
+
+
+def test_tables_have_room_for_long_names_and_names_with_slashes():
+    agents = [
+        "red/heavy_tank_00",
+        "red/heavy_tank_01",
+        "GS_cluster_2415878664_254486231_359566_1",
+        "GS_cluster_2415878664_254486231_359566_2",
+    ]
+    screen = io.StringIO()
+    logger = Logger(None, [HumanOutputFormat(screen)])
+    fit_tables(logger, agents)
+    for value, agent in enumerate(agents):
+        AgentLogger(logger, agent).record("train/clip_fraction", value)
+        logger.record(f"eval/{agent}/mean_reward_deterministic", value)
+    logger.dump()
+    assert screen.getvalue().count("clip_fraction") == screen.getvalue().count("mean_reward_deterministic") == 4
+    assert "..." not in screen.getvalue()

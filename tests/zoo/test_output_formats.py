@@ -2,12 +2,21 @@
 
 import csv
 import json
+import shutil
+from contextlib import closing
 
 import numpy as np
 import pytest
+from stable_baselines3.common.logger import FormatUnsupportedError, Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_matrl.zoo.training.output_formats import CsvTable, EventFile, FileFormat, RunLogger
+from sb3_matrl.zoo.training.output_formats import (
+    CsvTable,
+    EventFile,
+    FileFormat,
+    RunLogger,
+    event_file_errors_printed_once,
+)
 
 
 def write(table, **values):
@@ -67,6 +76,47 @@ def test_row_that_was_cut_short_by_a_kill_is_left_out(tmp_path):
     write(table, step=5, value=6)
     table.close()
     assert rows(path) == [{"step": "1", "value": "2"}, {"step": "5", "value": "6"}]
+
+
+HOSTILE = ("(0, 1)", "a,b", 'a "quoted" name', "'single'", "red/tank_00", " space ", "#", "=1+1", "ÄÖ")
+
+
+def test_any_name_is_read_back_by_the_csv_module(table):
+    write(table, **{name: 0.5 for name in HOSTILE[:4]})
+    write(table, **{name: f"of {name}" for name in HOSTILE})
+    table.cut(2)
+    first, second = rows(table.path)
+    assert second == {name: f"of {name}" for name in HOSTILE}
+    assert first == {name: "0.5" if name in HOSTILE[:4] else "" for name in HOSTILE}
+    with closing(CsvTable(table.path)) as again:
+        write(again, **dict.fromkeys(HOSTILE, 1))
+    assert rows(table.path)[-1] == dict.fromkeys(HOSTILE, "1")
+
+
+def test_line_breaks_are_written_as_escapes_so_that_every_row_is_a_line(table):
+    write(table, **{"a\nb": "two\r\nlines"})
+    assert rows(table.path) == [{r"a\nb": r"two\r\nlines"}]
+    assert table.path.read_text().count("\n") == 2
+
+
+def test_pictures_are_rejected_before_anything_is_written(table):
+    write(table, step=0)
+    with pytest.raises(FormatUnsupportedError, match="image"):
+        write(table, step=1, picture=Image(np.zeros((2, 2, 3)), "HWC"))
+    assert rows(table.path) == [{"step": "0"}]
+
+
+def test_error_of_tensorboard_s_thread_is_raised_without_a_traceback_of_the_thread(tmp_path, capfd):
+    with event_file_errors_printed_once():
+        events = EventFile(tmp_path / "run")
+        write(events, value=1.0)
+        events.writer.flush()
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(FileNotFoundError):
+            for _ in range(20):
+                write(events, value=1.0)
+                events.writer.flush()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_logger_goes_on_with_what_waited_to_be_written(tmp_path, table):

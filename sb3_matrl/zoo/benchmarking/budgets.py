@@ -9,8 +9,8 @@ from typing import Any
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 
-_UPDATES = "train/n_updates"
-_BEST_RESPONSES = "br/n_updates"
+_UPDATES = "/train/n_updates"
+_BEST_RESPONSES = "/br/n_updates"
 
 
 def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyperparameters) -> dict[str, int]:
@@ -27,10 +27,13 @@ def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyp
     best_responses: dict[str, int] = {}
     for row in rows:
         for key, value in row.items():
-            agent, _, rest = (key or "").partition("/")
-            if value and rest == _UPDATES:
-                epochs[agent] = int(float(value))
-            elif value and rest == _BEST_RESPONSES:
+            # The name of an agent may contain slashes; the key is None for cells beyond the last column.
+            if not key or not value:
+                continue
+            if key.endswith(_UPDATES):
+                epochs[key.removesuffix(_UPDATES)] = int(float(value))
+            elif key.endswith(_BEST_RESPONSES):
+                agent = key.removesuffix(_BEST_RESPONSES)
                 best_responses[agent] = best_responses.get(agent, 0) + int(float(value))
     return {
         agent: count * minibatches(hyperparameters, agent) + best_responses.get(agent, 0) for agent, count in epochs.items()

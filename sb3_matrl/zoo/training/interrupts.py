@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -75,7 +76,7 @@ def storage_failure(error: OSError, model: MultiAgentAlgorithm, folder: RunFolde
         files = [file.name for file in (folder.last_model, folder.best_model) if file.is_file()]
         files += [f"{folder.checkpoints.name}/{folder.checkpoint(steps).name}" for steps in folder.checkpoint_steps()[-1:]]
         kept = f"the model after {model.num_timesteps} steps is lost; {folder.path} still has {', '.join(files) or 'no model'}"
-    place = error.filename or f"a file in {folder.path}"
+    place = os.fsdecode(error.filename or f"a file in {folder.path}")
     # Not saved as a checkpoint: a row of the log may be lost with the error, and a resumed run must have all of them.
     resume = f" With more space, resume with: {folder.resume_command}" if folder.checkpoint_steps() else ""
     return f"error: cannot write {place}: {error.strerror}. The training ended; {kept}.{resume}"

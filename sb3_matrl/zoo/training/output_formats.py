@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,10 +16,15 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
+    Figure,
+    FormatUnsupportedError,
+    HParam,
     HumanOutputFormat,
+    Image,
     KVWriter,
     Logger,
     TensorBoardOutputFormat,
+    Video,
     filter_excluded_keys,
 )
 from torch.utils.tensorboard import SummaryWriter
@@ -25,8 +33,6 @@ from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.training.tracking import Tracker
-
-TABLE_WIDTH = 72
 
 
 class ScreenTable(HumanOutputFormat):
@@ -37,8 +43,7 @@ class ScreenTable(HumanOutputFormat):
     """
 
     def __init__(self, agents: Iterable[str]) -> None:
-        # Wider than SB3's 36, which truncates (and then rejects) long names of agents.
-        super().__init__(sys.stdout, max_length=TABLE_WIDTH)
+        super().__init__(sys.stdout)
         self._hidden = tuple(f"{agent}/" for agent in agents)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
@@ -50,7 +55,8 @@ class ScreenTable(HumanOutputFormat):
 class CsvTable(CSVOutputFormat):
     """
     SB3's CSV file, which continues an existing file, and loses no complete row when the process is killed: new columns are
-    written to a new file that replaces the old one.
+    written to a new file that replaces the old one. Every row is one line: line breaks in names and texts are written as
+    ``\\n`` and ``\\r``.
 
     :param path: path of the file
     """
@@ -65,12 +71,21 @@ class CsvTable(CSVOutputFormat):
         self._open()
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append one row, and columns for its new keys."""
-        written = filter_excluded_keys(key_values, key_excluded, "csv")
+        """
+        Append one row, and columns for its new keys.
+
+        :raises FormatUnsupportedError: if a value is a video, figure, image or table of hyper-parameters
+        """
+        written = {_one_line(key): value for key, value in filter_excluded_keys(key_values, key_excluded, "csv").items()}
+        for kind in (Video, Figure, Image, HParam):
+            if any(isinstance(value, kind) for value in written.values()):
+                raise FormatUnsupportedError(["csv"], kind.__name__.lower())
         new = sorted(written.keys() - set(self.keys))
         if new:
             self._replace([*self.keys, *new], [line + self.separator * len(new) for line in self._read()[1]])
-        super().write(key_values, key_excluded, step)
+        values = (written.get(key) for key in self.keys)
+        self.file.write(_csv_line(["" if value is None else _one_line(str(value)) for value in values]))
+        self.file.flush()
         self.n_rows += 1
 
     def cut(self, n_rows: int) -> None:
@@ -92,17 +107,29 @@ class CsvTable(CSVOutputFormat):
     def _read(self) -> tuple[list[str], list[str]]:
         """Columns and complete rows as they are written; an incomplete last row is left out."""
         header, *lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-        return header.split(self.separator) if header else [], lines
+        return next(csv.reader([header]), []), lines
 
     def _replace(self, keys: Sequence[str], lines: Sequence[str]) -> None:
         with atomic_file(self.path) as file:
-            file.writelines(f"{line}\n".encode() for line in (self.separator.join(keys), *lines))
+            file.write(_csv_line(keys).encode())
+            file.writelines(f"{line}\n".encode() for line in lines)
         self.keys = list(keys)
         self._open()
 
     def _open(self) -> None:
         self.file.close()
         self.file = self.path.open("a", encoding="utf-8")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    """One line of CSV, in quotes where needed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 class EventFile(TensorBoardOutputFormat):
@@ -116,6 +143,22 @@ class EventFile(TensorBoardOutputFormat):
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
         self._is_closed = False
+
+
+@contextmanager
+def event_file_errors_printed_once() -> Iterator[None]:
+    """Inside, TensorBoard's thread prints no traceback of a failed write: the next row raises the same error."""
+    before = threading.excepthook
+
+    def excepthook(failure: threading.ExceptHookArgs) -> None:
+        if type(failure.thread).__name__ != "_AsyncWriterThread" or not isinstance(failure.exc_value, OSError):
+            before(failure)
+
+    threading.excepthook = excepthook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class FileFormat(KVWriter):

@@ -34,7 +34,7 @@ from sb3_matrl.zoo.training.interrupts import (
     training_failure,
 )
 from sb3_matrl.zoo.training.options import TrainOptions
-from sb3_matrl.zoo.training.output_formats import RunLogger, make_logger
+from sb3_matrl.zoo.training.output_formats import RunLogger, event_file_errors_printed_once, make_logger
 from sb3_matrl.zoo.training.resuming import prepare_resumed
 from sb3_matrl.zoo.training.tracking import Tracker, TrackEvaluations, WandbOptions
 
@@ -174,7 +174,7 @@ class TrainingRun:
     @contextmanager
     def _opened(self, keep_models: bool, after_evaluation: BaseCallback | None = None) -> Iterator[None]:
         """Inside, signals are noted and the log is open; at the end everything is closed and the folder unlocked."""
-        with self.watch, self._held, closing(self._make_logger()) as logger:
+        with self.watch, self._held, event_file_errors_printed_once(), closing(self._make_logger()) as logger:
             self.experiment.model.set_logger(logger)
             if self.tracker is not None:
                 after_evaluation = TrackEvaluations(self.tracker)
