@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
@@ -372,7 +373,16 @@ class JointVecEnv(VecEnv):
         return self.backend.env_method(method_name, method_args, method_kwargs, self._copies(indices))
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """Whether the copies' envs have a (PettingZoo) wrapper of that class."""
+        """
+        Whether the copies' envs have a (PettingZoo) wrapper of that class.
+
+        :raises TypeError: for SB3's Monitor, for which SB3's evaluation looks: it cannot evaluate several agents
+        """
+        if wrapper_class is Monitor:
+            raise TypeError(
+                "SB3's evaluate_policy and EvalCallback evaluate one agent: use evaluate_policy and MultiAgentEvalCallback of "
+                "sb3_matrl.evaluation"
+            )
         return self.backend.env_is_wrapped(wrapper_class, self._copies(indices))
 
     def render(self, mode: str | None = None) -> Any:
