@@ -33,7 +33,8 @@ class MultiAgentAlgorithm(MultiAgentModel):
 
     A subclass names its arguments in its constructor and calls ``super().__init__(locals())``. It then defines
 
-    - :meth:`collect_rollouts`: act in ``self.env`` and store what was seen; call :meth:`on_env_step` after every step
+    - :meth:`collect_rollouts`: act in ``self.env`` and store what was seen; call :meth:`start_rollout` first and
+      :meth:`on_env_step` after every step
     - :meth:`update`: learn from it
     - :meth:`build_learners`: SB3 learners of the agents, for algorithms that have them
     - :meth:`build`: everything else that is made once, such as optimisers and random generators
@@ -70,7 +71,8 @@ class MultiAgentAlgorithm(MultiAgentModel):
     @abstractmethod
     def collect_rollouts(self, callback: BaseCallback) -> bool:
         """
-        Act in the environment until there is enough for an update; starts at and moves :attr:`position`.
+        Act in the environment until there is enough for an update; starts with :meth:`start_rollout` and moves
+        :attr:`position`.
 
         :param callback: SB3 callback
         :return: False if the callback asked to stop
@@ -89,7 +91,6 @@ class MultiAgentAlgorithm(MultiAgentModel):
     @property
     def position(self) -> Position:
         """Where the next rollout begins: raw observations of all agents, and who opens an episode."""
-        self._notice_moves()
         assert self._last_obs is not None and self._last_episode_starts is not None
         observations: Any = self._last_obs
         return Position(observations, self._last_episode_starts)
@@ -107,8 +108,8 @@ class MultiAgentAlgorithm(MultiAgentModel):
         if self._left_at == (self.env, self.env.moves):
             return
         warnings.warn(
-            "the environment of the training was reset, stepped or replaced since the last rollout: training continues with new "
-            "episodes. Evaluate and play in an environment of its own to avoid this",
+            "the environment of the training was reset, stepped or replaced since the last rollout: training continues with "
+            "new episodes. Evaluate and play in an environment of its own to avoid this",
             stacklevel=3,
         )
         self._begin_episodes(self.num_timesteps)
@@ -188,6 +189,17 @@ class MultiAgentAlgorithm(MultiAgentModel):
                 self.dump_logs(iteration)
         callback.on_training_end()
         return self
+
+    def start_rollout(self, callback: BaseCallback) -> Position:
+        """
+        Call the callback at the start of a rollout; new episodes begin if it, or anyone else, moved the env.
+
+        :param callback: SB3 callback
+        :return: where the rollout begins
+        """
+        callback.on_rollout_start()
+        self._notice_moves()
+        return self.position
 
     def on_env_step(self, callback: BaseCallback, seen: dict[str, Any]) -> bool:
         """

@@ -224,9 +224,9 @@ class MATRL(MultiAgentAlgorithm):
         :return: False if the callback asked to stop
         """
         assert self.env is not None
-        callback.on_rollout_start()
+        position = self.start_rollout(callback)
         collector = RolloutCollector(self.env, self.team)
-        self.position, complete = collector.collect(self.position, self.n_steps, lambda seen: self.on_env_step(callback, seen))
+        self.position, complete = collector.collect(position, self.n_steps, lambda seen: self.on_env_step(callback, seen))
         if complete:
             callback.on_rollout_end()
         return complete

@@ -95,7 +95,7 @@ class RolloutCollector:
             team.observe(step.observations, step.alive)
             for name, decision in decisions.items():
                 self._store(name, decision, step, ended)
-        has_acted = acted.any(axis=(0, 1)).tolist()
+        has_acted = np.asarray(acted.any(axis=(0, 1)))
         env.require_masks(agent for agent in self._masked_agents() if has_acted[env.agents.index(agent)])
         self._finish(position, acted)
         return position, True
