@@ -1,4 +1,4 @@
-"""The files of a log can be gone on with: what came after a checkpoint is forgotten, what waited to be written is kept."""
+"""The files of a log can be continued: rows after a checkpoint are removed, values not yet written are kept."""
 
 import csv
 import json
