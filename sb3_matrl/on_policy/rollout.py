@@ -76,7 +76,7 @@ class RolloutCollector:
         :raises ValueError: if the masks of a learner that knows masks cannot be read
         """
         env, team = self.env, self.team
-        env.require_masks(self._masked_agents(), warn=False)
+        env.require_masks(self._masked_agents(env.acting), warn=False)
         self._start()
         acted = np.empty((n_steps, env.num_envs, len(env.agents)), dtype=bool)
         for n in range(n_steps):
@@ -95,15 +95,17 @@ class RolloutCollector:
             team.observe(step.observations, step.alive)
             for name, decision in decisions.items():
                 self._store(name, decision, step, ended)
-        has_acted = np.asarray(acted.any(axis=(0, 1)))
-        env.require_masks(agent for agent in self._masked_agents() if has_acted[env.agents.index(agent)])
+        env.require_masks(self._masked_agents(acted))
         self._finish(position, acted)
         return position, True
 
-    def _masked_agents(self) -> list[str]:
-        """Agents whose learners know masks."""
+    def _masked_agents(self, acted: np.ndarray) -> list[str]:
+        """Agents whose learners know masks, of those that acted at any time: bool (..., n_agents)."""
+        rows = acted.reshape(-1, len(self.env.agents))
+        has_acted = {agent: bool(rows[:, column].any()) for column, agent in enumerate(self.env.agents)}
         members, learners = self.team.members, self.team.learners
-        return [agent for name in learners if is_maskable(learners[name].rollout_buffer) for agent in members[name]]
+        masked = [agent for name in learners if is_maskable(learners[name].rollout_buffer) for agent in members[name]]
+        return [agent for agent in masked if has_acted[agent]]
 
     def _start(self) -> None:
         for learner in self.team.learners.values():
