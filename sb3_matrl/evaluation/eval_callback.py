@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
-from sb3_matrl.evaluation.evaluate import EvaluationResult, evaluate_policy
+from sb3_matrl.evaluation.evaluate import MAX_EPISODE_STEPS, EvaluationResult, check_max_episode_steps, evaluate_policy
 from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
@@ -29,11 +29,11 @@ class MultiAgentEvalCallback(EventCallback):
     change the training: the global random streams are restored.
 
     Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
-    ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled).
+    ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled); ``eval/cut_episodes`` if episodes had no end.
 
     ``evaluations.npz`` holds, for m evaluations of k episodes with n agents: ``timesteps`` (m,), ``results`` and
     ``results_greedy`` (m, k), ``ep_lengths`` and ``ep_lengths_greedy`` (m, k), ``agent_returns`` and
-    ``agent_returns_greedy`` (m, k, n), ``agents`` (n,).
+    ``agent_returns_greedy`` (m, k, n), ``cut`` and ``cut_greedy`` (m, k), whether the episode was cut, ``agents`` (n,).
 
     :param eval_env: separate :class:`JointVecEnv` for evaluation, or any argument of :func:`make_joint_vec_env`
     :param callback_on_new_best: callback called when the mean team return is the best so far
@@ -48,6 +48,7 @@ class MultiAgentEvalCallback(EventCallback):
     :param should_stop: function called before every step of an evaluation; if it returns ``True``, the evaluation is
         discarded, remains due, and training ends
     :param documents: name -> value in JSON types, stored in the file of the best model
+    :param max_episode_steps: number of steps after which an episode is cut, see :func:`evaluate_policy`
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class MultiAgentEvalCallback(EventCallback):
         verbose: int = 1,
         should_stop: Callable[[], bool] = lambda: False,
         documents: Mapping[str, Any] | None = None,
+        max_episode_steps: int | None = MAX_EPISODE_STEPS,
     ) -> None:
         super().__init__(callback_after_eval, verbose=verbose)
         self.callback_on_new_best = callback_on_new_best
@@ -78,6 +80,8 @@ class MultiAgentEvalCallback(EventCallback):
         self.seed = seed
         self.should_stop = should_stop
         self.documents = documents
+        check_max_episode_steps(max_episode_steps)
+        self.max_episode_steps = max_episode_steps
         self.evaluate_at_end = True
         self.best_mean_reward = -np.inf
         self.last_mean_reward = -np.inf
@@ -183,6 +187,7 @@ class MultiAgentEvalCallback(EventCallback):
             deterministic,
             seed,
             self._check_stop,
+            self.max_episode_steps,
         )
 
     def _check_stop(self, *_: object) -> None:
@@ -195,6 +200,8 @@ class MultiAgentEvalCallback(EventCallback):
         self.logger.record("eval/mean_reward_greedy", greedy.mean)
         self.logger.record("eval/mean_ep_length", sampled.mean_length)
         self.logger.record("eval/mean_ep_length_greedy", greedy.mean_length)
+        if cut := len(sampled.cut) + len(greedy.cut):
+            self.logger.record("eval/cut_episodes", cut)
         for agent, mean in sampled.agent_means.items():
             self.logger.record(f"eval/{agent}/mean_reward", mean)
         # Dump immediately, as SB3 does, so that the results are logged with the current number of steps.
@@ -231,6 +238,8 @@ class MultiAgentEvalCallback(EventCallback):
             "ep_lengths_greedy": np.array([result.lengths for result in self.greedy]),
             "agent_returns": np.array([result.agent_returns for result in self.sampled]),
             "agent_returns_greedy": np.array([result.agent_returns for result in self.greedy]),
+            "cut": np.array([result.was_cut for result in self.sampled]),
+            "cut_greedy": np.array([result.was_cut for result in self.greedy]),
             "agents": np.array(self.sampled[-1].agents),
         }
         # Atomic, so that readers never see an incomplete file.

@@ -56,6 +56,11 @@ class EvaluationResult:
         return len(self.returns)
 
     @property
+    def was_cut(self) -> np.ndarray:
+        """Whether each episode was cut, bool (k,)."""
+        return np.isin(np.arange(self.n_episodes), self.cut)
+
+    @property
     def mean(self) -> float:
         """Mean team return."""
         return float(self.returns.mean())

@@ -15,7 +15,7 @@ import numpy as np
 
 from sb3_matrl.envs.making import EnvSource, make_env
 from sb3_matrl.envs.wrappers import Wrappers
-from sb3_matrl.evaluation.evaluate import EvaluationResult, JointPredictor
+from sb3_matrl.evaluation.evaluate import MAX_EPISODE_STEPS, EvaluationResult, JointPredictor
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.utils.random_state import isolated_random_streams
 from sb3_matrl.utils.suggest import unknown
@@ -75,6 +75,7 @@ def record_video(
     seed: int = 0,
     fps: float | None = None,
     on_episode: Callable[[], object] | None = None,
+    max_episode_steps: int | None = MAX_EPISODE_STEPS,
 ) -> EvaluationResult:
     """
     Play episodes in one copy of an environment and write a video with one frame per reset and per step.
@@ -91,6 +92,7 @@ def record_video(
     :param seed: seed of the environment and of sampled actions
     :param fps: frames per second; ``None`` for the environment's ``render_fps``, or 10 if it has none
     :param on_episode: function called after every episode
+    :param max_episode_steps: number of steps after which an episode is cut, see :func:`play_episodes`
     :return: returns and lengths of the episodes
     :raises ValueError: see :func:`check_recordable`; :class:`VideoError` if a frame is no picture
     :raises ImportError: if a package is missing
@@ -106,7 +108,9 @@ def record_video(
             def add_rendered() -> None:
                 add_frame(made.render())
 
-            return play_episodes(model, made, n_episodes, n_timesteps, deterministic, seed, add_rendered, on_episode)
+            return play_episodes(
+                model, made, n_episodes, n_timesteps, deterministic, seed, add_rendered, on_episode, max_episode_steps
+            )
 
 
 @contextmanager

@@ -36,6 +36,11 @@ class MixedPolicy:
     def __init__(self, players: Mapping[str, Player]) -> None:
         self.players: dict[str, Player] = keyed_by_text(dict(players))
 
+    @property
+    def possible_agents(self) -> list[str]:
+        """Agents that the policy can play."""
+        return list(self.players)
+
     def predict(
         self,
         observation: Mapping[str, Any],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sb3_matrl.evaluation.evaluate import (
     warn_of_long_episode,
 )
 from sb3_matrl.utils.agent_names import agent_name
+from sb3_matrl.vec_env import EnvError
 from sb3_matrl.vec_env.conform import Life, acting_of, listed_agents
 from sb3_matrl.vec_env.mask_method import MASK_METHOD, MaskMethod
 from sb3_matrl.vec_env.masks import MaskReader, observed_mask_name
@@ -103,14 +105,16 @@ class _Game:
         :return: return of each agent, number of steps, and whether the episode was cut
         """
         returns, length = dict.fromkeys(self.agents, 0.0), 0
-        observations, infos = self.env.reset(seed=seed)
+        with _exits_named("reset"):
+            observations, infos = self.env.reset(seed=seed)
         self._life.begin(list(self.env.possible_agents), listed_agents(self.env))
         # An agent starts without a state, also if it joins later; a waiting agent keeps its state.
         states: dict[Any, Any] = {}
         self.on_frame()
         while self._life.live and (self.limit is None or length < self.limit):
             actions = self._choose(observations, infos, states, first=length == 0)
-            observations, rewards, terminations, truncations, infos = self.env.step(actions)
+            with _exits_named("step"):
+                observations, rewards, terminations, truncations, infos = self.env.step(actions)
             self._life.advance(listed_agents(self.env), terminations, truncations)
             for agent, reward in rewards.items():
                 returns[agent] += float(reward)
@@ -186,6 +190,15 @@ class _Masks:
         by_method = {MASK_METHOD: returned[agent_name(agent)]} if agent_name(agent) in returned else {}
         info = by_method | dict(infos.get(agent) or {})
         return info, self._readers[agent].name_in(info)
+
+
+@contextmanager
+def _exits_named(method: str) -> Iterator[None]:
+    """Turn the exit of an environment, which must not end the program, into an error."""
+    try:
+        yield
+    except SystemExit as error:
+        raise EnvError(f"{method}() raised SystemExit: {error}") from error
 
 
 def _now(copy: int) -> str:

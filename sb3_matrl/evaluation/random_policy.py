@@ -35,6 +35,11 @@ class RandomPolicy:
         for space, stream in zip(self._action_spaces.values(), streams, strict=True):
             space.seed(int(stream.generate_state(1)[0]))
 
+    @property
+    def possible_agents(self) -> list[str]:
+        """Agents that the policy can play."""
+        return list(self._action_spaces)
+
     def predict(
         self,
         observation: Mapping[str, Any],

@@ -39,7 +39,7 @@ class CopyFailure(Exception):
     :param error: error that was raised
     """
 
-    def __init__(self, copy: int, method: str, error: Exception) -> None:
+    def __init__(self, copy: int, method: str, error: BaseException) -> None:
         super().__init__(copy, method, error)
         self.copy = copy
         self.method = method
@@ -63,6 +63,23 @@ class WorkerLost(EnvError):
         super().__init__(
             f"a worker process of the env{held} ended without a message: {_cause(exit_code)}. "
             "vec_env='dummy' runs the env in this process, where the cause may show"
+        )
+
+
+class WorkerStuck(WorkerLost):
+    """
+    Worker processes did not answer in time, and were killed.
+
+    :param copies: copies that the workers held
+    :param seconds: time that they had
+    """
+
+    def __init__(self, copies: Sequence[int], seconds: float) -> None:
+        self.copies = list(copies)
+        EnvError.__init__(
+            self,
+            f"a worker process of the env (env copies {', '.join(map(str, copies))}) did not answer within {seconds:g} s "
+            "(env_timeout) and was ended. vec_env='dummy' runs the env in this process, where Ctrl-C shows where it is stuck",
         )
 
 

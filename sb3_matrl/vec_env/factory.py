@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import cloudpickle
 import gymnasium
+import numpy as np
 from pettingzoo import AECEnv, ParallelEnv
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -18,6 +19,7 @@ from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.backend import Backend
 from sb3_matrl.vec_env.batched import BatchedBackend
 from sb3_matrl.vec_env.describe import describe
+from sb3_matrl.vec_env.errors import EnvError
 from sb3_matrl.vec_env.joint import JointVecEnv
 from sb3_matrl.vec_env.supersuit_backend import DummyBackend, EnvFactory, SubprocBackend
 
@@ -33,6 +35,7 @@ def make_joint_vec_env(
     render_mode: str | None = None,
     num_cpus: int | None = None,
     check_bounds: bool = True,
+    env_timeout: float | None = None,
 ) -> JointVecEnv:
     """
     Make a vectorised env with ``n_envs`` copies of a multi-agent env.
@@ -56,19 +59,32 @@ def make_joint_vec_env(
     :param num_cpus: number of worker processes with ``"subproc"``, at most one per copy; by default one per CPU core, but
         at least two
     :param check_bounds: whether observations must lie within their spaces; NaN and infinity are never accepted
+    :param env_timeout: seconds that a worker process has for one step, or one reset, of its copies; then it is ended with an
+        :class:`~sb3_matrl.vec_env.EnvError`. Only worker processes can be ended, so that ``"auto"`` means ``"subproc"``.
+        ``None`` for no limit
     :raises ValueError: if the id or ``vec_env`` is unknown, or arguments contradict each other
     :raises TypeError: if ``env`` is none of the above, or SB3 does not support its spaces
     """
     kwargs = dict(env_kwargs or {}) | ({} if render_mode is None else {"render_mode": render_mode})
     if vec_env not in KINDS:
         raise ValueError(unknown("vec_env", str(vec_env), KINDS))
+    if env_timeout is not None:
+        vec_env = _kind_with_timeout(vec_env, env_timeout)
     if isinstance(env, VecEnv):
         return _existing(env, n_envs, vec_env, kwargs, seed)
-    if not isinstance(n_envs, int) or n_envs < 1:
+    if not isinstance(n_envs, int | np.integer) or n_envs < 1:
         raise ValueError(f"n_envs must be a positive integer, not {n_envs!r}")
     if num_cpus is not None and num_cpus < 1:
         raise ValueError(f"num_cpus must be positive, not {num_cpus!r}")
-    return JointVecEnv(_backend(env, kwargs, n_envs, vec_env, num_cpus), seed, check_bounds)
+    return JointVecEnv(_backend(env, kwargs, int(n_envs), vec_env, num_cpus, env_timeout), seed, check_bounds)
+
+
+def _kind_with_timeout(kind: str, seconds: float) -> str:
+    if not seconds > 0:
+        raise ValueError(f"env_timeout must be a positive number of seconds, not {seconds!r}")
+    if kind not in ("auto", "subproc"):
+        raise ValueError(f"env_timeout needs vec_env='subproc', not {kind!r}: only worker processes can be ended")
+    return "subproc"
 
 
 def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], seed: int | None) -> JointVecEnv:
@@ -80,13 +96,15 @@ def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], se
     if n_envs not in (1, env.num_envs):
         raise ValueError(f"n_envs={n_envs}, but the JointVecEnv given has {env.num_envs} copies; leave n_envs out")
     if vec_env != "auto" or kwargs:
-        raise ValueError("vec_env, env_kwargs and render_mode cannot change an existing JointVecEnv; give them when making it")
+        raise ValueError(
+            "vec_env, env_kwargs, render_mode and env_timeout cannot change an existing JointVecEnv; give them when making it"
+        )
     if seed is not None:
         env.seed(seed)
     return cast(JointVecEnv, env)
 
 
-def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus: int | None) -> Backend:
+def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus: int | None, timeout: float | None) -> Backend:
     """Make the first env and choose the backend by its type."""
     instance = isinstance(env, ParallelEnv | AECEnv)
     if instance and kwargs:
@@ -112,7 +130,7 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
         _close(first, instance)
         raise
     _close(first, instance)  # before the workers fork, so that they do not inherit it
-    return SubprocBackend([factory] * n_envs, description, num_cpus)
+    return SubprocBackend([factory] * n_envs, description, num_cpus, timeout)
 
 
 def _close(env: Any, instance: bool) -> None:
@@ -161,4 +179,7 @@ def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:
 
 
 def _make(make: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
-    return as_parallel(make(**kwargs))
+    try:
+        return as_parallel(make(**kwargs))
+    except SystemExit as error:
+        raise EnvError(f"making the env raised SystemExit: {error}; an env must not end the program") from error

@@ -34,7 +34,7 @@ from sb3_matrl.vec_env.uniform import (
     UniformParallelEnv,
 )
 from sb3_matrl.vec_env.value_checks import ActionRangeCheck
-from sb3_matrl.vec_env.workers import end_workers, ignore_interrupts, worker_failures
+from sb3_matrl.vec_env.workers import await_answers, end_workers, ignore_interrupts, worker_failures
 
 EnvFactory = Callable[[], Any]
 
@@ -223,6 +223,25 @@ class DummyBackend(SuperSuitBackend):
         return [getattr(EnvAccess, name)(self._copies[copy].env, *arguments) for copy in copies]
 
 
+class _TimedWorkers(ProcConcatVec):  # type: ignore[misc]  # SuperSuit ships no types
+    """
+    SuperSuit's worker processes, with a limit to the time that they take for a command.
+
+    :param shares: copies of each worker
+    :param timeout: seconds; ``None`` for no limit
+    :param arguments: arguments of SuperSuit's class
+    """
+
+    def __init__(self, shares: Sequence[Sequence[int]], timeout: float | None, *arguments: Any) -> None:
+        self._shares = shares
+        self._timeout = timeout
+        super().__init__(*arguments)
+
+    def _receive_info(self) -> Any:
+        await_answers(self.pipes, self.procs, self._shares, self._timeout)
+        return super()._receive_info()
+
+
 class SubprocBackend(SuperSuitBackend):
     """
     Steps the copies in worker processes.
@@ -230,15 +249,24 @@ class SubprocBackend(SuperSuitBackend):
     :param factories: one factory per copy, called in its worker
     :param description: agents and spaces of the env; all copies must have them
     :param num_cpus: number of worker processes, at most one per copy; by default one per CPU core, at least two
+    :param timeout: seconds that a worker has for one command, such as a step of its copies; ``None`` for no limit
     """
 
-    def __init__(self, factories: Sequence[EnvFactory], description: EnvDescription, num_cpus: int | None = None) -> None:
+    def __init__(
+        self,
+        factories: Sequence[EnvFactory],
+        description: EnvDescription,
+        num_cpus: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
         workers = min(len(factories), num_cpus or max(2, os.cpu_count() or 2))
         copies = [partial(_vectorised_copy, factory, copy, True, description) for copy, factory in enumerate(factories)]
         self._shares = [share.tolist() for share in np.array_split(np.arange(len(copies)), workers)]
         layout = Layout(description)
         with worker_failures():
-            vec = ProcConcatVec(
+            vec = _TimedWorkers(
+                self._shares,
+                timeout,
                 [partial(_worker_envs, [copies[copy] for copy in share]) for share in self._shares],
                 layout.observation_space,
                 layout.action_space,

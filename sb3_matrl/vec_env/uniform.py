@@ -178,7 +178,7 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         """Return whether the call succeeded, and the result or the error; an error must not end a worker process."""
         try:
             return {"answer": cloudpickle.dumps((True, function(*arguments)))}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return {"answer": cloudpickle.dumps((False, _picklable(error)))}
 
     def _snapshot(self) -> Snapshot:
@@ -301,7 +301,7 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
         """Mark errors that the env raises, as opposed to faults in its results."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CopyFailure(self.copy, method, self._for_parent(error)) from error
 
     @contextmanager
@@ -325,7 +325,7 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
                 raise
             raise self._for_parent(error) from None
 
-    def _for_parent(self, error: Exception) -> Exception:
+    def _for_parent(self, error: BaseException) -> BaseException:
         """In a worker process, make the error being handled picklable and add its traceback as a note."""
         if not self.remote:
             return error
@@ -374,7 +374,7 @@ def _name_copy(error: Exception, copy: int) -> None:
         error.add_note(f"in env copy {copy}")
 
 
-def _picklable(error: Exception) -> Exception:
+def _picklable(error: BaseException) -> BaseException:
     """Return the error itself if it can be pickled, otherwise a RuntimeError with its message."""
     try:
         return error if isinstance(pickle.loads(pickle.dumps(error)), type(error)) else RuntimeError(repr(error))

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import Any
 
-from sb3_matrl.vec_env.errors import WorkerLost
+from sb3_matrl.vec_env.errors import WorkerLost, WorkerStuck
 
 
 def ignore_interrupts() -> None:
@@ -55,6 +55,26 @@ def _lost(procs: Sequence[Any], shares: Sequence[Sequence[int]]) -> WorkerLost:
         return WorkerLost([], None)
     procs[gone[0]].join()
     return WorkerLost([copy for worker in gone for copy in shares[worker]], procs[gone[0]].exitcode)
+
+
+def await_answers(pipes: Sequence[Any], procs: Sequence[Any], shares: Sequence[Sequence[int]], seconds: float | None) -> None:
+    """
+    Wait until every worker has answered or died.
+
+    :param pipes: pipes to the workers
+    :param procs: worker processes
+    :param shares: copies of each worker
+    :param seconds: time that the workers have; ``None`` for no limit
+    :raises WorkerStuck: if workers have not answered; they are killed
+    """
+    if seconds is None:
+        return
+    deadline = time.monotonic() + seconds
+    stuck = [worker for worker, pipe in enumerate(pipes) if not pipe.poll(max(0.0, deadline - time.monotonic()))]
+    for worker in stuck:
+        procs[worker].kill()
+    if stuck:
+        raise WorkerStuck([copy for worker in stuck for copy in shares[worker]], seconds)
 
 
 def end_workers(pipes: Sequence[Any], procs: Sequence[Any], patience: float = 10.0) -> BaseException | None:

@@ -237,7 +237,7 @@ def test_state_before_the_first_evaluation_has_no_best():
 def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
     callback, before = evaluation(), evaluation().state()
 
-    def fail(model, env, n_eval_episodes, deterministic, seed, callback):
+    def fail(model, env, n_eval_episodes, deterministic, *_):
         if deterministic:
             raise RuntimeError("broken")
         return result_of(iter([1.0]))
