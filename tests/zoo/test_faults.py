@@ -32,11 +32,22 @@ def test_fault_in_an_evaluation_does_so_too(tmp_path, capsys, fault, vec_env, te
     check_end(tmp_path / "run", capsys, fault, vec_env, "200", texts)
 
 
-def check_end(path, capsys, fault, vec_env, eval_freq, texts):
+@pytest.mark.parametrize("eval_freq", ["-1", "200"])
+def test_worker_that_hangs_ends_the_run_after_the_timeout(tmp_path, capsys, eval_freq):
+    texts = ["did not answer within 5 s (env_timeout)"]
+    check_end(tmp_path / "run", capsys, "hangs", "auto", eval_freq, texts, extra=("--env-timeout", "5"))
+
+
+def test_second_signal_ends_a_step_that_hangs_with_a_checkpoint(tmp_path, capsys):
+    check_end(tmp_path / "run", capsys, "interrupted twice", "dummy", "-1", [], code=130, start="SIGINT twice")
+
+
+def check_end(path, capsys, fault, vec_env, eval_freq, texts, extra=(), code=1, start="error: "):
     words = ["--env", WORLD, "--env-kwargs", f"fault:{fault}", "--vec-env", vec_env, "-n", "1000", "--eval-freq", eval_freq]
-    assert main([*words, *QUICK, *SMALL, "--run-dir", str(path)]) == 1
+    assert main([*words, *extra, *QUICK, *SMALL, "--run-dir", str(path)]) == code
     errors = capsys.readouterr().err
-    assert errors.startswith("error: ") and errors.count("\n") == 1 and "cop" in errors
+    assert errors.startswith(start) and errors.count("\n") == 1
+    assert code != 1 or "cop" in errors
     for text in texts:
         assert text in errors
     run = RunFolder(path, WORLD)

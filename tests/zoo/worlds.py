@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,11 @@ class Faulty(RandomLength):
     def _go_wrong(self, observations: dict[str, np.ndarray], rewards: dict[str, float]) -> tuple[Any, Any]:
         if self.fault == "exception":
             raise ZeroDivisionError("a bug\nin the world")
+        if self.fault == "hangs":
+            time.sleep(600)
+        if self.fault == "interrupted twice":
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
         if self.fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if "reward" in self.fault:

@@ -134,7 +134,7 @@ def fixed_arguments(options: TrainOptions) -> dict[str, Any]:
 
     :param options: options of the command line
     """
-    given = {"vec_env": options.vec_env, "seed": options.seed}
+    given = {"vec_env": options.vec_env, "env_timeout": options.env_timeout, "seed": options.seed}
     return {**algorithm_spec(options.algo).fixed, **accepted_arguments(options.algo, given)}
 
 
@@ -173,7 +173,8 @@ def evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, mode
     env_kwargs = {**hyperparameters.env_kwargs, **options.eval_env_kwargs}
     check_env(options.env, env_kwargs, hyperparameters.env_wrapper)
     copies = options.n_eval_envs or min(options.eval_episodes, hyperparameters.n_envs)
-    env = make_joint_vec_env(env_source(options.env, hyperparameters.env_wrapper), n_envs=copies, env_kwargs=env_kwargs)
+    source = env_source(options.env, hyperparameters.env_wrapper)
+    env = make_joint_vec_env(source, n_envs=copies, env_kwargs=env_kwargs, env_timeout=options.env_timeout)
     trained = model.env
     assert trained is not None
     for kind in ("observation_spaces", "action_spaces"):

@@ -91,7 +91,19 @@ def training_failure(error: EnvError | NonFiniteError, folder: RunFolder, checkp
     :param checkpoints: checkpoint callback of the training
     :return: what failed and how to resume, in one line
     """
+    return early_end(f"error: {' '.join(str(error).split())}", folder, checkpoints)
+
+
+def early_end(cause: str, folder: RunFolder, checkpoints: ResumableCheckpointCallback) -> str:
+    """
+    Save the training as it was before the rollout, if it had begun.
+
+    :param cause: cause of the end
+    :param folder: run folder
+    :param checkpoints: checkpoint callback of the training
+    :return: the cause and how to resume, in one line
+    """
     if checkpoints.can_save:
         checkpoints.save()
     saved = f"resume with: {folder.resume_command}" if folder.checkpoint_steps() else "nothing was trained"
-    return f"error: {' '.join(str(error).split())}. The training ended; {saved}"
+    return f"{cause}. The training ended; {saved}"

@@ -45,6 +45,7 @@ class TrainOptions:
     keep_checkpoints: int = 3
     record: bool = False
     vec_env: str = "auto"
+    env_timeout: float | None = None
     device: str = "auto"
     num_threads: int = 1
     verbose: int = 1

@@ -20,7 +20,7 @@ from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback, Rando
 from sb3_matrl.files.checkpoints import restore_parts
 from sb3_matrl.vec_env import EnvError
 from sb3_matrl.zoo.common.run_folder import RunFolder, create_run_folder
-from sb3_matrl.zoo.common.signals import Interrupted, SignalWatch
+from sb3_matrl.zoo.common.signals import Interrupted, SignalWatch, exit_code
 from sb3_matrl.zoo.common.text_tables import returns_table
 from sb3_matrl.zoo.common.yaml_files import write_yaml
 from sb3_matrl.zoo.playing.players import open_run_folder
@@ -29,6 +29,7 @@ from sb3_matrl.zoo.training.experiment import Experiment, prepare
 from sb3_matrl.zoo.training.interrupts import (
     StopOnSignal,
     UpdateStopped,
+    early_end,
     interruptible_updates,
     storage_failure,
     training_failure,
@@ -192,6 +193,10 @@ class TrainingRun:
         except (EnvError, NonFiniteError) as error:
             print(training_failure(error, self.folder, self.checkpoints), file=sys.stderr)
             return TRAINING_FAILURE
+        except Interrupted as error:
+            text = f"{error.number.name} twice, in the middle of a step or update"
+            print(early_end(text, self.folder, self.checkpoints), file=sys.stderr)
+            return exit_code(error)
 
     def _train(self) -> int:
         model = self.experiment.model
