@@ -32,6 +32,7 @@ def test_fault_in_an_evaluation_does_so_too(tmp_path, capsys, fault, vec_env, te
     check_end(tmp_path / "run", capsys, fault, vec_env, "200", texts)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("eval_freq", ["-1", "200"])
 def test_worker_that_hangs_ends_the_run_after_the_timeout(tmp_path, capsys, eval_freq):
     texts = ["did not answer within 5 s (env_timeout)"]
