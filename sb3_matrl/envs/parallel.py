@@ -36,7 +36,12 @@ def require_parallel_env(env: Any) -> None:
     if isinstance(env, ParallelEnv):
         return
     kind = type(env).__name__
-    if isinstance(env, gymnasium.Env):
+    if isinstance(env, gymnasium.vector.VectorEnv) or hasattr(env, "step_async"):  # as SB3's VecEnv has
+        advice = (
+            "is a vector environment (of SuperSuit, gymnasium or SB3), in which agents look like copies of one agent: pass "
+            "the ParallelEnv itself, or a function that makes it, and the number of copies as n_envs"
+        )
+    elif isinstance(env, gymnasium.Env):
         advice = "is a single-agent gymnasium env: train it with SB3 itself, or write it as a ParallelEnv"
     else:
         advice = "does not derive from pettingzoo.ParallelEnv; derive from it or convert it"

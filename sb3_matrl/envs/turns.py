@@ -33,14 +33,14 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         return self.env.unwrapped
 
     @property
-    def agents(self) -> list[str]:
+    def agents(self) -> list[Any]:
         """Live agents."""
         return [agent for agent in self.env.agents if not self._has_ended(agent)]
 
     @property
-    def acting_agents(self) -> list[str]:
+    def acting_agents(self) -> list[Any]:
         """The agent whose turn it is; empty if the episode is over."""
-        return [self.env.agent_selection] if self.env.agents else []
+        return [self._selected()] if len(self.env.agents) else []
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         """Delegate to the AECEnv."""
@@ -74,10 +74,11 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
 
         :param actions: agent -> action; actions of agents that are not in :attr:`acting_agents` are ignored
         :return: observations, rewards, terminations, truncations and infos of the agents that were alive, and of new ones
-        :raises ValueError: if an agent is rewarded after its end, or still listed after its last ``step(None)``
+        :raises ValueError: if an agent is rewarded after its end, or still listed after its last ``step(None)``, or selected
+            without being listed
         """
         before = [agent for agent in self.env.agents if self._has_ended(agent)]
-        self.env.step(actions[self.env.agent_selection])
+        self.env.step(actions[self._selected()])
         rewards = dict.fromkeys(self.env.agents, 0.0)
         self._add_rewards(rewards)
         terminations, truncations, infos = dict(self.env.terminations), dict(self.env.truncations), dict(self.env.infos)
@@ -116,7 +117,17 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
     def __str__(self) -> str:
         return str(self.env)
 
-    def _has_ended(self, agent: str) -> bool:
+    def _selected(self) -> Any:
+        """The agent whose turn it is."""
+        selected = getattr(self.env, "agent_selection", None)
+        if selected not in self.env.agents:
+            raise ValueError(
+                f"env.agent_selection is {selected!r}, which is not in env.agents {list(self.env.agents)}; at the end of "
+                "reset() and step(), select a listed agent"
+            )
+        return selected
+
+    def _has_ended(self, agent: Any) -> bool:
         return bool(self.env.terminations[agent] or self.env.truncations[agent])
 
     def _observe(self, agents: list[str]) -> dict[str, Any]:
@@ -128,11 +139,13 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
 
     def _step_ended_agents(self, rewards: dict[str, float]) -> None:
         """Call ``step(None)`` for ended agents until it is a live agent's turn or no agent is left."""
-        while self.env.agents and self._has_ended(self.env.agent_selection):
-            agent = self.env.agent_selection
+        while len(self.env.agents) and self._has_ended(agent := self._selected()):
             self.env.step(None)
             if agent in self.env.agents:
-                raise ValueError(f"agent {agent!r} is still in env.agents after its end and step(None); remove it there")
+                raise ValueError(
+                    f"agent {agent!r} is still in env.agents after its end and step(None); remove it there, for example with "
+                    "PettingZoo's AECEnv._was_dead_step()"
+                )
             self._add_rewards(rewards)
 
     @staticmethod

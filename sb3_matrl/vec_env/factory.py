@@ -89,9 +89,7 @@ def _kind_with_timeout(kind: str, seconds: float) -> str:
 
 def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], seed: int | None) -> JointVecEnv:
     if not isinstance(env.unwrapped, JointVecEnv):
-        raise TypeError(
-            f"the {type(env).__name__} given is a single-agent VecEnv; pass the factory of a ParallelEnv, or a JointVecEnv"
-        )
+        require_parallel_env(env)
     # Callers that forward n_envs have the default 1.
     if n_envs not in (1, env.num_envs):
         raise ValueError(f"n_envs={n_envs}, but the JointVecEnv given has {env.num_envs} copies; leave n_envs out")
@@ -170,7 +168,7 @@ def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:
     """Function without arguments that makes one ParallelEnv."""
     if isinstance(env, str):
         return partial(_make, env_factory(env), kwargs)
-    if isinstance(env, gymnasium.Env):
+    if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         require_parallel_env(env)
     if not callable(env):
         hint = f"; did you mean {env.__name__}.parallel_env?" if hasattr(env, "parallel_env") else ""

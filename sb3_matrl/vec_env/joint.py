@@ -376,12 +376,12 @@ class JointVecEnv(VecEnv):
         """
         Whether the copies' envs have a (PettingZoo) wrapper of that class.
 
-        :raises TypeError: for SB3's Monitor, for which SB3's evaluation looks: it cannot evaluate several agents
+        :raises TypeError: for SB3's Monitor, for which SB3's VecMonitor and evaluation look: they cannot handle several agents
         """
         if wrapper_class is Monitor:
             raise TypeError(
-                "SB3's evaluate_policy and EvalCallback evaluate one agent: use evaluate_policy and MultiAgentEvalCallback of "
-                "sb3_matrl.evaluation"
+                "SB3's evaluate_policy, EvalCallback and VecMonitor are for one agent: use evaluate_policy and "
+                "MultiAgentEvalCallback of sb3_matrl.evaluation; a JointVecEnv records episodes itself"
             )
         return self.backend.env_is_wrapped(wrapper_class, self._copies(indices))
 

@@ -271,7 +271,12 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
     def _final_row(self, agent: str, observations: Mapping[str, Any], truncations: Mapping[str, Any]) -> bytes:
         row = np.zeros(self.layout.observation_size, np.uint8)
         # An env may omit the observation after a termination, because nothing is bootstrapped there.
-        if agent in observations or truncations[agent]:
+        if agent not in observations and truncations[agent]:
+            raise ValueError(
+                f"agent {agent!r}: no final observation, though it was truncated; return its last observation, whose value "
+                "stands for the rest of the episode, or terminate the agent instead"
+            )
+        if agent in observations:
             self._write(row, agent, observations)
         return row.tobytes()
 

@@ -141,7 +141,7 @@ def test_an_existing_joint_vec_env_is_returned_as_it_is():
 
 
 def test_single_agent_vec_envs_are_refused():
-    with pytest.raises(TypeError, match="the DummyVecEnv given is a single-agent VecEnv"):
+    with pytest.raises(TypeError, match="the DummyVecEnv given is a vector environment"):
         make_joint_vec_env(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]))
 
 
