@@ -124,7 +124,7 @@ class MultiAgentModel(BaseAlgorithm):
     # ------------------------------------------------------------------ set-up
 
     def _make_env(self, env: Any) -> JointVecEnv:
-        if isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecEnvWrapper) and isinstance(env.unwrapped, JointVecEnv):
             raise ValueError(
                 f"{type(self).__name__} takes no SB3 wrapper ({type(env).__name__}) around a JointVecEnv, which would miss "
                 "final observations and masks: wrap the ParallelEnv instead (SuperSuit, PettingZoo)"
