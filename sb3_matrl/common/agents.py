@@ -95,8 +95,6 @@ def learner_groups(
 
 
 def _checked_groups(agents: Sequence[str], share: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    if not isinstance(share, Mapping):
-        raise ValueError(f"share must be a dict such as {{'team': {list(agents[:2])}}}, got {share!r}")
     taken: dict[str, str] = {}
     for name, members in share.items():
         if isinstance(members, str) or not isinstance(members, Sequence) or not members:

@@ -292,10 +292,16 @@ class MultiAgentAlgorithm(MultiAgentModel):
             generators=random_generators(),
             episodes=[dict(info) for info in self.ep_info_buffer],
             episode_starts=np.array(self._last_episode_starts),
-            env=self.env.snapshot() if self.env.can_snapshot else None,
+            # A snapshot has its columns in the env's order, which another env may not have.
+            env=self.env.snapshot() if self.env.can_snapshot and self._has_own_order else None,
             normalizers=normalizer_states(self.team),
             memories=recurrent_states(self.team),
         )
+
+    @property
+    def _has_own_order(self) -> bool:
+        """Whether the env lists the agents in the model's order."""
+        return self.env is not None and list(self.env.agents) == self.possible_agents
 
     def _restore_state(self, state: TrainingState) -> None:
         """
@@ -310,7 +316,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
         assert self.env is not None and self.ep_info_buffer is not None
         for name, normalizer in self.team.normalizers.items():
             normalizer.restore(state.normalizers[name])
-        if state.env is None:
+        if state.env is None or not self._has_own_order:
             if self.verbose >= 1:
                 print("The environment cannot save its state: training resumes with new episodes.")
             self._begin_episodes(state.num_timesteps)

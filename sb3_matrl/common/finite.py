@@ -14,6 +14,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 ON_NAN = ("stop", "skip")
 # Part of the message of torch.distributions for parameters that are NaN.
 REFUSED_BY_TORCH = "found invalid values"
+# Numbers that are checked by one operation.
+_GROUP_SIZE = 2**20
 # A rollout buffer's arrays in the order in which a bad number spreads, so that the first bad one is the cause.
 _ROLLOUT_ARRAYS = {
     "rewards": "reward",
@@ -62,12 +64,24 @@ def check_parameters(agent: str, policy: ActorCriticPolicy, optimizers: Iterable
     :raises NonFiniteError: names the agent and the parameter
     """
     numbers = list(_numbers(policy, optimizers))
-    # One operation on all of them is many times faster than one on each.
-    if bool(th.isfinite(th.cat([tensor.reshape(-1) for _, tensor in numbers])).all()):
+    if _all_finite([tensor for _, tensor in numbers]):
         return
     what, tensor = next((what, tensor) for what, tensor in numbers if not bool(th.isfinite(tensor).all()))
     bad = int((~th.isfinite(tensor)).sum())
     raise NonFiniteError(f"agent {agent!r}, {when}: {bad} of {tensor.numel()} numbers in {what} are NaN or infinite")
+
+
+def _all_finite(tensors: Sequence[th.Tensor]) -> bool:
+    """
+    Whether all numbers are finite. Small tensors are joined, because one operation on all is many times faster than one on
+    each; large ones are cut, because the operation takes several times their memory.
+    """
+    groups: list[list[th.Tensor]] = [[]]
+    for piece in (piece for tensor in tensors for piece in th.split(tensor.reshape(-1), _GROUP_SIZE)):
+        if sum(map(len, groups[-1])) + len(piece) > _GROUP_SIZE:
+            groups.append([])
+        groups[-1].append(piece)
+    return bool(th.stack([th.isfinite(th.cat(group)).all() for group in groups if group]).all())
 
 
 def _numbers(policy: ActorCriticPolicy, optimizers: Iterable[th.optim.Optimizer]) -> Iterator[tuple[str, th.Tensor]]:

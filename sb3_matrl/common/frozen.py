@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,32 +19,27 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
+from sb3_matrl.common.scripted import scripted_player
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
-
-Script = Callable[[Any], Any]
 
 
 class FrozenAgent:
     """
     An agent that acts without learning.
 
-    :param policy: an SB3 policy or algorithm; or a function of the observations (n_envs, ...) that returns the actions
-        (n_envs, ...); or ``None`` for one that a file could not hold, which raises an error when it is to act
+    :param policy: an SB3 policy or algorithm; or what :func:`~sb3_matrl.common.scripted.scripted_player` accepts; or ``None``
+        for one that a file could not hold, which raises an error when it is to act
     :param normalizer: normaliser of the policy's observations; ``None`` for raw observations
     :raises TypeError: if ``policy`` is none of these
     """
 
-    def __init__(self, policy: BasePolicy | BaseAlgorithm | Script | None, normalizer: Normalizer | None = None) -> None:
+    def __init__(self, policy: Any, normalizer: Normalizer | None = None) -> None:
         if isinstance(policy, BaseAlgorithm):
             policy = policy.policy
-        if not (policy is None or callable(policy)):
-            raise TypeError(
-                f"a frozen agent is an SB3 policy or algorithm, a function of the observations, a path of a saved MATRL model "
-                f"or a tuple (model or path, agent), not {policy!r}"
-            )
         self.policy = policy
+        self._script = None if policy is None or isinstance(policy, BasePolicy) else scripted_player(policy)
         self.normalizer = normalizer
         # State of a recurrent policy between two calls of act().
         self.state: Any = None
@@ -97,17 +92,16 @@ class FrozenAgent:
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """SB3's ``predict``; a function gets the observations alone."""
+        """SB3's ``predict``, with action masks for policies and functions that take them."""
         if self.policy is None:
             raise ValueError("this frozen agent was a function, which a file cannot hold: pass it to load() as frozen={...}")
-        if not isinstance(self.policy, BasePolicy):
-            return np.asarray(self.policy(observation)), None
+        if self._script is not None:
+            return self._script(observation, state, episode_start, deterministic, action_masks)
         if self.normalizer is not None:
             observation = self.normalizer.normalize(observation)
         masks = {"action_masks": action_masks} if isinstance(self.policy, MaskableActorCriticPolicy) else {}
         actions, state = self.policy.predict(observation, state, episode_start, deterministic, **masks)
-        bits = isinstance(self.policy.action_space, spaces.MultiBinary)  # SB3 samples floats
-        return actions.astype(self.policy.action_space.dtype) if bits else actions, state
+        return to_space_dtype(self.policy.action_space, actions), state
 
     def to_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """:return: JSON document and tensors for :meth:`from_file`; of a function, only that there was one"""
@@ -156,6 +150,20 @@ class FrozenAgent:
             normalizer = Normalizer(NormalizerConfig(**document["normalizer"]), observation_space, 1)
             normalizer.restore(arrays_for_tensors(tensors["normalizer"]), with_running=False)
         return cls(policy, normalizer)
+
+
+def to_space_dtype(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
+    """
+    Convert actions that SB3 samples as floats to a space of whole numbers: those of a MultiBinary, and of a Box of integers,
+    which are rounded.
+
+    :param space: action space
+    :param actions: actions within its bounds
+    :return: actions in the space's dtype; those of other spaces as they are
+    """
+    if isinstance(space, spaces.MultiBinary) or (isinstance(space, spaces.Box) and np.dtype(space.dtype).kind in "biu"):
+        return np.asarray(np.rint(actions), dtype=space.dtype)
+    return actions
 
 
 def _constructor_arguments(policy: BasePolicy) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +16,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_matrl.common.agents import SpacesVecEnv, Team, group_env, learner_groups
+from sb3_matrl.common.argument_checks import checked_arguments
 from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.normalize import build_normalizers
 from sb3_matrl.common.registry import class_of_file
+from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
 from sb3_matrl.common.training_state import TrainingState, normalizer_states
 from sb3_matrl.files.model_file import SavedModel, blame_file, read_model, restore_arguments, write_model
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
@@ -46,7 +50,8 @@ class MultiAgentModel(BaseAlgorithm):
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         # Arguments as given: saved with the model, and read by everything that is built from them.
-        self.arguments: dict[str, Any] = {name: keyed_by_text(given[name]) for name in constructor_arguments(type(self))}
+        specs = constructor_arguments(type(self))
+        self.arguments: dict[str, Any] = checked_arguments(specs, {name: keyed_by_text(given[name]) for name in specs})
         if "share" in self.arguments:
             self.arguments["share"] = members_by_text(self.arguments["share"])
         # SB3's base class expects one policy and one learning rate; here every learner has its own.
@@ -68,7 +73,7 @@ class MultiAgentModel(BaseAlgorithm):
         self.check_arguments()
         env = given.get("env")
         if env is not None:
-            self.env = self._make_env(env)
+            self.env = self._make_env(env, self.argument("env_kwargs"))
             self._set_spaces(self.env.observation_spaces, self.env.action_spaces, self.env.num_envs)
         if given.get("_init_setup_model", True):
             if env is None:
@@ -123,7 +128,7 @@ class MultiAgentModel(BaseAlgorithm):
 
     # ------------------------------------------------------------------ set-up
 
-    def _make_env(self, env: Any) -> JointVecEnv:
+    def _make_env(self, env: Any, env_kwargs: Mapping[str, Any] | None) -> JointVecEnv:
         if isinstance(env, VecEnvWrapper) and isinstance(env.unwrapped, JointVecEnv):
             raise ValueError(
                 f"{type(self).__name__} takes no SB3 wrapper ({type(env).__name__}) around a JointVecEnv, which would miss "
@@ -136,7 +141,8 @@ class MultiAgentModel(BaseAlgorithm):
             env,
             n_envs=env.num_envs if own_copies else n_envs,
             vec_env=self.argument("vec_env", "auto"),
-            env_kwargs=self.argument("env_kwargs"),
+            env_kwargs=env_kwargs,
+            env_timeout=self.argument("env_timeout", None),
         )
 
     def _set_spaces(
@@ -166,7 +172,8 @@ class MultiAgentModel(BaseAlgorithm):
         self.set_random_seed(self.seed)
         self.learners = self.build_learners(envs, arguments)
         self.agents = AgentDict({agent: self.learners[name] for name in self.learners for agent in members[name]})
-        self.team = Team(self.possible_agents, self.learners, members, build_normalizers(envs, arguments), frozen)
+        order = self.possible_agents if self.env is None else list(self.env.agents)
+        self.team = Team(order, self.learners, members, build_normalizers(envs, arguments), frozen)
         self.build(arguments)
 
     def _frozen_agent(self, agent: str, source: Any) -> FrozenAgent:
@@ -176,35 +183,48 @@ class MultiAgentModel(BaseAlgorithm):
             model = class_of_file(read_model(model).algorithm).load(model, device=self.device)
         if isinstance(source, FrozenAgent):
             return source
-        is_model, name = isinstance(model, MultiAgentModel), agent_name(name)
-        if is_model and name not in model.possible_agents:
-            raise ValueError(
-                f"frozen: {agent!r}: the model has no such agent: {unknown('agent', name, model.possible_agents)}"
-            )
-        player = model.player(name) if is_model else FrozenAgent(source)
+        player = self._player_of(agent, model, agent_name(name)) if is_joint_model(model) else FrozenAgent(source)
         player.check_spaces(agent, self._spaces["observation"][agent], self._spaces["action"][agent])
         return player.copied()
 
+    def _player_of(self, agent: str, model: Any, name: str) -> FrozenAgent:
+        """An agent of a model of several agents, in which it may have another name."""
+        if isinstance(model, type):  # such as RandomPolicy
+            own_spaces = [{name: of_agent[agent]} for of_agent in self._spaces.values()]
+            model = model(*own_spaces, seed=None if self.seed is None else self.seed + self.possible_agents.index(agent))
+        if name not in model.possible_agents:
+            raise ValueError(
+                f"frozen: {agent!r}: the model has no such agent: {unknown('agent', name, model.possible_agents)}"
+            )
+        return model.player(name) if isinstance(model, MultiAgentModel) else FrozenAgent(JointModelPlayer(model, name))
+
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """
-        Continue in another environment with the same agents and spaces.
+        Continue in another environment with the same agents and spaces. It may list the agents in another order.
 
-        :param env: environment as in the constructor
+        :param env: environment as in the constructor; the model's ``env_kwargs`` are only for ids and for factories that take
+            arguments
         :param force_reset: begin with new episodes
         :raises ValueError: if agents, spaces or the number of copies differ
         """
-        new = env if isinstance(env, JointVecEnv) else self._make_env(env)
+        self._set_env(env, force_reset, self.argument("env_kwargs") if _takes_arguments(env) else None)
+
+    def _set_env(self, env: Any, force_reset: bool, env_kwargs: Mapping[str, Any] | None) -> None:
+        new = env if isinstance(env, JointVecEnv) else self._make_env(env, env_kwargs)
         self._check_spaces(new)
         if new.num_envs != self.n_envs:
             raise ValueError(
                 f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()"
             )
+        reordered = self.env is not None and self.env.agents != new.agents
         self.env = new
-        if force_reset:
+        if hasattr(self, "team"):
+            self.team = replace(self.team, agents=list(new.agents))
+        if force_reset or reordered:
             self._last_obs = self._state = self._resume_from = None
 
     def _check_spaces(self, env: JointVecEnv) -> None:
-        if list(env.agents) != self.possible_agents:
+        if set(env.agents) != set(self.possible_agents):
             raise ValueError(
                 f"the env's agents are {env.agents}, the model's {self.possible_agents}: it is another environment"
             )
@@ -396,8 +416,8 @@ class MultiAgentModel(BaseAlgorithm):
         model = cls(**{**arguments, **building})
         model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
         if env is not None:
-            model.set_env(env)
-        with blame_file(path, MemoryError, RuntimeError, OverflowError):  # sizes that no memory holds
+            model._set_env(env, True, arguments.get("env_kwargs") if "env_kwargs" in kwargs or _takes_arguments(env) else None)
+        with blame_file(path, MemoryError, RuntimeError, OverflowError, ValueError):  # sizes that no memory holds
             model._setup_model()
         with blame_file(path, Exception):
             model._restore(saved, device)
@@ -419,6 +439,16 @@ class MultiAgentModel(BaseAlgorithm):
         for name, normalizer in self.team.normalizers.items():
             # Another number of copies has no use for the running returns of the saved ones.
             normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
+
+
+def _takes_arguments(env: Any) -> bool:
+    """Whether an environment as in the constructor takes keyword arguments: ids do, and factories with parameters."""
+    if not callable(env):
+        return isinstance(env, str)
+    try:
+        return bool(inspect.signature(env).parameters)
+    except (TypeError, ValueError):  # built-in functions without a signature
+        return True
 
 
 def _mask_in(observation: Any, name: str | None) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_matrl.common.agents import Team
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
@@ -72,7 +73,7 @@ def recurrent_states(team: Team) -> dict[str, list[np.ndarray]]:
         if states is not None:
             memories[name] = [state.cpu().numpy().copy() for pair in states for state in pair]
     for agent, frozen in team.frozen.items():
-        if frozen.state is not None:
+        if frozen.state is not None and isinstance(frozen.policy, BasePolicy):
             memories[agent] = [np.array(state) for state in frozen.state]
     return memories
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import FloatSchedule
 from torch.nn import functional as F
 
+from sb3_matrl.common.argument_checks import check_range
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.on_policy.batch import AgentBatch, evaluate, live_part, minibatches, take_rows
 
@@ -41,10 +42,8 @@ class BestResponseConfig:
     target_kl: float | None
 
     def __post_init__(self) -> None:
-        if self.br_n_epochs < 0:
-            raise ValueError(f"br_n_epochs must not be negative, got {self.br_n_epochs}")
-        if self.br_clip_range is not None and not self.br_clip_range > 0.0:
-            raise ValueError(f"br_clip_range must be positive, or None for no clipping; got {self.br_clip_range}")
+        check_range("br_n_epochs", self.br_n_epochs)
+        check_range("br_clip_range", self.br_clip_range)
 
     @classmethod
     def of(cls, arguments: LearnerArguments, learner: str, progress_remaining: float = 1.0) -> BestResponseConfig:

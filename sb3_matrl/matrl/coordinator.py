@@ -17,6 +17,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_matrl.common.argument_checks import check_range
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
 from sb3_matrl.matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
 from sb3_matrl.matrl.metagame_report import MetaGameReport
@@ -36,10 +37,12 @@ from sb3_matrl.on_policy.batch import (
     action_distribution,
     actor_parameter_names,
     agent_batch,
+    chunks,
     log_prob_and_distribution,
+    take_rows,
 )
 from sb3_matrl.on_policy.buffers import install_masked_buffer
-from sb3_matrl.utils.distributions import ActionDistribution
+from sb3_matrl.utils.distributions import ActionDistribution, rows_of_distribution
 from sb3_matrl.utils.suggest import unknown
 
 AGGREGATIONS = ("parameters", "distill")
@@ -90,10 +93,8 @@ class CoordinatorConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(unknown(name, getattr(self, name), known))
-        if self.payoff_clip_range is not None and not self.payoff_clip_range > 0.0:
-            raise ValueError(f"payoff_clip_range must be positive, or None for no clipping; got {self.payoff_clip_range}")
-        if self.distill_steps < 0:
-            raise ValueError(f"distill_steps must not be negative, got {self.distill_steps}")
+        check_range("payoff_clip_range", self.payoff_clip_range)
+        check_range("distill_steps", self.distill_steps)
 
 
 @dataclass(frozen=True)
@@ -270,12 +271,14 @@ class MATRLCoordinator:
         policy = self.learners[name].policy
         named = dict(policy.named_parameters())
         optimizer = th.optim.Adam([named[key] for key in self._actor_names[name]], lr=learning_rate)
-        live = batch.mask.float()
+        parts = [(take_rows(batch, rows), rows_of_distribution(target, rows)) for rows in chunks(policy, batch)]
+        n_live = batch.mask.float().sum().clamp(min=1.0)
         for _ in range(self.config.distill_steps):
-            divergence = kl(target, action_distribution(policy, batch))
-            loss = (live * divergence).sum() / live.sum().clamp(min=1.0)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part, goal in parts:
+                divergence = kl(goal, action_distribution(policy, part))
+                loss = (part.mask.float() * divergence).sum() / n_live
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         policy.optimizer.zero_grad()
 

@@ -72,6 +72,7 @@ class MATRL(MultiAgentAlgorithm):
     :param env_kwargs: keyword arguments of the env factory
     :param vec_env: ``"auto"``, ``"batched"``, ``"dummy"`` or ``"subproc"``, see
         :func:`~sb3_matrl.vec_env.factory.make_joint_vec_env`
+    :param env_timeout: seconds that a worker process has for one step of its copies, see the same function; ``None`` for none
     :param learner_class: (*) SB3 or sb3-contrib on-policy algorithm: PPO, A2C, TRPO, RecurrentPPO, MaskablePPO
     :param learner_kwargs: (*) arguments that only this class has
     :param share: name of a group -> agents that share one learner, which is one player of the meta-game
@@ -137,6 +138,7 @@ class MATRL(MultiAgentAlgorithm):
         n_envs: int = 1,
         env_kwargs: Mapping[str, Any] | None = None,
         vec_env: str = "auto",
+        env_timeout: float | None = None,
         learner_class: PerAgent[type[OnPolicyAlgorithm]] = PPO,
         learner_kwargs: PerAgent[Mapping[str, Any] | None] = None,
         share: Mapping[str, Sequence[str]] | None = None,
@@ -159,15 +161,13 @@ class MATRL(MultiAgentAlgorithm):
         distill_steps: int = 10,
         on_nan: str = "stop",
     ) -> None:
-        self.n_steps = n_steps
         self.report: MetaGameReport | None = None
         super().__init__(locals())
 
     def check_arguments(self) -> None:
         super().check_arguments()
+        self.n_steps: int = self.arguments["n_steps"]
         self._config = CoordinatorConfig.of(self.arguments)
-        if self.n_steps < 1:
-            raise ValueError(f"n_steps must be at least 1, got {self.n_steps}")
 
     def build_learners(self, envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> dict[str, OnPolicyAlgorithm]:
         self._check_accepted(arguments)

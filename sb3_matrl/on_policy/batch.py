@@ -16,7 +16,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
-from sb3_matrl.utils.distributions import ActionDistribution
+from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
+
+# Size of a batch's observations, as floats, up to which they pass through a network at once; larger ones do so in chunks.
+WHOLE_BYTES = 16 * 2**20
+CHUNK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,34 @@ def log_prob_and_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> t
     :param batch: batch of the learner
     """
     policy.set_training_mode(False)
+    log_probs, distributions = [], []
     with th.no_grad():
-        distribution = _distribution(policy, batch)
-        return distribution.log_prob(batch.actions), _torch_distribution(distribution)
+        for rows in chunks(policy, batch):
+            part = take_rows(batch, rows)
+            distribution = _distribution(policy, part)
+            log_probs.append(distribution.log_prob(part.actions))
+            distributions.append(_torch_distribution(distribution))
+    return log_probs[0] if len(log_probs) == 1 else th.cat(log_probs), join_distributions(distributions)
+
+
+def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | slice]:
+    """
+    Parts of a batch that pass through a network one after the other, so that images take no more memory than in SB3's
+    minibatches. All rows at once, if their observations are not larger than :data:`WHOLE_BYTES` in the network.
+
+    :param policy: policy of the learner
+    :param batch: batch of the learner
+    :return: indices for :func:`take_rows`, whole sequences for a recurrent learner
+    """
+    n_rows = len(batch.mask)
+    row_bytes = 4 * spaces.utils.flatdim(policy.observation_space)  # float32
+    if n_rows * row_bytes <= WHOLE_BYTES:
+        return [slice(None)]
+    whole = 1 if batch.sequences is None else batch.sequences.n_steps
+    step = max(CHUNK_BYTES // (row_bytes * whole), 1) * whole
+    if batch.sequences is None:
+        return [slice(start, start + step) for start in range(0, n_rows, step)]
+    return list(np.split(np.arange(n_rows), range(step, n_rows, step)))
 
 
 def _distribution(policy: Any, batch: AgentBatch) -> Any:
@@ -216,7 +245,10 @@ def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
 
     Found by differentiating the distribution's log-density and entropy, so any policy class works.
     """
+    training = policy.training
+    policy.set_training_mode(False)  # a BatchNorm layer takes no batch of one in training mode
     distribution = _example_distribution(policy)
+    policy.set_training_mode(training)
     actions = distribution.get_actions(deterministic=True)
     objective = distribution.log_prob(actions).sum()
     entropy = distribution.entropy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.on_policy.learner_trial import check_trial, one_line
+from sb3_matrl.utils.memory import memory_size
 from sb3_matrl.utils.suggest import did_you_mean
+from sb3_matrl.vec_env.spaces import leaves_of
 
 # Arguments of SB3's constructors that belong to the joint model, not to its learners.
 _OF_THE_MODEL = {"device", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -26,11 +30,15 @@ def check_space(space: spaces.Space[Any], kind: str) -> None:
 
     :param space: space of an agent
     :param kind: ``"observation"`` or ``"action"``, for the error
-    :raises ValueError: if a discrete space does not count from 0
+    :raises ValueError: if a discrete space does not count from 0, or a space has no elements
     """
     if isinstance(space, spaces.Dict):
         for entry in space.spaces.values():
             check_space(entry, kind)
+    if 0 in (space.shape or ()):
+        raise ValueError(
+            f"SB3 cannot use the {kind} space {one_line(space)}, which has no elements: leave it out by a wrapper"
+        )
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
         raise ValueError(f"SB3 wants discrete spaces that start at 0, not the {kind} space {space}: wrap the env to shift it")
 
@@ -82,10 +90,10 @@ def build_learner(
     check_space(env.action_space, "action")
     try:
         return learner_class(policy, env, **arguments)
-    except AssertionError as error:  # SB3 checks its arguments by assertions
+    except Exception as error:  # SB3 checks its arguments by assertions, or leaves it to torch
         raise ValueError(
-            f"{learner_class.__name__} cannot use these spaces or arguments (observations {env.observation_space}, actions "
-            f"{env.action_space}){f': {error}' if str(error) else ''}"
+            f"{learner_class.__name__} cannot use these spaces or arguments (observations {one_line(env.observation_space)}, "
+            f"actions {one_line(env.action_space)}){f': {one_line(error)}' if str(error) else ''}"
         ) from error
 
 
@@ -110,8 +118,9 @@ def build_learners(
     :param device: device of the networks
     :return: name -> learner, in the same order
     :raises TypeError: as :func:`build_learner`
-    :raises ValueError: as :func:`build_learner`
+    :raises ValueError: as :func:`build_learner`, or if a learner cannot act or learn on its spaces; names the agent
     """
+    _check_memory(envs, arguments)
     learners = {}
     for name, env in envs.items():
         own = arguments.all_of(learner_argument_names(arguments.values), name) | {"device": device}
@@ -120,5 +129,29 @@ def build_learners(
         learner_class, policy, learner_kwargs = (
             arguments.of(argument, name) for argument in ("learner_class", "policy", "learner_kwargs")
         )
-        learners[name] = build_learner(learner_class, policy, env, own, learner_kwargs)
+        try:
+            learners[name] = build_learner(learner_class, policy, env, own, learner_kwargs)
+            check_trial(learners[name], env.observation_space)
+        except ValueError as error:
+            raise ValueError(f"agent {name!r}: {error}") from error
     return learners
+
+
+def _check_memory(envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> None:
+    """
+    :raises ValueError: if the rollout buffers would be larger than the memory of this machine
+    """
+    n_steps = arguments.values["n_steps"]
+    row_bytes = {name: _row_bytes(env) for name, env in envs.items()}
+    needed, present = sum(n_steps * env.num_envs * row_bytes[name] for name, env in envs.items()), memory_size()
+    if present is not None and needed > present:
+        raise ValueError(
+            f"n_steps={n_steps} in {arguments.values['n_envs']} copies makes rollouts of {needed / 2**30:,.1f} GiB, and this "
+            f"machine has {present / 2**30:,.1f} GiB of memory: choose smaller n_steps or n_envs"
+        )
+
+
+def _row_bytes(env: SpacesVecEnv) -> int:
+    """Bytes of one row of a rollout buffer: observation, actions, and six numbers such as the reward and the value."""
+    observation, action = leaves_of(env.observation_space), leaves_of(env.action_space)
+    return sum(leaf.nbytes for leaf in observation) + 4 * (6 + sum(math.prod(leaf.shape) for leaf in action))

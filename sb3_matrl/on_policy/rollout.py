@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_matrl.common.agents import Position, Team
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError
+from sb3_matrl.common.frozen import to_space_dtype
 from sb3_matrl.on_policy.buffers import is_maskable, is_recurrent
 from sb3_matrl.vec_env import JointStep, JointVecEnv
 
@@ -123,14 +124,20 @@ class RolloutCollector:
         learner, team = self.team.learners[name], self.team
         observation = team.normalized_rows(name, position.observations)
         starts, alive = team.columns(name, position.episode_starts), team.columns(name, self.env.alive)
+        states = getattr(learner, "_last_lstm_states", None)
         try:
-            return _Decision(observation, starts, alive, *_act(learner, observation, starts, self._action_masks(name)))
+            env_actions, actions, values, log_probs, extras, states = act(
+                learner, observation, starts, self._action_masks(name), states
+            )
         except ValueError as error:
             if REFUSED_BY_TORCH not in str(error):
                 raise
             raise NonFiniteError(
                 f"agent {name!r}, step {n} of the rollout: the policy's output is NaN or infinite, on finite observations"
             ) from error
+        if states is not None:
+            learner._last_lstm_states = states
+        return _Decision(observation, starts, alive, env_actions, actions, values, log_probs, extras)
 
     def _action_masks(self, name: str) -> np.ndarray | None:
         """Action masks (n_columns, mask_size) for learners that know masks; all True if the env provides none."""
@@ -190,22 +197,32 @@ class RolloutCollector:
             states: RNNStates | None = getattr(learner, "_last_lstm_states", None)
             observation = self.team.normalized_rows(name, position.observations)
             recurrent = () if states is None else (states.vf, starts)
-            last_values = _values(learner, observation, *recurrent)
+            last_values = _values(learner, observation_tensor(learner, observation), *recurrent)
             learner.rollout_buffer.mask = np.stack([self.team.columns(name, row) for row in acted])
             learner.rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=starts)
 
 
-def _act(
-    learner: Any, observation: Any, starts: np.ndarray, masks: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor, dict[str, Any]]:
-    """Actions for the env, actions for the buffer, values, log-densities, and further arguments of the buffer's ``add``."""
+def act(
+    learner: Any, observation: Any, starts: np.ndarray, masks: np.ndarray | None, states: RNNStates | None
+) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor, dict[str, Any], RNNStates | None]:
+    """
+    Sample actions.
+
+    :param learner: on-policy learner
+    :param observation: normalised observations (n_columns, ...)
+    :param starts: bool (n_columns,), True where an episode begins
+    :param masks: bool (n_columns, mask size), for learners that know masks
+    :param states: recurrent states, for recurrent learners
+    :return: actions for the env, actions for the buffer, values, log-densities, further arguments of the buffer's ``add``, and
+        the next recurrent states
+    """
     extras: dict[str, Any] = {}
-    tensor = _observation_tensor(learner, observation)
+    tensor = observation_tensor(learner, observation)
     with th.no_grad():
         if is_recurrent(learner.rollout_buffer):
-            extras = {"lstm_states": learner._last_lstm_states}
+            extras = {"lstm_states": states}
             begins = th.tensor(starts, dtype=th.float32, device=learner.device)
-            sampled, values, log_probs, learner._last_lstm_states = learner.policy(tensor, learner._last_lstm_states, begins)
+            sampled, values, log_probs, states = learner.policy(tensor, states, begins)
         elif is_maskable(learner.rollout_buffer):
             extras = {"action_masks": masks}
             sampled, values, log_probs = learner.policy(tensor, action_masks=masks)
@@ -215,7 +232,7 @@ def _act(
     env_actions = to_env_actions(learner.policy, learner.action_space, actions)
     if isinstance(learner.action_space, spaces.Discrete):
         actions = actions.reshape(-1, 1)
-    return env_actions, actions, values, log_probs, extras
+    return env_actions, actions, values, log_probs, extras, states
 
 
 def to_env_actions(policy: ActorCriticPolicy, space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
@@ -226,14 +243,18 @@ def to_env_actions(policy: ActorCriticPolicy, space: spaces.Space[Any], actions:
     :param space: action space
     :param actions: sampled actions, (n_columns, ...)
     """
-    if isinstance(space, spaces.MultiBinary):
-        return actions.astype(space.dtype)  # SB3 samples floats
-    if not isinstance(space, spaces.Box):
-        return actions
-    return policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)
+    if isinstance(space, spaces.Box):
+        actions = policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)
+    return to_space_dtype(space, actions)
 
 
-def _observation_tensor(learner: Any, observation: Any) -> PyTorchObs:
+def observation_tensor(learner: Any, observation: Any) -> PyTorchObs:
+    """
+    Observations as a learner's policy takes them.
+
+    :param learner: on-policy learner
+    :param observation: (n_columns, ...), images with their channels first or last
+    """
     return obs_as_tensor(_transposed(learner, observation), learner.device)
 
 
@@ -247,16 +268,17 @@ def _transposed(learner: Any, observation: Any) -> Any:
 
 def _value_at(learner: Any, observation: Any, column: int) -> th.Tensor:
     """Value of one column's final observation, with its current recurrent state."""
-    row = slice(column, column + 1)
-    one = {key: value[row] for key, value in observation.items()} if isinstance(observation, dict) else observation[row]
+    one = {key: value[column] for key, value in observation.items()} if isinstance(observation, dict) else observation[column]
+    # As SB3 does: the layout of an image in memory decides about the last bit of a convolution.
+    tensor = learner.policy.obs_to_tensor(_transposed(learner, one))[0]
     if not is_recurrent(learner.rollout_buffer):
-        return _values(learner, one)
-    states = tuple(state[:, row].contiguous() for state in learner._last_lstm_states.vf)
-    return _values(learner, one, states, np.zeros(1))
+        return _values(learner, tensor)
+    states = tuple(state[:, column : column + 1].contiguous() for state in learner._last_lstm_states.vf)
+    return _values(learner, tensor, states, np.zeros(1))
 
 
-def _values(learner: Any, observation: Any, states: Any = None, starts: np.ndarray | None = None) -> th.Tensor:
+def _values(learner: Any, tensor: PyTorchObs, states: Any = None, starts: np.ndarray | None = None) -> th.Tensor:
     recurrent = () if states is None else (states, th.tensor(starts, dtype=th.float32, device=learner.device))
     with th.no_grad():
-        values: th.Tensor = learner.policy.predict_values(_observation_tensor(learner, observation), *recurrent)
+        values: th.Tensor = learner.policy.predict_values(tensor, *recurrent)
     return values

@@ -248,5 +248,5 @@ def test_states_of_another_normaliser_are_refused() -> None:
     normalizer = Normalizer(NormalizerConfig(norm_obs=True), BOX, 2)
     with pytest.raises(ValueError, match=r"statistics of shape \(3,\) where \(2,\) are expected"):
         normalizer.restore(Normalizer(NormalizerConfig(norm_obs=True), spaces.Box(-1, 1, (3,)), 2).state())
-    with pytest.raises(ValueError, match="no state of this normaliser"):
+    with pytest.raises(ValueError, match="not a state of this normaliser"):
         normalizer.restore({"observations": normalizer.state()["observations"]})

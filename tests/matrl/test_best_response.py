@@ -60,9 +60,9 @@ def make_learner(action_space, config=CONFIG, seed=0, **policy_kwargs):
         "use_sde": policy_kwargs.pop("use_sde", False),
         "policy_kwargs": {"net_arch": [8]} | policy_kwargs,
     }
-    names = ("learning_rate", "n_epochs", "batch_size", "clip_range", "clip_range_vf", "normalize_advantage", "ent_coef")
-    names += ("vf_coef", "max_grad_norm", "target_kl")
-    arguments |= {name: getattr(config, name) for name in names}
+    names = ("batch_size", "clip_range", "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm")
+    arguments |= {name: getattr(config, name) for name in (*names, "target_kl")}
+    arguments |= {"learning_rate": config.br_learning_rate, "n_epochs": config.br_n_epochs}
     learner = build_learner(PPO, "MlpPolicy", SpacesVecEnv(N_ENVS, spaces.Box(-2, 2, (4,)), action_space), arguments, None)
     install_masked_buffer(learner)
     learner.set_logger(Logger(None, []))
@@ -105,9 +105,9 @@ VARIANTS = {
     "entropy": {"ent_coef": 0.1},
     "value clip": {"clip_range_vf": 0.05},
     "raw advantages": {"normalize_advantage": False},
-    "minibatches": {"batch_size": 7, "n_epochs": 3},
+    "minibatches": {"batch_size": 7, "br_n_epochs": 3},
     "single rows": {"batch_size": 23},
-    "early stop": {"batch_size": 6, "n_epochs": 12, "target_kl": 0.2, "learning_rate": 0.1},
+    "early stop": {"batch_size": 6, "br_n_epochs": 12, "target_kl": 0.2, "br_learning_rate": 0.1},
 }
 
 

@@ -59,7 +59,7 @@ class Watched:
 
         self.coordinator._predict = watched_predict  # type: ignore[method-assign]
         self.model._total_timesteps = 1000
-        self.report = self.coordinator.update()
+        self.report = self.coordinator.update(self.model._best_response_configs())
         self.final = self._actors()
 
     def _force(self, rho: np.ndarray) -> None:
@@ -246,7 +246,7 @@ def test_rows_of_dead_agents_do_not_influence_anyone() -> None:
                 array[dead] = value
         assert masked > 0
         model._total_timesteps = 1000
-        report = model.coordinator.update()
+        report = model.coordinator.update(model._best_response_configs())
         return report, [value.clone() for learner in model.agents.values() for value in learner.policy.parameters()]
 
     report, parameters = run(0.0)
@@ -304,8 +304,8 @@ def test_schedules_are_evaluated_at_the_remaining_progress() -> None:
         ("selection", "best", "selection 'best' is unknown"),
         ("aggregation", "distil", "did you mean 'distill'"),
         ("best_response_start", "aggregate", "did you mean 'aggregated'"),
-        ("payoff_clip_range", 0.0, "payoff_clip_range must be positive"),
-        ("distill_steps", -1, "distill_steps must not be negative"),
+        ("payoff_clip_range", 0.0, "payoff_clip_range must be greater than 0"),
+        ("distill_steps", -1, "distill_steps must be at least 0"),
     ],
 )
 def test_unusable_settings_are_named(name: str, value: Any, message: str) -> None:

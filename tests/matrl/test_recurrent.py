@@ -184,7 +184,7 @@ def test_rows_of_dead_agents_do_not_influence_anyone() -> None:
             dead = ~buffer.mask
             for name in ("advantages", "returns", "log_probs", "values", "observations"):
                 getattr(buffer, name)[dead] += poison
-        model.coordinator.update()
+        model.coordinator.update(model._best_response_configs())
         return [value for learner in model.agents.values() for value in learner.policy.state_dict().values()]
 
     for clean, poisoned in zip(run(0.0), run(30.0), strict=True):

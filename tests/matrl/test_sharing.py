@@ -133,7 +133,7 @@ def test_the_others_weights_serve_every_member() -> None:
     model.coordinator._predict = lambda: predictions.append(predict()) or predictions[0]  # type: ignore[func-returns-value, method-assign, return-value]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coordinator, "best_respond", watched)
-        model.coordinator.update()
+        model.coordinator.update(model._best_response_configs())
     np.testing.assert_allclose(seen["team"], np.tile(predictions[0].ratios[:, 1], 2), rtol=1e-6)
     np.testing.assert_allclose(seen["a"], predictions[0].ratios[:, 0], rtol=1e-6)
 
@@ -160,17 +160,17 @@ def test_with_both_switches_off_it_is_ppo_on_the_agents_data_together() -> None:
     theirs = PPO("MlpPolicy", SpacesVecEnv(2 * N_ENVS, *space), device="cpu", **arguments)  # type: ignore[arg-type]
     theirs.policy.load_state_dict(ours.policy.state_dict())
     theirs.set_logger(Logger(None, []))
-    last = th.tensor(model._last_obs["team"])  # type: ignore[index, call-overload]
+    last = th.tensor(model.team.rows("team", model.position.observations))
     mine = ours.rollout_buffer
     for t in range(N_STEPS):
         values, log_probs = th.tensor(mine.values[t]), th.tensor(mine.log_probs[t])
         theirs.rollout_buffer.add(
             mine.observations[t], mine.actions[t], mine.rewards[t], mine.episode_starts[t], values, log_probs
         )
-    dones = np.repeat(model._last_episode_starts[:, :1].T, 2, axis=0).reshape(-1)  # type: ignore[index, call-overload]
+    dones = model.team.columns("team", model.position.episode_starts)
     theirs.rollout_buffer.compute_returns_and_advantage(theirs.policy.predict_values(last).detach(), dones)
     np.testing.assert_array_equal(theirs.rollout_buffer.advantages, mine.advantages)
-    for run in (model.coordinator.update, theirs.train):
+    for run in (lambda: model.coordinator.update(model._best_response_configs()), theirs.train):
         np.random.seed(4)
         run()
     for name, value in theirs.policy.state_dict().items():
@@ -217,7 +217,7 @@ def test_a_shared_learner_survives_saving(tmp_path: Path) -> None:
         ({"a": ["b", "c"]}, None, r"group 'a' has the name of an agent that is not in it"),
         ({"team": []}, None, r"group 'team' must be a list of agents, got \[\]"),
         ({"team": "abc"}, None, r"group 'team' must be a list of agents, got 'abc'"),
-        (["a", "b"], None, r"share must be a dict such as \{'team': \['b', 'a'\]\}, got \['a', 'b'\]"),
+        (["a", "b"], None, r"share must be a dict or None, got \['a', 'b'\]"),
         ({"team": ["a", "b"]}, {"a": abs}, r"frozen: 'a' learns in the shared group 'team'"),
         (None, {"d": abs}, r"frozen: agent 'd' is unknown"),
         (None, {"a": abs, "b": abs, "c": abs}, r"all agents \(b, a, c\) are frozen: at least one must learn"),

@@ -87,7 +87,7 @@ def test_an_agent_s_environment_has_spaces_and_copies():
 )
 def test_an_agent_s_environment_cannot_be_stepped(use):
     env = spaces_of_agent()
-    with pytest.raises(RuntimeError, match=r"cannot step the environment alone: use MATRL\.learn"):
+    with pytest.raises(RuntimeError, match=r"cannot step the joint environment alone: call learn\(\)"):
         use(env)
     env.close()
 

@@ -11,6 +11,7 @@ from functools import cache, partial
 from inspect import Parameter
 from typing import Any, Union, get_args, get_origin
 
+from sb3_matrl.common.argument_checks import value_fault
 from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec, constructor_arguments
 from sb3_matrl.common.registry import AlgorithmSpec, algorithm_names, algorithm_spec
 from sb3_matrl.envs.wrappers import read_wrappers
@@ -29,7 +30,7 @@ from sb3_matrl.zoo.common.python_text import read_python_text
 # The policy that is chosen by the observations: see sb3_matrl.zoo.common.policies.
 AUTO = "auto"
 #: Arguments that files do not set: the command line sets them by flags of their own, or they are for Python only.
-NOT_IN_FILES = ("seed", "verbose", "tensorboard_log", "vec_env", "rollout_buffer_class", "rollout_buffer_kwargs")
+NOT_IN_FILES = ("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout", "rollout_buffer_class", "rollout_buffer_kwargs")
 #: Hyper-parameters of the zoo, which are no constructor arguments.
 ZOO_ARGUMENTS = {
     "n_timesteps": ArgumentSpec("n_timesteps", 1_000_000, int, per_agent=False),
@@ -37,7 +38,6 @@ ZOO_ARGUMENTS = {
 }
 # Defaults of the zoo where the constructor has none or another one.
 _ZOO_DEFAULTS: dict[str, Any] = {"policy": "MlpPolicy", "env_kwargs": {}}
-_POSITIVE = frozenset({"n_timesteps", "n_envs", "n_steps", "batch_size", "n_epochs", "stats_window_size"})
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
 _TYPE_NAMES[type(None)] = "null"
 
@@ -111,13 +111,13 @@ class Schema:
 
     def _read_one(self, argument: ArgumentSpec, value: Any) -> Any:
         name, value = argument.name, _convert(value, yaml_types(argument))
-        if value is not None and name in _POSITIVE and value < 1:
-            raise ValueError(f"must be at least 1, got {value}")
         if name == "policy" and value not in self.policies:
             raise ValueError(unknown(name, value, self.policies))
         if value is not None and name in _CHECKS:
             _CHECKS[name](value)
-        _resolve_one(argument, value)
+        fault = value_fault(argument, _resolve_one(argument, value))
+        if fault is not None:
+            raise ValueError(fault)
         return value
 
     def _unknown(self, name: str) -> str:

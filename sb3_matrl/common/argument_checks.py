@@ -1,0 +1,200 @@
+"""Types and ranges of constructor arguments, checked before anything is built."""
+
+from __future__ import annotations
+
+import math
+import os
+import types
+from collections import abc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin
+
+import numpy as np
+
+from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec
+
+# Values at which a schedule is checked: share of the training that is left at its beginning and at its end.
+_SCHEDULE_ENDS = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Range:
+    """
+    Numbers that an argument may have.
+
+    :param words: description that follows "must be"
+    :param low: smallest number
+    :param high: largest number
+    :param above_low: whether ``low`` itself is excluded
+    """
+
+    words: str
+    low: float = -math.inf
+    high: float = math.inf
+    above_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above_low else self.low <= value) and value <= self.high
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+_SHARE = Range("between 0 and 1", 0.0, 1.0)
+_POSITIVE = Range("greater than 0", 0.0, above_low=True)
+_FINITE = Range("a finite number", -_LARGEST, _LARGEST)
+_RATE = Range("a finite number that is not negative", 0.0, _LARGEST)
+_COUNT = Range("at least 1", 1, 2**63 - 1)
+_NATURAL = Range("at least 0", 0)
+
+#: Argument -> its range. ``None`` and the type are the annotation's concern.
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(("n_timesteps", "n_steps", "batch_size", "n_epochs", "n_envs", "stats_window_size"), _COUNT),
+    **dict.fromkeys(("br_n_epochs", "distill_steps"), _NATURAL),
+    **dict.fromkeys(("gamma", "gae_lambda"), _SHARE),
+    **dict.fromkeys(("learning_rate", "br_learning_rate"), _RATE),
+    **dict.fromkeys(("clip_range", "clip_range_vf", "br_clip_range", "payoff_clip_range"), _POSITIVE),
+    **dict.fromkeys(("max_grad_norm", "target_kl", "clip_obs", "clip_reward", "env_timeout"), _POSITIVE),
+    **dict.fromkeys(("ent_coef", "vf_coef", "br_kl_coef"), _FINITE),
+    "sde_sample_freq": Range("at least -1", -1),
+    "seed": Range("between 0 and 2**32 - 1", 0, 2**32 - 1),
+}
+# Options of policy_kwargs, also nested ones, that are sizes of networks.
+_SIZES = frozenset({"net_arch", "lstm_hidden_size", "n_lstm_layers", "features_dim", "cnn_output_dim"})
+_TYPE_WORDS: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    abc.Mapping: "a dict",
+    abc.Callable: "a function of the remaining progress",
+    type(None): "None",
+}
+
+
+def check_range(name: str, value: Any) -> None:
+    """
+    Check a number against :data:`RANGES`; values that are no numbers are skipped.
+
+    :param name: name of the argument
+    :param value: its value
+    :raises ValueError: if the number is out of the argument's range
+    """
+    fault = _range_fault(name, value)
+    if fault is not None:
+        raise ValueError(f"{name} {fault}")
+
+
+def checked_arguments(specs: Mapping[str, ArgumentSpec], values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Arguments of a constructor with their types and ranges checked.
+
+    :param specs: name -> argument, see :func:`~sb3_matrl.common.arguments.constructor_arguments`
+    :param values: name -> value as given; further names are left out
+    :return: name -> value, with NumPy's numbers as Python's and paths as text
+    :raises ValueError: on a wrong type, or a number out of its range; names the argument, and the agent of a dict's entry
+    """
+    return {name: checked_argument(spec, values[name]) for name, spec in specs.items()}
+
+
+def checked_argument(spec: ArgumentSpec, value: Any) -> Any:
+    """
+    One argument with its type and range checked; see :func:`checked_arguments`.
+
+    :param spec: argument
+    :param value: value, or a dict keyed by agent if the argument accepts one
+    :raises ValueError: on a wrong type, or a number out of its range
+    """
+    if spec.per_agent and isinstance(value, Mapping) and spec.name not in DICT_VALUED:
+        return {agent: _checked(spec, one, f"{spec.name} of {agent!r}") for agent, one in value.items()}
+    return _checked(spec, value, spec.name)
+
+
+def _checked(spec: ArgumentSpec, value: Any, where: str) -> Any:
+    value = _plain_value(value)
+    fault = value_fault(spec, value)
+    if fault is not None:
+        raise ValueError(f"{where} {fault}")
+    return value
+
+
+def value_fault(spec: ArgumentSpec, value: Any) -> str | None:
+    """
+    What is wrong with one value of an argument.
+
+    :param spec: argument
+    :param value: its value, in Python's types
+    :return: words that follow the argument's name, such as "must be at least 1, got 0"; ``None`` if nothing is wrong
+    """
+    fault = _type_fault(spec, value)
+    if fault is not None:
+        return fault
+    if spec.is_schedule and callable(value):
+        return _schedule_fault(spec.name, value)
+    return _range_fault(spec.name, value) or _sizes_fault(spec.name, value)
+
+
+def _plain_value(value: Any) -> Any:
+    """NumPy's numbers as Python's, paths as text."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0:
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _range_fault(name: str, value: Any) -> str | None:
+    allowed = RANGES.get(name)
+    if allowed is None or not isinstance(value, Real) or value in allowed:  # type: ignore[operator]
+        return None
+    return f"must be {allowed.words}, got {value!r}"
+
+
+def _schedule_fault(name: str, schedule: Callable[[float], Any]) -> str | None:
+    """What is wrong with the first or the last value of a schedule, which may be 0 at the end even if a constant may not."""
+    for progress in _SCHEDULE_ENDS:
+        value = _plain_value(schedule(progress))
+        fault = f"must return a number, got {value!r}" if not isinstance(value, Real) else _range_fault(name, value)
+        if fault is not None and not (progress == value == 0.0):
+            return f"{fault} from its schedule where {progress:.0%} of the training is left"
+    return None
+
+
+def _sizes_fault(name: str, value: Any) -> str | None:
+    """What is wrong with the sizes of networks in ``policy_kwargs``."""
+    if name != "policy_kwargs" or not isinstance(value, Mapping):
+        return None
+    for option, one in value.items():
+        sizes = list(_leaves(one)) if option in _SIZES else []
+        if any(isinstance(size, bool) or not isinstance(size, Integral) or size < 1 for size in sizes):
+            return f"needs integers of at least 1 as {option}, got {one!r}"
+        fault = _sizes_fault(name, one)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(one)
+    elif value is not None:
+        yield value
+
+
+def _type_fault(spec: ArgumentSpec, value: Any) -> str | None:
+    """What is wrong with the type of a value; nothing if the annotation has a type that this module does not know."""
+    members = [get_origin(member) or member for member in _members(spec.annotation)]
+    if any(member not in _TYPE_WORDS for member in members) or any(_fits(value, member, spec.name) for member in members):
+        return None
+    return f"must be {' or '.join(_TYPE_WORDS[member] for member in members)}, got {value!r}"
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _fits(value: Any, member: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return member is bool or name == "verbose"  # SB3's users write verbose=True, too
+    if member is abc.Callable:
+        return callable(value)
+    return isinstance(value, Real if member is float else member)

@@ -1,0 +1,83 @@
+"""A trial of a new learner: can its policy read the agent's observations, act, and evaluate its actions?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_matrl.on_policy.buffers import is_maskable, is_recurrent
+from sb3_matrl.on_policy.rollout import act, observation_tensor
+from sb3_matrl.utils.random_state import random_generators, restore_random_generators
+from sb3_matrl.vec_env.spaces import leaves_of
+
+
+def check_trial(learner: OnPolicyAlgorithm, observation_space: spaces.Space[Any]) -> None:
+    """
+    Let a new learner's policy act once, in evaluation mode; neither the learner nor the random generators change.
+
+    :param learner: SB3 or sb3-contrib on-policy algorithm
+    :param observation_space: observation space of its agents, whose images may have their channels last
+    :raises ValueError: if the policy cannot process the observations, or its actions are not in the action space
+    """
+    generators, training = random_generators(), learner.policy.training
+    learner.policy.set_training_mode(False)
+    try:
+        _try(learner, observation_space)
+    except Exception as error:
+        raise ValueError(
+            f"{type(learner.policy).__name__} fails on the observation space {one_line(observation_space)} with actions in "
+            f"{one_line(learner.action_space)} ({type(error).__name__}: {one_line(error)}): change the spaces by a wrapper, "
+            "such as SuperSuit's flatten_v0, or choose another policy"
+        ) from error
+    finally:
+        learner.policy.set_training_mode(training)
+        restore_random_generators(generators)
+
+
+def one_line(thing: object) -> str:
+    """:return: text of a space or an error on one line"""
+    return " ".join(str(thing).split())
+
+
+def _try(learner: Any, observation_space: spaces.Space[Any]) -> None:
+    observation = _zeros(observation_space)
+    starts, masks = np.ones(1, dtype=bool), None
+    if is_maskable(learner.rollout_buffer):
+        masks = np.ones((1, learner.rollout_buffer.mask_dims), dtype=bool)
+    states = _one_state(learner)
+    env_actions, actions, values, _ = act(learner, observation, starts, masks, states)[:4]
+    if values.numel() != 1:
+        raise ValueError(f"the policy returns values of shape {tuple(values.shape)} for one observation, expected one value")
+    if not learner.action_space.contains(env_actions[0].astype(learner.action_space.dtype)):
+        raise ValueError(f"the action {env_actions[0]!r} of the policy is not in the space")
+    _evaluate(learner, observation, actions, masks, states)
+
+
+def _one_state(learner: Any) -> RNNStates | None:
+    """The recurrent states of the learner's first column."""
+    if not is_recurrent(learner.rollout_buffer):
+        return None
+    return RNNStates(*[tuple(state[:, :1].contiguous() for state in pair) for pair in learner._last_lstm_states])
+
+
+def _evaluate(learner: Any, observation: Any, actions: np.ndarray, masks: np.ndarray | None, states: RNNStates | None) -> None:
+    """Evaluate the actions as updates do."""
+    tensor = observation_tensor(learner, observation)
+    given = th.as_tensor(actions, device=learner.device)
+    given = given.long().flatten() if isinstance(learner.action_space, spaces.Discrete) else given.float().reshape(1, -1)
+    extras: dict[str, Any] = {} if masks is None else {"action_masks": masks}
+    if states is not None:
+        extras = {"lstm_states": states, "episode_starts": th.ones(1, device=learner.device)}
+    with th.no_grad():
+        learner.policy.evaluate_actions(tensor, given, **extras)
+
+
+def _zeros(space: spaces.Space[Any]) -> Any:
+    """A batch of one observation of zeros."""
+    arrays = {leaf.key: np.zeros((1, *leaf.shape), dtype=leaf.dtype) for leaf in leaves_of(space)}
+    return arrays[None] if None in arrays else arrays
