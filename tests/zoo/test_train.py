@@ -11,7 +11,6 @@ import pytest
 import torch as th
 import yaml
 from stable_baselines3 import PPO
-from stable_baselines3.common.logger import CSVOutputFormat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_matrl import MATRL
@@ -21,6 +20,7 @@ from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.train import build_parser, main, parse_options
 from sb3_matrl.zoo.training.experiment import prepare
 from sb3_matrl.zoo.training.options import TrainOptions
+from sb3_matrl.zoo.training.output_formats import CsvTable
 from tests.evaluation.worlds import InterruptsItself
 
 WORLD = "tests.evaluation.worlds:RandomLength"
@@ -359,7 +359,7 @@ def test_full_disk_at_the_start_leaves_no_folder(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("model_fits", [True, False])
 def test_full_disk_in_training_ends_it_and_keeps_the_models(tmp_path, capsys, monkeypatch, model_fits):
     full = []
-    write, save = CSVOutputFormat.write, MATRL.save
+    write, save = CsvTable.write, MATRL.save
 
     def write_until_full(self, key_values, key_excluded, step=0):
         if step >= 300:
@@ -372,7 +372,7 @@ def test_full_disk_in_training_ends_it_and_keeps_the_models(tmp_path, capsys, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         save(self, path, documents)
 
-    monkeypatch.setattr(CSVOutputFormat, "write", write_until_full)
+    monkeypatch.setattr(CsvTable, "write", write_until_full)
     monkeypatch.setattr(MATRL, "save", save_if_it_fits)
     words = ["--env", "matrix_game_v0", "-n", "1e9", "--save-freq", "200", "-f", str(tmp_path), *QUICK, *SMALL]
     assert main(words) == 1
@@ -395,7 +395,7 @@ def test_other_errors_of_the_system_keep_their_traceback(tmp_path, monkeypatch):
     def fail(self, *arguments):
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    monkeypatch.setattr(CSVOutputFormat, "write", fail)
+    monkeypatch.setattr(CsvTable, "write", fail)
     with pytest.raises(ConnectionResetError):
         train(tmp_path, "--env", "matrix_game_v0", "-n", "100")
 
@@ -406,7 +406,8 @@ def test_bug_in_an_environment_is_told_in_one_line(tmp_path, capsys):
     folder = tmp_path / "matrl" / "tests.evaluation.worlds-BrokenOnPurpose_1"
     errors = capsys.readouterr().err
     assert "ZeroDivisionError: a bug in the world" in errors and errors.count("\n") == 1
-    assert errors.endswith(f"The training ended; resume with: sb3-matrl train --resume {folder} --env tests.evaluation.worlds:BrokenOnPurpose\n")
+    command = f"sb3-matrl train --resume {folder} --env tests.evaluation.worlds:BrokenOnPurpose"
+    assert errors.endswith(f"The training ended; resume with: {command}\n")
     assert MATRL.load(folder / "checkpoints" / "rl_model_0_steps").num_timesteps == 0
 
 
