@@ -115,7 +115,8 @@ def evaluate_policy(
     :param deterministic: greedy actions instead of sampled ones
     :param seed: seed of the environment and of sampled actions; the global random streams are restored afterwards.
         ``None`` uses the global streams and the environment's current generators.
-    :param callback: function called with ``locals()`` and ``globals()`` after every joint step
+    :param callback: function called with ``locals()`` and ``globals()`` after every joint step; ``episodes`` among the former
+        holds the statistics of the finished episodes, one list for each copy
     :param max_episode_steps: number of steps after which an episode is cut, with a warning; its return so far counts, and
         :attr:`EvaluationResult.cut` lists it. ``None`` waits for the end
     :return: episodes ordered by copy, and within a copy in the order played
@@ -182,7 +183,7 @@ class _WantedEpisodes:
         self._env = env
         self._limit = limit
         self._targets = np.array([(n_episodes + copy) // env.num_envs for copy in range(env.num_envs)])
-        self._played: list[list[dict[str, Any]]] = [[] for _ in self._targets]
+        self.played: list[list[dict[str, Any]]] = [[] for _ in self._targets]
         self._cut: list[list[bool]] = [[] for _ in self._targets]
         self._wanted = self._targets > 0
         self._waits = np.zeros(env.num_envs, dtype=bool)
@@ -223,9 +224,9 @@ class _WantedEpisodes:
             warn_of_long_episode(self._limit, stacklevel=4)
 
     def _record(self, copy: int, episode: dict[str, Any], cut: bool) -> None:
-        self._played[copy].append(episode)
+        self.played[copy].append(episode)
         self._cut[copy].append(cut)
-        self._wanted[copy] = len(self._played[copy]) < self._targets[copy]
+        self._wanted[copy] = len(self.played[copy]) < self._targets[copy]
 
     def summary(self, agents: tuple[str, ...]) -> EvaluationResult:
         """
@@ -233,7 +234,7 @@ class _WantedEpisodes:
 
         :param agents: agents in the order of the columns
         """
-        episodes = [episode for played in self._played for episode in played]
+        episodes = [episode for played in self.played for episode in played]
         flags = [flag for of_copy in self._cut for flag in of_copy]
         if any(flags):
             warn_of_cut_episodes(sum(flags), len(flags), self._limit, stacklevel=3)
@@ -260,6 +261,7 @@ def _play(
 
     :param joint: the env without its wrappers
     """
+    episodes = wanted.played  # among the locals that the callback gets
     observations: Any = env.reset()
     state, starts = None, np.ones_like(joint.alive)
     while not wanted.complete:

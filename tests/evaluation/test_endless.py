@@ -117,3 +117,15 @@ def test_an_env_that_goes_on_listing_ended_agents_ends_when_played() -> None:
 
     result = play_episodes(Script(), Listing(6), 4, seed=3)
     assert set(result.lengths.tolist()) == {1, 6} and result.cut == ()
+
+
+def test_a_callback_sees_the_finished_episodes_of_every_copy() -> None:
+    seen: list[list[int]] = []
+    env = make_joint_vec_env(partial(RandomLength, 10**9), 2)
+
+    def watch(local: dict[str, Any], _: dict[str, Any]) -> None:
+        seen.append([len(episodes) for episodes in local["episodes"]])
+
+    with pytest.warns(UserWarning, match="were cut"):
+        evaluate_policy(Script(), env, 5, seed=3, callback=watch, max_episode_steps=4)
+    assert seen[-1] == [2, 3] and all(np.diff(np.array(seen), axis=0).ravel() >= 0)
