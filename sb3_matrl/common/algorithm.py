@@ -20,6 +20,7 @@ from sb3_matrl.common.logger import AgentLogger, fit_tables
 from sb3_matrl.common.model import MultiAgentModel
 from sb3_matrl.common.training_state import TrainingState, normalizer_states, recurrent_states, restore_recurrent_states
 from sb3_matrl.common.transaction import all_or_nothing
+from sb3_matrl.files.model_file import DAMAGE, blame_file
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv
@@ -138,7 +139,8 @@ class MultiAgentAlgorithm(MultiAgentModel):
             observations: Any = self._last_obs
             self.position = self.team.begin(observations, self.env.alive)
         if self._resume_from is not None and not reset_num_timesteps:
-            self._restore_state(self._resume_from)
+            with blame_file(self.loaded_from, *DAMAGE):
+                self._restore_state(self._resume_from)
         self._resume_from = None
         self._notice_moves()
         fit_tables(self.logger, [*self.possible_agents, *self.learners])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,18 @@ from sb3_matrl.common.normalize import build_normalizers
 from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
 from sb3_matrl.common.training_state import TrainingState, normalizer_states
-from sb3_matrl.files.model_file import SavedModel, blame_file, read_model, restore_arguments, write_model
+from sb3_matrl.common.transaction import all_or_nothing
+from sb3_matrl.files.budget import check_rollout, choices_of, networks_within, stored_numbers
+from sb3_matrl.files.model_file import SavedModel, blame_file, check_names, read_model, restore_arguments, write_model
+from sb3_matrl.files.optimizer_state import check_optimizers
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
 from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text, members_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.vec_env.masks import observed_mask_name
 
+# Arguments that decide how large the networks are: those of the caller are not limited by what a file stores.
+_NETWORKS = {"policy", "policy_kwargs", "learner_class", "learner_kwargs", "frozen"}
 SelfModel = TypeVar("SelfModel", bound="MultiAgentModel")
 
 
@@ -69,6 +75,7 @@ class MultiAgentModel(BaseAlgorithm):
         # State of the training before the current rollout, and the state from which a loaded training resumes.
         self._state: TrainingState | None = None
         self._resume_from: TrainingState | None = None
+        self.loaded_from: str | Path = "the model"
         self.skipped_updates = 0
         self.check_arguments()
         env = given.get("env")
@@ -317,10 +324,16 @@ class MultiAgentModel(BaseAlgorithm):
         :param load_path_or_dict: path of a saved model, or what :meth:`get_parameters` returned
         :param exact_match: require all learners, and every part of each
         :param device: device that the tensors are loaded to first
-        :raises ValueError: if learners are missing or unknown
+        :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
+            loaded, or none
         """
-        given: Mapping[str, Mapping[str, Any]]
-        given = read_model(load_path_or_dict).parameters if isinstance(load_path_or_dict, (str, Path)) else load_path_or_dict
+        if isinstance(load_path_or_dict, (str, Path)):
+            saved = read_model(load_path_or_dict)
+            with blame_file(load_path_or_dict, Exception), all_or_nothing(self):
+                self.set_parameters(saved.parameters, exact_match, device)
+                check_optimizers(self.optimizers())
+            return
+        given = load_path_or_dict
         strangers = [name for name in given if name not in self.learners]
         missing = [name for name in self.learners if name not in given] if exact_match else []
         if strangers or missing:
@@ -406,28 +419,36 @@ class MultiAgentModel(BaseAlgorithm):
         specs = constructor_arguments(cls)
         defaults = {name: spec.default for name, spec in specs.items()}
         schedules = [name for name, spec in specs.items() if spec.is_schedule]
-        arguments = restore_arguments(saved.arguments, defaults, schedules, custom_objects or {}, kwargs)
+        check_names([*(custom_objects or {}), *kwargs], defaults)
+        with blame_file(path, Exception):
+            arguments = restore_arguments(saved.arguments, defaults, schedules, custom_objects or {}, kwargs)
         n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
         building = {"env": None, "device": device, "n_envs": n_envs, "_init_setup_model": False}
-        with blame_file(path, Exception):
+        trees = [saved.parameters, *(tensors for _, tensors in saved.frozen.values())]
+        stored = math.inf if _NETWORKS & {*(custom_objects or {}), *kwargs} else stored_numbers(trees)
+        with blame_file(path, Exception), networks_within(stored):
+            check_rollout(arguments, n_envs, choices_of(saved.action_spaces), kwargs)
             frozen = {agent: FrozenAgent.from_file(*content, device) for agent, content in saved.frozen.items()}
             if "frozen" in specs:
                 arguments["frozen"] = {**frozen, **(arguments.get("frozen") or {})} or None
-        model = cls(**{**arguments, **building})
-        model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
+            model = cls(**{**arguments, **building})
+            model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
         if env is not None:
             model._set_env(env, True, arguments.get("env_kwargs") if "env_kwargs" in kwargs or _takes_arguments(env) else None)
-        with blame_file(path, MemoryError, RuntimeError, OverflowError, ValueError):  # sizes that no memory holds
+        with blame_file(path, Exception), networks_within(stored):
             model._setup_model()
-        with blame_file(path, Exception):
             model._restore(saved, device)
             if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
                 model._resume_from = TrainingState.from_tree(saved.training)
+                if model._resume_from.num_timesteps != model.num_timesteps:
+                    raise ValueError("training.pt: its number of steps is not that of model.json")
+        model.loaded_from = path
         return model
 
     def _restore(self, saved: SavedModel, device: Any) -> None:
         """Put in place what a file holds beside the constructor's arguments, but not the state of the training."""
         self.set_parameters(saved.parameters, device=device)
+        check_optimizers(self.optimizers())
         counters = saved.counters
         self.num_timesteps, self._total_timesteps = counters["num_timesteps"], counters["total_timesteps"]
         self._n_updates, self.skipped_updates = counters["n_updates"], counters["skipped_updates"]

@@ -57,7 +57,28 @@ class TrainingState:
             tree = {"normalizers": {}, "memories": {}, **tree}  # files of format 1 have none
         if not isinstance(tree, dict) or set(tree) != names:
             raise ValueError(f"the training state should consist of {sorted(names)}")
-        return cls(**{name: arrays_for_tensors(value) for name, value in tree.items()})
+        state = cls(**{name: arrays_for_tensors(value) for name, value in tree.items()})
+        state._check()
+        return state
+
+    def _check(self) -> None:
+        """
+        :raises ValueError: if a part has another form than in a training
+        """
+        forms = {"generators": dict, "episodes": list, "episode_starts": np.ndarray, "normalizers": dict, "memories": dict}
+        for name, kind in {**forms, "num_timesteps": int, "env": dict | None}.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"the training state's {name} is a {type(getattr(self, name)).__name__}")
+        if not all(map(_is_episode, self.episodes)):
+            raise ValueError("the training state's episodes have no returns and lengths")
+
+
+def _is_episode(episode: Any) -> bool:
+    """Whether a value is the statistics of an episode, with the return of every agent."""
+    if not isinstance(episode, dict) or not isinstance(episode.get("agents"), dict):
+        return False
+    numbers = [episode.get("r"), episode.get("l"), *episode["agents"].values()]
+    return all(isinstance(number, (int, float)) for number in numbers)
 
 
 def normalizer_states(team: Team) -> dict[str, Any]:

@@ -16,11 +16,23 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 _SAFE_MODULES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.")
 _SAFE_BASES = (th.nn.Module, th.optim.Optimizer, BaseAlgorithm, BaseBuffer)
-_KIND = "__kind__"
+# Argument -> what its class must be. An algorithm, for example, is no activation function: its constructor takes an env.
+_BASES: dict[str, tuple[type, ...]] = {
+    "policy": (BasePolicy,),
+    "learner_class": (OnPolicyAlgorithm,),
+    "rollout_buffer_class": (BaseBuffer,),
+    "optimizer_class": (th.optim.Optimizer,),
+    "features_extractor_class": (BaseFeaturesExtractor,),
+}
+_OTHER_BASES = (th.nn.Module, th.optim.Optimizer)
+KIND = "__kind__"
 # Limit on the bytes of an array: a short description must not fill the memory.
 _MAX_BYTES = 2**28
 
@@ -39,31 +51,31 @@ class Unsaved:
 def argument_to_json(value: Any) -> Any:
     """Convert a value to JSON types; the module's docstring says what can be stored."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        return {_KIND: "float", "value": str(value)} if isinstance(value, float) and not np.isfinite(value) else value
+        return {KIND: "float", "value": str(value)} if isinstance(value, float) and not np.isfinite(value) else value
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         return argument_to_json(value.item())
     if isinstance(value, (list, tuple)):
         items = [argument_to_json(item) for item in value]
-        return {_KIND: "tuple", "items": items} if isinstance(value, tuple) else items
+        return {KIND: "tuple", "items": items} if isinstance(value, tuple) else items
     if isinstance(value, np.ndarray) and _has_json_items(value.dtype):
         items = argument_to_json(value.reshape(-1).tolist())
-        return {_KIND: "array", "dtype": str(value.dtype), "shape": list(value.shape), "items": items}
+        return {KIND: "array", "dtype": str(value.dtype), "shape": list(value.shape), "items": items}
     if isinstance(value, Mapping):
-        return {_KIND: "dict", "items": [[argument_to_json(key), argument_to_json(item)] for key, item in value.items()]}
+        return {KIND: "dict", "items": [[argument_to_json(key), argument_to_json(item)] for key, item in value.items()]}
     if isinstance(value, type) and _is_safe(value):
-        return {_KIND: "class", "module": value.__module__, "name": value.__qualname__}
+        return {KIND: "class", "module": value.__module__, "name": value.__qualname__}
     return _schedule_to_json(value)
 
 
 def _schedule_to_json(value: Any) -> Any:
     """Convert SB3's schedules, but not subclasses, whose numbers may mean something else; store the text of anything else."""
     if type(value) is LinearSchedule:
-        return {_KIND: "linear", "arguments": argument_to_json([value.start, value.end, value.end_fraction])}
+        return {KIND: "linear", "arguments": argument_to_json([value.start, value.end, value.end_fraction])}
     if type(value) is ConstantSchedule:
         return argument_to_json(value.val)
     if type(value) is FloatSchedule:
         return argument_to_json(value.value_schedule)
-    return {_KIND: "unsaved", "text": repr(value)}
+    return {KIND: "unsaved", "text": repr(value)}
 
 
 def _has_json_items(dtype: np.dtype[Any]) -> bool:
@@ -71,42 +83,46 @@ def _has_json_items(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biuU" or (dtype.kind == "f" and dtype.itemsize <= 8)
 
 
-def argument_from_json(data: Any) -> Any:
+def argument_from_json(data: Any, name: str = "") -> Any:
     """
     Convert stored data back to the value.
 
     :param data: return value of :func:`argument_to_json`
+    :param name: name of the argument, which decides the classes that it may be
     :return: the value, with an :class:`Unsaved` in place of whatever could not be stored
-    :raises ValueError: if a class is not a network, optimiser, algorithm or buffer of a known library, or the data was not
-        written by :func:`argument_to_json`
+    :raises ValueError: if a class is not a network, optimiser, algorithm or buffer of a known library, or not one for that
+        argument, or the data was not written by :func:`argument_to_json`
     """
     if isinstance(data, list):
-        return [argument_from_json(item) for item in data]
+        return [argument_from_json(item, name) for item in data]
     if not isinstance(data, dict):
         return data
     try:
-        return _decode(data)
-    except (LookupError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"not a description of an argument: {data!r} ({error!r})") from error
+        return _decode(data, name)
+    except ValueError:
+        raise
+    except Exception as error:  # damaged data cause many errors
+        raise ValueError(f"not a description of an argument: {data!r:.200} ({error!r})") from error
 
 
-def _decode(data: dict[str, Any]) -> Any:
-    kind = data.get(_KIND)
+def _decode(data: dict[str, Any], name: str) -> Any:
+    kind = data.get(KIND)
     if kind == "float":
         return float(data["value"])
     if kind == "tuple":
-        return tuple(argument_from_json(item) for item in data["items"])
+        return tuple(argument_from_json(item, name) for item in data["items"])
     if kind == "array":
         return _array(argument_from_json(data["items"]), np.dtype(data["dtype"])).reshape(data["shape"])
     if kind == "dict":
-        return {argument_from_json(key): argument_from_json(item) for key, item in data["items"]}
+        pairs = ((argument_from_json(key), item) for key, item in data["items"])
+        return {key: argument_from_json(item, key if key in _BASES else name) for key, item in pairs}
     if kind == "class":
-        return _load_class(data["module"], data["name"])
+        return _load_class(data["module"], data["name"], name)
     if kind == "linear":
-        return LinearSchedule(*argument_from_json(data["arguments"]))
+        return LinearSchedule(*map(float, argument_from_json(data["arguments"])))
     if kind == "unsaved":
-        return Unsaved(data["text"])
-    raise ValueError(f"unknown kind of argument {kind!r}")
+        return Unsaved(str(data["text"]))
+    raise ValueError(f"unknown kind of argument {kind!r:.100}")
 
 
 def _array(items: list[Any], dtype: np.dtype[Any]) -> np.ndarray:
@@ -121,7 +137,7 @@ def _is_safe(value: type) -> bool:
     )
 
 
-def _load_class(module: str, name: str) -> type:
+def _load_class(module: str, name: str, argument: str) -> type:
     if not f"{module}.".startswith(_SAFE_MODULES):
         raise ValueError(f"{module}.{name} is not imported: only classes of torch, SB3 and sb3-contrib are loaded by name")
     try:
@@ -130,4 +146,6 @@ def _load_class(module: str, name: str) -> type:
         raise ValueError(f"{module}.{name} cannot be imported: {error}") from error
     if not (isinstance(value, type) and _is_safe(value)):
         raise ValueError(f"{module}.{name} is not a network, optimiser, algorithm or buffer class")
+    if not issubclass(value, _BASES.get(argument, _OTHER_BASES)):
+        raise ValueError(f"{module}.{name} is not a class for {argument or 'this argument'}")
     return value

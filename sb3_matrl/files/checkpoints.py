@@ -66,10 +66,13 @@ def restore_parts(path: Path, parts: Mapping[str, Stateful]) -> None:
 
     :param path: path of the checkpoint
     :param parts: name -> object, as passed to :class:`~sb3_matrl.common.callbacks.ResumableCheckpointCallback`
-    :raises ValueError: if the checkpoint lacks one of the parts
+    :raises ValueError: if the checkpoint lacks one of the parts, or it is damaged
     """
     documents, _ = read_archive(path)
     for name, part in parts.items():
         if name not in documents:
             raise ValueError(f"{path} was saved without {name!r}; it has {', '.join(sorted(documents))}")
-        part.set_state(documents[name])
+        try:
+            part.set_state(documents[name])
+        except Exception as error:  # damaged content causes many errors
+            raise ValueError(f"{path} is damaged: {name}.json: {error!r}") from error

@@ -14,10 +14,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 def is_sb3_file(path: Path) -> bool:
     """Whether a file is a zip written by SB3's ``save``; only the names of its members are read."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # no file, no zip, or a damaged one, which causes many errors
         return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
     return "data" in names and "manifest.json" not in names
 
 

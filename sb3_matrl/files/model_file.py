@@ -13,12 +13,19 @@ from gymnasium import spaces
 
 from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
+from sb3_matrl.files.budget import check_description
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
 from sb3_matrl.utils.suggest import did_you_mean
 
 # Class of the models in files of formats 1 and 2, which do not name it.
 _FIRST_ALGORITHM = "MATRL"
-_COUNTERS = ("n_envs", "num_timesteps", "total_timesteps", "n_updates", "skipped_updates", "learner_n_updates")
+_LEARNER_UPDATES = "learner_n_updates"
+_COUNTERS = ("n_envs", "num_timesteps", "total_timesteps", "n_updates", "skipped_updates", _LEARNER_UPDATES)
+# Errors of code that uses damaged content; RuntimeErrors are not among them, which environments raise.
+DAMAGE = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ValueError)
+# Types of the parts of model.json; earlier formats lack those that are optional.
+_NEEDED = {"agents": list, "observation_spaces": list, "action_spaces": list, "arguments": dict, "counters": dict}
+_OPTIONAL = {"algorithm": str, "learners": list, "frozen": dict, "generators": dict, "coordinator_rng": dict}
 
 
 @dataclass(frozen=True)
@@ -90,37 +97,99 @@ def read_model(path: str | Path) -> SavedModel:
     """
     Read a model file; nothing in it is executed. ``arguments`` are still in JSON types.
 
+    :param path: path of the file, with or without ``.zip``
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is not a model file, is damaged, or is of a newer format
     """
-    documents, tensors = read_archive(zip_path(path))
+    path = zip_path(path)
+    documents, tensors = read_archive(path)
     try:
-        document = documents["model"]
-        agents = list(document["agents"])
-        counters = {"skipped_updates": 0, **document["counters"]}  # files of earlier versions have none
-        return SavedModel(
-            algorithm=str(document.get("algorithm", _FIRST_ALGORITHM)),
-            observation_spaces=dict(zip(agents, map(space_from_json, document["observation_spaces"]), strict=True)),
-            action_spaces=dict(zip(agents, map(space_from_json, document["action_spaces"]), strict=True)),
-            arguments=dict(document["arguments"]),
-            counters={name: counters[name] for name in _COUNTERS},
-            generators=_generators(document),
-            parameters={name: tensors[f"agents/{i}"] for i, name in enumerate(document.get("learners", agents))},
-            training=tensors.get("training"),
-            normalizers=dict(tensors.get("normalizers", {})),
-            frozen={
-                agent: (dict(description), tensors[f"frozen/{i}"])
-                for i, (agent, description) in enumerate(document.get("frozen", {}).items())
-            },
-        )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, or not a saved model: {error!r}") from error
+        document = check_document(documents.get("model"))
+        check_description(document, path.stat().st_size)
+        saved = _saved_model(document, tensors)
+        _check_tensors(saved)
+        return saved
+    except Exception as error:  # damaged content causes many errors
+        raise ValueError(f"{path} is damaged, or not a saved model: model.json: {_one_line(error)}") from error
+
+
+def _saved_model(document: Mapping[str, Any], tensors: Mapping[str, Any]) -> SavedModel:
+    agents = list(document["agents"])
+    counters = {"skipped_updates": 0, **document["counters"]}  # files of earlier versions have none
+    return SavedModel(
+        algorithm=document.get("algorithm", _FIRST_ALGORITHM),
+        observation_spaces=dict(zip(agents, map(space_from_json, document["observation_spaces"]), strict=True)),
+        action_spaces=dict(zip(agents, map(space_from_json, document["action_spaces"]), strict=True)),
+        arguments=dict(document["arguments"]),
+        counters={name: counters[name] for name in _COUNTERS},
+        generators=_generators(document),
+        parameters={name: tensors[f"agents/{i}"] for i, name in enumerate(document.get("learners", agents))},
+        training=tensors.get("training"),
+        normalizers=dict(tensors.get("normalizers", {})),
+        frozen={
+            agent: (dict(description), tensors[f"frozen/{i}"])
+            for i, (agent, description) in enumerate(document.get("frozen", {}).items())
+        },
+    )
+
+
+def check_document(document: Any) -> dict[str, Any]:
+    """
+    Check the form of ``model.json``.
+
+    :param document: content of the member
+    :return: the same
+    :raises ValueError: if a part is missing, or has a type that :func:`write_model` never writes
+    """
+    _check_types(document, _NEEDED, needed=True)
+    _check_types(document, _OPTIONAL, needed=False)
+    for name in ("agents", "learners"):
+        names = document.get(name, [])
+        if not all(isinstance(one, str) for one in names) or len(set(names)) < len(names):
+            raise ValueError(f"{name} must be different texts, got {names!r:.200}")
+    if document["arguments"].get("frozen") is not None:
+        raise ValueError("arguments.frozen names other files, which a model file never does")
+    counters = document["counters"]
+    numbers = [counters.get(name, 0) for name in _COUNTERS if name != _LEARNER_UPDATES]
+    updates = counters.get(_LEARNER_UPDATES)
+    if not isinstance(updates, list) or not all(type(one) is int and 0 <= one < 2**63 for one in [*numbers, *updates]):
+        raise ValueError(f"counters must be whole numbers of at least 0, got {counters!r:.200}")
+    return dict(document)
+
+
+def _check_types(document: Any, types: Mapping[str, type], needed: bool) -> None:
+    if not isinstance(document, dict):
+        raise ValueError("it is missing, or no mapping")
+    for name, kind in types.items():
+        if needed and name not in document:
+            raise ValueError(f"{name} is missing")
+        if name in document and not isinstance(document[name], kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {document[name]!r:.200}")
+
+
+def _check_tensors(saved: SavedModel) -> None:
+    """
+    :raises ValueError: if a member with tensors has another form than :func:`write_model` writes
+    """
+    trees = [saved.parameters, *saved.parameters.values(), saved.training or {}, saved.normalizers]
+    trees += [*saved.normalizers.values(), *(tensors for _, tensors in saved.frozen.values())]
+    if not all(isinstance(tree, dict) for tree in trees):
+        raise ValueError("a member with tensors is no mapping")
+    for learner, parts in saved.parameters.items():
+        if not parts or not all(isinstance(state, dict) for state in parts.values()):
+            raise ValueError(f"the parameters of {learner} must be state dicts")
 
 
 def _generators(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "coordinator_rng" in document:  # formats 1 and 2
         return {"coordinator": dict(document["coordinator_rng"])}
-    return {str(name): dict(state) for name, state in document["generators"].items()}
+    return {name: dict(state) for name, state in document["generators"].items()}
+
+
+def _one_line(error: BaseException) -> str:
+    """Text of an error; that of a ``KeyError`` is only a name."""
+    text = " ".join(str(error).split()) if isinstance(error, ValueError) else repr(error)
+    return text or type(error).__name__
 
 
 @contextmanager
@@ -135,7 +204,19 @@ def blame_file(path: str | Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        raise ValueError(f"{path}: its content does not make a model: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()) if isinstance(error, (ValueError, RuntimeError)) else repr(error)
+        raise ValueError(f"{path}: its content does not make a model: {reason}") from error
+
+
+def check_names(given: Collection[str], known: Collection[str]) -> None:
+    """
+    :param given: names of arguments that the caller gives
+    :param known: arguments of the constructor
+    :raises ValueError: if a name is no argument
+    """
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{name!r} is no argument of this algorithm{did_you_mean(name, known)}")
 
 
 def restore_arguments(
@@ -157,9 +238,7 @@ def restore_arguments(
         warning
     """
     given = {**custom_objects, **changed}
-    for name in given:
-        if name not in defaults:
-            raise ValueError(f"{name!r} is no argument of this algorithm{did_you_mean(name, defaults)}")
+    check_names(given, defaults)
     arguments = {name: _restore(name, value) for name, value in stored.items() if name in defaults and name not in given}
     for name, value in arguments.items():
         lost = _find_unsaved(value)
@@ -175,7 +254,7 @@ def restore_arguments(
 
 def _restore(name: str, value: Any) -> Any:
     try:
-        return argument_from_json(value)
+        return argument_from_json(value, name)
     except ValueError as error:
         raise ValueError(f"{name}: {error}; pass custom_objects={{{name!r}: ...}} if you trust the file") from error
 

@@ -33,7 +33,15 @@ def restore_random_generators(states: dict[str, Any]) -> None:
     Restore the states of the global generators; states of missing GPUs are skipped.
 
     :param states: return value of :func:`random_generators`
+    :raises ValueError: if they are anything else
     """
+    try:
+        _restore(states)
+    except Exception as error:  # damaged states cause many errors
+        raise ValueError(f"states of random generators are damaged: {error!r}") from error
+
+
+def _restore(states: dict[str, Any]) -> None:
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = states["numpy"]

@@ -36,7 +36,7 @@ class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._left
-        if isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.AliasEvent) and event.anchor is not None:
             # An alias inside of its own anchor has no size yet.
             self._charge(self._sizes.get(event.anchor, self._left + 1 if event.anchor in self.anchors else 1), event)
             return super().compose_node(parent, index)

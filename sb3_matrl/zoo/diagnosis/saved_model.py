@@ -79,7 +79,7 @@ def _readable(value: Any) -> str:
         return str(value)
     if isinstance(value, (type, Unsaved)):
         return value.__name__ if isinstance(value, type) else value.text
-    return "" if value is None or value == {} else str(value)
+    return "" if value is None or (isinstance(value, dict) and not value) else " ".join(str(value).split())
 
 
 def _describe_model(saved: SavedModel) -> Iterator[Finding]:

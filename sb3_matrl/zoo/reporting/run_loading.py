@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,9 @@ from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 STEPS = "time/total_timesteps"
 FIXED_POINT = "metagame/fixed_point"
+# Limit on the size of a zip's members, in bytes of the file; members of FREE_SIZE bytes in all are always read.
+MAX_INFLATION = 20
+FREE_SIZE = 2**26
 _Content = TypeVar("_Content")
 
 
@@ -191,10 +193,24 @@ def read_versions(model: Path | None) -> dict[str, str]:
         return {}
     try:
         with zipfile.ZipFile(model) as archive:
+            check_sizes(archive)
             versions = json.loads(archive.read("manifest.json"))["versions"]
         return {str(library): str(version) for library, version in versions.items()}
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:  # damaged files cause many errors
         return {}
+
+
+def check_sizes(archive: zipfile.ZipFile) -> None:
+    """
+    Check that a zip does not hold much more than its size suggests; read it only afterwards.
+
+    :param archive: open zip
+    :raises ValueError: if its members are larger together than :data:`MAX_INFLATION` times what they take in the file
+    """
+    infos = archive.infolist()
+    size, stored = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
+    if size > MAX_INFLATION * stored + FREE_SIZE:
+        raise ValueError(f"its members would take {size:,} bytes, {stored:,} in the file")
 
 
 def _read_or_note(problems: list[str], read: Callable[[Path], _Content], path: Path) -> _Content | None:
@@ -272,14 +288,14 @@ def read_evaluations(path: Path) -> Evaluations:
     :raises ValueError: if it is damaged, or its arrays have different lengths
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_sizes(archive)
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged files cause many errors
         raise ValueError(f"it is damaged or no npz file ({' '.join(str(error).split())})") from None
-    except (AttributeError, TypeError):  # a single array instead of an archive
-        raise ValueError("it is no npz file") from None
     try:
         agents = tuple(map(str, arrays["agents"]))
         steps = np.asarray(arrays["timesteps"], dtype=np.float64)

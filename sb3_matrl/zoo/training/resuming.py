@@ -145,6 +145,8 @@ class _Description:
         :raises ValueError: if the files name another environment, wrapper or algorithm than the checkpoint
         """
         origin = read_archive(checkpoint)[0].get("run", {})
+        if not isinstance(origin, dict):
+            raise ValueError(f"{checkpoint} is damaged: run.json must be a mapping, got {origin!r:.100}")
         written = {"env": self.options.env, "algo": self.options.algo, "env_wrapper": self.hyperparameters.env_wrapper}
         differing = [name for name, value in written.items() if origin.get(name, value) != value]
         if differing:

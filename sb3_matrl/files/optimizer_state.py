@@ -1,0 +1,80 @@
+"""Checks of optimiser states that came from a file; PyTorch accepts almost anything and fails in the next update."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch as th
+
+
+def check_optimizers(optimizers: Iterable[th.optim.Optimizer]) -> None:
+    """
+    Check that optimisers can continue from their states.
+
+    :param optimizers: optimisers whose states were loaded
+    :raises ValueError: if an option or an entry of a state has another form than the optimiser itself gives it
+    """
+    for optimizer in optimizers:
+        _check_optimizer(optimizer)
+
+
+def _check_optimizer(optimizer: th.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for name, default in optimizer.defaults.items():
+            if name not in group or not _same_kind(default, group[name]):
+                raise ValueError(
+                    f"its optimiser has the option {name} = {group.get(name)!r:.100}, expected one like {default!r}"
+                )
+    if optimizer.state:
+        _check_state(optimizer, _first_state(optimizer))
+
+
+def _first_state(optimizer: th.optim.Optimizer) -> dict[str, Any] | None:
+    """State of such an optimiser for a parameter of shape (2, 3), after one step; ``None`` if it cannot make one by itself."""
+    parameter = th.nn.Parameter(th.zeros(2, 3))
+    parameter.grad = th.zeros(2, 3)
+    known = inspect.signature(type(optimizer)).parameters
+    options = {name: optimizer.param_groups[0][name] for name in optimizer.defaults if name in known}
+    try:
+        probe = type(optimizer)([parameter], **options)
+        probe.step()
+    except Exception:  # LBFGS, for example, needs a function
+        return None
+    return dict(probe.state[parameter])
+
+
+def _check_state(optimizer: th.optim.Optimizer, expected: dict[str, Any] | None) -> None:
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter, state in optimizer.state.items():
+        if id(parameter) not in known:
+            raise ValueError("its optimiser has a state for a parameter that does not exist")
+        if expected is not None and (not isinstance(state, dict) or set(state) != set(expected)):
+            raise ValueError(f"its optimiser has the entries {list(state)!r:.100}, expected {list(expected)}")
+        for name, wanted in (expected or {}).items():
+            if not _fits(state[name], wanted, parameter.shape):
+                raise ValueError(f"its optimiser has {name} of another form than its parameter {tuple(parameter.shape)} needs")
+
+
+def _fits(value: Any, wanted: Any, shape: th.Size) -> bool:
+    """Whether an entry of a state has the form of ``wanted``, which belongs to a parameter of shape (2, 3)."""
+    if isinstance(wanted, th.Tensor) and wanted.shape == (2, 3):
+        return isinstance(value, th.Tensor) and value.shape == shape
+    return _is_number(value) if _is_number(wanted) else type(value) is type(wanted)
+
+
+def _same_kind(default: Any, value: Any) -> bool:
+    """Whether an option is a switch, a number or several numbers, as its default is."""
+    if default is None or isinstance(default, bool):
+        return value is None or isinstance(value, bool)
+    if isinstance(default, (tuple, list)):
+        return isinstance(value, (tuple, list)) and len(value) == len(default) and all(map(_is_number, value))
+    return _is_number(value) if _is_number(default) else isinstance(value, type(default))
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, th.Tensor):
+        return value.numel() == 1 and not value.is_complex() and bool(th.isfinite(value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
