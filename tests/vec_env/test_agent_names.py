@@ -73,6 +73,19 @@ class Race(ParallelEnv):
         return seen, rewards, ends, dict.fromkeys(ends, False), infos
 
 
+class Twins(Race):
+    """Both agents have the same spaces."""
+
+    def observation_space(self, agent: Any) -> spaces.Box:
+        return spaces.Box(-9, 99, (1,), np.float32)
+
+    def action_space(self, agent: Any) -> spaces.Discrete:
+        return spaces.Discrete(2)
+
+    def look(self) -> dict[Any, np.ndarray]:
+        return {agent: np.full(1, self.at[agent], np.float32) for agent in self.agents}
+
+
 @KINDS
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 def test_names_do_not_change_what_is_seen(names: Any, kind: str) -> None:
@@ -117,16 +130,6 @@ def test_a_model_acts_under_the_env_s_own_names_also_after_loading(names: Any, t
 
 @KINDS
 def test_groups_frozen_agents_and_other_policies_are_named_in_either_way(names: Any) -> None:
-    class Twins(Race):
-        def observation_space(self, agent: Any) -> spaces.Box:
-            return spaces.Box(-9, 99, (1,), np.float32)
-
-        def action_space(self, agent: Any) -> spaces.Discrete:
-            return spaces.Discrete(2)
-
-        def look(self) -> dict[Any, np.ndarray]:
-            return {agent: np.full(1, self.at[agent], np.float32) for agent in self.agents}
-
     small = {"n_envs": 2, "n_steps": 8, "batch_size": 16, "n_epochs": 1, "seed": 0, "device": "cpu"}
     team = MATRL("MlpPolicy", partial(Twins, names), share={"team": names}, **small).learn(16)
     assert team.agents[names[0]] is team.agents[agent_name(names[1])]
