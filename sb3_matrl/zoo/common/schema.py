@@ -224,7 +224,7 @@ def _number(value: Any) -> float | int | None:
 
 def _check_share(groups: Mapping[str, Any]) -> None:
     for name, agents in groups.items():
-        if not isinstance(agents, list) or not agents or not all(isinstance(agent, str) for agent in agents):
+        if not isinstance(agents, list) or not agents or not all(isinstance(agent, str | int) for agent in agents):
             raise ValueError(
                 f"expected a list of agents for the group {name!r}, as in {{team: [agent_0, agent_1]}}, got {agents!r}"
             )
@@ -233,7 +233,8 @@ def _check_share(groups: Mapping[str, Any]) -> None:
 def _check_frozen(sources: Mapping[str, Any]) -> None:
     for agent, source in sources.items():
         words = source if isinstance(source, list) else [source]
-        if len(words) > 2 or not words or not all(isinstance(word, str) and word for word in words):
+        path, *agents = words or [None]
+        if not (path and isinstance(path, str)) or len(agents) > 1 or not all(isinstance(one, str | int) for one in agents):
             raise ValueError(f"expected the path of a model, or [path, agent there], for {agent!r}, got {source!r}")
 
 
