@@ -126,7 +126,7 @@ class MultiAgentEvalCallback(EventCallback):
 
     def _init_callback(self) -> None:
         trained = list(getattr(self.model, "possible_agents", self.eval_env.agents))
-        if trained != list(self.eval_env.agents):
+        if set(trained) != set(self.eval_env.agents):
             raise ValueError(f"eval_env has agents {list(self.eval_env.agents)}, the model has {trained}")
         for folder in (self.log_path, self.best_model_save_path):
             if folder is not None:

@@ -60,14 +60,14 @@ class MixedPolicy:
         :return: agent -> action, and the next states (``None`` if there are none)
         :raises ValueError: if an agent has no player
         """
+        given_masks, given_states = keyed_by_text(action_masks or {}), keyed_by_text(state or {})
         actions, states = {}, {}
         for agent, value in observation.items():
             name = agent_name(agent)
             if name not in self.players:
                 raise ValueError(unknown("agent", name, self.players))
             player = self.players[name]
-            previous = None if state is None else state.get(agent)
-            mask = (action_masks or {}).get(agent)
+            previous, mask = given_states.get(name), given_masks.get(name)
             masks = {} if mask is None else {"action_masks": {player.agent: mask}}
             chosen, states[agent] = player.model.predict(
                 {player.agent: value}, previous, episode_start, deterministic, **masks

@@ -59,8 +59,8 @@ class RandomPolicy:
             for a single observation; samples are uniform over the legal actions
         :return: agent -> action, or array of actions with a leading batch axis; and ``state``
         """
-        masks = action_masks or {}
-        return {agent: self._draw(agent, value, masks.get(agent)) for agent, value in observation.items()}, state
+        masks = keyed_by_text(action_masks or {})
+        return {agent: self._draw(agent, value, masks.get(agent_name(agent))) for agent, value in observation.items()}, state
 
     def _draw(self, agent: str, observation: Any, masks: np.ndarray | None) -> Any:
         space = self._action_spaces[agent]

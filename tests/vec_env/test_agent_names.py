@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+from sb3_contrib import MaskablePPO, RecurrentPPO
 
 from sb3_matrl import MATRL
-from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy, play_episodes
+from sb3_matrl.evaluation import MixedPolicy, MultiAgentEvalCallback, Player, RandomPolicy, evaluate_policy, play_episodes
 from sb3_matrl.utils.agent_names import AgentDict, agent_name
 from sb3_matrl.vec_env import EnvDataError, make_joint_vec_env
 
@@ -175,3 +176,43 @@ def test_a_dict_of_agents_knows_both_names_and_no_others() -> None:
     for missing in (1, "1"):
         with pytest.raises(KeyError):
             agents[missing]
+
+
+def test_masks_and_states_are_found_under_either_name() -> None:
+    small = {"n_envs": 2, "n_steps": 8, "batch_size": 16, "n_epochs": 1, "seed": 0, "device": "cpu"}
+    env = partial(Race, [0, 1])
+    masked = MATRL("MlpPolicy", env, learner_class=MaskablePPO, **small)
+    seen = {0: np.zeros(1, np.float32), 1: np.zeros(2, np.float32)}
+    masks = {"0": np.array([0, 1], bool), "1": np.array([0, 0, 1], bool)}
+    mixed = MixedPolicy({0: Player(masked, 0), "1": Player(masked, 1)})
+    chance = RandomPolicy(
+        {a: Race([0, 1]).observation_space(a) for a in (0, 1)}, {a: Race([0, 1]).action_space(a) for a in (0, 1)}
+    )
+    for policy in (masked, mixed, chance):
+        for _ in range(5):
+            actions, _ = policy.predict(seen, action_masks=masks)
+            assert actions == {0: 1, 1: 2}
+            actions, _ = policy.predict({"0": seen[0], "1": seen[1]}, action_masks={0: masks["0"], 1: masks["1"]})
+            assert actions == {"0": 1, "1": 2}
+    recurrent = MATRL("MlpLstmPolicy", env, learner_class=RecurrentPPO, **small)
+    _, states = recurrent.predict(seen)
+    assert states is not None and list(states) == [0, 1]
+    _, after = recurrent.predict(seen, states)
+    _, by_text = recurrent.predict(seen, {"0": states[0], "1": states[1]})
+    assert after is not None and by_text is not None
+    np.testing.assert_equal(after, by_text)
+    assert not np.array_equal(after[0][0], states[0][0])
+
+
+def test_evaluation_during_training_goes_by_name() -> None:
+    model = MATRL("MlpPolicy", Race, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
+    places = {"two": 1, "one": 0}
+
+    class Reversed(Race):
+        def __init__(self) -> None:
+            super().__init__(("two", "one"))
+            self.places = places
+
+    callback = MultiAgentEvalCallback(Reversed, n_eval_episodes=2, eval_freq=16, verbose=0)
+    model.learn(16, callback=callback)
+    assert callback.sampled[0].agents == ("two", "one") and callback.sampled[0].lengths.tolist() == [5, 5]
