@@ -269,13 +269,14 @@ class MultiAgentModel(BaseAlgorithm):
         """
         if not isinstance(observation, Mapping):
             raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
+        given_masks, given_states = keyed_by_text(action_masks or {}), keyed_by_text(state or {})
         actions, states = {}, {}
         for agent, value in observation.items():
             name = agent_name(agent)
             if name not in self.possible_agents:
                 raise ValueError(unknown("agent", name, self.possible_agents))
-            masks = (action_masks or {}).get(agent, _mask_in(value, self._mask_names[name]))
-            previous = None if state is None else state.get(agent)
+            masks = given_masks.get(name, _mask_in(value, self._mask_names[name]))
+            previous = given_states.get(name)
             player = self.player(name)
             actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
         return actions, None if all(value is None for value in states.values()) else states
