@@ -20,7 +20,7 @@ from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
 # Size of a batch's observations, as floats, up to which they pass through a network at once; larger ones do so in chunks.
 WHOLE_BYTES = 16 * 2**20
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 6 * 2**20
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | sl
     if n_rows * row_bytes <= WHOLE_BYTES:
         return [slice(None)]
     whole = 1 if batch.sequences is None else batch.sequences.n_steps
-    step = max(CHUNK_BYTES // (row_bytes * whole), 1) * whole
+    # Powers of two, because convolutions keep memory for every batch size that they have seen.
+    step = 2 ** int(np.log2(max(CHUNK_BYTES // (row_bytes * whole), 1))) * whole
     if batch.sequences is None:
         return [slice(start, start + step) for start in range(0, n_rows, step)]
     return list(np.split(np.arange(n_rows), range(step, n_rows, step)))
