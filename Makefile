@@ -9,8 +9,11 @@ export OMP_NUM_THREADS ?= 1
 TEST_JOBS ?= $(shell nproc || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
+# Length of `make fuzz`.
+FUZZ_MINUTES ?= 60
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-e2e test-expensive coverage lint type format docs games benchmarks
+.PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs games benchmarks
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,6 +38,10 @@ test-e2e: setup  ## Tests that train for seconds, start programs or build the do
 
 test-expensive: setup  ## Tests that train for minutes
 	$(PYTEST) -m expensive
+
+fuzz: setup  ## Fuzz everything that reads files, for FUZZ_MINUTES (60); the record is logs/fuzz.json
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --target $(VENV)/fuzz atheris==3.0.0
+	PYTHONPATH=$(VENV)/fuzz nice -n 19 $(BIN)/python -m tests.files.fuzz_loaders --minutes $(FUZZ_MINUTES)
 
 coverage: setup  ## The test suite with line coverage of the package
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered

@@ -63,14 +63,14 @@ def write_members(path: Path, members: Members) -> None:
 def changed_document(members: Members, change: Callable[[Any], Any], name: str = "model.json") -> Members:
     """The members with another JSON document: what ``change`` returns, or the document that it changed in place."""
     document = json.loads(members[name])
-    document = change(document) or document
+    document = document if (changed := change(document)) is None else changed
     return Members({**members, name: json.dumps(document).encode()})
 
 
 def changed_tensors(members: Members, change: Callable[[Any], Any], name: str = "agents/0.pt") -> Members:
     """The members with other tensors: what ``change`` returns, or the tree that it changed in place."""
     tree = th.load(io.BytesIO(members[name]), weights_only=True)
-    tree = change(tree) or tree
+    tree = tree if (changed := change(tree)) is None else changed
     buffer = io.BytesIO()
     th.save(tree, buffer)
     return Members({**members, name: buffer.getvalue()})

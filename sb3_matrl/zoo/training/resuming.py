@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.making import env_source
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.files.argument_codec import argument_to_json
+from sb3_matrl.files.budget import MAX_COPIES
 from sb3_matrl.files.checkpoints import latest_checkpoint, restore_parts
 from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.common.cli import device, log_interval, non_negative_count, positive_count, seed, thread_count
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, apply_overrides, expand_normalize, load_hyperparameters
 from sb3_matrl.zoo.common.run_folder import RunFolder, RunStart
 from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
@@ -31,6 +34,20 @@ from sb3_matrl.zoo.training.experiment import (
     fixed_arguments,
 )
 from sb3_matrl.zoo.training.options import MAY_CHANGE, TrainOptions
+
+# Options of a run folder that are checked as on the command line.
+_RANGES: dict[str, Callable[[str], Any]] = {
+    "seed": seed,
+    "n_timesteps": positive_count,
+    "eval_episodes": positive_count,
+    "n_eval_envs": positive_count,
+    "keep_checkpoints": non_negative_count,
+    "log_interval": log_interval,
+    "num_threads": thread_count,
+    "device": device,
+}
+# Largest values of options in a run folder; on the command line they are the user's own.
+_LARGEST = {"n_eval_envs": MAX_COPIES, "num_threads": 1024}
 
 
 def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tuple[Experiment, RunFolder]:
@@ -74,9 +91,24 @@ def read_options(folder: RunFolder) -> TrainOptions:
         if type(value) not in _types(kinds[name]):
             expected = " or ".join(kind.__name__ for kind in _types(kinds[name]))
             raise ValueError(f"{folder.arguments}, {name}: expected {expected}, got {value!r}")
+        _check_range(folder, name, value)
     if "seed" not in values:
         raise ValueError(f"{folder.arguments} has no seed: it is not as train.py wrote it")
     return TrainOptions(**values)
+
+
+def _check_range(folder: RunFolder, name: str, value: Any) -> None:
+    """
+    :raises ValueError: if the command line would not accept the value, or it would fill the machine
+    """
+    if value is None or name not in _RANGES:
+        return
+    try:
+        _RANGES[name](str(value))
+        if name in _LARGEST and value > _LARGEST[name]:
+            raise ValueError(f"expected at most {_LARGEST[name]:,}, got {value}")
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise ValueError(f"{folder.arguments}, {name}: {error}") from None
 
 
 def _types(annotation: Any) -> list[type]:
