@@ -22,7 +22,7 @@ from sb3_matrl.matrl.best_response import BestResponseConfig
 from sb3_matrl.matrl.coordinator import CoordinatorConfig, MATRLCoordinator
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.update_checks import check_learner_losses
-from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, learner_argument_names
+from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, check_rollout_memory, learner_argument_names
 from sb3_matrl.on_policy.rollout import RolloutCollector
 
 
@@ -77,7 +77,8 @@ class MATRL(MultiAgentAlgorithm):
     :param learner_kwargs: (*) arguments that only this class has
     :param share: name of a group -> agents that share one learner, which is one player of the meta-game
     :param frozen: agent -> policy that plays it without learning: an SB3 policy or algorithm, a function of the observations
-        (n_envs, ...) that returns the actions, a path of a saved model, or a tuple (model or path, agent in it)
+        (n_envs, ...) and, if it takes them, the action masks that returns the actions, ``RandomPolicy``, a path of a saved
+        model, or a tuple (model or path, agent in it)
     :param norm_obs: (*) whether to normalise observations by running statistics, as SB3's ``VecNormalize``; the statistics are
         saved with the model and used by :meth:`predict`
     :param norm_reward: (*) whether to scale rewards by the running standard deviation of the discounted return
@@ -167,6 +168,7 @@ class MATRL(MultiAgentAlgorithm):
     def check_arguments(self) -> None:
         super().check_arguments()
         self.n_steps: int = self.arguments["n_steps"]
+        check_rollout_memory(self.n_steps, self.arguments["n_envs"])
         self._config = CoordinatorConfig.of(self.arguments)
 
     def build_learners(self, envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> dict[str, OnPolicyAlgorithm]:

@@ -120,7 +120,9 @@ def build_learners(
     :raises TypeError: as :func:`build_learner`
     :raises ValueError: as :func:`build_learner`, or if a learner cannot act or learn on its spaces; names the agent
     """
-    _check_memory(envs, arguments)
+    n_envs = min(env.num_envs for env in envs.values())
+    row_bytes = sum(env.num_envs // n_envs * _row_bytes(env) for env in envs.values())
+    check_rollout_memory(arguments.values["n_steps"], n_envs, row_bytes)
     learners = {}
     for name, env in envs.items():
         own = arguments.all_of(learner_argument_names(arguments.values), name) | {"device": device}
@@ -137,21 +139,28 @@ def build_learners(
     return learners
 
 
-def _check_memory(envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> None:
+# Bytes of a buffer's row without observation and action: six numbers such as the reward and the value.
+_LEAST_ROW_BYTES = 24
+
+
+def check_rollout_memory(n_steps: int, n_envs: int, row_bytes: int = _LEAST_ROW_BYTES) -> None:
     """
-    :raises ValueError: if the rollout buffers would be larger than the memory of this machine
+    Check that this machine's memory can hold a rollout.
+
+    :param n_steps: steps per copy
+    :param n_envs: number of copies
+    :param row_bytes: bytes of one step of one copy, for all learners; the least possible by default
+    :raises ValueError: if it cannot
     """
-    n_steps = arguments.values["n_steps"]
-    row_bytes = {name: _row_bytes(env) for name, env in envs.items()}
-    needed, present = sum(n_steps * env.num_envs * row_bytes[name] for name, env in envs.items()), memory_size()
+    needed, present = n_steps * n_envs * row_bytes, memory_size()
     if present is not None and needed > present:
         raise ValueError(
-            f"n_steps={n_steps} in {arguments.values['n_envs']} copies makes rollouts of {needed / 2**30:,.1f} GiB, and this "
-            f"machine has {present / 2**30:,.1f} GiB of memory: choose smaller n_steps or n_envs"
+            f"n_steps={n_steps} in n_envs={n_envs} copies makes rollouts of {needed / 2**30:,.1f} GiB, and this machine has "
+            f"{present / 2**30:,.1f} GiB of memory: choose smaller ones"
         )
 
 
 def _row_bytes(env: SpacesVecEnv) -> int:
-    """Bytes of one row of a rollout buffer: observation, actions, and six numbers such as the reward and the value."""
+    """Bytes of one row of a rollout buffer."""
     observation, action = leaves_of(env.observation_space), leaves_of(env.action_space)
-    return sum(leaf.nbytes for leaf in observation) + 4 * (6 + sum(math.prod(leaf.shape) for leaf in action))
+    return _LEAST_ROW_BYTES + sum(leaf.nbytes for leaf in observation) + 4 * sum(math.prod(leaf.shape) for leaf in action)

@@ -99,8 +99,18 @@ def test_defaults_are_in_range_and_every_number_has_a_range() -> None:
 
 
 def test_a_rollout_that_the_memory_cannot_hold_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"n_steps=1000000000000 in 2 copies makes rollouts of .* GiB, and this machine has"):
+    with pytest.raises(ValueError, match=r"n_steps=1000000000000 in n_envs=2 copies makes rollouts of .* GiB, and this mach"):
         MATRL("MlpPolicy", "matrix_game_v0", n_steps=10**12, n_envs=2)
+    with pytest.raises(ValueError, match=r"n_steps=2048 in n_envs=1000000000 copies makes rollouts of"):
+        MATRL("MlpPolicy", "matrix_game_v0", n_envs=10**9)
+
+
+def test_the_size_of_observations_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_matrl.on_policy.learners.memory_size", lambda: 2 * 100 * 2 * (24 + 4 * 47 + 4) - 1)
+    with pytest.raises(ValueError, match="n_steps=100 in n_envs=2 copies"):
+        MATRL("MlpPolicy", "checkers_v0", n_steps=100, n_envs=2)
+    MATRL("MlpPolicy", "checkers_v0", n_steps=99, n_envs=2, batch_size=99)
+    MATRL("MlpPolicy", "checkers_v0", n_steps=99, n_envs=2, batch_size=99, share={"both": ["agent_0", "agent_1"]})
 
 
 def test_numpy_numbers_train_and_are_saved(tmp_path: Path) -> None:
