@@ -103,13 +103,21 @@ def test_values_are_converted_where_that_loses_nothing(key, given, read):
         ("max_grad_norm", 0, "here, max_grad_norm: must be greater than 0, got 0"),
         ("target_kl", -1, "here, target_kl: must be greater than 0, got -1"),
         ("learning_rate", float("inf"), "here, learning_rate: must be a finite number that is not negative, got inf"),
-        ("policy_kwargs", {"net_arch": [64, 0]}, r"here, policy_kwargs: net_arch must be a list of layer sizes like \[64, 64\]"),
+        (
+            "policy_kwargs",
+            {"net_arch": [64, 0]},
+            r"here, policy_kwargs: net_arch must be a list of layer sizes like \[64, 64\]",
+        ),
         ("gamma", "high", "here, gamma: expected a number, got 'high'"),
         ("gamma", None, "here, gamma: expected a number, got None"),
         ("gamma", float("nan"), "here, gamma: expected a number, got nan"),
         ("target_kl", [1], r"here, target_kl: expected a number or null, got \[1\]"),
         ("normalize_advantage", "no", "here, normalize_advantage: expected true or false, got 'no'"),
-        ("env_kwargs", "clock", "here, env_kwargs: 'clock' is read without evaluating it, so clock is not possible: write YAML"),
+        (
+            "env_kwargs",
+            "clock",
+            "here, env_kwargs: 'clock' is read without evaluating it, so clock is not possible: write YAML",
+        ),
         ("solver", 3, "here, solver: expected text, got 3"),
         ("learning_rate", "fast", "here, learning_rate: expected a number or a linear schedule like lin_0.002, got 'fast'"),
         ("learning_rate", "lin_", "a linear schedule like lin_0.002, got 'lin_'"),
@@ -312,7 +320,10 @@ def test_entry_of_the_environment_wins_over_default(tmp_path):
         ("f: {}", "conf.yml has no entry for 'e' and no entry 'default'; it has: f"),
         ("e: {n_step: 3}", "conf.yml, e: hyper-parameter 'n_step' is unknown; did you mean 'n_steps'"),
         ("e: {n_steps: x}", "conf.yml, e, n_steps: expected an integer, got 'x'"),
-        ("e: !!python/object/apply:os.getcwd []", "is not valid YAML: the Python object !!python/object/apply:os.getcwd is not read"),
+        (
+            "e: !!python/object/apply:os.getcwd []",
+            "is not valid YAML: the Python object !!python/object/apply:os.getcwd is not read",
+        ),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, text, message):
