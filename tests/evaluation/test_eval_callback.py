@@ -194,7 +194,7 @@ def test_sb3_checkpoints_work(tmp_path):
 
 def test_refuses_an_environment_with_other_agents():
     callback = MultiAgentEvalCallback(OtherAgents, verbose=0)
-    with pytest.raises(ValueError, match=r"eval_env has agents \['right', 'left'\], the model has \['left', 'right'\]"):
+    with pytest.raises(ValueError, match=r"eval_env has agents \['left', 'middle'\], the model has \['left', 'right'\]"):
         small_model().learn(40, callback)
 
 

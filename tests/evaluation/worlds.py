@@ -66,7 +66,7 @@ class RandomLength(ParallelEnv[str, np.ndarray, int]):
 class OtherAgents(RandomLength):
     """The same world with agents of other names."""
 
-    possible_agents = ["right", "left"]  # noqa: RUF012
+    possible_agents = ["left", "middle"]  # noqa: RUF012
 
 
 class BrokenOnPurpose(RandomLength):

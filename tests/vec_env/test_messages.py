@@ -11,12 +11,13 @@ import pytest
 import supersuit
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
-from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import RandomPolicy, evaluate_policy, play_episodes
 from sb3_matrl.vec_env import EnvError, make_joint_vec_env
 from tests.vec_env import toys
+from tests.vec_env.test_supersuit_traps import PassThrough
 
 BOTH = pytest.mark.parametrize("kind", ["dummy", "subproc"])
 
@@ -163,8 +164,8 @@ def test_vector_envs_are_refused_with_what_to_pass_instead(name: str, given: str
 
 
 def test_wrappers_around_a_joint_vec_env_are_refused_by_models_as_before() -> None:
-    with pytest.raises(ValueError, match=r"takes no SB3 wrapper \(VecCheckNan\) around a JointVecEnv"):
-        MATRL("MlpPolicy", VecCheckNan(make_joint_vec_env(toys.plain)))
+    with pytest.raises(ValueError, match=r"takes no SB3 wrapper \(PassThrough\) around a JointVecEnv"):
+        MATRL("MlpPolicy", PassThrough(make_joint_vec_env(toys.plain)))
     with pytest.raises(TypeError, match=r"VecMonitor are for one agent.*a JointVecEnv records episodes itself"):
         VecMonitor(make_joint_vec_env(toys.plain))
     with pytest.raises(ValueError, match="evaluate_policy needs a JointVecEnv, got a DummyVecEnv"):
