@@ -10,10 +10,13 @@ import pytest
 import yaml
 
 from sb3_matrl import MATRL
+from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.env_ids import is_registered, registered_ids
 from sb3_matrl.zoo import benchmark, enjoy, report, sweep, train
 from sb3_matrl.zoo.benchmarking import worker
 from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
+from sb3_matrl.zoo.diagnosis.saved_model import check_model
+from tests.files.hostile import changed_document, read_members, write_members
 from tests.zoo.sweeps import SWEEP, write_sweep
 
 CALLS: list[str] = []
@@ -110,6 +113,33 @@ def test_env_of_config_yml_alone_is_not_trusted(run_folder: Path) -> None:
     assert not CALLS
 
 
+def test_algorithm_of_a_run_folder_must_be_registered(run_folder: Path, capsys: Any) -> None:
+    (run_folder / "args.yml").write_text(yaml.safe_dump({"algo": f"{__name__}:spy", "env": "switch_v0", "seed": 0}))
+    (run_folder / "config.yml").write_text("switch_v0: {}")
+    assert "is unknown" in error_of(capsys, train.main, "--resume", str(run_folder))
+    assert not CALLS
+
+
+def test_environment_and_class_in_a_model_are_not_imported(run_folder: Path, tmp_path: Path) -> None:
+    model = MATRL("MlpPolicy", "switch_v0", seed=0, device="cpu", **SMALL)
+    model.save(tmp_path / "model.zip", {"run": {"env": ENV, "algo": ENV, "env_wrapper": ENV}})
+    load_model(tmp_path / "model.zip", device="cpu")
+    list(map(str, check_model(tmp_path / "model.zip")))
+    members = changed_document(read_members(tmp_path / "model.zip"), lambda document: {**document, "algorithm": ENV})
+    write_members(tmp_path / "model.zip", members)
+    with pytest.raises(ValueError, match="is unknown"):
+        load_model(tmp_path / "model.zip", device="cpu")
+    assert not CALLS
+
+
+def test_command_and_wandb_id_of_a_run_folder_are_text(run_folder: Path, capsys: Any) -> None:
+    for name in ("command.txt", "wandb_id.txt"):
+        (run_folder / name).write_text(f"touch {run_folder / 'mark'}; $(touch {run_folder / 'mark'})\n")
+    error_of(capsys, train.main, "--resume", str(run_folder), "--trust")
+    assert report.main([str(run_folder)]) == 0
+    assert not (run_folder / "mark").exists()
+
+
 def test_benchmark_asks_for_environments_of_its_settings_file(tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "study.yml"
     file.write_text(yaml.safe_dump({"envs": ["switch_v0", ENV], "algos": ["ippo"]}))
@@ -163,6 +193,7 @@ def test_sweep_accepts_what_is_trusted(tmp_path: Path) -> None:
     assert sweep.checked_sweep(options)[1].env == ENV and CALLS
 
 
+@pytest.mark.e2e
 def test_study_on_disk_chooses_no_environment(tmp_path: Path, capsys: Any) -> None:
     """The data base of a study holds JSON; even values that were changed there make no other environment."""
     file = sweep_with(tmp_path, "--env=matrix_game_v0", "--eval_freq=16", "--eval_episodes=1")
