@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 
 from sb3_matrl.files.archive import read_archive, write_archive
@@ -176,8 +177,8 @@ def _check_tensors(saved: SavedModel) -> None:
     if not all(isinstance(tree, dict) for tree in trees):
         raise ValueError("a member with tensors is no mapping")
     for learner, parts in saved.parameters.items():
-        if not parts or not all(isinstance(state, dict) for state in parts.values()):
-            raise ValueError(f"the parameters of {learner} must be state dicts")
+        if not parts or not all(isinstance(state, (dict, th.Tensor)) for state in parts.values()):
+            raise ValueError(f"the parameters of {learner} must be state dicts or tensors")
 
 
 def _generators(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
