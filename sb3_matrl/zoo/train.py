@@ -102,7 +102,9 @@ def _add_training_flags(parser: StrictParser) -> None:
     add("--env-kwargs", help="options of the environment, as YAML", **_PAIRS)
     add("--eval-env-kwargs", help="options that differ in evaluations, as YAML", **_PAIRS)
     add("-vec", "--vec-env", choices=VEC_ENVS, help="how copies are stepped")
-    timeout = "end a worker process whose copies take longer for one step, with an error; auto is subproc then; default: no limit"
+    timeout = (
+        "longest time for one step of a worker process; after it the training ends with an error; implies --vec-env subproc"
+    )
     add("--env-timeout", type=float, metavar="SECONDS", help=timeout)
     add("--device", type=device, help="auto, cpu, cuda, ...")
     add("--num-threads", type=thread_count, help="threads of PyTorch; one is fastest for small networks; -1: PyTorch's choice")

@@ -30,7 +30,10 @@ from sb3_matrl.zoo.common.python_text import read_python_text
 # The policy that is chosen by the observations: see sb3_matrl.zoo.common.policies.
 AUTO = "auto"
 #: Arguments that files do not set: the command line sets them by flags of their own, or they are for Python only.
-NOT_IN_FILES = ("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout", "rollout_buffer_class", "rollout_buffer_kwargs")
+NOT_IN_FILES = (
+    *("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout"),
+    *("rollout_buffer_class", "rollout_buffer_kwargs"),
+)
 #: Hyper-parameters of the zoo, which are no constructor arguments.
 ZOO_ARGUMENTS = {
     "n_timesteps": ArgumentSpec("n_timesteps", 1_000_000, int, per_agent=False),

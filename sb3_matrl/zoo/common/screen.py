@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TextIO, cast
 
 
 class _PipeWriter(io.FileIO):
@@ -24,24 +24,26 @@ def output_without_reader_discarded() -> Iterator[None]:
     """Inside, a command continues when the reader of its ``sys.stdout`` or ``sys.stderr`` leaves: the output is discarded."""
     before = sys.stdout, sys.stderr
     # Streams that a caller has replaced, e.g. to capture them, stay as they are.
-    sys.stdout = _tolerant(sys.stdout) if sys.stdout is sys.__stdout__ else sys.stdout
-    sys.stderr = _tolerant(sys.stderr) if sys.stderr is sys.__stderr__ else sys.stderr
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        sys.stdout = _tolerant(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = _tolerant(sys.stderr)
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None without a console
+            stream.flush()
         sys.stdout, sys.stderr = before
 
 
-def _tolerant(stream: TextIO) -> TextIO:
+def _tolerant(stream: io.TextIOWrapper) -> TextIO:
     """The stream over a :class:`_PipeWriter`, with the same descriptor, encoding and name."""
-    if not isinstance(stream, io.TextIOWrapper):  # None without a console
-        return stream
     stream.flush()
     raw = _PipeWriter(stream.fileno(), "w", closefd=False)
     raw.name = stream.name  # SB3 and tqdm recognise "<stdout>"
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=stream.line_buffering
+        io.BufferedWriter(cast(io.RawIOBase, raw)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
     )
