@@ -86,7 +86,8 @@ def _describe_model(saved: SavedModel) -> Iterator[Finding]:
     for agent, space in saved.observation_spaces.items():
         yield Finding(f"agent {agent}", True, f"observes {space}, acts in {saved.action_spaces[agent]}")
     for learner, parts in saved.parameters.items():
-        tensors = _named_tensors(parts.get("policy", parts))
+        policy = parts.get("policy")
+        tensors = _named_tensors(policy if isinstance(policy, Mapping) else parts)
         yield Finding(f"learner {learner}", True, f"{sum(tensor.numel() for tensor in tensors.values()):,} parameters")
         bad = [name for name, tensor in tensors.items() if not bool(th.isfinite(tensor).all())]
         if bad:
