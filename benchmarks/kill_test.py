@@ -31,7 +31,7 @@ import torch as th
 from tqdm import tqdm
 
 from benchmarks.shared import write_record
-from sb3_matrl.files.model_file import read_model
+from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo import train
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.signals import SignalWatch

@@ -20,7 +20,7 @@ from sb3_matrl.common.logger import AgentLogger, fit_tables
 from sb3_matrl.common.model import MultiAgentModel
 from sb3_matrl.common.training_state import TrainingState, normalizer_states, recurrent_states, restore_recurrent_states
 from sb3_matrl.common.transaction import all_or_nothing
-from sb3_matrl.files.model_file import DAMAGE, blame_file
+from sb3_matrl.files.model_files import DAMAGE, blame_file
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv

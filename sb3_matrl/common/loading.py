@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.registry import class_of_file
-from sb3_matrl.files.model_file import read_model
+from sb3_matrl.files.model_files import read_model
 
 
 def load_model(

@@ -26,7 +26,7 @@ from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
 from sb3_matrl.common.training_state import TrainingState, normalizer_states
 from sb3_matrl.common.transaction import all_or_nothing
 from sb3_matrl.files.budget import check_rollout, choices_of, networks_within, stored_numbers
-from sb3_matrl.files.model_file import SavedModel, blame_file, check_names, read_model, restore_arguments, write_model
+from sb3_matrl.files.model_files import SavedModel, blame_file, check_names, read_model, restore_arguments, write_model
 from sb3_matrl.files.optimizer_state import check_optimizers
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
 from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text, members_by_text

@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["sb3_matrl.files", "sb3_matrl.zoo.commo
     from sb3_matrl.files.archive import read_archive
     from sb3_matrl.files.argument_codec import argument_from_json
     from sb3_matrl.files.budget import check_description
-    from sb3_matrl.files.model_file import read_model
+    from sb3_matrl.files.model_files import read_model
     from sb3_matrl.files.space_codec import space_from_json
     from sb3_matrl.zoo.common.python_text import read_python_text
     from sb3_matrl.zoo.common.yaml_files import parse_yaml

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.loading import load_model
-from sb3_matrl.files.model_file import read_model
+from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo.diagnosis.saved_model import check_model
 from tests.files.hostile import (
     WRONG,

@@ -3,7 +3,7 @@
 import pytest
 
 from sb3_matrl.files.checkpoints import latest_checkpoint
-from sb3_matrl.files.model_file import read_model
+from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.train import main
 

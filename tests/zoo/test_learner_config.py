@@ -57,6 +57,7 @@ def read(**values):
         (False, (False, False, 10.0)),
         ({}, (True, True, 10.0)),
         ({"norm_reward": False}, (True, False, 10.0)),
+        ("{'norm_obs': True, 'norm_reward': False}", (True, False, 10.0)),
         ({"norm_obs": {"a": True, "b": False}, "clip_obs": 5}, ({"a": True, "b": False}, True, 5.0)),
     ],
 )
@@ -74,10 +75,6 @@ def test_normalize_of_the_command_line_wins_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"normalize": "{'norm_obs': True}"},
-            r"here, normalize: expected true, false or a mapping such as .*, got \"{'norm_obs'",
-        ),
         ({"normalize": {"norm_ob": True}}, "here, normalize: key 'norm_ob' is unknown; did you mean 'norm_obs'?"),
         ({"normalize": {"norm_obs": "yes"}}, "here, norm_obs: expected true or false, got 'yes'"),
         ({"normalize": True, "clip_obs": 3}, "here: normalize and clip_obs are given, which contradict each other"),

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.kill_test import Case, differences, run_reference, trial
 from sb3_matrl.evaluation import evaluate_policy
-from sb3_matrl.files.model_file import read_model
+from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo.common.locking import locked_folder
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.train import main
@@ -81,7 +81,7 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
 def test_evaluation_that_was_interrupted_is_repeated(tmp_path, whole, monkeypatch, capsys, at_evaluation):
     words, evaluations = ["--env", "checkers_v0", "-n", "400"], []
 
-    def interrupted(model, env, n_eval_episodes, deterministic, seed, callback):
+    def interrupted(model, env, n_eval_episodes, deterministic, seed, callback, max_episode_steps):
         evaluations.append(model.num_timesteps)
 
         def at_every_step(*seen):
@@ -89,7 +89,7 @@ def test_evaluation_that_was_interrupted_is_repeated(tmp_path, whole, monkeypatc
                 signal.raise_signal(signal.SIGTERM)
             callback(*seen)
 
-        return evaluate_policy(model, env, n_eval_episodes, deterministic, seed, at_every_step)
+        return evaluate_policy(model, env, n_eval_episodes, deterministic, seed, at_every_step, max_episode_steps)
 
     monkeypatch.setattr("sb3_matrl.evaluation.eval_callback.evaluate_policy", interrupted)
     assert train(tmp_path / "run", *words) == 143

@@ -12,7 +12,7 @@ import torch as th
 from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
-from sb3_matrl.files.model_file import SavedModel, read_model, zip_path
+from sb3_matrl.files.model_files import SavedModel, read_model, zip_path
 from sb3_matrl.zoo.diagnosis.findings import Finding
 
 
