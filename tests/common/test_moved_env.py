@@ -19,6 +19,8 @@ from sb3_matrl import MATRL
 from sb3_matrl.evaluation import MultiAgentEvalCallback, evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 
+pytestmark = pytest.mark.e2e
+
 MOVED = "training continues with new episodes"
 
 

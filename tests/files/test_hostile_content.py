@@ -29,6 +29,8 @@ from tests.files.hostile import (
     write_members,
 )
 
+pytestmark = pytest.mark.e2e
+
 # Examples per test; benchmarks/fuzz_loaders.py goes on for as long as it is told.
 EXAMPLES = 12
 SEEDS = st.integers(0, 2**32)

@@ -22,6 +22,8 @@ from sb3_matrl.zoo.train import main
 from sb3_matrl.zoo.training.resuming import prepare_resumed
 from tests.files.hostile import WRONG, changed_document, mutate, read_members, write_members
 
+pytestmark = pytest.mark.e2e
+
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
 QUICK = ["--eval-freq", "100", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu", "--seed", "3"]
 SEEDS = st.integers(0, 2**32)

@@ -11,6 +11,8 @@ from sb3_matrl.common.loading import load_model
 from sb3_matrl.zoo.enjoy import main as enjoy
 from sb3_matrl.zoo.train import main as train
 
+pytestmark = pytest.mark.e2e
+
 GAME = ["--env", "tests.vec_env.test_agent_names:Twins", "--env-kwargs", "names:[0, 1]"]
 SMALL = [
     "-n",

@@ -15,6 +15,8 @@ from sb3_matrl.common import registry
 from sb3_matrl.zoo import benchmark, doctor, enjoy, report, sweep, train
 from tests.common.step_counter import StepCounter
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 TRAIN = ["--algo", "step-counter", "--env", "checkers_v0", "--seed", "1", "--eval-episodes", "2", "--verbose", "0"]
 

@@ -25,6 +25,8 @@ from sb3_matrl.zoo.sweeping.sweep_file import read_sweep
 from sb3_matrl.zoo.train import main as train_main
 from tests.zoo.sweeps import SWEEP, write_sweep
 
+pytestmark = pytest.mark.e2e
+
 GRID = {"learning_rate": {"values": [0.001, 0.1]}, "stats_window_size": {"min": 1, "max": 2}}
 
 
