@@ -308,6 +308,20 @@ class MultiAgentModel(BaseAlgorithm):
             for name, learner in self.learners.items()
         }
 
+    @property
+    def policy(self) -> th.nn.Module:  # type: ignore[override]  # SB3's is the policy of its only agent
+        """
+        The learners' policies as one module, for tools that look at parameters and gradients such as ``wandb.watch``; it
+        cannot be set. Dots in the names of learners are underscores here.
+        """
+        policies = th.nn.Module()
+        for name, learner in self.learners.items():
+            key = name.replace(".", "_")
+            while hasattr(policies, key):  # names of methods, and names that differ in dots only
+                key += "_"
+            policies.add_module(key, learner.policy)
+        return policies
+
     def optimizers(self) -> list[th.optim.Optimizer]:
         """:return: all optimisers that updates use, those of the learners and :attr:`extra_optimizers`"""
         extra = [optimizer for of_learner in self.extra_optimizers.values() for optimizer in of_learner.values()]

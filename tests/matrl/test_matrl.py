@@ -238,6 +238,27 @@ def test_checkpoint_callback_of_sb3_saves_loadable_models(tmp_path: Path) -> Non
     assert [MATRL.load(tmp_path / name).num_timesteps for name in files] == [0, 32]
 
 
+def test_policy_shows_the_parameters_of_every_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MATRL("MlpPolicy", matrix_game_v0.parallel_env, **SMALL)
+    seen = {id(parameter) for parameter in model.policy.parameters()}
+    assert seen == {id(one) for learner in model.learners.values() for one in learner.policy.parameters()}
+    assert list(dict(model.policy.named_children())) == list(model.learners)
+    for names, shown in ((["a.b", "a_b"], ["a_b", "a_b_"]), (["train", "alice"], ["train_", "alice"])):
+        monkeypatch.setattr(model, "learners", dict(zip(names, model.learners.values(), strict=True)))
+        assert list(dict(model.policy.named_children())) == shown
+    with pytest.raises(AttributeError):
+        model.policy = None
+
+
+def test_gradients_of_every_learner_pass_hooks_on_the_policy() -> None:
+    model = MATRL("MlpPolicy", matrix_game_v0.parallel_env, **SMALL)
+    seen: set[str] = set()
+    for name, parameter in model.policy.named_parameters():
+        parameter.register_hook(lambda _, name=name: seen.add(name))
+    model.learn(32)
+    assert {name.split(".")[0] for name in seen} == set(model.learners)
+
+
 def test_logger_has_the_diagnostics_of_game_and_agents(tmp_path: Path) -> None:
     from stable_baselines3.common.logger import configure
 
