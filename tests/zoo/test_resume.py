@@ -19,6 +19,8 @@ from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.train import main
 from tests.evaluation.worlds import InterruptsItself
 
+pytestmark = pytest.mark.e2e
+
 WORLD = "tests.evaluation.worlds:InterruptsItself"
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
 QUICK = ["--eval-freq", "200", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu", "--seed", "3"]

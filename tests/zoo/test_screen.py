@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 SCRIPT = """
 import sys
 from sb3_matrl.zoo.common.screen import output_without_reader_discarded
-
-pytestmark = pytest.mark.e2e
 with output_without_reader_discarded():
     {use}
     for _ in range(3000):
