@@ -26,7 +26,7 @@ class StepCounter(MultiAgentAlgorithm):
         return FrozenAgent(lambda rows: np.full(len(np.atleast_2d(rows)), int(self.count) % space.n)[: len(rows)])
 
     def collect_rollouts(self, callback: Any) -> bool:
-        callback.on_rollout_start()
+        self.start_rollout(callback)
         for _ in range(self.n_steps):
             actions = self.predict(self.position.observations)[0]
             observations, _, dones, infos = self.env.step(actions)
