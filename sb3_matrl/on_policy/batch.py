@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 # Size of a batch's observations, as floats, up to which they pass through a network at once; larger ones do so in chunks.
 WHOLE_BYTES = 16 * 2**20
 CHUNK_BYTES = 6 * 2**20
+# Smallest part. Matrix products compute rows in blocks: parts of whole blocks give the bits of the whole batch.
+CHUNK_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,8 @@ def log_prob_and_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> t
 def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | slice]:
     """
     Parts of a batch that pass through a network one after the other, so that images take no more memory than in SB3's
-    minibatches. All rows at once, if their observations are not larger than :data:`WHOLE_BYTES` in the network.
+    minibatches. All rows at once, if their observations are not larger than :data:`WHOLE_BYTES` in the network. The results of
+    the parts are those of the whole batch: to the last bit for feed-forward policies, up to rounding for recurrent ones.
 
     :param policy: policy of the learner
     :param batch: batch of the learner
@@ -218,12 +222,14 @@ def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | sl
     row_bytes = 4 * spaces.utils.flatdim(policy.observation_space)  # float32
     if n_rows * row_bytes <= WHOLE_BYTES:
         return [slice(None)]
-    whole = 1 if batch.sequences is None else batch.sequences.n_steps
     # Powers of two, because convolutions keep memory for every batch size that they have seen.
-    step = 2 ** int(np.log2(max(CHUNK_BYTES // (row_bytes * whole), 1))) * whole
-    if batch.sequences is None:
-        return [slice(start, start + step) for start in range(0, n_rows, step)]
-    return list(np.split(np.arange(n_rows), range(step, n_rows, step)))
+    if batch.sequences is not None:
+        whole = batch.sequences.n_steps
+        step = 2 ** int(np.log2(max(CHUNK_BYTES // (row_bytes * whole), 1))) * whole
+        return list(np.split(np.arange(n_rows), range(step, n_rows, step)))
+    step = max(CHUNK_ROWS, 2 ** int(np.log2(max(CHUNK_BYTES // row_bytes, 1))))
+    starts = range(0, max(n_rows - CHUNK_ROWS, 1), step)  # a shorter rest joins the part before it
+    return [slice(start, end) for start, end in pairwise([*starts, n_rows])]
 
 
 def _distribution(policy: Any, batch: AgentBatch) -> Any:

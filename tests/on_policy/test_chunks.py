@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,19 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from sb3_matrl import MATRL
 from sb3_matrl.on_policy import batch as batches
-from sb3_matrl.on_policy.batch import agent_batch, chunks, log_prob_and_distribution, take_rows
+from sb3_matrl.on_policy.batch import AgentBatch, agent_batch, chunks, log_prob_and_distribution, take_rows
 from sb3_matrl.utils.distributions import join_distributions, rows_of_distribution
 from tests.vec_env import toys
 
 VIEW = spaces.Box(-1, 1, (3,), np.float32)
 ROW_BYTES = 12
-N_STEPS, N_ENVS = 8, 3
-SMALL: dict[str, Any] = {"n_envs": N_ENVS, "n_steps": N_STEPS, "batch_size": 24, "n_epochs": 1, "br_n_epochs": 1, "seed": 0}
+N_STEPS, N_ENVS = 25, 3
+SMALL: dict[str, Any] = {"n_envs": N_ENVS, "n_steps": N_STEPS, "batch_size": 75, "n_epochs": 1, "br_n_epochs": 1, "seed": 0}
 SMALL["device"] = "cpu"
 ACTIONS: dict[str, Any] = {
     "Discrete": spaces.Discrete(4),
@@ -62,16 +64,47 @@ def test_chunks_give_the_results_of_the_whole_batch(learner: str, kind: str, req
     assert chunks(one.policy, batch) == [slice(None)]
     request.getfixturevalue("small_chunks")
     parts = chunks(one.policy, batch)
-    assert len(parts) == (N_ENVS if learner == "RecurrentPPO" else 6)
-    th.testing.assert_close(th.cat([take_rows(batch, rows).observations for rows in parts]), batch.observations)
+    sizes = [len(take_rows(batch, rows).mask) for rows in parts]
+    assert sizes == ([N_STEPS] * N_ENVS if learner == "RecurrentPPO" else [16, 16, 16, 27])
+    assert th.equal(th.cat([take_rows(batch, rows).observations for rows in parts]), batch.observations)
     log_prob, distribution = log_prob_and_distribution(one.policy, batch)
-    th.testing.assert_close(log_prob, whole[0], rtol=1e-5, atol=1e-6)
+    # A feed-forward policy gives the same bits; an LSTM reads the sequences of a part together.
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if learner == "RecurrentPPO" else {"rtol": 0.0, "atol": 0.0}
+    th.testing.assert_close(log_prob, whole[0], **tolerance)
     pairs: Any = [(distribution, whole[1])]
     if isinstance(distribution, list):
         pairs = zip(distribution, whole[1], strict=True)  # type: ignore[arg-type]
     for mine, reference in pairs:
         name = "mean" if kind == "Box" else "logits"
-        th.testing.assert_close(getattr(mine, name), getattr(reference, name), rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(getattr(mine, name), getattr(reference, name), **tolerance)
+
+
+@pytest.mark.parametrize("n_rows", [1, 15, 16, 31, 32, 33, 47, 2048, 2049])
+def test_parts_cover_the_batch_and_are_never_small(n_rows: int, small_chunks: None) -> None:
+    model = make(ACTIONS["Discrete"])
+    batch = replace(agent_batch(model.agents["a"]), mask=th.ones(n_rows, dtype=th.bool))
+    parts = chunks(model.agents["a"].policy, batch)
+    rows = np.arange(n_rows)
+    np.testing.assert_array_equal(np.concatenate([rows[part] for part in parts]), rows)
+    assert min(len(rows[part]) for part in parts) >= min(n_rows, 16)
+
+
+def test_images_in_chunks_give_the_bits_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    policy: Any = ActorCriticCnnPolicy(space, spaces.Discrete(6), lambda _: 3e-4)
+    n_rows = 199
+    rng = np.random.default_rng(0)
+    images = th.as_tensor(rng.integers(0, 256, (n_rows, 3, 36, 36), dtype=np.uint8))
+    actions = th.as_tensor(rng.integers(0, 6, n_rows))
+    zeros = th.zeros(n_rows)
+    batch = AgentBatch(images, actions, zeros, zeros, zeros, zeros, th.ones(n_rows, dtype=th.bool))
+    whole, reference = log_prob_and_distribution(policy, batch)
+    monkeypatch.setattr(batches, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(batches, "CHUNK_BYTES", 64 * 4 * 36 * 36 * 3)
+    assert len(chunks(policy, batch)) == 3
+    parts, joined = log_prob_and_distribution(policy, batch)
+    assert th.equal(parts, whole)
+    assert th.equal(joined.logits, reference.logits)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["Discrete", "MultiDiscrete", "Box"])
@@ -80,7 +113,7 @@ def test_an_iteration_in_chunks_is_that_of_whole_batches(kind: str, request: pyt
         model = make(ACTIONS[kind], aggregation="distill", distill_steps=3, best_response=False)
         solution = model.coordinator._solve
         model.coordinator._solve = lambda game: half(solution(game))  # type: ignore[method-assign]
-        model.learn(24)
+        model.learn(N_STEPS * N_ENVS)
         return [value.clone() for learner in model.learners.values() for value in learner.policy.parameters()]
 
     def half(solution: Any) -> Any:
