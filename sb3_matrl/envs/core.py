@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import gymnasium
@@ -21,6 +21,9 @@ from sb3_matrl.envs.option_checks import check_choice, check_turns
 from sb3_matrl.envs.rendering import Window
 from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
 
+# copy -> agent -> info
+CopyInfos = dict[int, dict[str, dict[str, Any]]]
+
 
 @dataclass(frozen=True)
 class CoreStep:
@@ -30,11 +33,13 @@ class CoreStep:
     :param rewards: float64 (num_envs, n_agents); 0 for agents that were not alive before the step
     :param terminated: bool (num_envs, n_agents); the agent's episode ended by the rules in this step
     :param truncated: bool (num_envs, n_agents); the agent's episode was cut off by the time limit in this step
+    :param infos: copy -> agent -> info of this step, non-empty ones only
     """
 
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    infos: CopyInfos = field(default_factory=dict)
 
 
 class BatchedCore(ABC):
@@ -47,10 +52,11 @@ class BatchedCore(ABC):
     ``changing`` names all attributes that change during an episode: they are the content of a snapshot. Each is an array,
     a ``numpy.random.Generator``, a bool, an int, a float or a str, or a list of these with a fixed length (for example one
     generator per copy). Options and lookup tables are not included. A core with an empty ``changing`` cannot save its
-    state.
+    state. ``reads_separate`` tells whether :meth:`restore_separate` is supported.
     """
 
     changing: ClassVar[tuple[str, ...]] = ()
+    reads_separate: ClassVar[bool] = False
     metadata: dict[str, Any]
     num_envs: int
     possible_agents: list[str]
@@ -88,6 +94,15 @@ class BatchedCore(ABC):
     def state(self) -> np.ndarray:
         """Global state, shape (num_envs, state size)."""
 
+    def start_infos(self, copies: np.ndarray) -> CopyInfos:
+        """
+        Infos of the reset of copies that have just been reset.
+
+        :param copies: bool (num_envs,)
+        :return: copy -> agent -> info, non-empty ones only
+        """
+        return {}
+
     @property
     def can_snapshot(self) -> bool:
         """Whether :meth:`snapshot` is supported."""
@@ -118,6 +133,18 @@ class BatchedCore(ABC):
             check_saved(f"{what}: {name!r}", getattr(self, name), snapshot[name])
         for name in self.changing:
             setattr(self, name, restored(getattr(self, name), snapshot[name]))
+
+    def restore_separate(self, snapshots: Sequence[Snapshot]) -> None:
+        """
+        Restore snapshots of environments that were stepped one by one, if ``reads_separate``.
+
+        :param snapshots: return values of the environments' own ``snapshot()``, one per copy; they are copied
+        :raises ValueError: if a snapshot does not fit; nothing is changed then
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot read snapshots of separate environments")
+
+    def close(self) -> None:  # noqa: B027 - most cores have nothing to free
+        """Free resources such as a renderer; further calls do nothing."""
 
     def render(self, mode: str) -> np.ndarray | str:
         """
@@ -164,7 +191,24 @@ def discrete_actions(
     return chosen
 
 
-class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]  # PettingZoo ships no types
+class BatchableEnv(ABC):
+    """Base class of environments whose rules also exist as a core, which a vectorised environment steps instead of copies."""
+
+    @property
+    def core_obstacle(self) -> str | None:
+        """Reason why this environment, with its options, has no core; ``None`` if it has one."""
+        return None
+
+    @abstractmethod
+    def make_core(self, num_envs: int) -> BatchedCore:
+        """
+        Create a new core with this environment's options.
+
+        :param num_envs: number of copies
+        """
+
+
+class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any], BatchableEnv):  # type: ignore[misc]  # PettingZoo ships no types
     """
     PettingZoo view of a core with one copy.
 
@@ -220,14 +264,15 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
 
         :param seed: seed of the environment; ``None`` continues with the current generator
         :param options: ignored, part of PettingZoo's signature
-        :return: observations and (empty) infos of all agents
+        :return: observations and infos of all agents
         """
         if seed is not None:
             self._core.seed([seed])
         self._core.reset()
         self._started = True
         self.agents = list(self.possible_agents)
-        return self._observations(self.agents), {agent: {} for agent in self.agents}
+        infos = self._core.start_infos(np.ones(1, dtype=bool)).get(0, {})
+        return self._observations(self.agents), {agent: infos.get(agent, {}) for agent in self.agents}
 
     def step(
         self, actions: dict[str, Any]
@@ -236,7 +281,7 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         Play one joint step. Agents that end in it are in the returned dicts, but no longer in ``agents``.
 
         :param actions: agent -> action, for every agent in ``agents``
-        :return: observations, rewards, terminations, truncations and (empty) infos of the agents that acted
+        :return: observations, rewards, terminations, truncations and infos of the agents that acted
         :raises RuntimeError: before the first reset and after the end of the episode
         :raises ValueError: if an agent's action is missing or invalid, or another agent has one
         """
@@ -247,7 +292,8 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
         terminated = self._by_agent(outcome.terminated, acted)
         truncated = self._by_agent(outcome.truncated, acted)
         self.agents = [agent for agent in acted if not (terminated[agent] or truncated[agent])]
-        return self._observations(acted), rewards, terminated, truncated, {agent: {} for agent in acted}
+        infos = outcome.infos.get(0, {})
+        return self._observations(acted), rewards, terminated, truncated, {agent: infos.get(agent, {}) for agent in acted}
 
     @property
     def can_snapshot(self) -> bool:
@@ -299,6 +345,7 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc] 
 
     def close(self) -> None:
         """Close the window, if there is one; further calls do nothing."""
+        self._core.close()
         if self._window is not None:
             self._window.close()
             self._window = None

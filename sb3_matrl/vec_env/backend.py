@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sb3_matrl.envs.snapshot import Snapshot
+from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.spaces import AgentSpaces
 from sb3_matrl.vec_env.step import JointObservation, Transition
 
@@ -67,6 +67,11 @@ class Backend(ABC):
     renamed: bool = False
     one_mask: bool = False
 
+    @property
+    def readable_layouts(self) -> tuple[str, ...]:
+        """Layouts of the snapshots that :meth:`restore` accepts."""
+        return (self.layout,)
+
     @abstractmethod
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
         """
@@ -100,7 +105,7 @@ class Backend(ABC):
     @abstractmethod
     def restore(self, snapshot: Snapshot) -> Start:
         """
-        Restore a snapshot with the same layout.
+        Restore a snapshot with one of the :attr:`readable_layouts`.
 
         :param snapshot: return value of :meth:`snapshot`
         :return: state at the time of the snapshot, without infos
@@ -130,3 +135,18 @@ class Backend(ABC):
     @abstractmethod
     def render(self, mode: str | None) -> Any:
         """Render copy 0."""
+
+
+def separate_copies(snapshot: Snapshot, num_envs: int) -> list[Snapshot]:
+    """
+    Snapshots of the single copies in a snapshot with the layout ``"separate"``.
+
+    :param snapshot: return value of :meth:`Backend.snapshot`
+    :param num_envs: number of copies that it must have
+    :raises ValueError: if it does not hold one snapshot per copy
+    """
+    check_keys("snapshot of the env copies", snapshot, ["copies"])
+    copies = snapshot["copies"]
+    if not isinstance(copies, list) or len(copies) != num_envs:
+        raise ValueError(f"snapshot of the env copies: 'copies' must be a list of {num_envs}, one per copy")
+    return copies

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sb3_matrl.envs.core import CoreParallelEnv, CoreStep
+from sb3_matrl.envs.core import BatchableEnv, CopyInfos, CoreStep
 from sb3_matrl.envs.rendering import Window
-from sb3_matrl.envs.snapshot import Snapshot
-from sb3_matrl.vec_env.backend import Backend, BackendStep, Start
+from sb3_matrl.envs.snapshot import Snapshot, check_keys
+from sb3_matrl.vec_env.backend import Backend, BackendStep, Start, separate_copies
 from sb3_matrl.vec_env.describe import snapshot_obstacle
 from sb3_matrl.vec_env.spaces import mask_rows
 from sb3_matrl.vec_env.step import JointObservation
@@ -28,14 +28,14 @@ class BatchedBackend(Backend):
 
     Attributes are read from ``env`` itself, which is never stepped.
 
-    :param env: PettingZoo view of the core; closed together with the backend
+    :param env: ParallelEnv that makes the core; closed together with the backend
     :param num_envs: number of copies
     """
 
     layout = "batched"
 
-    def __init__(self, env: CoreParallelEnv, num_envs: int) -> None:
-        self.env = env
+    def __init__(self, env: BatchableEnv, num_envs: int) -> None:
+        self.env: Any = env
         self.snapshot_obstacle = snapshot_obstacle(env)
         self.core = env.make_core(num_envs)
         self.num_envs = num_envs
@@ -52,18 +52,28 @@ class BatchedBackend(Backend):
         if any(seed is not None for seed in seeds):
             self.core.seed(list(seeds))
         self.core.reset()
-        return self._start()
+        return self._start(self.core.start_infos(np.ones(self.num_envs, dtype=bool)))
 
     def snapshot(self) -> Snapshot:
         return self.core.snapshot()
 
     def restore(self, snapshot: Snapshot) -> Start:
-        self.core.restore(snapshot)
-        return self._start()
+        if self.core.reads_separate and snapshot.keys() == {"copies"}:
+            copies = separate_copies(snapshot, self.num_envs)
+            for index, copy in enumerate(copies):
+                check_keys(f"env copy {index}, snapshot", copy, ["env", "life", "rows"])
+            self.core.restore_separate([copy["env"] for copy in copies])
+        else:
+            self.core.restore(snapshot)
+        return self._start({})
 
-    def _start(self) -> Start:
+    def _start(self, infos: CopyInfos) -> Start:
         alive = self.core.alive.copy()
-        return Start(self._masked(self.core.observations(), alive), alive, alive, {})
+        return Start(self._masked(self.core.observations(), alive), alive, alive, infos)
+
+    @property
+    def readable_layouts(self) -> tuple[str, ...]:
+        return (self.layout, "separate") if self.core.reads_separate else (self.layout,)
 
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
         self._actions = actions
@@ -75,8 +85,10 @@ class BatchedBackend(Backend):
         step = self.core.step(joint_action)
         final = self._final_observations(step)
         dones = ~np.asarray(self.core.alive.any(axis=1))
+        reset_infos: CopyInfos = {}
         if dones.any():
             self.core.reset(dones)
+            reset_infos = self.core.start_infos(dones)
         alive = self.core.alive.copy()
         observations = self._masked(self.core.observations(), alive)
         return BackendStep(
@@ -88,8 +100,8 @@ class BatchedBackend(Backend):
             acting=alive,
             dones=dones,
             final_observations=final,
-            infos={},
-            reset_infos={},
+            infos=step.infos,
+            reset_infos=reset_infos,
         )
 
     def _final_observations(self, step: CoreStep) -> JointObservation | None:
@@ -107,6 +119,7 @@ class BatchedBackend(Backend):
         if not self._closed:
             self._closed = True
             self.env.close()
+            self.core.close()
             if self._window is not None:
                 self._window.close()
 

@@ -12,7 +12,7 @@ import numpy as np
 from pettingzoo import AECEnv, ParallelEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_matrl.envs.core import CoreParallelEnv
+from sb3_matrl.envs.core import BatchableEnv
 from sb3_matrl.envs.env_ids import factory as env_factory
 from sb3_matrl.envs.parallel import as_parallel, require_parallel_env
 from sb3_matrl.utils.suggest import unknown
@@ -114,13 +114,14 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
         factory = _factory(env, kwargs)
         first = factory()
     try:
-        if isinstance(first, CoreParallelEnv) and kind in ("auto", "batched"):
-            return BatchedBackend(first, n_envs)
-        if kind == "batched":
-            raise ValueError(
-                f"vec_env='batched' needs an env with batched rules (an unwrapped CoreParallelEnv), not a "
-                f"{type(first).__name__}; use vec_env='auto', 'dummy' or 'subproc'"
-            )
+        if kind in ("auto", "batched"):
+            obstacle = _core_obstacle(first)
+            if obstacle is None:
+                return BatchedBackend(first, n_envs)
+            if kind == "batched":
+                raise ValueError(
+                    f"vec_env='batched' needs an env with batched rules{obstacle}; use vec_env='auto', 'dummy' or 'subproc'"
+                )
         description = describe(first)
         if kind != "subproc":
             return DummyBackend([lambda: first, *[factory] * (n_envs - 1)], description)
@@ -129,6 +130,13 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
         raise
     _close(first, instance)  # before the workers fork, so that they do not inherit it
     return SubprocBackend([factory] * n_envs, description, num_cpus, timeout)
+
+
+def _core_obstacle(env: Any) -> str | None:
+    """Why an env has no batched core, as the end of a sentence; ``None`` if it has one."""
+    if not isinstance(env, BatchableEnv):
+        return f" (an unwrapped CoreParallelEnv), not a {type(env).__name__}"
+    return None if env.core_obstacle is None else f", and {env} has none with these options: {env.core_obstacle}"
 
 
 def _close(env: Any, instance: bool) -> None:

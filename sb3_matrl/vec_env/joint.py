@@ -217,7 +217,7 @@ class JointVecEnv(VecEnv):
         for name, own in (("agents", self.agents), ("num_envs", self.num_envs)):
             if snapshot[name] != own:
                 raise ValueError(f"{what}: {name!r} is {snapshot[name]!r}, expected {own!r}")
-        if snapshot["layout"] != self.backend.layout:
+        if snapshot["layout"] not in self.backend.readable_layouts:
             raise ValueError(
                 f"{what}: its copies are {snapshot['layout']}, expected {self.backend.layout}; copies are batched "
                 "with vec_env='batched', and separate with 'dummy' and 'subproc'"

@@ -16,8 +16,8 @@ import numpy as np
 from supersuit import pettingzoo_env_to_vec_env_v1
 from supersuit.vector import ConcatVecEnv, ProcConcatVec
 
-from sb3_matrl.envs.snapshot import Snapshot, check_keys
-from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
+from sb3_matrl.envs.snapshot import Snapshot
+from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start, separate_copies
 from sb3_matrl.vec_env.describe import EnvDescription
 from sb3_matrl.vec_env.step import JointObservation
 from sb3_matrl.vec_env.uniform import (
@@ -83,11 +83,7 @@ class SuperSuitBackend(Backend):
         return {"copies": [snapshots[copy] for copy in range(self.num_envs)]}
 
     def restore(self, snapshot: Snapshot) -> Start:
-        check_keys("snapshot of the env copies", snapshot, ["copies"])
-        copies = snapshot["copies"]
-        if not isinstance(copies, list) or len(copies) != self.num_envs:
-            raise ValueError(f"snapshot of the env copies: 'copies' must be a list of {self.num_envs}, one per copy")
-        rows, _ = self._ask("restore", copies)
+        rows, _ = self._ask("restore", separate_copies(snapshot, self.num_envs))
         return self._start(rows, {})
 
     def _start(self, rows: np.ndarray, infos: dict[int, AgentInfos]) -> Start:
