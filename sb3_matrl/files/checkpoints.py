@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sb3_matrl.files.archive import read_archive
+from sb3_matrl.files.budget import check_description
 
 PREFIX = "rl_model"
 
@@ -73,6 +74,7 @@ def restore_parts(path: Path, parts: Mapping[str, Stateful]) -> None:
         if name not in documents:
             raise ValueError(f"{path} was saved without {name!r}; it has {', '.join(sorted(documents))}")
         try:
+            check_description(documents[name], path.stat().st_size)
             part.set_state(documents[name])
         except Exception as error:  # damaged content causes many errors
             raise ValueError(f"{path} is damaged: {name}.json: {error!r}") from error

@@ -87,18 +87,14 @@ class Targets:
 
     def argument(self, data: bytes) -> object:
         values = self.document["arguments"] | self.document["frozen"]["agent_2"]["arguments"]
-        return argument_from_json(_json_or(data, lambda rng: mutate(values, rng, WRONG)))
+        return argument_from_json(_within_budget(_json_or(data, lambda rng: mutate(values, rng, WRONG)), data))
 
     def space(self, data: bytes) -> object:
         spaces = self.document["observation_spaces"] + self.document["action_spaces"]
-        return space_from_json(_json_or(data, lambda rng: mutate(rng.choice(spaces), rng, WRONG)))
+        return space_from_json(_within_budget(_json_or(data, lambda rng: mutate(rng.choice(spaces), rng, WRONG)), data))
 
     def description(self, data: bytes) -> object:
-        document = _json_or(data, lambda rng: mutate(self.document, rng, WRONG))
-        try:
-            return check_description(document, len(data))
-        except (TypeError, KeyError):
-            return None  # read_model turns them into a ValueError
+        return _within_budget(_json_or(data, lambda rng: mutate(self.document, rng, WRONG)), data)
 
     def model(self, data: bytes) -> object:
         rng = random.Random(data)
@@ -124,6 +120,15 @@ def _json_or(data: bytes, make: Callable[[random.Random], Any]) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return make(random.Random(data))
+
+
+def _within_budget(document: Any, data: bytes) -> Any:
+    """The document, which is checked as ``read_model`` does before it decodes any space or argument."""
+    try:
+        check_description(document, len(data))
+    except (TypeError, KeyError) as error:
+        raise ValueError(str(error)) from error  # as read_model does
+    return document
 
 
 class Fuzzer:

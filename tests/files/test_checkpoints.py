@@ -5,6 +5,8 @@ import torch as th
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.callbacks import ResumableCheckpointCallback
+from sb3_matrl.files.archive import write_archive
+from sb3_matrl.files.argument_codec import KIND
 from sb3_matrl.files.checkpoints import (
     checkpoint_path,
     checkpoint_steps,
@@ -95,3 +97,10 @@ def test_a_part_that_was_not_saved_is_named(tmp_path):
     small_model().learn(40, ResumableCheckpointCallback(tmp_path, save_freq=-1, parts={"counter": Counter()}))
     with pytest.raises(ValueError, match="was saved without 'other'; it has counter, manifest, model"):
         restore_parts(latest_checkpoint(tmp_path), {"other": Counter()})
+
+
+def test_arrays_in_a_state_take_no_more_memory_than_the_file_justifies(tmp_path):
+    wide = {KIND: "array", "items": [0] * 100, "dtype": "<U1000000", "shape": [100]}
+    write_archive(tmp_path / "model.zip", {"model": {}, "counter": {"number": [wide] * 20}}, {})
+    with pytest.raises(ValueError, match=r"damaged: counter\.json: .*would take more than"):
+        restore_parts(tmp_path / "model.zip", {"counter": Counter()})
