@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.shared import write_record
 from sb3_matrl.zoo.benchmarking.run_results import trained_steps
+from sb3_matrl.zoo.common.cli import VEC_ENVS
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.signals import SignalWatch
 from sb3_matrl.zoo.common.text_tables import markdown
@@ -118,7 +119,7 @@ def main() -> int:
     """:return: exit code: that of the training"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="checkers_v0")
-    parser.add_argument("--vec-env", default="auto", choices=["auto", "batched", "dummy", "subproc"])
+    parser.add_argument("--vec-env", default="auto", choices=VEC_ENVS)
     parser.add_argument("--timesteps", type=int, default=1_000_000)
     parser.add_argument("--every", type=int, default=100_000, help="steps between two measurements")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/long_run.json"))

@@ -70,7 +70,7 @@ class MATRL(MultiAgentAlgorithm):
 
     :param n_envs: number of env copies; a ``JointVecEnv`` has its own number
     :param env_kwargs: keyword arguments of the env factory
-    :param vec_env: ``"auto"``, ``"batched"``, ``"dummy"`` or ``"subproc"``, see
+    :param vec_env: ``"auto"``, ``"batched"``, ``"dummy"``, ``"subproc"``, ``"supersuit"`` or ``"supersuit-subproc"``, see
         :func:`~sb3_matrl.vec_env.factory.make_joint_vec_env`
     :param env_timeout: seconds that a worker process has for one step of its copies, see the same function; ``None`` for none
     :param learner_class: (*) SB3 or sb3-contrib on-policy algorithm: PPO, A2C, TRPO, RecurrentPPO, MaskablePPO

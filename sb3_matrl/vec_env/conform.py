@@ -10,6 +10,8 @@ import numpy as np
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.spaces import Leaf
 
+_DICTS = (dict, Mapping)  # checked in this order, because the check for an abstract class is slow
+
 
 def conforming_leaves(agent: str, leaves: list[Leaf], observation: Any) -> list[np.ndarray]:
     """
@@ -18,7 +20,7 @@ def conforming_leaves(agent: str, leaves: list[Leaf], observation: Any) -> list[
     :param agent: name of the agent, for messages
     :param leaves: leaves of the agent's observation space
     :param observation: observation that the env returned
-    :return: one array per leaf, with a leading axis of length 1
+    :return: one array per leaf
     :raises ValueError: if entries are missing or unknown, or a shape or a dtype is wrong
     """
     if leaves[0].key is None:
@@ -35,7 +37,7 @@ def _conforming(agent: str, leaf: Leaf, value: Any) -> np.ndarray:
         raise ValueError(f"agent {agent!r}: observation has shape {array.shape}, expected {leaf.shape} of {leaf}")
     if array.dtype != leaf.dtype:
         array = _cast(agent, leaf, array)
-    return array[None]
+    return array
 
 
 def _cast(agent: str, leaf: Leaf, array: np.ndarray) -> np.ndarray:
@@ -58,7 +60,7 @@ def outcome_of(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     :return: observations, rewards, terminations, truncations and infos
     :raises ValueError: if the form is wrong; the message says what is expected
     """
-    if not (isinstance(result, tuple) and len(result) == 5 and all(isinstance(part, Mapping) for part in result[:4])):
+    if not (isinstance(result, tuple) and len(result) == 5 and all(isinstance(part, _DICTS) for part in result[:4])):
         raise ValueError(
             "step() must return five dicts keyed by agent: observations, rewards, terminations, truncations, infos"
         )
@@ -85,11 +87,13 @@ def nonempty_infos(infos: Any) -> dict[str, dict[str, Any]]:
     :param infos: infos that ``reset()`` or ``step()`` returned; ``None`` and ``{}`` are accepted
     :raises ValueError: if the infos are not dicts keyed by agent
     """
-    if not isinstance(infos or {}, Mapping):
+    if not infos:
+        return {}
+    if not isinstance(infos, _DICTS):
         raise ValueError(f"the infos are of type {type(infos).__name__}, expected a dict keyed by agent")
-    nonempty = {agent: info for agent, info in (infos or {}).items() if info}
+    nonempty = {agent: info for agent, info in infos.items() if info}
     for agent, info in nonempty.items():
-        if not isinstance(info, Mapping):
+        if not isinstance(info, _DICTS):
             raise ValueError(f"agent {agent!r}: its info is of type {type(info).__name__}, expected a dict")
     return {agent: dict(info) for agent, info in nonempty.items()}
 
@@ -191,14 +195,13 @@ class Life:
         :raises ValueError: if an agent vanished without an end, returned after its end, or is unknown
         """
         ended = [agent for agent in self.live if any(self.flags(agent, terminations, truncations))]
-        out = set(ended)
-        staying = [agent for agent in self.live if agent not in out]
         if listed != self.live or ended:
-            self._follow(listed, ended, staying)
+            self._follow(listed, ended)
         return ended
 
-    def _follow(self, listed: list[str], ended: list[str], staying: list[str]) -> None:
+    def _follow(self, listed: list[str], ended: list[str]) -> None:
         present = set(listed)
+        staying = [agent for agent in self.live if agent not in ended]
         vanished = [agent for agent in staying if agent not in present]
         if vanished:
             raise ValueError(f"agent {vanished[0]!r} left env.agents without termination or truncation; set one of them")
@@ -241,6 +244,8 @@ class Life:
         if agent not in rewards:
             raise ValueError(f"agent {agent!r}: step() returned no reward; expected one for every agent that was alive")
         reward = rewards[agent]
+        if type(reward) is float:
+            return reward
         try:
             if np.ndim(reward) != 0:
                 raise TypeError

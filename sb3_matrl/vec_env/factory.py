@@ -21,9 +21,13 @@ from sb3_matrl.vec_env.batched import BatchedBackend
 from sb3_matrl.vec_env.describe import describe
 from sb3_matrl.vec_env.errors import EnvError
 from sb3_matrl.vec_env.joint import JointVecEnv
-from sb3_matrl.vec_env.supersuit_backend import DummyBackend, EnvFactory, SubprocBackend
+from sb3_matrl.vec_env.loop_backend import DummyBackend, SubprocBackend
+from sb3_matrl.vec_env.separate import EnvFactory
+from sb3_matrl.vec_env.supersuit_backend import SuperSuitDummyBackend, SuperSuitSubprocBackend
 
-KINDS = ("auto", "batched", "dummy", "subproc")
+_IN_PROCESS = {"dummy": DummyBackend, "supersuit": SuperSuitDummyBackend}
+_IN_WORKERS = {"subproc": SubprocBackend, "supersuit-subproc": SuperSuitSubprocBackend}
+KINDS = ("auto", "batched", "dummy", "subproc", "supersuit", "supersuit-subproc")
 
 
 def make_joint_vec_env(
@@ -51,13 +55,13 @@ def make_joint_vec_env(
         - a JointVecEnv, possibly in SB3 VecEnvWrappers, which is returned unchanged
     :param n_envs: number of copies
     :param vec_env: ``"batched"`` steps all copies in one call, for envs with batched rules; ``"dummy"`` steps them one
-        after the other in this process, with SuperSuit; ``"subproc"`` steps them in worker processes, which is faster only
-        for slow envs; ``"auto"`` is batched if possible, else dummy
+        after the other in this process; ``"subproc"`` steps them in worker processes, which is faster only for slow envs;
+        ``"supersuit"`` and ``"supersuit-subproc"`` do the same as these two with SuperSuit's vector envs, which is slower;
+        ``"auto"`` is batched if possible, else dummy. All give the same trajectories
     :param seed: seed of the copies, see :meth:`JointVecEnv.seed`
     :param env_kwargs: keyword arguments of the factory
     :param render_mode: shorthand for ``env_kwargs={"render_mode": ...}``
-    :param num_cpus: number of worker processes with ``"subproc"``, at most one per copy; by default one per CPU core, but
-        at least two
+    :param num_cpus: number of worker processes, at most one per copy; by default one per CPU core, but at least two
     :param check_bounds: whether observations must lie within their spaces; NaN and infinity are never accepted
     :param env_timeout: seconds that a worker process has for one step, or one reset, of its copies; then it is ended with an
         :class:`~sb3_matrl.vec_env.EnvError`. Only worker processes can be ended, so that ``"auto"`` means ``"subproc"``.
@@ -82,9 +86,9 @@ def make_joint_vec_env(
 def _kind_with_timeout(kind: str, seconds: float) -> str:
     if not seconds > 0:
         raise ValueError(f"env_timeout must be a positive number of seconds, not {seconds!r}")
-    if kind not in ("auto", "subproc"):
+    if kind != "auto" and kind not in _IN_WORKERS:
         raise ValueError(f"env_timeout needs vec_env='subproc', not {kind!r}: only worker processes can be ended")
-    return "subproc"
+    return "subproc" if kind == "auto" else kind
 
 
 def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], seed: int | None) -> JointVecEnv:
@@ -123,13 +127,13 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
                     f"vec_env='batched' needs an env with batched rules{obstacle}; use vec_env='auto', 'dummy' or 'subproc'"
                 )
         description = describe(first)
-        if kind != "subproc":
-            return DummyBackend([lambda: first, *[factory] * (n_envs - 1)], description)
+        if kind not in _IN_WORKERS:
+            return _IN_PROCESS.get(kind, DummyBackend)([lambda: first, *[factory] * (n_envs - 1)], description)
     except BaseException:
         _close(first, instance)
         raise
     _close(first, instance)  # before the workers fork, so that they do not inherit it
-    return SubprocBackend([factory] * n_envs, description, num_cpus, timeout)
+    return _IN_WORKERS[kind]([factory] * n_envs, description, num_cpus, timeout)
 
 
 def _core_obstacle(env: Any) -> str | None:

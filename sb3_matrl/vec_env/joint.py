@@ -220,7 +220,7 @@ class JointVecEnv(VecEnv):
         if snapshot["layout"] not in self.backend.readable_layouts:
             raise ValueError(
                 f"{what}: its copies are {snapshot['layout']}, expected {self.backend.layout}; copies are batched "
-                "with vec_env='batched', and separate with 'dummy' and 'subproc'"
+                "with vec_env='batched', and separate with 'dummy', 'subproc', 'supersuit' and 'supersuit-subproc'"
             )
         check_seeds(f"{what}: 'pending_seeds'", snapshot["pending_seeds"], self.num_envs)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from multiprocessing.util import Finalize
 from typing import Any
 
 import cloudpickle
@@ -16,31 +12,19 @@ import numpy as np
 from supersuit import pettingzoo_env_to_vec_env_v1
 from supersuit.vector import ConcatVecEnv, ProcConcatVec
 
-from sb3_matrl.envs.snapshot import Snapshot
-from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start, separate_copies
+from sb3_matrl.vec_env.answers import results
+from sb3_matrl.vec_env.backend import AgentInfos, BackendStep, Start
 from sb3_matrl.vec_env.describe import EnvDescription
+from sb3_matrl.vec_env.env_copy import EnvCopy
+from sb3_matrl.vec_env.row_layout import ACTING, ALIVE, HEADER, RESET, REWARD, TERMINATED, TRUNCATED, RowLayout
+from sb3_matrl.vec_env.separate import EnvFactory, SeparateBackend
 from sb3_matrl.vec_env.step import JointObservation
-from sb3_matrl.vec_env.uniform import (
-    ACTING,
-    ALIVE,
-    COMMAND,
-    HEADER,
-    RESET,
-    REWARD,
-    TERMINATED,
-    TRUNCATED,
-    EnvAccess,
-    Layout,
-    UniformParallelEnv,
-)
-from sb3_matrl.vec_env.value_checks import ActionRangeCheck
-from sb3_matrl.vec_env.workers import await_answers, end_workers, ignore_interrupts, worker_failures
-
-EnvFactory = Callable[[], Any]
+from sb3_matrl.vec_env.uniform import COMMAND, UniformParallelEnv
+from sb3_matrl.vec_env.workers import WorkerGroup, await_answers, ignore_interrupts, shares_of_workers, worker_failures
 
 
 def _vectorised_copy(factory: EnvFactory, copy: int, remote: bool, description: EnvDescription) -> Any:
-    return pettingzoo_env_to_vec_env_v1(UniformParallelEnv(factory, copy, remote, description))
+    return pettingzoo_env_to_vec_env_v1(UniformParallelEnv(EnvCopy(factory, copy, remote, description)))
 
 
 def _worker_envs(copies: Sequence[Callable[[], Any]]) -> ConcatVecEnv:
@@ -49,7 +33,7 @@ def _worker_envs(copies: Sequence[Callable[[], Any]]) -> ConcatVecEnv:
     return ConcatVecEnv(copies)
 
 
-class SuperSuitBackend(Backend):
+class SuperSuitBackend(SeparateBackend):
     """
     Base class of the backends that use SuperSuit: encodes actions as rows and decodes observations from rows.
 
@@ -58,36 +42,19 @@ class SuperSuitBackend(Backend):
     :param num_envs: number of copies
     """
 
-    layout = "separate"
-
     def __init__(self, vec: Any, description: EnvDescription, num_envs: int) -> None:
+        super().__init__(description, num_envs)
         self.vec = vec
-        self.num_envs = num_envs
-        self.agents = description.agents
-        self.renamed = description.renamed
-        self.one_mask = description.one_mask
-        self.observation_spaces = description.observation_spaces
-        self.action_spaces = description.action_spaces
-        self.render_mode = description.render_mode
-        self.snapshot_obstacle = description.snapshot_obstacle
-        self._layout = Layout(description)
-        self._check_range = ActionRangeCheck(self.action_spaces)
+        self._layout = RowLayout(description)
+        self._rows: np.ndarray = np.zeros(0, np.uint8)  # return value of the last command
         self._acting = np.zeros((num_envs, len(self.agents)), dtype=bool)
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
-        rows, infos = self._command("begin", list(seeds), list(options))
-        return self._start(rows, _by_copy(infos, "agents"))
+        infos = self._command("begin", list(seeds), list(options))
+        return self._start(_by_copy(infos, "agents"))
 
-    def snapshot(self) -> Snapshot:
-        _, snapshots = self._ask("save")
-        return {"copies": [snapshots[copy] for copy in range(self.num_envs)]}
-
-    def restore(self, snapshot: Snapshot) -> Start:
-        rows, _ = self._ask("restore", separate_copies(snapshot, self.num_envs))
-        return self._start(rows, {})
-
-    def _start(self, rows: np.ndarray, infos: dict[int, AgentInfos]) -> Start:
-        grid = self._grid(rows)
+    def _start(self, infos: dict[int, AgentInfos]) -> Start:
+        grid = self._grid(self._rows)
         self._acting = _flag(grid, ACTING)
         return Start(self._observations(grid), _flag(grid, ALIVE), self._acting, infos)
 
@@ -117,28 +84,6 @@ class SuperSuitBackend(Backend):
             reset_infos=_by_copy(infos, "reset"),
         )
 
-    def get_attr(self, name: str, copies: Sequence[int]) -> list[Any]:
-        return self._query(copies, "get_attr", name)
-
-    def set_attr(self, name: str, value: Any, copies: Sequence[int]) -> None:
-        self._query(copies, "set_attr", name, value)
-
-    def env_method(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], copies: Sequence[int]) -> list[Any]:
-        return self._query(copies, "env_method", name, args, kwargs)
-
-    def env_is_wrapped(self, wrapper_class: type[Any], copies: Sequence[int]) -> list[bool]:
-        return self._query(copies, "env_is_wrapped", wrapper_class)
-
-    def render(self, mode: str | None) -> Any:
-        if mode is None or mode != self.render_mode:
-            warnings.warn(
-                f"nothing is drawn in mode {mode!r}: the env was made with render_mode={self.render_mode!r}; "
-                "choose the mode when the env is made",
-                stacklevel=3,
-            )
-            return None
-        return self.env_method("render", (), {}, [0])[0]
-
     def _send(self, rows: np.ndarray) -> None:
         self.vec.step_async(rows)
 
@@ -147,33 +92,18 @@ class SuperSuitBackend(Backend):
         return rows, infos
 
     @abstractmethod
-    def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def _command(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
         """
-        Execute a command in every copy.
+        Execute a command in every copy, and store all rows in ``_rows``.
 
         :param name: method of :class:`UniformParallelEnv`
         :param arguments: arguments of the method
-        :return: all rows, and the non-empty infos of the copies
+        :return: non-empty infos of the copies
         """
 
-    def _ask(self, name: str, *arguments: Any) -> tuple[np.ndarray, dict[int, Any]]:
-        """
-        Execute a command that returns an answer.
-
-        :param name: method of :class:`UniformParallelEnv`
-        :param arguments: arguments of the method
-        :return: all rows, and copy -> answer
-        """
-        rows, infos = self._command(name, *arguments)
-        answers = {info["copy"]: cloudpickle.loads(info["answer"]) for info in infos}
-        for succeeded, result in answers.values():
-            if not succeeded:
-                raise result
-        return rows, {copy: result for copy, (_, result) in answers.items()}
-
-    @abstractmethod
-    def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
-        """Call a method of :class:`EnvAccess` for each of the copies."""
+    def _ask(self, name: str, arguments: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        infos = self._command("ask", name, dict(arguments))
+        return results({info["copy"]: info["answer"] for info in infos})
 
     def _grid(self, rows: np.ndarray) -> np.ndarray:
         return rows.reshape(self.num_envs, len(self.agents), self._layout.observation_size)
@@ -191,9 +121,9 @@ class SuperSuitBackend(Backend):
         return self._observations(grid)
 
 
-class DummyBackend(SuperSuitBackend):
+class SuperSuitDummyBackend(SuperSuitBackend):
     """
-    Steps all copies in this process, one after the other.
+    Steps all copies in this process, one after the other, through SuperSuit.
 
     :param factories: one factory per copy
     :param description: agents and spaces of copy 0; the other copies must have the same
@@ -202,7 +132,7 @@ class DummyBackend(SuperSuitBackend):
     def __init__(self, factories: Sequence[EnvFactory], description: EnvDescription) -> None:
         copies = [partial(_vectorised_copy, factory, copy, False, description) for copy, factory in enumerate(factories)]
         vec = ConcatVecEnv(copies)
-        self._copies: list[UniformParallelEnv] = [markov_env.par_env for markov_env in vec.vec_envs]
+        self._copies: list[EnvCopy] = [markov_env.par_env.env_copy for markov_env in vec.vec_envs]
         self._closed = False
         super().__init__(vec, description, len(copies))
 
@@ -211,12 +141,15 @@ class DummyBackend(SuperSuitBackend):
             self._closed = True
             self.vec.close()
 
-    def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        rows, infos = self.vec.reset(options={COMMAND: (name, *arguments)})
-        return rows, [info for info in infos if info]
+    def _command(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
+        self._rows, infos = self.vec.reset(options={COMMAND: (name, *arguments)})
+        return [info for info in infos if info]
 
-    def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
-        return [getattr(EnvAccess, name)(self._copies[copy].env, *arguments) for copy in copies]
+    def _ask(self, name: str, arguments: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        if name != "query":
+            return super()._ask(name, arguments)
+        # The objects themselves, not pickled copies, and no new rows.
+        return {copy: self._copies[copy].query(*given) for copy, given in arguments.items()}
 
 
 class _TimedWorkers(ProcConcatVec):  # type: ignore[misc]  # SuperSuit ships no types
@@ -238,9 +171,9 @@ class _TimedWorkers(ProcConcatVec):  # type: ignore[misc]  # SuperSuit ships no 
         return super()._receive_info()
 
 
-class SubprocBackend(SuperSuitBackend):
+class SuperSuitSubprocBackend(SuperSuitBackend):
     """
-    Steps the copies in worker processes.
+    Steps the copies in worker processes, through SuperSuit.
 
     :param factories: one factory per copy, called in its worker
     :param description: agents and spaces of the env; all copies must have them
@@ -255,59 +188,44 @@ class SubprocBackend(SuperSuitBackend):
         num_cpus: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        workers = min(len(factories), num_cpus or max(2, os.cpu_count() or 2))
         copies = [partial(_vectorised_copy, factory, copy, True, description) for copy, factory in enumerate(factories)]
-        self._shares = [share.tolist() for share in np.array_split(np.arange(len(copies)), workers)]
-        layout = Layout(description)
+        shares = shares_of_workers(len(copies), num_cpus)
+        layout = RowLayout(description)
         with worker_failures():
             vec = _TimedWorkers(
-                self._shares,
+                shares,
                 timeout,
-                [partial(_worker_envs, [copies[copy] for copy in share]) for share in self._shares],
+                [partial(_worker_envs, [copies[copy] for copy in share]) for share in shares],
                 layout.observation_space,
                 layout.action_space,
                 len(copies) * len(description.agents),
                 description.metadata,
             )
         vec.close = lambda: None  # its __del__ calls it, also in processes forked later, where it fails
-        # Workers are no daemons, because envs may start processes. They end with this object or at exit, before Python
-        # waits for them. SuperSuit would kill them without closing the envs.
-        self._end_workers = Finalize(self, end_workers, (vec.pipes, vec.procs), exitpriority=10)
+        # SuperSuit would kill the workers without closing the envs.
+        self._workers = WorkerGroup(vec.pipes, vec.procs, shares)
         super().__init__(vec, description, len(copies))
 
+    @property
+    def processes(self) -> Sequence[Any]:
+        """Worker processes."""
+        return self._workers.processes
+
     def close(self) -> None:
-        error = self._end_workers()
-        if error is not None:
-            raise error
+        self._workers.close()
 
     def _send(self, rows: np.ndarray) -> None:
-        with self._failures():
+        with self._workers.ended_by_errors():
             super()._send(rows)
 
     def _receive(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        with self._failures():
+        with self._workers.ended_by_errors():
             return super()._receive()
 
-    def _command(self, name: str, *arguments: Any) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        with self._failures():
-            rows, by_worker = self.vec.reset(options={COMMAND: cloudpickle.dumps((name, *arguments))})
-        return rows, [info for worker in by_worker for _, info in worker]
-
-    def _query(self, copies: Sequence[int], name: str, *arguments: Any) -> list[Any]:
-        _, answers = self._ask("query", list(copies), name, *arguments)
-        return [answers[copy] for copy in copies]
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """End all workers after an error, because SuperSuit's workers do not survive one."""
-        if not self._end_workers.still_active():
-            raise RuntimeError("the worker processes have ended after an earlier error; make a new JointVecEnv")
-        try:
-            with worker_failures(self.vec.procs, self._shares):
-                yield
-        except BaseException:
-            self._end_workers()
-            raise
+    def _command(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
+        with self._workers.ended_by_errors():
+            self._rows, by_worker = self.vec.reset(options={COMMAND: cloudpickle.dumps((name, *arguments))})
+        return [info for worker in by_worker for _, info in worker]
 
 
 def _flag(grid: np.ndarray, position: int) -> np.ndarray:

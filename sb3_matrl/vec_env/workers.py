@@ -8,7 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
 from typing import Any
+
+import numpy as np
 
 from sb3_matrl.vec_env.errors import WorkerLost, WorkerStuck
 
@@ -79,7 +83,9 @@ def await_answers(pipes: Sequence[Any], procs: Sequence[Any], shares: Sequence[S
 
 def end_workers(pipes: Sequence[Any], procs: Sequence[Any], patience: float = 10.0) -> BaseException | None:
     """
-    Close the envs in SuperSuit's workers and end the workers.
+    Close the envs in worker processes and end the processes.
+
+    A worker closes its envs at ``"close"``, ends at ``"terminate"``, and reports an error as a tuple that starts with it.
 
     :param pipes: pipes to the workers
     :param procs: worker processes
@@ -110,3 +116,94 @@ def _drain(pipe: Any, deadline: float) -> BaseException | None:
             if isinstance(message, tuple):
                 first = first or message[0]
     return first
+
+
+def shares_of_workers(num_envs: int, num_cpus: int | None) -> list[list[int]]:
+    """
+    Divide copies among worker processes.
+
+    :param num_envs: number of copies
+    :param num_cpus: number of worker processes, at most one per copy; ``None`` for one per CPU core, at least two
+    :return: consecutive copies of each worker
+    """
+    workers = min(num_envs, num_cpus or max(2, os.cpu_count() or 2))
+    return [share.tolist() for share in np.array_split(np.arange(num_envs), workers)]
+
+
+class WorkerGroup:
+    """
+    Worker processes, which end together: after an error, with this object, or at exit, before Python waits for them.
+
+    They follow the protocol of :func:`end_workers`.
+
+    :param pipes: one pipe to each worker
+    :param processes: worker processes, which are no daemons
+    :param shares: copies of each worker
+    :param timeout: seconds that a worker has for one command; ``None`` for no limit
+    """
+
+    def __init__(
+        self, pipes: Sequence[Any], processes: Sequence[Any], shares: Sequence[Sequence[int]], timeout: float | None = None
+    ) -> None:
+        self.pipes = pipes
+        self.processes = processes
+        self.shares = shares
+        self._timeout = timeout
+        self._end = Finalize(self, end_workers, (pipes, processes), exitpriority=10)
+
+    def send_all(self, command: Any) -> None:
+        """Send the same command to every worker."""
+        content = ForkingPickler.dumps(command)
+        with self.ended_by_errors():
+            for pipe in self.pipes:
+                pipe.send_bytes(content)
+
+    def send(self, commands: Sequence[Any]) -> None:
+        """Send one command to each worker."""
+        with self.ended_by_errors():
+            for pipe, command in zip(self.pipes, commands, strict=True):
+                pipe.send(command)
+
+    def receive(self) -> list[Any]:
+        """
+        Receive one answer from each worker.
+
+        :raises WorkerLost: if a worker died or, as :class:`WorkerStuck`, did not answer in time
+        :raises Exception: error that a worker reported
+        """
+        with self.ended_by_errors():
+            await_answers(self.pipes, self.processes, self.shares, self._timeout)
+            return [_result(pipe.recv()) for pipe in self.pipes]
+
+    @contextmanager
+    def ended_by_errors(self) -> Iterator[None]:
+        """
+        Context manager that ends all workers after an error, because pipes may then hold answers that nobody read.
+
+        :raises WorkerLost: instead of the error of a dead worker's pipe
+        :raises RuntimeError: if the workers have ended before
+        """
+        if not self._end.still_active():
+            raise RuntimeError("the worker processes have ended after an earlier error; make a new JointVecEnv")
+        try:
+            with worker_failures(self.processes, self.shares):
+                yield
+        except BaseException:
+            self._end()
+            raise
+
+    def close(self) -> None:
+        """
+        End the workers; further calls do nothing.
+
+        :raises Exception: first error that a worker reported, e.g. while closing its envs
+        """
+        error = self._end()
+        if error is not None:
+            raise error
+
+
+def _result(answer: Any) -> Any:
+    if isinstance(answer, tuple):
+        raise answer[0]
+    return answer

@@ -4,17 +4,19 @@ import pickle
 from contextlib import closing
 from functools import partial
 
-import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
+from sb3_matrl.vec_env.answers import results
 from sb3_matrl.vec_env.conform import conforming_leaves
+from sb3_matrl.vec_env.copy_arrays import CopyArrays
+from sb3_matrl.vec_env.copy_loop import CopyLoop
+from sb3_matrl.vec_env.env_copy import EnvCopy
 from sb3_matrl.vec_env.errors import CopyFailure
 from sb3_matrl.vec_env.spaces import leaves_of
-from sb3_matrl.vec_env.uniform import COMMAND, UniformParallelEnv
 from sb3_matrl.vec_env.value_checks import ActionRangeCheck, ObservationCheck
 from tests.vec_env import toys
 from tests.vec_env.reference import random_actions
@@ -195,7 +197,7 @@ def test_final_observations_are_checked():
 @pytest.mark.parametrize("value", [np.array([1.0, 2.0]), np.array([1, 2]), [1, 2.0]])
 def test_other_widths_and_integers_for_floats_are_converted(value):
     (array,) = conforming_leaves("a", leaves_of(spaces.Box(-9, 9, (2,), np.float32)), value)
-    assert array.dtype == np.float32 and array.tolist() == [[1.0, 2.0]]
+    assert array.dtype == np.float32 and array.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(("value", "message"), [([256, 0], "does not fit uint8"), ([0.5, 0], "has dtype float64")])
@@ -318,20 +320,20 @@ def test_envs_that_sb3_cannot_handle_are_refused(spoilt, error, message, kind):
 
 def test_a_worker_finds_out_about_its_own_env_only():
     """What happens in a worker, seen in this process: the error is fit for travelling and says where it was raised."""
-    copy = UniformParallelEnv(partial(toys.Faulty, "breaks_oddly"), 5, remote=True)
-    copy.reset(options={COMMAND: ("begin", [None] * 6, [{}] * 6)})
-    actions = dict.fromkeys(copy.agents, np.zeros(copy.layout.action_size, np.uint8))
-    copy.step(actions)
+    copy = EnvCopy(partial(toys.Faulty, "breaks_oddly"), 5, remote=True)
+    loop = CopyLoop([copy], CopyArrays(copy.description, 6))
+    loop.begin([None] * 6, [{}] * 6)
+    loop.step()
     with pytest.raises(CopyFailure) as caught:
-        copy.step(actions)
+        loop.step()
     travelled = pickle.loads(pickle.dumps(caught.value))
     assert (travelled.copy, travelled.method, str(travelled.error)) == (5, "step", "Unpicklable: 1 and 2")
     note = travelled.error.__notes__[0]
     assert "Traceback in the worker process" in note and "in breaks_oddly" in note
-    assert copy.query([1], "get_attr", "time") == {}
-    assert cloudpickle.loads(copy.query([5], "get_attr", "time")["answer"]) == (True, 2)
-    succeeded, error = cloudpickle.loads(copy.query([5], "get_attr", "nonsense")["answer"])
-    assert not succeeded and isinstance(error, AttributeError)
+    assert loop.ask("query", {}) == {}
+    assert results(loop.ask("query", {5: ("get_attr", "time")})) == {5: 2}
+    with pytest.raises(AttributeError, match="nonsense"):
+        results(loop.ask("query", {5: ("get_attr", "nonsense")}))
 
 
 def test_single_agent_envs_are_refused():

@@ -55,7 +55,7 @@ def test_the_traceback_in_a_worker_process_is_kept():
             play(venv, 3)
         (note,) = caught.value.__cause__.__notes__
         assert "Traceback in the worker process" in note and 'raise KeyError("lost")' in note
-        assert not any(process.is_alive() for process in venv.backend.vec.procs)
+        assert not any(process.is_alive() for process in venv.backend.processes)
         with pytest.raises(RuntimeError, match="worker processes have ended after an earlier error; make a new"):
             venv.reset()
 
@@ -87,7 +87,7 @@ def test_an_env_that_raises_when_all_are_reset(kind):
 
 def test_episodes_are_counted_from_the_last_seed_on():
     venv = failing("raise", "dummy", copy=3)
-    venv.backend._copies[3].env.how = "never"
+    venv.set_attr("how", "never", indices=3)
     venv.reset()
     play(venv, 5)
     venv.reset()
@@ -146,14 +146,14 @@ def test_a_worker_process_that_dies_in_a_step():
             f"env copy 3 in step 3 of episode 1 since seed {SEEDS[3]}, with actions {{'zebra': 2, 'ant': 0}}"
         )
         assert isinstance(caught.value.__cause__, WorkerLost)
-        assert not any(process.is_alive() for process in venv.backend.vec.procs)
+        assert not any(process.is_alive() for process in venv.backend.processes)
 
 
 @pytest.mark.parametrize("call", ["step", "reset", "snapshot", "get_attr"])
 def test_a_worker_process_killed_between_steps(call):
     with closing(make_joint_vec_env(partial(toys.saving, "plain"), 2, "subproc", seed=7, num_cpus=2)) as venv:
         venv.reset()
-        victim = venv.backend.vec.procs[1]
+        victim = venv.backend.processes[1]
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         calls = {"step": lambda: play(venv, 1), "get_attr": lambda: venv.get_attr("time")}
@@ -179,11 +179,11 @@ def test_workers_leave_interruptions_to_the_parent(number):
     """Ctrl-C and schedulers signal all processes of a job; the parent must still be able to save its state."""
     with closing(make_joint_vec_env(partial(toys.saving, "plain"), 2, "subproc", seed=7, num_cpus=2)) as venv:
         venv.reset()
-        for process in venv.backend.vec.procs:
+        for process in venv.backend.processes:
             os.kill(process.pid, number)
         play(venv, 2)
         assert venv.snapshot()["episodes"]["lengths"].tolist() == [2, 2]
-    assert [process.exitcode for process in venv.backend.vec.procs] == [0, 0]
+    assert [process.exitcode for process in venv.backend.processes] == [0, 0]
 
 
 def test_processes_that_an_env_starts_can_be_terminated():

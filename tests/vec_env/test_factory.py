@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_matrl.envs import checkers_v0
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.vec_env.batched import BatchedBackend
-from sb3_matrl.vec_env.supersuit_backend import DummyBackend, SubprocBackend
+from sb3_matrl.vec_env.loop_backend import DummyBackend, SubprocBackend
+from sb3_matrl.vec_env.supersuit_backend import SuperSuitDummyBackend, SuperSuitSubprocBackend
 from tests.vec_env import toys
 from tests.vec_env.reference import assert_same_as_reference, random_actions
 from tests.vec_env.test_supersuit_traps import PassThrough
@@ -25,8 +26,21 @@ def test_auto_is_batched_for_envs_with_a_core_and_dummy_for_others():
     assert isinstance(make_joint_vec_env(toys.plain).backend, DummyBackend)
     wrapped = make_joint_vec_env(lambda: toys.Doubled(checkers_v0.parallel_env()))
     assert isinstance(wrapped.backend, DummyBackend), "a wrapper may change the rules"
-    with closing(make_joint_vec_env("checkers_v0", 1, "subproc")) as venv:
-        assert isinstance(venv.backend, SubprocBackend)
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [
+        ("batched", BatchedBackend),
+        ("dummy", DummyBackend),
+        ("subproc", SubprocBackend),
+        ("supersuit", SuperSuitDummyBackend),
+        ("supersuit-subproc", SuperSuitSubprocBackend),
+    ],
+)
+def test_every_kind_has_its_backend(kind, backend):
+    with closing(make_joint_vec_env("checkers_v0", 1, kind)) as venv:
+        assert type(venv.backend) is backend
 
 
 def test_batched_needs_a_core():

@@ -200,7 +200,7 @@ def test_workers_end_with_the_program_even_without_close():
         from sb3_matrl.vec_env import make_joint_vec_env
         venv = make_joint_vec_env(toys.plain, 2, "subproc")
         venv.reset()
-        print(*(process.pid for process in venv.backend.vec.procs))
+        print(*(process.pid for process in venv.backend.processes))
     """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=True
@@ -245,7 +245,7 @@ def test_an_error_on_closing_in_a_worker_is_raised_after_all_have_ended(tmp_path
 
     description = toys.plain()
     venv = make_joint_vec_env(_first_then(description, make), 2, "subproc")
-    processes = venv.backend.vec.procs
+    processes = venv.backend.processes
     with pytest.raises(FileNotFoundError):
         venv.close()
     assert not any(process.is_alive() for process in processes)

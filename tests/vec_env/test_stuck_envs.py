@@ -79,7 +79,7 @@ def test_a_worker_that_hangs_in_a_step_is_ended() -> None:
             r".*'zebra': 1, 'ant': 0",
         ):
             env.step(ACTIONS)
-        assert not any(process.is_alive() for process in env.backend.vec.procs)  # type: ignore[attr-defined]
+        assert not any(process.is_alive() for process in env.backend.processes)  # type: ignore[attr-defined]
     assert time.monotonic() - start < 30
 
 

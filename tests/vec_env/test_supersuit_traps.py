@@ -228,7 +228,7 @@ def test_trap_7_every_env_is_closed_where_it_lives(make, kind, tmp_path):
 def test_trap_7_workers_are_gone_after_close(make):
     """No process is left, not even as a zombie."""
     venv = make(toys.plain, 4, "subproc", num_cpus=2)
-    processes = venv.backend.vec.procs
+    processes = venv.backend.processes
     assert len({process.pid for process in processes}) == 2 and all(process.is_alive() for process in processes)
     venv.reset()
     venv.step_async(random_actions(venv.action_spaces, 4, np.random.default_rng(0)))

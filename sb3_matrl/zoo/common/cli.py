@@ -16,7 +16,7 @@ from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.zoo.common.invocation import command_prefix, in_used_form
 
 USER_ERROR = 2
-VEC_ENVS = ("auto", "batched", "dummy", "subproc")
+VEC_ENVS = ("auto", "batched", "dummy", "subproc", "supersuit", "supersuit-subproc")
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|hpu|mtia|xla)(:(0|[1-9]\d*))?")
 
 

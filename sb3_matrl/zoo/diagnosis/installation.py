@@ -113,7 +113,7 @@ def check_bridge() -> str:
     :raises RuntimeError: if they differ
     """
     rewards = []
-    for kind in ("dummy", "batched"):
+    for kind in ("supersuit", "batched"):
         env = make_joint_vec_env(matrix_game_v0.parallel_env, n_envs=2, vec_env=kind)
         env.seed(0)
         env.reset()
