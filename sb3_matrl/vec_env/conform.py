@@ -60,7 +60,14 @@ def outcome_of(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     :return: observations, rewards, terminations, truncations and infos
     :raises ValueError: if the form is wrong; the message says what is expected
     """
-    if not (isinstance(result, tuple) and len(result) == 5 and all(isinstance(part, _DICTS) for part in result[:4])):
+    if not (
+        isinstance(result, tuple)
+        and len(result) == 5
+        and isinstance(result[0], _DICTS)
+        and isinstance(result[1], _DICTS)
+        and isinstance(result[2], _DICTS)
+        and isinstance(result[3], _DICTS)
+    ):
         raise ValueError(
             "step() must return five dicts keyed by agent: observations, rewards, terminations, truncations, infos"
         )
@@ -194,7 +201,7 @@ class Life:
         :return: agents that ended in this step
         :raises ValueError: if an agent vanished without an end, returned after its end, or is unknown
         """
-        ended = [agent for agent in self.live if any(self.flags(agent, terminations, truncations))]
+        ended = [agent for agent in self.live if True in self.flags(agent, terminations, truncations)]
         if listed != self.live or ended:
             self._follow(listed, ended)
         return ended

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from sb3_matrl.vec_env.episodes import Episodes, check_seeds
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault, EnvDataError, EnvError, WorkerLost
 from sb3_matrl.vec_env.masks import ActionMasks
 from sb3_matrl.vec_env.spaces import row_of
-from sb3_matrl.vec_env.step import JointObservation, JointStep, Transition
+from sb3_matrl.vec_env.step import JointObservation, JointStep
 from sb3_matrl.vec_env.value_checks import ActionCheck, ObservationCheck, check_rewards
 
 T = TypeVar("T")
@@ -265,10 +264,18 @@ class JointVecEnv(VecEnv):
         self._running = True
         infos = self._infos(step)
         self.alive, self.acting = step.alive, step.acting
-        shared = {field.name: getattr(step, field.name) for field in fields(Transition)}
-        shared["rewards"] = step.rewards.astype(np.float32)
-        shared["observations"] = self._by_agent(step.observations)
-        self.last_step = JointStep(**shared, action_masks=self.action_masks, infos=infos)
+        self.last_step = JointStep(
+            observations=self._by_agent(step.observations),
+            rewards=step.rewards.astype(np.float32),
+            terminated=step.terminated,
+            truncated=step.truncated,
+            alive=step.alive,
+            acting=step.acting,
+            dones=step.dones,
+            final_observations=step.final_observations,
+            action_masks=self.action_masks,
+            infos=infos,
+        )
         return self.last_step.observations, self.last_step.rewards, step.dones, infos
 
     def _check(self, step: BackendStep) -> dict[str, np.ndarray]:
@@ -284,7 +291,9 @@ class JointVecEnv(VecEnv):
         self._check_observations(step.observations, step.alive, now)
         if step.final_observations is not None:
             self._check_observations(step.final_observations, step.terminated | step.truncated, after_step)
-        infos = {copy: infos for copy, infos in step.infos.items() if not step.dones[copy]} | step.reset_infos
+        infos = step.infos
+        if step.dones.any():
+            infos = {copy: infos for copy, infos in step.infos.items() if not step.dones[copy]} | step.reset_infos
         return self._masks.read(step.observations, step.acting, infos, now)
 
     def _with_context(self, call: Callable[..., T], *arguments: Any) -> T:
@@ -318,7 +327,7 @@ class JointVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for copy, agent_infos in step.infos.items():
             self._with_agents(infos[copy], agent_infos)
-        for copy in np.flatnonzero(step.dones).tolist():
+        for copy in np.flatnonzero(step.dones).tolist() if step.dones.any() else ():
             self.reset_infos[copy] = self._with_agents({}, step.reset_infos.get(copy))
             infos[copy].update(self._final_info(step, copy))
         return infos

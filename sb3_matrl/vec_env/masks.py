@@ -135,7 +135,7 @@ class MaskReader:
         :param info: info of the agent
         :return: name of the mask, not yet checked; ``None`` if there is none, for a reason that :attr:`problem` may give
         """
-        if self.info_name is None and not _NAMES.isdisjoint(info):
+        if self.info_name is None:
             self.info_name = next((name for name in MASK_NAMES if name in info and self._is_mask(name, info[name])), None)
         return self.info_name if self.info_name in info else None
 
@@ -287,8 +287,10 @@ class ActionMasks:
             (copy, agent, info[name])
             for copy, agent_infos in infos.items()
             for agent, info in agent_infos.items()
-            if (name := self._name_in(agent, info, acting[copy])) is not None
+            if not _NAMES.isdisjoint(info) and (name := self._name_in(agent, info, acting[copy])) is not None
         ]
+        if not entries and not self._from_infos:
+            return {}
         agents = dict.fromkeys([*self._from_infos, *(agent for _, agent, _ in entries)])
         masks = {agent: np.ones((self.num_envs, self._readers[agent].size), dtype=bool) for agent in agents}
         for copy, agent, mask in entries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,17 @@ def bounds_of(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
     return space.low, space.high
 
 
-def _accepted_range(leaf: Leaf, check_bounds: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds with a tolerance for rounding; infinite bounds are replaced by the largest finite numbers."""
+def _accepted_range(leaf: Leaf, check_bounds: bool) -> tuple[Any, Any]:
+    """
+    Bounds with a tolerance for rounding; infinite bounds are replaced by the largest finite numbers.
+
+    :return: one number each if all elements of the leaf have the same bound, otherwise arrays
+    """
+    low, high = _bounds_with_tolerance(leaf, check_bounds)
+    return _scalar_if_uniform(low), _scalar_if_uniform(high)
+
+
+def _bounds_with_tolerance(leaf: Leaf, check_bounds: bool) -> tuple[np.ndarray, np.ndarray]:
     low, high = bounds_of(leaf)
     if leaf.dtype.kind == "b":
         return np.asarray(0), np.asarray(1)
@@ -58,6 +67,63 @@ def _scalar_if_uniform(bound: np.ndarray) -> Any:
     return bound.flat[0].item() if bound.size and (bound == bound.flat[0]).all() else bound
 
 
+class QuickCheck:
+    """
+    Finds out with few operations whether all values of several arrays are within bounds.
+
+    Arrays of the same dtype and with the same uniform bounds are checked together.
+
+    :param ranges: dtype, lowest and highest value of each array: numbers, or arrays that broadcast against its rows
+    """
+
+    def __init__(self, ranges: Sequence[tuple[np.dtype[Any], Any, Any]]) -> None:
+        together: dict[tuple[np.dtype[Any], Any, Any], list[int]] = {}
+        self._others: list[tuple[int, Any, Any]] = []
+        for position, (dtype, low, high) in enumerate(ranges):
+            if isinstance(low, np.ndarray) or isinstance(high, np.ndarray):
+                self._others.append((position, low, high))
+            elif not _covers(dtype, low, high):
+                together.setdefault((dtype, low, high), []).append(position)
+        self._together = [(low, high, positions) for (_, low, high), positions in together.items()]
+
+    def __call__(self, arrays: Sequence[np.ndarray]) -> bool:
+        """
+        Check all arrays.
+
+        :param arrays: one array per range
+        :return: whether no value is NaN or out of bounds
+        """
+        for low, high, positions in self._together:
+            if not _within([arrays[position] for position in positions], low, high):
+                return False
+        for position, low, high in self._others:
+            values = arrays[position]
+            if not ((values >= low) & (values <= high)).all():
+                return False
+        return True
+
+
+_JOINED_BYTES = 2**16  # larger arrays are not copied for a common check
+
+
+def _covers(dtype: np.dtype[Any], low: Any, high: Any) -> bool:
+    """Whether bounds exclude no value of an integer dtype."""
+    if dtype.kind not in "iu":
+        return False
+    info = np.iinfo(dtype)
+    return bool(low <= info.min and info.max <= high)
+
+
+def _within(arrays: list[np.ndarray], low: Any, high: Any) -> bool:
+    if len(arrays) > 1 and len(arrays) * arrays[0].nbytes <= _JOINED_BYTES:
+        arrays = [np.concatenate(arrays, axis=None)]
+    # NaN is the minimum and fails the comparison.
+    return all(
+        values.size == 0 or (low <= np.minimum.reduce(values, axis=None) and np.maximum.reduce(values, axis=None) <= high)
+        for values in arrays
+    )
+
+
 class ValueCheck:
     """
     Checks that one leaf of one agent's observations is finite and within its bounds, in all copies at once.
@@ -70,9 +136,7 @@ class ValueCheck:
     def __init__(self, agent: str, leaf: Leaf, check_bounds: bool) -> None:
         self.agent = agent
         self.leaf = leaf
-        low, high = _accepted_range(leaf, check_bounds)
-        self.low, self.high = _scalar_if_uniform(low), _scalar_if_uniform(high)
-        self.uniform = not isinstance(self.low, np.ndarray) and not isinstance(self.high, np.ndarray)
+        self.low, self.high = _accepted_range(leaf, check_bounds)
 
     def __call__(self, values: np.ndarray, rows: np.ndarray, when: When) -> None:
         """
@@ -83,11 +147,6 @@ class ValueCheck:
         :param when: time of each copy, for the message
         :raises DataFault: on an invalid value; names copy, agent, index and value
         """
-        if values.size == 0:
-            return
-        # Fast path: NaN fails every comparison, so checking the extremes suffices.
-        if self.uniform and self.low <= values.min() and values.max() <= self.high:
-            return
         bad = ~((values >= self.low) & (values <= self.high)) & rows.reshape(-1, *[1] * (values.ndim - 1))
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -120,6 +179,7 @@ class ObservationCheck:
             for leaf in leaves_of(space)
             if check_bounds or leaf.dtype.kind == "f"
         ]
+        self._passes = QuickCheck([(check.leaf.dtype, check.low, check.high) for *_, check in self._checks])
 
     def __call__(self, observations: JointObservation, rows: np.ndarray, when: When) -> None:
         """
@@ -130,8 +190,10 @@ class ObservationCheck:
         :param when: time of each copy, for the message
         :raises DataFault: on an invalid value; names copy, agent, index and value
         """
-        for column, agent, key, check in self._checks:
-            values = observations[agent] if key is None else observations[agent][key]
+        arrays = [observations[agent] if key is None else observations[agent][key] for _, agent, key, _ in self._checks]
+        if self._passes(arrays):
+            return
+        for (column, _, _, check), values in zip(self._checks, arrays, strict=True):
             check(values, rows[:, column], when)
 
 
@@ -219,6 +281,8 @@ class ActionRangeCheck:
         for agent, space in action_spaces.items():
             leaf = leaves_of(space)[0]
             self._ranges[agent] = _accepted_range(leaf, check_bounds=leaf.dtype.kind != "f")
+        dtypes = [np.dtype(space.dtype) for space in action_spaces.values()]
+        self._passes = QuickCheck([(dtype, *bounds) for dtype, bounds in zip(dtypes, self._ranges.values(), strict=True)])
 
     def __call__(self, actions: dict[str, np.ndarray], acting: np.ndarray) -> None:
         """
@@ -228,6 +292,8 @@ class ActionRangeCheck:
         :param acting: bool (num_envs, n_agents)
         :raises ValueError: on an invalid action; names copy, agent and action
         """
+        if self._passes([actions[agent] for agent in self._ranges]):
+            return
         for column, (agent, (low, high)) in enumerate(self._ranges.items()):
             values = actions[agent]
             good = (values >= low) & (values <= high)
