@@ -5,7 +5,7 @@ Trajectories are those of :class:`~sb3_matrl.envs.mamujoco.MultiAgentMujoco`, bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ class MujocoCore(BatchedCore):
         self._library = make_library(arguments)
         plan = _plan(self._library)
         self._rules, self._order, self._state = plan.rules, plan.order, plan.state
-        self._view = _joined(list(plan.views.values()))
+        self._view, self._view_parts = _joined(plan.views)
         self.num_envs = num_envs
         self.metadata = self._library.metadata
         self.possible_agents = list(plan.views)
@@ -264,12 +264,8 @@ class MujocoCore(BatchedCore):
 
     def observations(self) -> dict[str, np.ndarray]:
         """Observation of every agent: float32 (num_envs, size)."""
-        values, start, observations = self._view(self._rows), 0, {}
-        for agent, space in self.observation_spaces.items():
-            stop = start + space.shape[0]
-            observations[agent] = values[:, start:stop].astype(np.float32)
-            start = stop
-        return observations
+        values = self._view(self._rows)
+        return {agent: values[:, part].astype(np.float32) for agent, part in self._view_parts.items()}
 
     def state(self) -> np.ndarray:
         """Global state, the observation of gymnasium's single agent: float32 (num_envs, state size)."""
@@ -358,6 +354,8 @@ class MujocoCore(BatchedCore):
         self._robot.close()
 
 
-def _joined(views: Sequence[Selection]) -> Selection:
-    """Selection of all numbers of several selections, one after the other."""
-    return Selection(*(np.concatenate([getattr(view, name) for view in views]) for name in ("index", "low", "high")))
+def _joined(views: Mapping[str, Selection]) -> tuple[Selection, dict[str, slice]]:
+    """Selection of the numbers of all agents, one agent after the other, and the numbers of each agent."""
+    columns = (np.concatenate([getattr(view, name) for view in views.values()]) for name in ("index", "low", "high"))
+    stops = np.cumsum([len(view.index) for view in views.values()]).tolist()
+    return Selection(*columns), dict(zip(views, map(slice, [0, *stops], stops), strict=True))

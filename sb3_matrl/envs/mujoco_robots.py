@@ -79,7 +79,8 @@ class RobotRules(ABC):
 
     def _velocity(self, motion: Motion) -> np.ndarray:
         """Velocity of the place, (num_envs, axes)."""
-        return (motion.after - motion.before) / self._dt
+        velocity: np.ndarray = (motion.after - motion.before) / self._dt
+        return velocity
 
     def _control_cost(self, motion: Motion) -> np.ndarray:
         cost: np.ndarray = self._robot._ctrl_cost_weight * np.add.reduce(np.square(motion.controls), axis=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,18 +108,17 @@ def find_selections(library: Library, keep: Sequence[str]) -> tuple[list[str], d
     row = Row(library.robot.data, _SOURCES)
     with np.errstate(all="ignore"):
         state = _probed("the global state", row, lambda data: _state(library.robot, data))
-        views = [_probed(agent, row, _view(library, index, state)) for index, agent in enumerate(library.env.possible_agents)]
+        views = [_probed(agent, row, _view(library, index)) for index, agent in enumerate(library.env.possible_agents)]
     names, (state, *views) = row.narrowed(keep, [state, *views])
     return names, dict(zip(library.env.possible_agents, views, strict=True)), state
 
 
-def _view(library: Library, index: int, state: Selection) -> Callable[[Any], np.ndarray]:
+def _view(library: Library, index: int) -> Callable[[Any], np.ndarray]:
     """Function that computes an agent's observation from MuJoCo's data."""
-    from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs
-
     env = library.env
     if env.agent_obsk is None:
         return lambda data: _state(library.robot, data)
+    build_obs = import_module(f"{PACKAGE}.obsk").build_obs
     return lambda data: np.asarray(
         build_obs(data, env.k_dicts[index], env.local_categories, env.mujoco_globals, env.global_categories)
     )
