@@ -6,6 +6,7 @@ The losses are pure functions of tensors; :func:`best_respond` runs the gradient
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from sb3_matrl.common.argument_checks import check_range
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.on_policy.batch import AgentBatch, evaluate, live_part, minibatches, take_rows
+from sb3_matrl.on_policy.joint_updates import LearnerStack
+from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,25 +109,78 @@ def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
     return (th.exp(log_ratio) - 1.0 - log_ratio).mean()
 
 
-def best_respond(
-    policy: ActorCriticPolicy,
-    optimizer: th.optim.Optimizer,
-    batch: AgentBatch,
-    weights: th.Tensor,
-    config: BestResponseConfig,
-    rng: np.random.Generator,
-) -> BestResponseStats:
+@dataclass(frozen=True)
+class BestResponse:
     """
-    A few weighted, clipped policy-gradient steps on the agent's own rollout.
+    What one learner's best response starts from.
 
     :param policy: policy at the start of the best response; changed in place
     :param optimizer: optimiser of the best response, over ``policy.parameters()``
     :param batch: rollout of the agent, (B, ...)
     :param weights: (B,), clipped importance weights of the other agents
     :param config: settings
+    """
+
+    policy: ActorCriticPolicy
+    optimizer: th.optim.Optimizer
+    batch: AgentBatch
+    weights: th.Tensor
+    config: BestResponseConfig
+
+
+def best_respond_together(
+    stack: LearnerStack, tasks: Sequence[BestResponse], rng: np.random.Generator
+) -> list[BestResponseStats]:
+    """
+    The best responses of the learners of a stack, as :func:`best_respond` one by one.
+
+    :param stack: learners with like networks
+    :param tasks: best response of each learner
+    :param rng: random generator of the minibatches
+    :return: means over the gradient steps, of each learner
+    """
+    epochs = []
+    for task in tasks:
+        task.policy.set_training_mode(True)
+        n_epochs = task.config.br_n_epochs if bool(task.batch.mask.any()) else 0
+        epochs.append([list(minibatches(task.batch, task.config.batch_size, rng)) for _ in range(n_epochs)])
+    batch = stack.batch([task.batch for task in tasks], [task.weights for task in tasks])
+    optimizers = [task.optimizer for task in tasks]
+    records = stack.kernel.update(optimizers, batch, epochs, [_step_settings(task) for task in tasks])
+    return list(map(_stats_of_steps, records))
+
+
+def _step_settings(task: BestResponse) -> StepSettings:
+    config, (group,) = task.config, task.optimizer.param_groups
+    group["lr"] = config.br_learning_rate
+    names = {field.name for field in fields(StepSettings)} & {field.name for field in fields(config)}
+    return StepSettings(
+        **{name: getattr(config, name) for name in names},
+        learning_rate=config.br_learning_rate,
+        betas=group["betas"],
+        eps=group["eps"],
+        kl_coef=config.br_kl_coef,
+    )
+
+
+def _stats_of_steps(record: StepRecord) -> BestResponseStats:
+    """Means over the minibatches that a step followed."""
+    n_steps = len(record.epochs) - int(record.stopped)
+    if not n_steps:
+        return BestResponseStats(0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    losses = (record.policy_loss, record.value_loss, record.entropy, record.clip_fraction, record.approx_kl)
+    return BestResponseStats(*(float(one[:n_steps].mean()) for one in losses), n_steps)
+
+
+def best_respond(task: BestResponse, rng: np.random.Generator) -> BestResponseStats:
+    """
+    A few weighted, clipped policy-gradient steps on the agent's own rollout.
+
+    :param task: the learner's best response
     :param rng: random generator of the minibatches
     :return: means over the gradient steps
     """
+    policy, optimizer, batch, weights, config = task.policy, task.optimizer, task.batch, task.weights, task.config
     policy.set_training_mode(True)
     for group in optimizer.param_groups:
         group["lr"] = config.br_learning_rate

@@ -19,7 +19,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.argument_checks import check_range
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
-from sb3_matrl.matrl.best_response import BestResponseConfig, BestResponseStats, best_respond, clip_weights
+from sb3_matrl.matrl.best_response import (
+    BestResponse,
+    BestResponseConfig,
+    BestResponseStats,
+    best_respond,
+    best_respond_together,
+    clip_weights,
+)
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.mixture import (
     blend_logits,
@@ -38,10 +45,10 @@ from sb3_matrl.on_policy.batch import (
     actor_parameter_names,
     agent_batch,
     chunks,
-    log_prob_and_distribution,
     take_rows,
 )
 from sb3_matrl.on_policy.buffers import install_masked_buffer
+from sb3_matrl.on_policy.joint_updates import JointUpdates
 from sb3_matrl.utils.distributions import ActionDistribution, rows_of_distribution
 from sb3_matrl.utils.suggest import unknown
 
@@ -138,7 +145,8 @@ class MATRLCoordinator:
     :param rng: random generator for equilibria, solver restarts and minibatches; ``None`` for a fresh one
     :param group_sizes: name -> number of agents that share the learner, whose buffer has one block of env copies for each of
         them; 1 for all if ``None``
-    :raises ValueError: if the solver does not apply to this number of learners
+    :param backend: code that takes the gradient steps, see :class:`~sb3_matrl.on_policy.joint_updates.JointUpdates`
+    :raises ValueError: if the solver does not apply to this number of learners, or the backend is unknown
     """
 
     def __init__(
@@ -147,11 +155,13 @@ class MATRLCoordinator:
         config: CoordinatorConfig,
         rng: np.random.Generator | None = None,
         group_sizes: Mapping[str, int] | None = None,
+        backend: str = "sb3",
     ) -> None:
         self.learners = dict(learners)
         self.group_sizes = {name: (group_sizes or {}).get(name, 1) for name in self.learners}
         for learner in self.learners.values():
             install_masked_buffer(learner)
+        self.joint = JointUpdates(self.learners, backend)
         self.config = config
         check_applicable(self.config.solver, len(self.learners))
         self.rng = np.random.default_rng() if rng is None else rng
@@ -197,23 +207,24 @@ class MATRLCoordinator:
         for name, learner in self.learners.items():
             check_parameters(name, learner.policy, (learner.policy.optimizer, self.optimizers[name]), when)
 
-    def _snapshot(self, name: str, batch: AgentBatch) -> _Snapshot:
-        policy = self.learners[name].policy
-        named = dict(policy.named_parameters())
-        parameters = {key: named[key].detach().clone() for key in self._actor_names[name]}
-        log_prob, distribution = log_prob_and_distribution(policy, batch)
-        return _Snapshot(parameters, distribution, log_prob)
+    def _snapshots(self, batches: Mapping[str, AgentBatch]) -> list[_Snapshot]:
+        """The learners' policies at this moment, in their order."""
+        snapshots, evaluated = [], self.joint.log_probs_and_distributions(batches)
+        for name, learner in self.learners.items():
+            named = dict(learner.policy.named_parameters())
+            parameters = {key: named[key].detach().clone() for key in self._actor_names[name]}
+            log_prob, distribution = evaluated[name]
+            snapshots.append(_Snapshot(parameters, distribution, log_prob))
+        return snapshots
 
     def _predict(self) -> _Prediction:
         """Step 2 of Algorithm 1: every agent's own SB3 update against the others' current policies (Eq. 2)."""
         batches = [agent_batch(learner) for learner in self.learners.values()]
-        pairs = list(zip(self.learners, batches, strict=True))
-        current = [self._snapshot(name, batch) for name, batch in pairs]
-        for learner in self.learners.values():
-            if learner.rollout_buffer.can_train:  # type: ignore[attr-defined]  # SB3's train() fails without any row
-                learner.train()
+        by_name = dict(zip(self.learners, batches, strict=True))
+        current = self._snapshots(by_name)
+        self.joint.train(by_name)
         self._check_parameters("after the predicted step")
-        predicted = [self._snapshot(name, batch) for name, batch in pairs]
+        predicted = self._snapshots(by_name)
         changes = [new.log_prob - batch.old_log_prob for new, batch in zip(predicted, batches, strict=True)]
         log_ratios = self._columns([th.where(b.mask, change, 0.0) for b, change in zip(batches, changes, strict=True)])
         ratios = th.exp(log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
@@ -288,12 +299,16 @@ class MATRLCoordinator:
         """Step 6: every agent's clipped, weighted steps against the aggregated policies of the others (Eq. 6)."""
         if not self.config.best_response:
             return {}
-        stats = {}
+        tasks = {}
         for i, (name, learner) in enumerate(self.learners.items()):
             batch, config = prediction.batches[i], configs[name]
             column = clip_weights(weights[:, i], config.br_clip_range).to(batch.advantages).repeat(self.group_sizes[name])
-            stats[name] = best_respond(learner.policy, self.optimizers[name], batch, column, config, self.rng)
-        return stats
+            tasks[name] = BestResponse(learner.policy, self.optimizers[name], batch, column, config)
+        stacks, rest = self.joint.usable()
+        stats = {name: best_respond(tasks[name], self.rng) for name in rest}
+        for one in stacks:
+            stats |= zip(one.names, best_respond_together(one, [tasks[name] for name in one.names], self.rng), strict=True)
+        return {name: stats[name] for name in self.learners}
 
     def _report(
         self,
@@ -322,10 +337,11 @@ class MATRLCoordinator:
     def _distances(self, prediction: _Prediction) -> dict[str, Any]:
         """Mean KL divergences of the predicted and of the next policies from the current ones, (n,) each."""
         kl_predicted, kl_next = [], []
-        for i, learner in enumerate(self.learners.values()):
+        evaluated = self.joint.log_probs_and_distributions(dict(zip(self.learners, prediction.batches, strict=True)))
+        for i, name in enumerate(self.learners):
             batch, current = prediction.batches[i], prediction.current[i].distribution
             kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch))
-            following = log_prob_and_distribution(learner.policy, batch)[1]
+            following = evaluated[name][1]
             kl_next.append(_over_live(kl(current, following), batch))
         return {"kl_predicted": np.array(kl_predicted), "kl_next": np.array(kl_next)}
 

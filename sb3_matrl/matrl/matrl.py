@@ -98,6 +98,9 @@ class MATRL(MultiAgentAlgorithm):
     :param distill_steps: Adam steps of ``aggregation="distill"``
     :param on_nan: NaN or infinite numbers in a rollout or an update end the training (``"stop"``), or that update alone is
         skipped (``"skip"``); either way all agents stay as they were before it
+    :param backend: code that acts and takes the gradient steps: ``"sb3"`` is SB3's own, agent by agent and equal to it to the
+        last bit; ``"torch"`` computes agents with like networks together, equal up to rounding; ``"auto"`` is ``"torch"``
+        for two or more alike agents and ``"sb3"`` for all others, see the page "Speed"
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -161,6 +164,7 @@ class MATRL(MultiAgentAlgorithm):
         payoff_clip_range: float | None = 0.2,
         distill_steps: int = 10,
         on_nan: str = "stop",
+        backend: str = "auto",
     ) -> None:
         self.report: MetaGameReport | None = None
         super().__init__(locals())
@@ -196,6 +200,7 @@ class MATRL(MultiAgentAlgorithm):
             self._config,
             np.random.default_rng(np.random.SeedSequence(self.seed).spawn(1)[0]),
             {name: len(agents) for name, agents in self.team.members.items()},
+            self.arguments["backend"],
         )
 
     @property

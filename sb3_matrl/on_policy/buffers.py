@@ -117,13 +117,25 @@ class MaskedRolloutMixin:
         if is_recurrent(self):
             yield from self._masked_sequences(batch_size)
             return
+        for rows in self.minibatches(batch_size):
+            yield self._get_samples(rows)
+
+    def minibatches(self: Any, batch_size: int | None = None) -> list[np.ndarray]:
+        """
+        Rows of the minibatches of one epoch, in the random order that SB3's :meth:`get` would draw.
+
+        :param batch_size: rows per minibatch; all rows if ``None``
+        :return: indices of the flattened rows in which the agent acted
+        """
+        if self.mask.all():
+            order = np.random.permutation(self.buffer_size * self.n_envs)
+            return np.split(order, range(batch_size or len(order), len(order), batch_size or len(order)))
         order = np.random.permutation(np.flatnonzero(self.flat_mask()))
         step = batch_size or max(len(order), 1)
         starts = list(range(0, len(order), step))
         if len(starts) > 1 and len(order) - starts[-1] < self._least_rows:
             starts.pop()  # the last row joins the minibatch before it
-        for start, end in pairwise([*starts, len(order)]):
-            yield self._get_samples(order[start:end])
+        return [order[start:end] for start, end in pairwise([*starts, len(order)])]
 
     def _masked_sequences(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
         """Sequences with all their rows, for the hidden states; rows in which the agent did not act count as padding."""

@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.matrl.best_response import (
+    BestResponse,
     BestResponseConfig,
     BestResponseStats,
     approximate_kl,
@@ -85,7 +86,7 @@ def respond(learner, config, weights=None, seed=0, batch=None, optimizer=None):
     batch = agent_batch(learner) if batch is None else batch
     weights = th.ones(len(batch.mask)) if weights is None else weights
     optimizer = learner.policy.optimizer if optimizer is None else optimizer
-    return best_respond(learner.policy, optimizer, batch, weights, config, np.random.default_rng(seed))
+    return best_respond(BestResponse(learner.policy, optimizer, batch, weights, config), np.random.default_rng(seed))
 
 
 def parameters_of(learner):

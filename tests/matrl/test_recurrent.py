@@ -15,7 +15,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.agents import Position, SpacesVecEnv
-from sb3_matrl.matrl.best_response import BestResponseConfig, best_respond
+from sb3_matrl.matrl.best_response import BestResponse, BestResponseConfig, best_respond
 from sb3_matrl.on_policy.batch import AgentBatch, agent_batch, evaluate, minibatches, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.learners import build_learner
@@ -225,7 +225,8 @@ def test_one_best_response_step_equals_the_slow_loop() -> None:
         target_kl=None,
     )
     before = {name: value.detach().clone() for name, value in policy.named_parameters()}
-    stats = best_respond(policy, th.optim.SGD(policy.parameters(), lr=1.0), batch, weights, config, np.random.default_rng(0))
+    task = BestResponse(policy, th.optim.SGD(policy.parameters(), lr=1.0), batch, weights, config)
+    stats = best_respond(task, np.random.default_rng(0))
     assert stats.n_updates == 1
     moved = dict(policy.named_parameters())
     assert any("lstm_actor" in name for name in expected)

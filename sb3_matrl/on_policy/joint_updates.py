@@ -1,0 +1,268 @@
+"""Updates of all learners, those with like networks at once: which learners are stacked, and their batches as stacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import explained_variance
+from torch.distributions import Categorical, Normal
+
+from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
+from sb3_matrl.stacked.lockstep import Lockstep, StepRecord, StepSettings
+from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
+from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, hook_obstacle, obstacle
+from sb3_matrl.stacked.storage import Stack
+from sb3_matrl.utils.distributions import ActionDistribution
+from sb3_matrl.utils.suggest import unknown
+
+BACKENDS = ("auto", "sb3", "torch")
+# Larger stacks do not fit into a core's cache, and smaller networks would wait for the largest one.
+MAX_LEARNERS = 16
+# One row of a stack may have at most this many times the features of another one.
+_MAX_PADDING = 2.0
+
+
+class LearnerStack:
+    """
+    Learners with like networks, which are updated and act together.
+
+    :param names: names of the learners
+    :param learners: the learners, with as many rows in their rollouts
+    """
+
+    def __init__(self, names: Sequence[str], learners: Sequence[OnPolicyAlgorithm]) -> None:
+        self.names = tuple(names)
+        self.learners = list(learners)
+        self.stack = Stack([learner.policy for learner in learners])
+        self.kernel = Lockstep(self.stack)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Reason why the stack cannot be used at present, or ``None``."""
+        reasons = (hook_obstacle(learner.policy) for learner in self.learners)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def features(self, batches: Sequence[AgentBatch]) -> th.Tensor:
+        """
+        Observations as the networks take them.
+
+        :param batches: batch of each learner
+        :return: (n, B, n_inputs), zeros where a learner has fewer features
+        """
+        out = th.zeros(
+            len(batches), len(batches[0].mask), self.stack.n_inputs, dtype=self.stack.dtype, device=self.stack.device
+        )
+        for row, learner, batch in zip(out, self.learners, batches, strict=True):
+            policy: Any = learner.policy
+            features = policy.extract_features(batch.observations, policy.features_extractor)
+            row[:, : features.shape[1]] = features
+        return out
+
+    def batch(self, batches: Sequence[AgentBatch], weights: Sequence[th.Tensor] | None = None) -> StackedBatch:
+        """
+        Rollouts of the learners as one batch.
+
+        :param batches: batch of each learner
+        :param weights: weights of the surrogate losses, (B,) each; 1 if ``None``
+        """
+        dtype = self.stack.dtype
+        names = ("old_log_prob", "old_values", "advantages", "returns")
+        columns = {name: th.stack([getattr(batch, name) for batch in batches]).to(dtype) for name in names}
+        columns["weights"] = th.ones_like(columns["returns"]) if weights is None else th.stack(list(weights)).to(dtype)
+        shape = (len(batches), len(batches[0].mask))
+        actions = th.zeros(*shape, self.kernel.head.action_size, dtype=dtype, device=self.stack.device)
+        for row, batch in zip(actions, batches, strict=True):
+            own = batch.actions.reshape(shape[1], -1)
+            row[:, : own.shape[1]] = own
+        return StackedBatch(self.features(batches), actions, Columns(**columns), self._masks(batches))
+
+    def _masks(self, batches: Sequence[AgentBatch]) -> th.Tensor | None:
+        if batches[0].action_masks is None:
+            return None
+        shape = (len(batches), len(batches[0].mask), self.stack.n_outputs)
+        masks = th.zeros(*shape, dtype=th.bool, device=self.stack.device)
+        for row, batch in zip(masks, batches, strict=True):
+            assert batch.action_masks is not None
+            row[:, : batch.action_masks.shape[1]] = batch.action_masks > 0.5
+        return masks
+
+    def log_probs_and_distributions(self, batches: Sequence[AgentBatch]) -> list[tuple[th.Tensor, ActionDistribution]]:
+        """
+        Log-densities of the batches' actions, (B,) each, and the action distributions.
+
+        :param batches: batch of each learner
+        """
+        with th.no_grad():
+            batch, n = self.batch(batches), len(batches)
+            rows = self.stack.parameters().unflatten(0, (n, 2))[:, 0]
+            outputs = self.kernel.passes.forward(rows, batch.features)[-1]
+            log_std = rows[:, self.stack.log_std]
+            log_probs, _, _ = self.kernel.head.evaluate(outputs, log_std, batch.masks, batch.actions)
+            legal = outputs if batch.masks is None else outputs.masked_fill(~batch.masks, -1e8)
+            shapes = self.stack.shapes
+            return [(log_probs[i], _distribution(legal[i], log_std[i], shapes[i])) for i in range(n)]
+
+
+def _distribution(outputs: th.Tensor, log_std: th.Tensor, shape: Perceptron) -> ActionDistribution:
+    size = sum(shape.outputs)
+    if not shape.discrete:
+        mean = outputs[:, :size]
+        return Normal(mean, log_std[:size].exp().expand_as(mean), validate_args=False)
+    parts = [Categorical(logits=part, validate_args=False) for part in outputs[:, :size].split(shape.outputs, dim=1)]
+    return parts if len(parts) > 1 else parts[0]
+
+
+class JointUpdates:
+    """
+    The learners of a model, as stacks and one by one.
+
+    :param learners: name -> learner
+    :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` stacks all that can be;
+        ``"auto"`` stacks those of which there are at least two alike, so that a single learner equals SB3's to the last bit
+    :raises ValueError: if the backend is unknown
+    """
+
+    def __init__(self, learners: Mapping[str, OnPolicyAlgorithm], backend: str) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(unknown("backend", str(backend), BACKENDS))
+        self.learners = dict(learners)
+        self.backend = backend
+        #: name -> reason why the learner is not stacked
+        self.obstacles: dict[str, str] = {}
+        self.stacks = [] if backend == "sb3" else self._stacks(2 if backend == "auto" else 1)
+
+    def _stacks(self, least: int) -> list[LearnerStack]:
+        groups: dict[Any, list[str]] = {}
+        for name, learner in self.learners.items():
+            reason = obstacle(learner)
+            if reason is not None:
+                self.obstacles[name] = reason
+            else:
+                groups.setdefault(_kind(learner), []).append(name)
+        stacks = []
+        for names in groups.values():
+            if len(names) < least:
+                self.obstacles |= dict.fromkeys(names, "no other learner is like it")
+                continue
+            parts = np.array_split(np.array(names, dtype=object), math.ceil(len(names) / MAX_LEARNERS))
+            stacks += [LearnerStack(part.tolist(), [self.learners[name] for name in part]) for part in parts]
+        return stacks
+
+    def describe(self) -> str:
+        """How the learners are updated, in one line."""
+        parts = [f"{len(one.names)} learners as one stack ({', '.join(one.names)})" for one in self.stacks]
+        alone = [name for name in self.learners if all(name not in one.names for one in self.stacks)]
+        if alone:
+            reasons = "; ".join(sorted({self.obstacles[name] for name in alone if name in self.obstacles}))
+            parts.append(f"one by one, as SB3: {', '.join(alone)}{f' ({reasons})' if reasons else ''}")
+        return f"backend {self.backend!r}: {'; '.join(parts)}"
+
+    def usable(self) -> tuple[list[LearnerStack], list[str]]:
+        """Stacks that can be used at present, and the names of all other learners."""
+        stacks = [one for one in self.stacks if one.obstacle is None]
+        stacked = {name for one in stacks for name in one.names}
+        return stacks, [name for name in self.learners if name not in stacked]
+
+    def train(self, batches: Mapping[str, AgentBatch]) -> None:
+        """
+        The predicted step: every learner's own update, SB3's ``train``.
+
+        :param batches: name -> the learner's rollout, whose buffer has been flattened
+        """
+        stacks, rest = self.usable()
+        for name in rest:
+            learner = self.learners[name]
+            if learner.rollout_buffer.can_train:  # type: ignore[attr-defined]  # SB3's train() fails without any row
+                learner.train()
+        for one in stacks:
+            _train_stack(one, [batches[name] for name in one.names])
+
+    def log_probs_and_distributions(self, batches: Mapping[str, AgentBatch]) -> dict[str, tuple[th.Tensor, ActionDistribution]]:
+        """
+        Log-densities of the batches' actions, (B,) each, and action distributions, in evaluation mode and without gradients.
+
+        :param batches: name -> batch of the learner
+        """
+        stacks, rest = self.usable()
+        found = {name: log_prob_and_distribution(self.learners[name].policy, batches[name]) for name in rest}
+        for one in stacks:
+            found |= dict(zip(one.names, one.log_probs_and_distributions([batches[name] for name in one.names]), strict=True))
+        return found
+
+
+def _kind(learner: Any) -> tuple[Any, ...]:
+    """Learners of the same kind can be in one stack."""
+    shape = describe_perceptron(learner.policy)
+    several = shape.outputs if shape.discrete and len(shape.outputs) > 1 else ()
+    return (
+        *(type(learner), learner.device, shape.hidden, shape.activation, shape.slope, shape.discrete, shape.dtype, several),
+        *(learner.n_steps * learner.n_envs, learner.n_epochs, learner.batch_size),
+        math.floor(math.log(shape.inputs, _MAX_PADDING)),
+    )
+
+
+def _train_stack(one: LearnerStack, batches: Sequence[AgentBatch]) -> None:
+    """What ``PPO.train`` and ``MaskablePPO.train`` do, for all learners of a stack."""
+    epochs, settings = [], []
+    for learner in one.learners:
+        ppo: Any = learner
+        ppo.policy.set_training_mode(True)
+        ppo._update_learning_rate(ppo.policy.optimizer)
+        settings.append(_ppo_settings(ppo))
+        can_train = ppo.rollout_buffer.can_train
+        drawn = [ppo.rollout_buffer.minibatches(ppo.batch_size) if can_train else [] for _ in range(ppo.n_epochs)]
+        epochs.append([_whole(epoch, len(batches[0].mask)) for epoch in drawn])
+    optimizers = [learner.policy.optimizer for learner in one.learners]
+    records = one.kernel.update(optimizers, one.batch(batches), epochs, settings)
+    for learner, record, step in zip(one.learners, records, settings, strict=True):
+        if len(record.epochs):
+            _log_training(learner, record, step)
+
+
+def _whole(epoch: list[np.ndarray], n_rows: int) -> Epoch:
+    """One minibatch of all rows needs no order, because losses are means."""
+    return [slice(None)] if len(epoch) == 1 and len(epoch[0]) == n_rows else epoch
+
+
+def _ppo_settings(ppo: Any) -> StepSettings:
+    progress = ppo._current_progress_remaining
+    (group,) = ppo.policy.optimizer.param_groups
+    return StepSettings(
+        learning_rate=group["lr"],
+        betas=group["betas"],
+        eps=group["eps"],
+        clip_range=ppo.clip_range(progress),
+        clip_range_vf=None if ppo.clip_range_vf is None else ppo.clip_range_vf(progress),
+        normalize_advantage=ppo.normalize_advantage,
+        ent_coef=ppo.ent_coef,
+        vf_coef=ppo.vf_coef,
+        kl_coef=0.0,
+        max_grad_norm=ppo.max_grad_norm,
+        target_kl=ppo.target_kl,
+    )
+
+
+def _log_training(learner: Any, record: StepRecord, settings: StepSettings) -> None:
+    """Record what SB3's ``train`` records."""
+    learner._n_updates += int(record.epochs[-1]) + 1
+    last_epoch = record.epochs == record.epochs[-1]
+    buffer, log = learner.rollout_buffer, learner.logger.record
+    log("train/entropy_loss", -record.entropy.mean())
+    log("train/policy_gradient_loss", record.policy_loss.mean())
+    log("train/value_loss", record.value_loss.mean())
+    log("train/approx_kl", record.approx_kl[last_epoch].mean())
+    log("train/clip_fraction", record.clip_fraction.mean())
+    last = record.policy_loss[-1] - settings.ent_coef * record.entropy[-1] + settings.vf_coef * record.value_loss[-1]
+    log("train/loss", last)
+    log("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+    if hasattr(learner.policy, "log_std"):
+        log("train/std", th.exp(learner.policy.log_std).mean().item())
+    log("train/n_updates", learner._n_updates, exclude="tensorboard")
+    log("train/clip_range", settings.clip_range)
+    if settings.clip_range_vf is not None:
+        log("train/clip_range_vf", settings.clip_range_vf)

@@ -1,0 +1,153 @@
+"""Which policies can be stacked, and their layers: SB3's actor and critic of fully connected layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import nn
+
+# Activations f with f(0) = 0, so that units that only fill up a stack stay at zero.
+ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Tanh, nn.ReLU, nn.LeakyReLU)
+_POLICIES: dict[type, type] = {PPO: ActorCriticPolicy, MaskablePPO: MaskableActorCriticPolicy}
+_PLAIN_ADAM = {"weight_decay": 0, "amsgrad": False, "maximize": False, "capturable": False, "differentiable": False}
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """
+    Sizes of a learner's two networks, the actor and the critic.
+
+    :param inputs: number of features of an observation
+    :param actor: widths of the actor's hidden layers
+    :param critic: widths of the critic's hidden layers, as many
+    :param outputs: sizes of the actor's output: one per choice of Discrete and MultiDiscrete actions, or the dimensions of a Box
+    :param activation: name of the activation function: tanh, relu or leaky_relu
+    :param slope: slope of leaky_relu below zero
+    :param discrete: whether the outputs are logits; otherwise they are means of Gaussians
+    :param dtype: type of the parameters
+    """
+
+    inputs: int
+    actor: tuple[int, ...]
+    critic: tuple[int, ...]
+    outputs: tuple[int, ...]
+    activation: str
+    slope: float
+    discrete: bool
+    dtype: th.dtype
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Width of each hidden layer in the stack: the larger of actor and critic."""
+        return tuple(map(max, self.actor, self.critic))
+
+
+def obstacle(learner: OnPolicyAlgorithm) -> str | None:
+    """
+    Reason why a learner cannot be stacked.
+
+    :param learner: on-policy learner with its rollout buffer
+    :return: the reason, or ``None`` if it can be
+    """
+    kind, policy = type(learner), learner.policy
+    if kind not in _POLICIES:
+        return f"{kind.__name__} is not stacked, only PPO and MaskablePPO are"
+    if type(policy) is not _POLICIES[kind]:
+        return f"its policy is a {type(policy).__name__}, only MlpPolicy is stacked"
+    if "train" in vars(learner):
+        return "its train() was replaced"
+    return _network_obstacle(policy) or _optimizer_obstacle(policy) or hook_obstacle(policy)
+
+
+def _network_obstacle(policy: Any) -> str | None:
+    space = policy.action_space
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box)):
+        return f"its actions are {type(space).__name__}"
+    if policy.use_sde or policy.squash_output:
+        return "its exploration depends on the state (use_sde)"
+    if type(policy.features_extractor) is not FlattenExtractor or type(policy.mlp_extractor) is not MlpExtractor:
+        return f"its features come from a {type(policy.features_extractor).__name__}"
+    actor, critic = policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net
+    kinds = {type(layer) for layer in (*actor, *critic)} - {nn.Linear}
+    if not kinds <= set(ACTIVATIONS) or len(kinds) > 1:
+        return f"its activation function is {', '.join(sorted(kind.__name__ for kind in kinds))}"
+    if len(actor) != len(critic):
+        return "its actor and critic have different numbers of layers"
+    if any(not parameter.requires_grad for parameter in policy.parameters()):
+        return "some of its parameters are fixed"
+    return None
+
+
+def _optimizer_obstacle(policy: Any) -> str | None:
+    optimizer = policy.optimizer
+    if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
+        return f"its optimiser is {type(optimizer).__name__}, only Adam with one group of parameters is stacked"
+    (group,) = optimizer.param_groups
+    unlike = [name for name, value in _PLAIN_ADAM.items() if group.get(name, value) != value]
+    return f"its optimiser has {', '.join(unlike)}" if unlike else None
+
+
+def hook_obstacle(policy: nn.Module) -> str | None:
+    """
+    Reason why a policy cannot be updated outside autograd: somebody watches its gradients or its passes.
+
+    :param policy: policy of a learner
+    """
+    hooked = any(parameter._backward_hooks for parameter in policy.parameters())  # type: ignore[attr-defined]
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = hooked or any(getattr(module, name) for module in policy.modules() for name in names)
+    return "hooks watch its networks" if hooked else None
+
+
+def describe_perceptron(policy: Any) -> Perceptron:
+    """
+    Sizes of a policy that can be stacked.
+
+    :param policy: SB3's ``MlpPolicy``
+    """
+    actor, critic = (_linear_layers(net) for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net))
+    activations = [layer for layer in policy.mlp_extractor.policy_net if not isinstance(layer, nn.Linear)]
+    space = policy.action_space
+    if isinstance(space, spaces.Discrete):
+        outputs: tuple[int, ...] = (int(space.n),)
+    elif isinstance(space, spaces.MultiDiscrete):
+        outputs = tuple(space.nvec.reshape(-1).tolist())
+    else:
+        outputs = (int(np.prod(space.shape)),)
+    return Perceptron(
+        inputs=policy.features_extractor.features_dim,
+        actor=tuple(layer.out_features for layer in actor),
+        critic=tuple(layer.out_features for layer in critic),
+        outputs=outputs,
+        activation=_NAMES[type(activations[0])] if activations else "tanh",
+        slope=float(getattr(activations[0], "negative_slope", 0.0)) if activations else 0.0,
+        discrete=not isinstance(space, spaces.Box),
+        dtype=policy.action_net.weight.dtype,
+    )
+
+
+_NAMES: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
+
+
+def _linear_layers(net: nn.Sequential) -> list[nn.Linear]:
+    return [layer for layer in net if isinstance(layer, nn.Linear)]
+
+
+def layers_of(policy: Any) -> tuple[list[nn.Linear], list[nn.Linear]]:
+    """
+    The actor's and the critic's layers, from the features to the outputs.
+
+    :param policy: policy that can be stacked
+    """
+    actor, critic = (_linear_layers(net) for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net))
+    return [*actor, policy.action_net], [*critic, policy.value_net]
