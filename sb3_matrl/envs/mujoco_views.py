@@ -106,9 +106,8 @@ def find_selections(library: Library, keep: Sequence[str]) -> tuple[list[str], d
     """
     _require_known_functions(library.env)
     row = Row(library.robot.data, _SOURCES)
-    with np.errstate(all="ignore"):
-        state = _probed("the global state", row, lambda data: _state(library.robot, data))
-        views = [_probed(agent, row, _view(library, index)) for index, agent in enumerate(library.env.possible_agents)]
+    state = _probed("the global state", row, lambda data: _state(library.robot, data))
+    views = [_probed(agent, row, _view(library, index)) for index, agent in enumerate(library.env.possible_agents)]
     names, (state, *views) = row.narrowed(keep, [state, *views])
     return names, dict(zip(library.env.possible_agents, views, strict=True)), state
 
@@ -149,6 +148,7 @@ def _functions(env: Any) -> Iterator[Any]:
             yield node.body_fn
 
 
+@np.errstate(all="ignore")
 def _probed(what: str, row: Row, view: Callable[[Any], np.ndarray]) -> Selection:
     """
     Find the selection that a function computes.
