@@ -175,16 +175,19 @@ def discrete_actions(
     :param alive: bool (num_envs, n_agents)
     :param agents: names of the agents, for the message
     :param idle: action of agents that are not alive
-    :return: actions, int64
+    :return: actions, int64; the array itself if nothing is to be changed
     :raises ValueError: if the shape is wrong, or the action of a live agent is no integer from 0 to count - 1
     """
     actions = np.asarray(actions)
     if actions.shape != alive.shape:
         raise ValueError(f"actions have shape {actions.shape}, expected (num_envs, n_agents) = {alive.shape}")
     are_integers = actions.dtype.kind in "iu"
-    chosen = np.where(alive, actions if are_integers else -1, idle).astype(np.int64, copy=False)
+    if not are_integers or np.count_nonzero(alive) < alive.size:
+        chosen = np.where(alive, actions if are_integers else -1, idle).astype(np.int64, copy=False)
+    else:
+        chosen = actions.astype(np.int64, copy=False)
     wrong = chosen.view(np.uint64) >= counts.view(np.uint64)  # as unsigned numbers, negative ones are large
-    if wrong.any():
+    if np.count_nonzero(wrong):
         copy, agent = np.argwhere(wrong)[0]
         value, last = actions[copy, agent], counts[agent] - 1
         raise ValueError(f"{agents[agent]}: action {value} is not valid; expected an integer from 0 to {last}")

@@ -188,13 +188,15 @@ class GridCore(BatchedCore):
         """
         alive = self.alive
         actions = discrete_actions(actions, self._counts, alive, self.possible_agents, idle=NOOP)
-        self.steps = self.steps + np.logical_or.reduce(alive, axis=1)
+        everyone = np.count_nonzero(alive) == alive.size
+        self.steps = self.steps + (1 if everyone else np.logical_or.reduce(alive, axis=1))
         rewards, ended = self._play(actions)
-        rewards = np.where(alive, rewards, 0.0)
+        if not everyone:
+            rewards = np.where(alive, rewards, 0.0)
         if self.options.team_reward:
             rewards = np.where(alive, rewards.sum(axis=1, keepdims=True), 0.0)
         terminated = alive & ended
-        running = alive & ~ended
+        running = alive ^ terminated  # alive & ~ended
         in_time = (self.steps < self.options.max_cycles)[:, None]
         truncated = running & ~in_time
         self.alive = running & in_time

@@ -42,6 +42,9 @@ class BatchedBackend(Backend):
         self.agents = list(self.core.possible_agents)
         self.observation_spaces = {agent: self.core.observation_spaces[agent] for agent in self.agents}
         self.action_spaces = {agent: self.core.action_spaces[agent] for agent in self.agents}
+        shapes = {agent: space.shape for agent, space in self.action_spaces.items()}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"{env}: the actions of a batched core have equal shapes for all agents, got {shapes}")
         self.render_mode = getattr(env, "render_mode", None)
         self._actions: dict[str, np.ndarray] | None = None
         self._window: Window | None = None
@@ -80,13 +83,12 @@ class BatchedBackend(Backend):
 
     def step_wait(self) -> BackendStep:
         assert self._actions is not None, "call step_async() first"
-        joint_action = np.stack([self._actions[agent] for agent in self.agents], axis=1)
+        step = self.core.step(self._joint_action(self._actions))
         self._actions = None
-        step = self.core.step(joint_action)
         final = self._final_observations(step)
-        dones = ~np.asarray(self.core.alive.any(axis=1))
+        dones = ~np.logical_or.reduce(self.core.alive, axis=1)
         reset_infos: CopyInfos = {}
-        if dones.any():
+        if np.count_nonzero(dones):
             self.core.reset(dones)
             reset_infos = self.core.start_infos(dones)
         alive = self.core.alive.copy()
@@ -104,13 +106,21 @@ class BatchedBackend(Backend):
             reset_infos=reset_infos,
         )
 
+    def _joint_action(self, actions: dict[str, np.ndarray]) -> np.ndarray:
+        """Stack the agents' actions, whose shapes are equal: (num_envs, n_agents, ...)."""
+        shape, dtype = actions[self.agents[0]].shape, np.result_type(*actions.values())
+        joint_action = np.empty((self.num_envs, len(self.agents), *shape[1:]), dtype)
+        for column, agent in enumerate(self.agents):
+            joint_action[:, column] = actions[agent]
+        return joint_action
+
     def _final_observations(self, step: CoreStep) -> JointObservation | None:
         ended = step.terminated | step.truncated
-        return self._masked(self.core.observations(), ended) if ended.any() else None
+        return self._masked(self.core.observations(), ended) if np.count_nonzero(ended) else None
 
     def _masked(self, observations: JointObservation, keep: np.ndarray) -> JointObservation:
         """Zero the rows of agents that are not in ``keep`` (num_envs, n_agents)."""
-        if not keep.all():
+        if np.count_nonzero(keep) < keep.size:
             for column, agent in enumerate(self.agents):
                 mask_rows(observations[agent], keep[:, column])
         return {agent: observations[agent] for agent in self.agents}

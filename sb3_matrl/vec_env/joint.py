@@ -292,7 +292,7 @@ class JointVecEnv(VecEnv):
         if step.final_observations is not None:
             self._check_observations(step.final_observations, step.terminated | step.truncated, after_step)
         infos = step.infos
-        if step.dones.any():
+        if np.count_nonzero(step.dones):
             infos = {copy: infos for copy, infos in step.infos.items() if not step.dones[copy]} | step.reset_infos
         return self._masks.read(step.observations, step.acting, infos, now)
 
@@ -327,7 +327,7 @@ class JointVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for copy, agent_infos in step.infos.items():
             self._with_agents(infos[copy], agent_infos)
-        for copy in np.flatnonzero(step.dones).tolist() if step.dones.any() else ():
+        for copy in np.flatnonzero(step.dones).tolist() if np.count_nonzero(step.dones) else ():
             self.reset_infos[copy] = self._with_agents({}, step.reset_infos.get(copy))
             infos[copy].update(self._final_info(step, copy))
         return infos

@@ -6,12 +6,10 @@ import ctypes
 import multiprocessing
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_matrl.vec_env.answers import results
 from sb3_matrl.vec_env.backend import AgentInfos, BackendStep, Start
@@ -19,10 +17,11 @@ from sb3_matrl.vec_env.copy_arrays import CopyArrays
 from sb3_matrl.vec_env.copy_loop import CopyLoop, StepInfos
 from sb3_matrl.vec_env.describe import EnvDescription
 from sb3_matrl.vec_env.env_copy import EnvCopy
+from sb3_matrl.vec_env.loop_worker import WorkerSetup, started_workers
 from sb3_matrl.vec_env.separate import EnvFactory, SeparateBackend
 from sb3_matrl.vec_env.spaces import mask_rows
 from sb3_matrl.vec_env.step import JointObservation
-from sb3_matrl.vec_env.workers import WorkerGroup, ignore_interrupts, shares_of_workers
+from sb3_matrl.vec_env.workers import WorkerGroup, shares_of_workers
 
 
 class LoopBackend(SeparateBackend):
@@ -83,7 +82,7 @@ class LoopBackend(SeparateBackend):
         )
 
     def _final_observations(self, ended: np.ndarray) -> JointObservation | None:
-        if not ended.any():
+        if not np.count_nonzero(ended):
             return None
         observations = self._arrays.copied(self._arrays.final)
         for column, agent in enumerate(self.agents):
@@ -147,8 +146,8 @@ class SubprocBackend(LoopBackend):
         memory = multiprocessing.RawArray(ctypes.c_uint8, CopyArrays.nbytes(description, num_envs))
         super().__init__(description, num_envs, CopyArrays(description, num_envs, memory))
         shares = shares_of_workers(num_envs, num_cpus)
-        setups = [_WorkerSetup({copy: factories[copy] for copy in share}, description, num_envs) for share in shares]
-        self._workers = WorkerGroup(*_started(setups, memory), shares, timeout)
+        setups = [WorkerSetup({copy: factories[copy] for copy in share}, description, num_envs) for share in shares]
+        self._workers = WorkerGroup(*started_workers(setups, memory), shares, timeout)
         self._workers.receive()
 
     @property
@@ -178,80 +177,3 @@ class SubprocBackend(LoopBackend):
         parts = [{copy: arguments[copy] for copy in share if copy in arguments} for share in self._workers.shares]
         self._workers.send([("ask", cloudpickle.dumps((name, part))) for part in parts])
         return results({copy: answer for answers in self._workers.receive() for copy, answer in answers.items()})
-
-
-class _WorkerSetup:
-    """
-    What a worker process needs to make its copies.
-
-    :param factories: copy -> factory, for the copies of the worker
-    :param description: agents and spaces of the env
-    :param num_envs: number of copies of all workers
-    """
-
-    def __init__(self, factories: dict[int, EnvFactory], description: EnvDescription, num_envs: int) -> None:
-        self.factories = factories
-        self.description = description
-        self.num_envs = num_envs
-
-    def make(self, memory: Any) -> CopyLoop:
-        """Make the copies; runs in the worker."""
-        copies = [EnvCopy(factory, copy, True, self.description) for copy, factory in self.factories.items()]
-        return CopyLoop(copies, CopyArrays(self.description, self.num_envs, memory))
-
-
-def _started(setups: Sequence[_WorkerSetup], memory: Any) -> tuple[list[Any], list[Any]]:
-    """Start the workers; return their pipes and processes. They are no daemons, because envs may start processes."""
-    pipes, processes = [], []
-    for setup in setups:
-        pipe, remote = multiprocessing.Pipe()
-        process = multiprocessing.Process(target=_work, args=(remote, pipe, CloudpickleWrapper(setup), memory))
-        process.start()
-        remote.close()
-        pipes.append(pipe)
-        processes.append(process)
-    return pipes, processes
-
-
-def _work(pipe: Any, other_end: Any, setup: CloudpickleWrapper, memory: Any) -> None:
-    """
-    Execute commands until ``"terminate"`` or the end of the parent process; the first error ends the worker.
-
-    :param pipe: connection to the parent; results are never tuples of one, errors always are
-    :param other_end: the parent's end of the pipe, which must be closed for its death to be noticed
-    :param setup: :class:`_WorkerSetup` of this worker
-    :param memory: memory of the arrays
-    """
-    other_end.close()
-    ignore_interrupts()
-    try:
-        loop = setup.var.make(memory)
-        pipe.send([])
-        while (command := _received(pipe)) != "terminate":
-            pipe.send(_executed(loop, command))
-    except _ParentGone:
-        loop.close()
-    except BaseException as error:
-        with suppress(OSError):  # the parent is gone
-            pipe.send((error,))
-
-
-class _ParentGone(Exception):
-    """The parent process ended without ending its workers."""
-
-
-def _received(pipe: Any) -> Any:
-    try:
-        return pipe.recv()
-    except (EOFError, ConnectionError):
-        raise _ParentGone from None
-
-
-def _executed(loop: CopyLoop, command: Any) -> Any:
-    if command == "close":
-        return loop.close()
-    name, *arguments = command
-    if name == "ask":
-        return loop.ask(*cloudpickle.loads(arguments[0]))
-    result = getattr(loop, name)(*arguments)
-    return list(result) if isinstance(result, tuple) else result

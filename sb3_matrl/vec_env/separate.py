@@ -7,8 +7,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sb3_matrl.envs.snapshot import Snapshot, check_keys
-from sb3_matrl.vec_env.backend import AgentInfos, Backend, Start
+from sb3_matrl.envs.snapshot import Snapshot
+from sb3_matrl.vec_env.backend import AgentInfos, Backend, Start, separate_copies
 from sb3_matrl.vec_env.describe import EnvDescription
 from sb3_matrl.vec_env.value_checks import ActionRangeCheck
 
@@ -60,10 +60,7 @@ class SeparateBackend(Backend):
         return {"copies": [snapshots[copy] for copy in range(self.num_envs)]}
 
     def restore(self, snapshot: Snapshot) -> Start:
-        check_keys("snapshot of the env copies", snapshot, ["copies"])
-        copies = snapshot["copies"]
-        if not isinstance(copies, list) or len(copies) != self.num_envs:
-            raise ValueError(f"snapshot of the env copies: 'copies' must be a list of {self.num_envs}, one per copy")
+        copies = separate_copies(snapshot, self.num_envs)
         self._ask("restore", {copy: (saved,) for copy, saved in enumerate(copies)})
         return self._start({})
 
