@@ -9,6 +9,8 @@ Differences from ``gymnasium_robotics.mamujoco_v1``, on which this module is bas
 
 - Observations have the same order in every copy of an environment; in the library's pusher they do not.
 - Observations are float32 instead of float64, because SB3 converts them to float32 anyway; the physics uses float64.
+- Ant, half-cheetah, hopper, swimmer, walker and the ``manysegment`` robots have a batched core, which ``vec_env="auto"``
+  steps: trajectories are equal bit for bit. :attr:`MultiAgentMujoco.core_obstacle` says why an environment has none.
 - :meth:`MultiAgentMujoco.snapshot` and :meth:`~MultiAgentMujoco.restore` save and continue an episode bit for bit.
 - There is a ``render_mode``. If ``MUJOCO_GL`` is unset and Linux has no display, EGL is used, which needs neither a screen
   nor a GPU; set ``MUJOCO_GL`` to ``osmesa`` or ``glfw`` to override this.
@@ -71,18 +73,32 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray], BatchableEnv): 
     """
     One robot, controlled by several agents; steps the libraries' environments.
 
-    :param arguments: options of the environment
+    :param robot: name of the robot, one of :func:`robot_names`
+    :param conf: factorisation
+    :param render_mode: ``"human"``, ``"rgb_array"``, ``"depth_array"`` or ``None``
+    :param max_episode_steps: steps after which an episode is truncated; ``None`` for gymnasium's limit, 1000 for most robots
+    :param factorisation: options of gymnasium-robotics, see :func:`parallel_env`
+    :param robot_options: options of gymnasium's robot
     :raises ValueError: if an option is invalid
     :raises TypeError: if the robot does not have an option
     :raises ImportError: if gymnasium-robotics is not installed; the message says what to install
     """
 
-    def __init__(self, arguments: RobotArguments) -> None:
-        check_id(arguments.robot, arguments.conf, str(arguments))
+    def __init__(
+        self,
+        robot: str,
+        conf: str,
+        render_mode: str | None,
+        max_episode_steps: int | None,
+        factorisation: dict[str, Any],
+        robot_options: dict[str, Any],
+    ) -> None:
+        arguments = RobotArguments(robot, conf, render_mode, max_episode_steps, factorisation, robot_options)
+        check_id(robot, conf, str(arguments))
         self._library = make_library(arguments)
         self._robot, self._env = self._library.robot, self._library.env
         self.metadata: dict[str, Any] = self._library.metadata
-        self.render_mode = arguments.render_mode
+        self.render_mode = render_mode
         self._elapsed_steps = 0
         self._started = False
         self.possible_agents = list(self._env.possible_agents)
@@ -212,7 +228,7 @@ class MultiAgentMujoco(ParallelEnv[str, np.ndarray, np.ndarray], BatchableEnv): 
 
     def __reduce__(self) -> tuple[Any, ...]:
         # MuJoCo's and OpenGL's objects are not copied: a copy creates its own and restores the state.
-        return type(self), (self._library.arguments,), self.snapshot()
+        return type(self), tuple(vars(self._library.arguments).values()), self.snapshot()
 
     def __setstate__(self, snapshot: Snapshot) -> None:
         self.restore(snapshot)
@@ -255,15 +271,7 @@ def parallel_env(
         "local_categories": local_categories,
         "global_categories": global_categories,
     }
-    arguments = RobotArguments(
-        robot=robot,
-        conf=conf,
-        render_mode=render_mode,
-        max_episode_steps=max_episode_steps,
-        factorisation=factorisation,
-        robot_options=robot_options,
-    )
-    return MultiAgentMujoco(arguments)
+    return MultiAgentMujoco(robot, conf, render_mode, max_episode_steps, factorisation, robot_options)
 
 
 def env(robot: str, conf: str, **options: Any) -> AECEnv[str, np.ndarray, Any]:

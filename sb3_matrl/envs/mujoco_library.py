@@ -67,7 +67,7 @@ PACKAGE = "gymnasium_robotics.envs.multiagent_mujoco"
 DERIVED = ("xpos", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RobotArguments:
     """
     Options that determine an environment.

@@ -324,7 +324,7 @@ class OtherRobot(MultiAgentMujoco):
     [
         (lambda: make("humanoid_9|8"), "the rules of the humanoid are not batched"),
         (lambda: make("pusher_3p"), "the rules of the pusher are not batched"),
-        (lambda: OtherRobot(make("hopper_3x1")._library.arguments), "OtherRobot may have other rules than MultiAgentMujoco"),
+        (lambda: OtherRobot("hopper", "3x1", None, None, {}, {}), "OtherRobot may have other rules than MultiAgentMujoco"),
         (
             lambda: make(
                 "halfcheetah_2x3",
