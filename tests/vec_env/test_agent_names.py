@@ -17,6 +17,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.evaluation import MixedPolicy, MultiAgentEvalCallback, Player, RandomPolicy, evaluate_policy, play_episodes
 from sb3_matrl.utils.agent_names import AgentDict, agent_name
 from sb3_matrl.vec_env import EnvDataError, make_joint_vec_env
+from tests.vec_env.kinds import EVERY_KIND
 
 
 class Colour(enum.Enum):
@@ -88,7 +89,7 @@ class Twins(Race):
 
 
 @KINDS
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_names_do_not_change_what_is_seen(names: Any, kind: str) -> None:
     texts = [agent_name(name) for name in names]
     with closing(make_joint_vec_env(partial(Race, names), 2, kind, num_cpus=1)) as env:

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from sb3_matrl.vec_env import EnvDataError, make_joint_vec_env
+from tests.vec_env.kinds import EVERY_KIND, IN_PROCESS
 
-BOTH = pytest.mark.parametrize("kind", ["dummy", "subproc"])
 ORDERS = list(itertools.permutations("abc"))
 
 
@@ -69,7 +69,7 @@ class Copies:
         return Numbered(*self.arguments[made % len(self.arguments)])
 
 
-@BOTH
+@EVERY_KIND
 def test_agents_go_by_name_in_copies_of_any_order(kind: str) -> None:
     with closing(make_joint_vec_env(Copies(*([order] for order in ORDERS)), 6, kind, num_cpus=1)) as env:
         seen = env.reset()
@@ -89,7 +89,7 @@ def test_agents_go_by_name_in_copies_of_any_order(kind: str) -> None:
                 assert got == {agent: actions[agent][copy] for agent in got}
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -102,12 +102,12 @@ def test_agents_go_by_name_in_copies_of_any_order(kind: str) -> None:
 )
 def test_other_agents_or_spaces_are_refused_with_the_copy(kind: str, arguments: list[str], message: str) -> None:
     # With worker processes the factory is called once more, in this process.
-    arguments_of_copies = [["abc"]] * (2 if kind == "dummy" else 3)
+    arguments_of_copies = [["abc"]] * (2 if kind in IN_PROCESS else 3)
     with pytest.raises(ValueError, match=rf"env copy 2, {message}.*all copies need the same agents"):
         make_joint_vec_env(Copies(*arguments_of_copies, arguments), 3, kind, num_cpus=1)
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 @pytest.mark.parametrize("change", ["order", "action", "observation", "agents"])
 def test_later_episodes_may_change_the_order_alone(kind: str, change: str) -> None:
     class Changing(Numbered):

@@ -7,6 +7,7 @@ import pytest
 
 from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
 from sb3_matrl.vec_env import make_joint_vec_env
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import assert_same_as_reference, random_actions
 from tests.vec_env.toys import WELL_BEHAVED
 from tests.vec_env.turn_toys import Waiting
@@ -47,7 +48,7 @@ def test_subproc_gives_what_single_envs_give(name):
     assert finished >= 5 and out > 0
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_agents_that_wait_give_what_single_envs_give(kind):
     finished, out = play(Waiting, kind, 3, 40)
     assert finished >= 6 and out > 0

@@ -15,15 +15,14 @@ from sb3_matrl.vec_env import EnvError, make_joint_vec_env
 from sb3_matrl.vec_env.errors import CopyFailure, WorkerLost
 from sb3_matrl.vec_env.joint import copy_seeds
 from tests.vec_env import toys
+from tests.vec_env.kinds import EVERY_IN_WORKERS, EVERY_KIND
 
-BOTH = pytest.mark.parametrize("kind", ["dummy", "subproc"])
 SEEDS = copy_seeds(7, 4)
 
 
 def failing(how, kind, copy=2, n_envs=4):
-    """Copies of which one fails; with "subproc", two copies in each of two worker processes."""
-    num_cpus = 2 if kind == "subproc" else None
-    return make_joint_vec_env(partial(toys.Failing, SEEDS[copy], how), n_envs, kind, seed=7, num_cpus=num_cpus)
+    """Copies of which one fails; two copies in each of two worker processes."""
+    return make_joint_vec_env(partial(toys.Failing, SEEDS[copy], how), n_envs, kind, seed=7, num_cpus=2)
 
 
 def play(venv, n_steps):
@@ -32,7 +31,7 @@ def play(venv, n_steps):
         venv.step({"zebra": np.minimum(np.arange(venv.num_envs), 2), "ant": np.full(venv.num_envs, step % 4)})
 
 
-@BOTH
+@EVERY_KIND
 def test_an_env_that_raises_in_a_step(kind):
     with closing(failing("raise", kind)) as venv:
         venv.reset()
@@ -48,8 +47,9 @@ def test_an_env_that_raises_in_a_step(kind):
             play(venv, 1)
 
 
-def test_the_traceback_in_a_worker_process_is_kept():
-    with closing(failing("raise", "subproc")) as venv:
+@EVERY_IN_WORKERS
+def test_the_traceback_in_a_worker_process_is_kept(kind):
+    with closing(failing("raise", kind)) as venv:
         venv.reset()
         with pytest.raises(EnvError) as caught:
             play(venv, 3)
@@ -60,7 +60,7 @@ def test_the_traceback_in_a_worker_process_is_kept():
             venv.reset()
 
 
-@BOTH
+@EVERY_KIND
 def test_an_env_that_raises_in_its_automatic_reset(kind):
     """The episodes of five steps are counted from the seed on, also after a reset without one."""
     with closing(failing("reset", kind, copy=1)) as venv:
@@ -74,7 +74,7 @@ def test_an_env_that_raises_in_its_automatic_reset(kind):
         )
 
 
-@BOTH
+@EVERY_KIND
 def test_an_env_that_raises_when_all_are_reset(kind):
     with closing(failing("reset", kind, copy=1)) as venv:
         venv.reset()
@@ -131,8 +131,9 @@ def test_actions_of_agents_that_are_out_are_left_out():
         venv.step(actions)
 
 
-def test_a_worker_process_that_dies_in_a_step():
-    with closing(failing("exit", "subproc", copy=2)) as venv:
+@EVERY_IN_WORKERS
+def test_a_worker_process_that_dies_in_a_step(kind):
+    with closing(failing("exit", kind, copy=2)) as venv:
         venv.reset()
         play(venv, 2)
         began = time.monotonic()
@@ -149,9 +150,10 @@ def test_a_worker_process_that_dies_in_a_step():
         assert not any(process.is_alive() for process in venv.backend.processes)
 
 
+@EVERY_IN_WORKERS
 @pytest.mark.parametrize("call", ["step", "reset", "snapshot", "get_attr"])
-def test_a_worker_process_killed_between_steps(call):
-    with closing(make_joint_vec_env(partial(toys.saving, "plain"), 2, "subproc", seed=7, num_cpus=2)) as venv:
+def test_a_worker_process_killed_between_steps(call, kind):
+    with closing(make_joint_vec_env(partial(toys.saving, "plain"), 2, kind, seed=7, num_cpus=2)) as venv:
         venv.reset()
         victim = venv.backend.processes[1]
         os.kill(victim.pid, signal.SIGKILL)
@@ -174,10 +176,11 @@ def test_a_failure_survives_its_way_out_of_a_worker_process():
     assert str(failure) == "step() raised KeyError: 'lost'"
 
 
+@EVERY_IN_WORKERS
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_workers_leave_interruptions_to_the_parent(number):
+def test_workers_leave_interruptions_to_the_parent(number, kind):
     """Ctrl-C and schedulers signal all processes of a job; the parent must still be able to save its state."""
-    with closing(make_joint_vec_env(partial(toys.saving, "plain"), 2, "subproc", seed=7, num_cpus=2)) as venv:
+    with closing(make_joint_vec_env(partial(toys.saving, "plain"), 2, kind, seed=7, num_cpus=2)) as venv:
         venv.reset()
         for process in venv.backend.processes:
             os.kill(process.pid, number)
@@ -186,6 +189,7 @@ def test_workers_leave_interruptions_to_the_parent(number):
     assert [process.exitcode for process in venv.backend.processes] == [0, 0]
 
 
-def test_processes_that_an_env_starts_can_be_terminated():
-    with closing(make_joint_vec_env(toys.Spawning, 1, "subproc")) as venv:
+@EVERY_IN_WORKERS
+def test_processes_that_an_env_starts_can_be_terminated(kind):
+    with closing(make_joint_vec_env(toys.Spawning, 1, kind)) as venv:
         assert venv.env_method("exit_code_of_a_terminated_child") == [-signal.SIGTERM]

@@ -17,6 +17,7 @@ from sb3_matrl.vec_env.batched import BatchedBackend
 from sb3_matrl.vec_env.loop_backend import DummyBackend, SubprocBackend
 from sb3_matrl.vec_env.supersuit_backend import SuperSuitDummyBackend, SuperSuitSubprocBackend
 from tests.vec_env import toys
+from tests.vec_env.kinds import IN_PROCESS, IN_WORKERS
 from tests.vec_env.reference import assert_same_as_reference, random_actions
 from tests.vec_env.test_supersuit_traps import PassThrough
 
@@ -63,7 +64,7 @@ def test_ids_come_from_the_registry():
         make_joint_vec_env("checkers_v1")
 
 
-@pytest.mark.parametrize(("kind", "calls"), [("dummy", 3), ("subproc", 1)])
+@pytest.mark.parametrize(("kind", "calls"), [("dummy", 3), ("supersuit", 3), ("subproc", 1), ("supersuit-subproc", 1)])
 def test_factory_is_called_once_per_copy(kind, calls):
     """With worker processes the one call here tells the spaces; the others happen in the workers."""
     made = []
@@ -104,7 +105,7 @@ def test_an_instance_that_cannot_be_copied_serves_alone():
     env = toys.plain()
     env.lock = threading.Lock()
     play(make_joint_vec_env(env, 1), 2)
-    for kind in ("dummy", "subproc"):
+    for kind in (*IN_PROCESS, *IN_WORKERS):
         with pytest.raises(ValueError, match=r"cannot be copied .*pass a function that makes it instead"):
             make_joint_vec_env(env, 2, kind)
 

@@ -14,6 +14,7 @@ from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.vec_env.joint import copy_seeds
 from sb3_matrl.vec_env.workers import end_workers
 from tests.vec_env import toys
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import random_actions
 from tests.vec_env.test_supersuit_traps import PassThrough
 
@@ -111,7 +112,7 @@ def test_order_of_calls_is_enforced():
             call()
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_reset_abandons_a_step_under_way(kind):
     venv = make_joint_vec_env(toys.plain, 2, kind, seed=1)
     venv.reset()
@@ -157,7 +158,7 @@ def test_batched_copies_have_no_env_of_their_own():
         venv.env_method("state")
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_render_shows_copy_0(kind):
     venv = make_joint_vec_env(toys.plain, 2, kind, render_mode="rgb_array")
     venv.reset()

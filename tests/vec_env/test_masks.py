@@ -13,6 +13,7 @@ from sb3_contrib.common.maskable.distributions import make_masked_proba_distribu
 from sb3_matrl.vec_env import EnvDataError, make_joint_vec_env
 from sb3_matrl.vec_env.errors import DataFault
 from sb3_matrl.vec_env.masks import ActionMasks, options_of
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import ReferenceCopy, random_actions
 from tests.vec_env.toys import ToyEnv, plain
 from tests.vec_env.turn_toys import TurnGame, Waiting, random_mask
@@ -155,7 +156,7 @@ def expected_masks(copy, observations, infos, agent, space):
     return flat(given.get("action_mask", np.ones(options_of(space).sum()))).tolist()
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_masks_of_all_kinds_are_those_of_single_envs(kind):
     """Agents that wait, come late and leave early; masks in observations, in infos (not in all), and none."""
     n_steps = 40
@@ -186,7 +187,7 @@ def single_games(make, seeds):
     return envs
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 @pytest.mark.parametrize("make", [tictactoe_v3.env, connect_four_v3.env])
 def test_masks_of_real_games(make, kind):
     """The player to move has PettingZoo's mask, and every move within it is accepted till the game is over."""
@@ -243,7 +244,7 @@ class Stuck(ToyEnv):
         return *super().step(actions)[:4], {"ant": {"action_mask": [int(self.time != 2)] * 4}}
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_a_mask_without_a_legal_action_ends_the_run_in_one_line(kind):
     with closing(make_joint_vec_env(Stuck, 2, kind, seed=4)) as venv:
         venv.reset()

@@ -17,9 +17,8 @@ from sb3_matrl import MATRL
 from sb3_matrl.evaluation import RandomPolicy, evaluate_policy, play_episodes
 from sb3_matrl.vec_env import EnvError, make_joint_vec_env
 from tests.vec_env import toys
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.test_supersuit_traps import PassThrough
-
-BOTH = pytest.mark.parametrize("kind", ["dummy", "subproc"])
 
 
 class Parallel(ParallelEnv):
@@ -61,7 +60,7 @@ MESSAGES = {
 }
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("fault", MESSAGES)
 def test_faults_of_parallel_envs(fault: str, kind: str) -> None:
     env = make_joint_vec_env(partial(Parallel, fault), 2, kind, num_cpus=1)
@@ -120,7 +119,7 @@ TURNS = {
 }
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("fault", TURNS)
 def test_faults_of_turn_based_envs(fault: str, kind: str) -> None:
     env = make_joint_vec_env(partial(Sequential, fault), 2, kind, num_cpus=1)

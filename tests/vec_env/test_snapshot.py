@@ -11,6 +11,7 @@ from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.vec_env.conform import Life
 from tests.envs.test_snapshot import through_json
 from tests.vec_env import toys
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import random_actions
 from tests.vec_env.test_equivalence import SHIPPED
 
@@ -150,7 +151,7 @@ def test_time_goes_on(monkeypatch):
     assert infos[0]["episode"]["t"] == 52.0
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 def test_envs_that_cannot_save_their_state_are_named(kind):
     with closing(make_joint_vec_env(toys.Bare, 1, kind)) as venv:
         venv.reset()

@@ -15,8 +15,8 @@ from sb3_matrl import MATRL
 from sb3_matrl.evaluation import RandomPolicy, play_episodes
 from sb3_matrl.vec_env import EnvError, make_joint_vec_env
 from tests.vec_env import toys
+from tests.vec_env.kinds import EVERY_KIND
 
-BOTH = pytest.mark.parametrize("kind", ["dummy", "subproc"])
 ACTIONS = {"zebra": np.ones(4, int), "ant": np.zeros(4, int)}
 
 
@@ -128,17 +128,17 @@ def test_an_existing_vec_env_gets_no_limit() -> None:
         make_joint_vec_env(make_joint_vec_env(toys.plain), env_timeout=1)
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("where", ["step", "reset"])
 def test_an_env_that_exits_is_an_error(kind: str, where: str) -> None:
-    with closing(make_joint_vec_env(partial(Stuck, where, leave), 4, kind, num_cpus=2 if kind == "subproc" else None)) as env:
+    with closing(make_joint_vec_env(partial(Stuck, where, leave), 4, kind, num_cpus=2)) as env:
         with pytest.raises(EnvError, match=rf"env copy 0: {where}\(\) raised SystemExit: 3 in "):
             for _ in range(3):
                 env.reset()
                 env.step(ACTIONS)
 
 
-@BOTH
+@EVERY_KIND
 def test_an_env_that_exits_while_it_is_made_is_an_error(kind: str) -> None:
     with pytest.raises(EnvError, match="making the env raised SystemExit: 3"):
         make_joint_vec_env(partial(Stuck, "make", leave), 2, kind)

@@ -10,9 +10,8 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.vec_env import toys
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import random_actions
-
-BOTH = pytest.mark.parametrize("kind", ["dummy", "subproc"])
 
 
 class PassThrough(VecEnvWrapper):
@@ -47,7 +46,7 @@ def play(venv, n_steps, seed=0):
     return steps
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_1_seed_and_access_to_the_envs_work(make, kind):
     """SuperSuit's SB3 wrapper has no seed, get_attr, set_attr, env_method."""
     venv = PassThrough(make(toys.plain, 3, kind))
@@ -63,7 +62,7 @@ def test_trap_1_seed_and_access_to_the_envs_work(make, kind):
     assert venv.get_attr("time", indices=-1) == [7], "a failing call must not end the workers"
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_1_reset_uses_the_seed_and_passes_options(make, kind):
     """SuperSuit's SB3 wrapper raises AttributeError in reset(seed=...)."""
     venv = make(toys.plain, 2, kind)
@@ -78,7 +77,7 @@ def test_trap_1_reset_uses_the_seed_and_passes_options(make, kind):
     assert venv.get_attr("last_options") == [None, None], "options count for one reset"
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_2_truncation_is_kept_apart_from_termination(make, kind):
     """SuperSuit's SB3 wrapper ORs the two and never sets TimeLimit.truncated."""
     expected = {
@@ -101,7 +100,7 @@ def test_trap_2_an_agent_both_terminated_and_truncated_is_not_cut_off(make):
     assert play(make(env, 1, "dummy"), 1)[-1].infos[0]["TimeLimit.truncated"] is False
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_3_columns_follow_possible_agents_and_rows_the_copies(make, kind):
     """SuperSuit's rows are env-major, then possible_agents; gymnasium would sort a plain dict's keys."""
     venv = make(toys.plain, 3, kind)
@@ -124,7 +123,7 @@ class _Silent:
         return np.zeros(shape)
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_3_dones_are_bool(make, kind):
     """SuperSuit gives uint8 in one process, where ~dones is 255 or 254."""
     steps = play(make(toys.plain, 2, kind), 4)
@@ -132,7 +131,7 @@ def test_trap_3_dones_are_bool(make, kind):
     assert {flags.dtype for step in steps for flags in (step.terminated, step.truncated, step.alive)} == {np.dtype(bool)}
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_4_final_infos_and_observations_survive_the_reset(make, kind):
     """In SuperSuit reset infos overwrite final infos, and early deaths have no terminal_observation."""
     steps = play(make(partial(toys.early_death, jitter=0), 2, kind, seed=0), 4)
@@ -144,7 +143,7 @@ def test_trap_4_final_infos_and_observations_survive_the_reset(make, kind):
     np.testing.assert_array_equal(terminal["a"], steps[3].final_observations["a"][1])
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_4_infos_of_the_last_step_and_of_the_reset_are_both_there(make, kind):
     """SuperSuit merges them into one dict."""
     venv = make(partial(toys.plain, jitter=0), 2, kind)
@@ -153,7 +152,7 @@ def test_trap_4_infos_of_the_last_step_and_of_the_reset_are_both_there(make, kin
     assert [info["agents"] for info in venv.reset_infos] == [{"zebra": {"begun": None}}] * 2
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_4_an_env_without_infos_ends_well(make, kind):
     """SuperSuit raises KeyError at the end of an episode whose infos are empty."""
     last = play(make(toys.Bare, 2, kind), 1)[-1]
@@ -161,7 +160,7 @@ def test_trap_4_an_env_without_infos_ends_well(make, kind):
     assert last.infos[0]["terminal_observation"]["only"].tolist() == [0.0], "left out by the env, as it may be"
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_5_early_death_is_masked_without_an_extra_step(make, kind):
     """SuperSuit fails, or with black death ends one step late and mixes up the flags."""
     steps = play(make(partial(toys.early_death, jitter=0), 1, kind), 5)
@@ -175,7 +174,7 @@ def test_trap_5_early_death_is_masked_without_an_extra_step(make, kind):
     assert not steps[1].observations["b"].any()
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_5_an_env_that_goes_on_listing_the_dead_is_understood(make, kind):
     """What such an env says about an agent after its end is ignored."""
     model = toys.early_death()
@@ -202,7 +201,7 @@ def test_trap_6_copies_get_their_own_seeds_in_every_process(make):
     np.testing.assert_array_equal(observations, expected)
 
 
-@BOTH
+@EVERY_KIND
 @pytest.mark.parametrize("seed", [None, 3])
 def test_trap_6_copies_of_an_env_whose_generator_exists_differ(make, kind, seed):
     """Copies are pickled: a generator made before gives identical streams until each copy is seeded."""
@@ -212,7 +211,7 @@ def test_trap_6_copies_of_an_env_whose_generator_exists_differ(make, kind, seed)
     assert len(np.unique(first_observations(venv), axis=0)) == 4, "unseeded resets go on with the copies' generators"
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_7_every_env_is_closed_where_it_lives(make, kind, tmp_path):
     """SuperSuit never calls close() in worker processes."""
     venv = make(partial(toys.plain, closed_in=str(tmp_path)), 4, kind)
@@ -246,14 +245,14 @@ def test_trap_7_one_cpu_means_one_worker_process(make):
         assert len(set(pids)) == 1 and os.getpid() not in pids
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_8_no_render_mode_is_needed(make, kind):
     """SuperSuit requires env.unwrapped.render_mode."""
     venv = make(toys.Bare, 2, kind)
     assert venv.render_mode is None and venv.get_attr("render_mode") == [None, None]
 
 
-@BOTH
+@EVERY_KIND
 def test_trap_8_spaces_may_differ_and_stay_as_they_are(make, kind):
     """SuperSuit requires equal spaces; padding must not be seen."""
     venv = make(toys.unequal, 2, kind)

@@ -19,6 +19,7 @@ from pettingzoo.classic import (
 
 from sb3_matrl.envs.turns import TurnBasedParallelEnv
 from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
+from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import assert_rows, random_actions
 from tests.vec_env.test_snapshot import assert_goes_on
 from tests.vec_env.toys import draw, plain
@@ -192,7 +193,7 @@ def test_an_env_without_agents_is_refused():
         make_joint_vec_env(Empty)
 
 
-@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+@EVERY_KIND
 @pytest.mark.parametrize("make", [SavingTurnGame, partial(SavingTurnGame, dead_first=False)])
 def test_a_game_that_can_save_its_state_goes_on_from_a_snapshot(make, kind):
     """Its masks are in infos, which no env keeps for us."""
