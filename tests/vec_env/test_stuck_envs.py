@@ -64,9 +64,10 @@ class StuckInOneCopy(Stuck):
             super().did(where)
 
 
-def test_a_worker_that_hangs_in_a_step_is_ended() -> None:
+@pytest.mark.parametrize("kind", ["auto", "supersuit-subproc"])
+def test_a_worker_that_hangs_in_a_step_is_ended(kind: str) -> None:
     factory = partial(StuckInOneCopy, "step", hang)
-    env = make_joint_vec_env(factory, 4, "auto", seed=7, num_cpus=2, env_timeout=1.0)
+    env = make_joint_vec_env(factory, 4, kind, seed=7, num_cpus=2, env_timeout=1.0)
     assert env.backend.layout == "separate"
     start = time.monotonic()
     with closing(env):
