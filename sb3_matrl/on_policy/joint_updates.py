@@ -15,6 +15,7 @@ from torch.distributions import Categorical, Normal
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
 from sb3_matrl.stacked.lockstep import Lockstep, StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
+from sb3_matrl.stacked.passes import Passes
 from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, hook_obstacle, obstacle
 from sb3_matrl.stacked.storage import Stack
 from sb3_matrl.utils.distributions import ActionDistribution
@@ -100,12 +101,16 @@ class LearnerStack:
         with th.no_grad():
             batch, n = self.batch(batches), len(batches)
             rows = self.stack.parameters().unflatten(0, (n, 2))[:, 0]
-            outputs = self.kernel.passes.forward(rows, batch.features)[-1]
+            outputs = self._outputs(Passes(self.stack, rows), batch.features)
             log_std = rows[:, self.stack.log_std]
             log_probs, _, _ = self.kernel.head.evaluate(outputs, log_std, batch.masks, batch.actions)
             legal = outputs if batch.masks is None else outputs.masked_fill(~batch.masks, -1e8)
             shapes = self.stack.shapes
             return [(log_probs[i], _distribution(legal[i], log_std[i], shapes[i])) for i in range(n)]
+
+    def _outputs(self, passes: Passes, features: th.Tensor) -> th.Tensor:
+        """Outputs of networks, (n, B, n_outputs)."""
+        return th.cat([passes.forward(part) for part in features.split(passes.chunk_rows, dim=1)], dim=2).transpose(1, 2)
 
 
 def _distribution(outputs: th.Tensor, log_std: th.Tensor, shape: Perceptron) -> ActionDistribution:

@@ -95,7 +95,6 @@ class Lockstep:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.head = make_head(stack)
-        self.passes = Passes(stack)
 
     def update(
         self,
@@ -132,6 +131,7 @@ class _Run:
         self.batches = LockstepBatches(batch, epochs, [one.normalize_advantage for one in settings])
         self.rows = self.stack.parameters()
         self.grads = self.stack.zeros()
+        self.passes = Passes(self.stack, self.rows)
         self.first, self.second, steps = self.stack.moments(optimizers)
         self.steps = [th.tensor(step, dtype=th.float32, device=self.stack.device) for step in steps]
         self._by_learner = [list(one.view(self.n, -1)) for one in (self.rows, self.grads, self.first, self.second)]
@@ -165,30 +165,41 @@ class _Run:
 
     def _step(self, minibatch: Minibatch) -> None:
         """Evaluate one minibatch of every learner, and step those that are not ended by their KL divergence."""
-        n, batch = self.n, minibatch.batch
-        inputs = batch.features[:, None].expand(-1, 2, -1, -1).flatten(0, 1)
-        values = self.kernel.passes.forward(self.rows, inputs)
-        outputs = values[-1].unflatten(0, (n, 2))
-        log_std = self.rows.unflatten(0, (n, 2))[:, 0, self.stack.log_std]
-        log_prob, entropy, kept = self.kernel.head.evaluate(outputs[:, 0], log_std, batch.masks, batch.actions)
-        of_log_prob, of_values = self._losses(minibatch, log_prob, outputs[:, 1, :, 0], entropy)
+        self.passes.start_gradients()
+        of_log_std, losses = [], []
+        for part in minibatch.parts(self.passes.chunk_rows):
+            deviations, loss = self._part(part)
+            of_log_std.append(deviations)
+            losses.append(loss)
+        self.losses.append(sum(losses[1:], losses[0]))
         stepping = self._stepping(minibatch)
         if not any(stepping):
             return
-        of_outputs, of_log_std = self.kernel.head.gradient(kept, of_log_prob, -self.ent_coef * minibatch.shares)
-        grad = th.zeros_like(outputs)
-        grad[:, 0] = of_outputs
-        grad[:, 1, :, 0] = of_values
-        self.kernel.passes.backward(self.rows, values, grad.flatten(0, 1), self.grads)
-        if of_log_std is not None:
-            self.grads.unflatten(0, (n, 2))[:, 0, self.stack.log_std] = of_log_std
+        self.passes.read_gradients(self.grads)
+        if not self.stack.discrete:
+            self.grads.unflatten(0, (self.n, 2))[:, 0, self.stack.log_std] = sum(of_log_std[1:], of_log_std[0])
         self._clip_gradients()
         self._adam(stepping)
 
+    def _part(self, part: Minibatch) -> tuple[th.Tensor | None, th.Tensor]:
+        """Add the gradients of some rows; return those of the deviations, and the rows' part of the losses, (5, n)."""
+        n, batch, head = self.n, part.batch, self.kernel.head
+        inputs = batch.features[:, None].expand(-1, 2, -1, -1).flatten(0, 1)
+        outputs = self.passes.forward(inputs).unflatten(0, (n, 2))
+        log_std = self.rows.unflatten(0, (n, 2))[:, 0, self.stack.log_std]
+        log_prob, entropy, kept = head.evaluate(outputs[:, 0].transpose(1, 2), log_std, batch.masks, batch.actions)
+        of_log_prob, of_values, losses = self._losses(part, log_prob, outputs[:, 1, 0], entropy)
+        of_outputs, of_log_std = head.gradient(kept, of_log_prob, -self.ent_coef * part.shares)
+        grad = th.zeros_like(outputs)
+        grad[:, 0] = of_outputs.transpose(1, 2)
+        grad[:, 1, 0] = of_values
+        self.passes.backward(inputs, grad.flatten(0, 1))
+        return of_log_std, losses
+
     def _losses(
         self, minibatch: Minibatch, log_prob: th.Tensor, values: th.Tensor, entropy: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """Keep the losses, and return their derivatives with respect to the log-densities and to the values, (n, width)."""
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Derivatives of the losses with respect to the log-densities and to the values, (n, width), and the losses, (5, n)."""
         columns, shares = minibatch.batch.columns, minibatch.shares
         log_ratio = log_prob - columns.old_log_prob
         ratio = log_ratio.exp()
@@ -204,8 +215,7 @@ class _Run:
         error, of_values = self._value_errors(values, columns.old_values, columns.returns)
         of_values = of_values * (2.0 * self.vf_coef) * shares
         terms = th.stack([objective * columns.weights, error.square(), entropy, outside.to(ratio.dtype), distance - log_ratio])
-        self.losses.append((terms * shares).sum(dim=2))
-        return of_log_prob, of_values
+        return of_log_prob, of_values, (terms * shares).sum(dim=2)
 
     def _value_errors(self, values: th.Tensor, old: th.Tensor, returns: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Errors of the critics' (clipped) values, and the errors where a value's change is not clipped, else 0."""

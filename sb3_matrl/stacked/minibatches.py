@@ -64,6 +64,20 @@ class Minibatch:
     counts: tuple[int, ...]
     epoch: int
 
+    def parts(self, n_rows: int) -> Iterator[Minibatch]:
+        """
+        Cut into parts; the means over the minibatch are the sums over its parts.
+
+        :param n_rows: rows of a part
+        """
+        width = self.shares.shape[1]
+        if width <= n_rows:
+            yield self
+            return
+        for start in range(0, width, n_rows):
+            rows = slice(start, start + n_rows)
+            yield Minibatch(_rows(self.batch, rows), self.shares[:, rows], self.counts, self.epoch)
+
 
 class LockstepBatches:
     """

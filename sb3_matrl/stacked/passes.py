@@ -1,96 +1,130 @@
-"""Forward and backward passes of stacked networks."""
+"""Forward and backward passes of stacked networks, in parts of rows that stay in a core's cache."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch as th
 
-from sb3_matrl.stacked.storage import Layer, Stack
+from sb3_matrl.stacked.storage import Stack
 
-# From this many rows on, one matrix product per network is faster than one batched product (measured on CPUs).
-LOOP_ROWS = 512
+# Rows of all networks that pass at once (measured on CPUs); a network gets at least _LEAST_ROWS and at most _MOST_ROWS.
+_ROWS = 2048
+_LEAST_ROWS, _MOST_ROWS = 64, 256
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """
+    Values and gradients of every hidden layer for one number of rows, (N, rows, width) each, reused by all passes.
+
+    :param values: outputs of the hidden layers
+    :param grads: gradients with respect to the layers' outputs
+    """
+
+    values: list[th.Tensor]
+    grads: list[th.Tensor]
 
 
 class Passes:
     """
-    Passes through the networks of a :class:`~sb3_matrl.stacked.storage.Stack`.
+    Passes through N networks with the layers of a :class:`~sb3_matrl.stacked.storage.Stack`.
 
     :param stack: layout of the networks
+    :param parameters: parameters of the networks, (N, row size); read at every pass
     """
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, parameters: th.Tensor) -> None:
         self.stack = stack
-        aten = th.ops.aten
-        self._slope = stack.slope
-        self._backward_of = {
-            "tanh": aten.tanh_backward,
-            "relu": lambda grad, result: aten.threshold_backward(grad, result, 0),
-            "leaky_relu": lambda grad, result: aten.leaky_relu_backward(grad, result, self._slope, True),
-        }[stack.activation]
+        self._hidden = stack.layers[:-1]
+        self._weights = [layer.weights(parameters) for layer in stack.layers]
+        self._biases = [layer.biases(parameters) for layer in stack.layers]
+        self._n = len(parameters)
+        self._like = parameters
+        self._buffers: dict[int, _Buffers] = {}
+        # Contiguous blocks, because batched products into parts of rows are slow.
+        self._grads = [(th.zeros_like(w, memory_format=th.contiguous_format), b.new_zeros(b.shape)) for w, b in self._pairs()]
 
-    def forward(self, rows: th.Tensor, inputs: th.Tensor, layers: Sequence[Layer] | None = None) -> list[th.Tensor]:
+    def _pairs(self) -> list[tuple[th.Tensor, th.Tensor]]:
+        return list(zip(self._weights, self._biases, strict=True))
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a network that should pass at once."""
+        return min(max(_ROWS // self._n, _LEAST_ROWS), _MOST_ROWS)
+
+    def _room(self, n_rows: int) -> _Buffers:
+        if n_rows not in self._buffers:
+            widths = [layer.outputs for layer in self._hidden]
+            made = [[self._like.new_empty(self._n, n_rows, width) for width in widths] for _ in range(2)]
+            self._buffers[n_rows] = _Buffers(*made)
+        return self._buffers[n_rows]
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
-        Outputs of every layer.
+        Outputs of the networks; the values of the hidden layers are kept for :meth:`backward`.
 
-        :param rows: parameters of N networks, (N, row size)
         :param inputs: (N, B, n_inputs)
-        :param layers: layers of the networks; those of the stack by default
-        :return: inputs of every layer, and the networks' outputs (N, B, n_outputs)
+        :return: (N, n_outputs, B): thin products are several times faster this way round
         """
-        layers = self.stack.layers if layers is None else layers
-        values = [inputs]
-        for layer in layers[:-1]:
-            values.append(self._activate(_affine(values[-1], layer.weights(rows), layer.biases(rows))))
-        values.append(_affine(values[-1], layers[-1].weights(rows), layers[-1].biases(rows)))
-        return values
+        values = inputs
+        room = self._room(inputs.shape[1])
+        for k, out in enumerate(room.values):
+            th.baddbmm(self._biases[k], values, self._weights[k], out=out)
+            values = self._activate(out)
+        return th.baddbmm(self._biases[-1].transpose(1, 2), self._weights[-1], values.transpose(1, 2))
 
     def _activate(self, values: th.Tensor) -> th.Tensor:
         if self.stack.activation == "tanh":
             return values.tanh_()
         if self.stack.activation == "relu":
             return values.relu_()
-        return th.nn.functional.leaky_relu_(values, self._slope)
+        return th.nn.functional.leaky_relu_(values, self.stack.slope)
 
-    def backward(self, rows: th.Tensor, values: list[th.Tensor], grad: th.Tensor, out: th.Tensor) -> None:
+    def start_gradients(self) -> None:
+        """Set the gradients to zero."""
+        for weights, biases in self._grads:
+            weights.zero_()
+            biases.zero_()
+
+    def backward(self, inputs: th.Tensor, grad: th.Tensor) -> None:
         """
-        Gradients of all weights and biases.
+        Add the gradients of all weights and biases for the rows of the last :meth:`forward`.
 
-        :param rows: parameters (N, row size)
-        :param values: return value of :meth:`forward`
-        :param grad: gradient of the loss with respect to the outputs, (N, B, n_outputs)
-        :param out: gradients (N, row size), which are overwritten; places of the deviations are left as they are
+        :param inputs: inputs of that pass
+        :param grad: gradient of the loss with respect to the outputs, (N, n_outputs, B)
         """
-        for k in reversed(range(len(self.stack.layers))):
-            layer = self.stack.layers[k]
-            _product(values[k].transpose(1, 2), grad, layer.weights(out))
-            th.sum(grad, dim=1, out=layer.biases(out).squeeze(1))
-            if k > 0:
-                through = _times_transposed(grad, layer.weights(rows))
-                grad = self._backward_of(through, values[k])
+        room = self._room(inputs.shape[1])
+        values = [inputs, *room.values]
+        weights, biases = self._grads[-1]
+        th.baddbmm(weights, grad, values[-1], out=weights)
+        biases += grad.sum(dim=2).unsqueeze(1)
+        through = grad.transpose(1, 2)
+        for k in reversed(range(len(self._hidden))):
+            out = room.grads[k]
+            after = self._weights[k + 1] if k + 1 == len(self._hidden) else self._weights[k + 1].transpose(1, 2)
+            th.bmm(through, after, out=out)
+            through = self._through_activation(out, values[k + 1])
+            weights, biases = self._grads[k]
+            th.baddbmm(weights, values[k].transpose(1, 2), through, out=weights)
+            biases += through.sum(dim=1, keepdim=True)
 
+    def _through_activation(self, grad: th.Tensor, result: th.Tensor) -> th.Tensor:
+        aten = th.ops.aten
+        if self.stack.activation == "tanh":
+            aten.tanh_backward.grad_input(grad, result, grad_input=grad)
+        elif self.stack.activation == "relu":
+            aten.threshold_backward.grad_input(grad, result, 0, grad_input=grad)
+        else:
+            aten.leaky_relu_backward.grad_input(grad, result, self.stack.slope, True, grad_input=grad)
+        return grad
 
-def _affine(values: th.Tensor, weights: th.Tensor, biases: th.Tensor) -> th.Tensor:
-    if values.shape[1] < LOOP_ROWS:
-        return th.baddbmm(biases, values, weights)
-    out = values.new_empty(*values.shape[:2], weights.shape[2])
-    for i in range(len(values)):
-        th.addmm(biases[i], values[i], weights[i], out=out[i])
-    return out
+    def read_gradients(self, out: th.Tensor) -> None:
+        """
+        Write the gradients into rows with the layout of the parameters.
 
-
-def _times_transposed(grad: th.Tensor, weights: th.Tensor) -> th.Tensor:
-    if grad.shape[1] < LOOP_ROWS:
-        return th.bmm(grad, weights.transpose(1, 2))
-    out = grad.new_empty(*grad.shape[:2], weights.shape[1])
-    for i in range(len(grad)):
-        th.mm(grad[i], weights[i].T, out=out[i])
-    return out
-
-
-def _product(left: th.Tensor, right: th.Tensor, out: th.Tensor) -> None:
-    if left.shape[2] < LOOP_ROWS:
-        out.copy_(th.bmm(left, right))
-        return
-    for i in range(len(left)):
-        th.mm(left[i], right[i], out=out[i])
+        :param out: (N, row size); places of the deviations are left as they are
+        """
+        for layer, (weights, biases) in zip(self.stack.layers, self._grads, strict=True):
+            layer.weights(out).copy_(weights)
+            layer.biases(out).copy_(biases)

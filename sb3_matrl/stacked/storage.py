@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch as th
@@ -14,16 +15,18 @@ from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, layer
 @dataclass(frozen=True)
 class Layer:
     """
-    Place of one layer in a row of the stack: first the weights (inputs, outputs), then the biases.
+    Place of one layer in a row of the stack: first the weights, then the biases.
 
     :param start: position of the first weight
     :param inputs: number of inputs
     :param outputs: number of outputs
+    :param last: whether this is the layer of the outputs, whose weights are (outputs, inputs), others' (inputs, outputs)
     """
 
     start: int
     inputs: int
     outputs: int
+    last: bool
 
     @property
     def bias(self) -> int:
@@ -36,8 +39,9 @@ class Layer:
         return self.bias + self.outputs
 
     def weights(self, rows: th.Tensor) -> th.Tensor:
-        """:return: view (n_rows, inputs, outputs) of the rows (n_rows, row size)"""
-        return rows[:, self.start : self.bias].unflatten(1, (self.inputs, self.outputs))
+        """:return: view (n_rows, inputs, outputs) of the rows (n_rows, row size); (n_rows, outputs, inputs) of the last layer"""
+        shape = (self.outputs, self.inputs) if self.last else (self.inputs, self.outputs)
+        return rows[:, self.start : self.bias].unflatten(1, shape)
 
     def biases(self, rows: th.Tensor) -> th.Tensor:
         """:return: view (n_rows, 1, outputs) of the rows (n_rows, row size)"""
@@ -65,8 +69,8 @@ class Stack:
         self.layers: list[Layer] = []
         sizes = [self.n_inputs, *hidden, self.n_outputs]
         start = 0
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
-            self.layers.append(Layer(start, inputs, outputs))
+        for k, (inputs, outputs) in enumerate(pairwise(sizes)):
+            self.layers.append(Layer(start, inputs, outputs, last=k == len(hidden)))
             start = self.layers[-1].end
         self.log_std = slice(start, start if self.discrete else start + self.n_outputs)
         self.row_size = self.log_std.stop
@@ -153,8 +157,9 @@ class Stack:
         policy, discrete = self.policies[i], self.discrete
         for row, linears in zip((rows[2 * i], rows[2 * i + 1]), layers_of(policy), strict=True):
             for layer, linear in zip(self.layers, linears, strict=True):
-                weights = row[layer.start : layer.bias].view(layer.inputs, layer.outputs)
-                yield linear.weight, weights[: linear.in_features, : linear.out_features].T
+                weights = layer.weights(row[None])[0]
+                weights = weights if layer.last else weights.T
+                yield linear.weight, weights[: linear.out_features, : linear.in_features]
                 yield linear.bias, row[layer.bias : layer.bias + linear.out_features]
         if not discrete:
             yield policy.log_std, rows[2 * i, self.log_std][: len(policy.log_std)]
