@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Iterable
@@ -28,22 +29,48 @@ def _check_optimizer(optimizer: th.optim.Optimizer) -> None:
                 raise ValueError(
                     f"its optimiser has the option {name} = {group.get(name)!r:.100}, expected one like {default!r}"
                 )
+    expected = _first_state(optimizer)
     if optimizer.state:
-        _check_state(optimizer, _first_state(optimizer))
+        _check_state(optimizer, expected)
+    if expected is not None:
+        _check_step(optimizer)
 
 
 def _first_state(optimizer: th.optim.Optimizer) -> dict[str, Any] | None:
     """State of such an optimiser for a parameter of shape (2, 3), after one step; ``None`` if it cannot make one by itself."""
-    parameter = th.nn.Parameter(th.zeros(2, 3))
-    parameter.grad = th.zeros(2, 3)
-    known = inspect.signature(type(optimizer)).parameters
-    options = {name: optimizer.param_groups[0][name] for name in optimizer.defaults if name in known}
     try:
-        probe = type(optimizer)([parameter], **options)
+        probe = _like(optimizer, [th.zeros(2, 3)])
         probe.step()
     except Exception:  # LBFGS, for example, needs a function
         return None
-    return dict(probe.state[parameter])
+    return dict(probe.state[probe.param_groups[0]["params"][0]])
+
+
+def _like(optimizer: th.optim.Optimizer, values: Iterable[th.Tensor]) -> th.optim.Optimizer:
+    """An optimiser of the same class with its defaults, for copies of the values, with gradients of 0."""
+    known = inspect.signature(type(optimizer)).parameters
+    parameters = [th.nn.Parameter(value.detach().clone()) for value in values]
+    for parameter in parameters:
+        parameter.grad = th.zeros_like(parameter)
+    return type(optimizer)(parameters, **{name: value for name, value in optimizer.defaults.items() if name in known})
+
+
+def _check_step(optimizer: th.optim.Optimizer) -> None:
+    """
+    Take a step on copies of the parameters.
+
+    :raises ValueError: if the optimiser fails
+    """
+    for group in optimizer.param_groups:
+        probe = _like(optimizer, group["params"])
+        probe.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
+        for parameter, original in zip(probe.param_groups[0]["params"], group["params"], strict=True):
+            if original in optimizer.state:
+                probe.state[parameter] = copy.deepcopy(optimizer.state[original])
+        try:
+            probe.step()
+        except Exception as error:
+            raise ValueError(f"its optimiser cannot take a step from its state: {error}") from error
 
 
 def _check_state(optimizer: th.optim.Optimizer, expected: dict[str, Any] | None) -> None:

@@ -257,6 +257,21 @@ def test_states_of_optimisers_are_checked(members: Members, tmp_path: Path, entr
         load_model(tmp_path / "model.zip", device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("betas", (1.0, 0.999)), ("weight_decay", th.ones(1)), ("step", th.tensor(-1.0))],
+)
+def test_optimisers_that_cannot_take_a_step_are_refused(members: Members, tmp_path: Path, option: str, value: Any) -> None:
+    def change(tree: Any) -> None:
+        states = tree["policy.optimizer"]["state"]
+        for place in [states[0]] if option == "step" else tree["policy.optimizer"]["param_groups"]:
+            place[option] = value
+
+    write_members(tmp_path / "model.zip", changed_tensors(members, change))
+    with pytest.raises(ValueError, match=r"model\.zip.*its optimiser cannot take a step from its state"):
+        load_model(tmp_path / "model.zip", device="cpu")
+
+
 def test_networks_of_the_caller_are_not_limited(members: Members, tmp_path: Path) -> None:
     write_members(tmp_path / "model.zip", members)
     large = MATRL(
