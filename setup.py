@@ -1,8 +1,20 @@
 """Packaging of sb3-matrl: ranges that should work; ``requirements.txt`` pins what was tested."""
 
+import os
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+
+# Gradient steps in C++, optional: without a C++ compiler the package installs all the same. Numbers that are not finite must
+# stay so, hence no -ffast-math.
+KERNEL = Extension(
+    "sb3_matrl.stacked._kernel",
+    sources=["sb3_matrl/stacked/kernel.cpp"],
+    language="c++",
+    extra_compile_args="-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -fvisibility=hidden -pthread".split(),
+    extra_link_args=["-pthread"],
+    optional=True,
+)
 
 setup(
     name="sb3-matrl",
@@ -18,6 +30,7 @@ setup(
         "sb3_matrl.zoo": ["hyperparams/*.yml", "sweeps/*.yaml"],
         "sb3_matrl.zoo.reporting": ["templates/*.j2", "templates/*.css"],
     },
+    ext_modules=[KERNEL] if os.name == "posix" else [],
     install_requires=[
         "torch>=2.8,<3",
         "stable-baselines3>=2.9,<3",

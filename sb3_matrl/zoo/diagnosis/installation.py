@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
+from sb3_matrl.stacked.native_kernel import native_obstacle
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.diagnosis.findings import Finding
 
@@ -48,6 +49,7 @@ def check_installation(seconds: float) -> Iterator[Finding]:
     yield from check_versions()
     yield from check_clashes()
     yield check_torch()
+    yield check_native_kernel()
     yield check_atari()
     yield _attempt("SuperSuit bridge", check_bridge)
     yield _attempt("training", lambda: check_training(seconds))
@@ -96,6 +98,12 @@ def check_torch() -> Finding:
     """Describe the build of torch and its device."""
     device = th.cuda.get_device_name() if th.cuda.is_available() else "CPU only"
     return Finding("torch build", True, f"{th.__version__}, {device}, {th.get_num_threads()} threads")
+
+
+def check_native_kernel() -> Finding:
+    """Check whether learners can be updated by the compiled kernel, which is optional."""
+    reason = native_obstacle()
+    return Finding("native kernel", None if reason else True, reason or "compiled, loads")
 
 
 def check_atari() -> Finding:
