@@ -23,8 +23,9 @@ BELOW: dict[str, set[str]] = {
     "files": {"utils"},
     "vec_env": {"envs", "utils"},
     "common": {"files", "vec_env", "utils"},
-    "on_policy": {"common", "vec_env", "utils"},
-    "matrl": {"on_policy", "common", "metagame", "utils"},
+    "stacked": {"utils"},
+    "on_policy": {"stacked", "common", "vec_env", "utils"},
+    "matrl": {"on_policy", "stacked", "common", "metagame", "utils"},
     "evaluation": {"common", "files", "vec_env", "envs", "utils"},
     "": {"common", "matrl"},
 }

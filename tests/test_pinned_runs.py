@@ -58,7 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def train(case: str) -> MATRL:
     """Five iterations."""
-    return MATRL("MlpPolicy", **{**SMALL, **CASES[case]}).learn(500, log_interval=None)
+    return MATRL("MlpPolicy", backend="sb3", **{**SMALL, **CASES[case]}).learn(500, log_interval=None)
 
 
 def summary(model: MATRL) -> dict[str, Any]:

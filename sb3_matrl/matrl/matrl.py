@@ -232,7 +232,7 @@ class MATRL(MultiAgentAlgorithm):
         """
         assert self.env is not None
         position = self.start_rollout(callback)
-        collector = RolloutCollector(self.env, self.team)
+        collector = RolloutCollector(self.env, self.team, self.coordinator.joint)
         self.position, complete = collector.collect(position, self.n_steps, lambda seen: self.on_env_step(callback, seen))
         if complete:
             callback.on_rollout_end()

@@ -263,6 +263,8 @@ def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
         objective = objective + entropy.sum()
     named = [(name, value) for name, value in policy.named_parameters() if value.requires_grad]
     gradients = th.autograd.grad(objective, [value for _, value in named], allow_unused=True)
+    with th.no_grad():
+        _example_distribution(policy)  # policies keep their last distribution; one with gradients could not be copied
     return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is not None]
 
 

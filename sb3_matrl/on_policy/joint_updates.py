@@ -16,7 +16,7 @@ from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
 from sb3_matrl.stacked.lockstep import Lockstep, StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
 from sb3_matrl.stacked.passes import Passes
-from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, hook_obstacle, obstacle
+from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, obstacle, temporary_obstacle
 from sb3_matrl.stacked.storage import Stack
 from sb3_matrl.utils.distributions import ActionDistribution
 from sb3_matrl.utils.suggest import unknown
@@ -45,7 +45,7 @@ class LearnerStack:
     @property
     def obstacle(self) -> str | None:
         """Reason why the stack cannot be used at present, or ``None``."""
-        reasons = (hook_obstacle(learner.policy) for learner in self.learners)
+        reasons = map(temporary_obstacle, self.learners)
         return next((reason for reason in reasons if reason is not None), None)
 
     def features(self, batches: Sequence[AgentBatch]) -> th.Tensor:

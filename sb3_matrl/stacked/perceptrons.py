@@ -64,16 +64,14 @@ def obstacle(learner: OnPolicyAlgorithm) -> str | None:
         return f"{kind.__name__} is not stacked, only PPO and MaskablePPO are"
     if type(policy) is not _POLICIES[kind]:
         return f"its policy is a {type(policy).__name__}, only MlpPolicy is stacked"
-    if "train" in vars(learner):
-        return "its train() was replaced"
-    return _network_obstacle(policy) or _optimizer_obstacle(policy) or hook_obstacle(policy)
+    return _network_obstacle(policy) or _optimizer_obstacle(policy) or temporary_obstacle(learner)
 
 
 def _network_obstacle(policy: Any) -> str | None:
     space = policy.action_space
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box)):
         return f"its actions are {type(space).__name__}"
-    if policy.use_sde or policy.squash_output:
+    if getattr(policy, "use_sde", False) or policy.squash_output:
         return "its exploration depends on the state (use_sde)"
     if type(policy.features_extractor) is not FlattenExtractor or type(policy.mlp_extractor) is not MlpExtractor:
         return f"its features come from a {type(policy.features_extractor).__name__}"
@@ -97,12 +95,15 @@ def _optimizer_obstacle(policy: Any) -> str | None:
     return f"its optimiser has {', '.join(unlike)}" if unlike else None
 
 
-def hook_obstacle(policy: nn.Module) -> str | None:
+def temporary_obstacle(learner: OnPolicyAlgorithm) -> str | None:
     """
-    Reason why a policy cannot be updated outside autograd: somebody watches its gradients or its passes.
+    Reason why a learner that can be stacked cannot be at present: its update was replaced, or hooks watch its networks.
 
-    :param policy: policy of a learner
+    :param learner: on-policy learner
     """
+    if "train" in vars(learner):
+        return "its train() was replaced"
+    policy: nn.Module = learner.policy
     hooked = any(parameter._backward_hooks for parameter in policy.parameters())  # type: ignore[attr-defined]
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooked = hooked or any(getattr(module, name) for module in policy.modules() for name in names)

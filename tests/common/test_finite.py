@@ -170,7 +170,7 @@ class Overflow(BaseCallback):
 
 
 def test_a_policy_that_overflows_while_it_acts_is_named_and_the_model_can_be_saved(tmp_path: Path) -> None:
-    model = build()
+    model = build(backend="sb3")
     before = copies(model)
     # Three copies: after step 4 of the second rollout.
     where = r"agent 'agent_1', step 5 of the rollout: the policy's output is NaN or infinite, on finite observations"
@@ -184,11 +184,23 @@ def test_a_policy_that_overflows_while_it_acts_is_named_and_the_model_can_be_sav
 
 @pytest.mark.parametrize("use_sde", [False, True])
 def test_a_policy_of_continuous_actions_that_overflows_is_named_too(use_sde: bool, tmp_path: Path) -> None:
-    model = build(env=early_death, n_steps=20, use_sde=use_sde)
+    model = build(env=early_death, n_steps=20, use_sde=use_sde, backend="sb3")
     with np.errstate(invalid="ignore"):
         fail(model, Overflow("a", 15), r"agent 'a', (env copy \d, )?step 5 of the rollout: .*(NaN|nan|inf)")
     model.save(tmp_path / "model")
     assert equal(copies(MATRL.load(tmp_path / "model", device="cpu")), copies(model))
+
+
+@pytest.mark.parametrize(("env", "agent"), [("checkers_v0", "agent_1"), (early_death, "a")])
+def test_a_stack_whose_policy_overflows_names_it(env: Any, agent: str) -> None:
+    model = build(env=env, backend="torch")
+    model.learn(ITERATION)
+    with th.no_grad():
+        first_weight(model.agents[agent].policy).fill_(3e38)
+        model.agents[agent].policy.action_net.weight.fill_(3e38)
+    where = rf"agent {agent!r}, step \d of the rollout: the policy's output is NaN or infinite, on finite observations"
+    with np.errstate(invalid="ignore"):
+        fail(model, match=where)
 
 
 # ---------------------------------------------------------------- undone

@@ -124,10 +124,10 @@ def test_the_others_weights_serve_every_member() -> None:
     seen: dict[str, th.Tensor] = {}
     original = coordinator.best_respond
 
-    def watched(policy: Any, optimizer: Any, batch: Any, weights: th.Tensor, config: Any, rng: Any) -> Any:
-        name = next(name for name, learner in model.learners.items() if learner.policy is policy)
-        seen[name] = weights
-        return original(policy, optimizer, batch, weights, config, rng)
+    def watched(task: coordinator.BestResponse, rng: Any) -> Any:
+        name = next(name for name, learner in model.learners.items() if learner.policy is task.policy)
+        seen[name] = task.weights
+        return original(task, rng)
 
     predict, predictions = model.coordinator._predict, []
     model.coordinator._predict = lambda: predictions.append(predict()) or predictions[0]  # type: ignore[func-returns-value, method-assign, return-value]

@@ -1,0 +1,206 @@
+"""Learners of a stack that act together: one pass for all per step, values and log-densities once per rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_matrl.common.agents import Position, Team
+from sb3_matrl.on_policy.actors import action_masks, bad_output, normalized_rewards, observation_tensor, to_env_actions
+from sb3_matrl.on_policy.buffers import is_maskable
+from sb3_matrl.on_policy.joint_updates import LearnerStack
+from sb3_matrl.stacked.passes import Passes
+from sb3_matrl.vec_env import JointStep, JointVecEnv
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """
+    Episodes of one learner's agents that were truncated in one step.
+
+    :param n: index of the step in the rollout
+    :param columns: columns of the agents
+    :param features: their final observations as the critic takes them, (n cut, n_features)
+    """
+
+    n: int
+    columns: np.ndarray
+    features: th.Tensor
+
+
+class StackActor:
+    """
+    Learners of a stack that act together, see :class:`~sb3_matrl.on_policy.actors.Actor`.
+
+    Noise is drawn for the whole rollout from torch's global generator.
+
+    :param env: environment
+    :param team: all learners
+    :param stack: learners with like networks
+    """
+
+    def __init__(self, env: JointVecEnv, team: Team, stack: LearnerStack) -> None:
+        self.env, self.team, self.stack = env, team, stack
+        self.learners: list[Any] = list(stack.learners)
+        self.buffers: list[Any] = [learner.rollout_buffer for learner in self.learners]
+        self.n_columns = self.learners[0].n_envs
+        self._plain = [_is_plain(learner.observation_space) for learner in self.learners]
+
+    def start(self, n_steps: int) -> None:
+        """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
+        stack, n, columns = self.stack.stack, len(self.learners), self.n_columns
+        for learner in self.learners:
+            learner.policy.set_training_mode(False)
+            learner.rollout_buffer.reset()
+        rows = stack.parameters()
+        actors, critics = rows.unflatten(0, (n, 2)).unbind(1)
+        self._log_std = actors[:, stack.log_std]
+        self._actor_passes, self._critic_passes = Passes(stack, actors), Passes(stack, critics)
+        self._features = rows.new_zeros(n, columns, stack.n_inputs)
+        self._noise = self.stack.kernel.head.noise(n_steps, n, columns, stack.n_outputs, like=rows)
+        self._outputs = th.empty_like(self._noise)
+        self._actions = rows.new_zeros(n_steps, n, columns, self.stack.kernel.head.action_size)
+        masked = is_maskable(self.buffers[0])
+        self._masks = th.zeros(self._noise.shape, dtype=th.bool, device=rows.device) if masked else None
+        self._alive = np.empty((n_steps, n, columns), dtype=bool)
+        self._cuts: list[list[_Cut]] = [[] for _ in self.learners]
+
+    def act(self, position: Position, n: int) -> dict[str, np.ndarray]:
+        """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
+        for i, name in enumerate(self.stack.names):
+            rows = self.team.normalized_rows(name, position.observations)
+            buffer = self.buffers[i]
+            buffer.observations[n] = rows.reshape(buffer.observations.shape[1:])
+            buffer.episode_starts[n] = self.team.columns(name, position.episode_starts)
+            self._alive[n, i] = self.team.columns(name, self.env.alive)
+            self._write_features(self._features[i], i, rows)
+            if self._masks is not None:
+                masks = action_masks(self.env, self.team, name)
+                buffer.action_masks[n] = masks
+                self._masks[n, i, :, : masks.shape[1]] = th.as_tensor(masks, device=self._masks.device)
+        self._outputs[n] = self._actor_passes.forward(self._features).transpose(1, 2)
+        masks_now = None if self._masks is None else self._masks[n]
+        self._actions[n] = self.stack.kernel.head.sample(self._outputs[n], self._log_std, masks_now, self._noise[n])
+        return self._env_actions(n)
+
+    def _write_features(self, out: th.Tensor, i: int, rows: np.ndarray) -> None:
+        """Write observations (n_columns, ...) of learner ``i`` as its networks take them."""
+        if self._plain[i]:
+            features = th.from_numpy(rows.reshape(len(rows), -1))
+        else:
+            policy = self.learners[i].policy
+            features = policy.extract_features(observation_tensor(self.learners[i], rows), policy.features_extractor)
+        out[:, : features.shape[1]] = features
+
+    def _env_actions(self, n: int) -> dict[str, np.ndarray]:
+        """agent -> actions (num_envs, *action shape) as the environment takes them."""
+        found: dict[str, np.ndarray] = {}
+        actions = self._actions[n].cpu().numpy()
+        if self.stack.stack.discrete:
+            actions = actions.astype(np.int64)
+        elif not np.isfinite(actions).all():
+            raise bad_output(self.stack.names[int(np.argwhere(~np.isfinite(actions))[0][0])], n)
+        for i, (name, learner) in enumerate(zip(self.stack.names, self.learners, strict=True)):
+            space, members = learner.action_space, self.team.members[name]
+            size = self.buffers[i].action_dim
+            own = actions[i, :, 0] if isinstance(space, spaces.Discrete) else actions[i, :, :size]
+            own = to_env_actions(learner.policy, space, own.reshape(len(own), *space.shape))
+            found |= zip(members, np.split(own, len(members)), strict=True)
+        return found
+
+    def store(self, n: int, step: JointStep, ended: np.ndarray) -> None:
+        """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
+        for i, name in enumerate(self.stack.names):
+            alive = self._alive[n, i]
+            rewards = normalized_rewards(self.team, name, step, alive, ended)
+            rewards[~alive] = 0.0
+            self.buffers[i].rewards[n] = rewards
+        if step.final_observations is not None:
+            self._store_cuts(n, step)
+
+    def _store_cuts(self, n: int, step: JointStep) -> None:
+        """Keep the final observations of truncated agents, whose values are bootstrapped."""
+        for i, name in enumerate(self.stack.names):
+            columns = np.flatnonzero(self.team.columns(name, step.truncated & ~step.terminated) & self._alive[n, i])
+            if len(columns):
+                final = self.team.normalized_rows(name, step.final_observations)
+                features = self._features.new_zeros(len(columns), self._features.shape[2])
+                self._write_features(features, i, final[columns])
+                self._cuts[i].append(_Cut(n, columns, features))
+
+    def finish(self, position: Position, acted: np.ndarray) -> None:
+        """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
+        self._check_outputs()
+        head, n_steps = self.stack.kernel.head, len(acted)
+        masks = None if self._masks is None else _by_learner(self._masks)
+        outputs, actions = _by_learner(self._outputs), _by_learner(self._actions)
+        log_probs = head.evaluate(outputs, self._log_std, masks, actions)[0].unflatten(1, (n_steps, -1)).cpu().numpy()
+        values = self._values(th.stack([self._rollout_features(i) for i in range(len(self.learners))]))
+        values = values.unflatten(1, (n_steps, -1)).cpu().numpy()
+        for i, name in enumerate(self.stack.names):
+            self._write_features(self._features[i], i, self.team.normalized_rows(name, position.observations))
+        last_values = self._values(self._features)
+        bootstraps = self._bootstraps()
+        for i, (name, buffer) in enumerate(zip(self.stack.names, self.buffers, strict=True)):
+            own = self._actions[:, i, :, : buffer.action_dim].cpu().numpy()
+            buffer.actions[:] = own.reshape(buffer.actions.shape)
+            buffer.values[:] = values[i] * self._alive[:, i]
+            buffer.log_probs[:] = log_probs[i]
+            for cut, value in zip(self._cuts[i], bootstraps[i], strict=True):
+                buffer.rewards[cut.n, cut.columns] += buffer.gamma * value
+            buffer.pos, buffer.full = n_steps, True
+            buffer.mask = np.stack([self.team.columns(name, row) for row in acted])
+            starts = self.team.columns(name, position.episode_starts)
+            buffer.compute_returns_and_advantage(last_values=last_values[i], dones=starts)
+
+    def _check_outputs(self) -> None:
+        """
+        :raises NonFiniteError: if an output of an actor is NaN or infinite; names the first one
+        """
+        if bool(th.isfinite(self._outputs.sum())) or bool((finite := th.isfinite(self._outputs)).all()):
+            return
+        n, i = (~finite).nonzero()[0][:2].tolist()
+        raise bad_output(self.stack.names[i], n)
+
+    def _rollout_features(self, i: int) -> th.Tensor:
+        """All observations of learner ``i`` as its networks take them, step by step, (n_steps * n_columns, n_inputs)."""
+        observations = self.buffers[i].observations
+        out = self._features.new_zeros(observations.shape[0] * self.n_columns, self._features.shape[2])
+        self._write_features(out, i, observations.reshape(len(out), *observations.shape[2:]))
+        return out
+
+    def _values(self, features: th.Tensor) -> th.Tensor:
+        """Values of observations (n, B, n_inputs) by each learner's critic, (n, B)."""
+        passes = self._critic_passes
+        return th.cat([passes.forward(part)[:, 0] for part in features.split(passes.chunk_rows, dim=1)], dim=1)
+
+    def _bootstraps(self) -> list[list[np.ndarray]]:
+        """Values of the final observations of each learner's truncated agents, in the order of its cuts."""
+        sizes = [[len(cut.columns) for cut in cuts] for cuts in self._cuts]
+        longest = max(map(sum, sizes))
+        if not longest:
+            return [[] for _ in self._cuts]
+        features = self._features.new_zeros(len(self._cuts), longest, self._features.shape[2])
+        for row, cuts, own in zip(features, self._cuts, sizes, strict=True):
+            if cuts:
+                row[: sum(own)] = th.cat([cut.features for cut in cuts])
+        values = self._values(features)
+        return [
+            [one.cpu().numpy() for one in row[: sum(own)].split(own)] if own else []
+            for row, own in zip(values, sizes, strict=True)
+        ]
+
+
+def _is_plain(space: spaces.Space[Any]) -> bool:
+    """Whether observations are numbers that the networks take as they are."""
+    return isinstance(space, spaces.Box) and not is_image_space(space)
+
+
+def _by_learner(values: th.Tensor) -> th.Tensor:
+    """From (n_steps, n, n_columns, size) to (n, n_steps * n_columns, size)."""
+    return values.transpose(0, 1).flatten(1, 2)
