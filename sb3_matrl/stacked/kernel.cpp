@@ -229,7 +229,7 @@ private:
     float *outputs, *scores, *actions;
     // By row: columns of the rollout, results of the losses, room.
     float *old_log_prob, *old_values, *advantages, *returns, *weights;
-    float *log_prob, *entropy, *entropies, *of_log_prob, *highest, *total;
+    float *log_prob, *entropy, *entropies, *of_log_prob, *highest, *total, *log_total;
     int64_t rows[CHUNK];
     int64_t n = 0;      // number of rows of this chunk
     float share = 0.0;  // share of a row in the minibatch's mean
@@ -252,7 +252,7 @@ private:
         for (float*& one : layer_grads) one = arena.take(CHUNK * widest);
         for (float** one : {&outputs, &scores, &actions}) *one = arena.take(CHUNK * n_outputs());
         for (float** one : {&old_log_prob, &old_values, &advantages, &returns, &weights, &log_prob, &entropy, &of_log_prob,
-                            &highest, &total})
+                            &highest, &total, &log_total})
             *one = arena.take(CHUNK);
         entropies = arena.take(CHUNK * std::max<int64_t>(l.n_choices, 1));
     }
@@ -458,12 +458,13 @@ private:
                 probs[j * CHUNK + r] = one;
                 total[r] += one;
             }
-        for (int64_t r = 0; r < n; ++r) highest[r] += std::log(total[r]);
+        for (int64_t r = 0; r < n; ++r) log_total[r] = std::log(total[r]);
         std::fill_n(of_choice, n, 0.0f);
         for (int64_t j = 0; j < size; ++j)
 #pragma omp simd
             for (int64_t r = 0; r < n; ++r) {
-                const float log_p = logits[j * CHUNK + r] - highest[r], p = probs[j * CHUNK + r] / total[r];
+                // In this order, because a sum of `highest` and the logarithm loses the latter if all actions are illegal.
+                const float log_p = (logits[j * CHUNK + r] - highest[r]) - log_total[r], p = probs[j * CHUNK + r] / total[r];
                 logits[j * CHUNK + r] = log_p;
                 probs[j * CHUNK + r] = p;
                 of_choice[r] -= p * log_p;

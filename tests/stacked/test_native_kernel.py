@@ -374,28 +374,32 @@ def test_numbers_that_are_not_finite_stay_visible(kind: str, place: str) -> None
 
 @needs_kernel
 def test_gradient_of_masked_logits_equals_that_of_autograd() -> None:
-    # An illegal action, and a row whose actions are all illegal.
-    case = Case(n_rows=8, masked=True, spaces=(DISCRETE,), n_inputs=(11,))
+    case = Case(n_rows=40, masked=True, spaces=(DISCRETE,), n_inputs=(11,))
     (policy,) = case.policies(th.float32)
     stack = Stack([policy])
     batch = case.batch(stack, 1)
     assert batch.masks is not None
-    batch.masks[0, 3] = False
+    batch.masks[0, 5:20] = False  # all actions are illegal
+    batch.masks[0, th.arange(20, 30), batch.actions[0, 20:30, 0].long()] = False  # the action that was taken is
     settings = replace(SETTINGS, max_grad_norm=1e9, normalize_advantage=False)
-    legal = batch.masks[0]
-    old = th.log_softmax(_logits(policy, batch.features[0]).masked_fill(~legal, -1e8), -1).detach()
-    own = old.gather(1, batch.actions[0].long())[None, :, 0]
-    batch = replace(batch, columns=replace(batch.columns, old_log_prob=own))
-    expected = copy.deepcopy(policy)
-    distribution = th.distributions.Categorical(logits=_logits(expected, batch.features[0]).masked_fill(~legal, -1e8))
-    ratio = (distribution.log_prob(batch.actions[0, :, 0]) - own[0]).exp()
-    loss = -(batch.columns.weights[0] * ratio * batch.columns.advantages[0]).mean() - 0.01 * distribution.entropy().mean()
+    legal, actions = batch.masks[0], batch.actions[0, :, 0].double()
+    # In float32, Categorical loses the logarithm of the number of actions where all are illegal.
+    expected = copy.deepcopy(policy).double()
+    logits = _logits(expected, batch.features[0].double()).masked_fill(~legal, -1e8)
+    distribution = th.distributions.Categorical(logits=logits)
+    log_prob = distribution.log_prob(actions)
+    batch = replace(batch, columns=replace(batch.columns, old_log_prob=log_prob.detach().float()[None]))
+    weighted = batch.columns.weights[0].double() * batch.columns.advantages[0].double()
+    loss = -(weighted * (log_prob - log_prob.detach()).exp()).mean() - 0.01 * distribution.entropy().mean()
     loss.backward()  # type: ignore[no-untyped-call]
-    NativeKernel(stack).update([policy.optimizer], batch, whole(1, 1), [settings])
+    (record,) = NativeKernel(stack).update([policy.optimizer], batch, whole(1, 1), [settings])
+    np.testing.assert_allclose(record.entropy, [distribution.entropy().mean().item()], rtol=1e-5)
+    np.testing.assert_allclose(record.approx_kl, [0.0], atol=1e-6)
     # Adam's first moment is a tenth of the gradient.
     for parameter, other in zip(policy.action_net.parameters(), expected.action_net.parameters(), strict=True):
         assert other.grad is not None
-        th.testing.assert_close(policy.optimizer.state[parameter]["exp_avg"] * 10.0, other.grad, rtol=1e-5, atol=1e-6)
+        gradient = policy.optimizer.state[parameter]["exp_avg"].double() * 10.0
+        th.testing.assert_close(gradient, other.grad, rtol=1e-5, atol=1e-6)
 
 
 def _logits(policy: Any, features: th.Tensor) -> th.Tensor:
