@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from sb3_matrl import MATRL
 from sb3_matrl.files.archive import FORMAT_VERSION
+from sb3_matrl.stacked.native_kernel import native_obstacle
 from sb3_matrl.zoo import doctor
 from sb3_matrl.zoo.diagnosis import installation
 from tests.matrl.test_exact_resume import build
@@ -65,6 +66,13 @@ def test_a_torchvision_that_does_not_load_is_a_clash(monkeypatch: pytest.MonkeyP
     (finding,) = installation.check_clashes()
     assert finding.ok is False
     assert finding.text.endswith("pip uninstall torchvision: RuntimeError: operator torchvision::nms does not exist")
+
+
+def test_a_missing_native_kernel_is_no_fault(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert installation.check_native_kernel().ok is (True if native_obstacle() is None else None)
+    monkeypatch.setattr(installation, "native_obstacle", lambda: "it was not compiled: install a C++ compiler")
+    code, lines = report(capsys, "--seconds", "0")
+    assert code == 0 and lines["native kernel"] == "- it was not compiled: install a C++ compiler"
 
 
 def test_what_goes_wrong_in_a_training_is_reported(
