@@ -224,7 +224,9 @@ class MultiAgentAlgorithm(MultiAgentModel):
             )
         if not proceed:
             return False
-        self._update_info_buffer(seen["infos"], seen["dones"])
+        ended = np.flatnonzero(seen["dones"])
+        if len(ended):  # only their infos have statistics of episodes
+            self._update_info_buffer([seen["infos"][copy] for copy in ended], seen["dones"][ended])
         return True
 
     def train(self, total_timesteps: int | None = None) -> None:

@@ -14,8 +14,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 ON_NAN = ("stop", "skip")
 # Part of the message of torch.distributions for parameters that are NaN.
 REFUSED_BY_TORCH = "found invalid values"
-# Numbers that are checked by one operation.
-_GROUP_SIZE = 2**20
 # A rollout buffer's arrays in the order in which a bad number spreads, so that the first bad one is the cause.
 _ROLLOUT_ARRAYS = {
     "rewards": "reward",
@@ -72,16 +70,9 @@ def check_parameters(agent: str, policy: ActorCriticPolicy, optimizers: Iterable
 
 
 def _all_finite(tensors: Sequence[th.Tensor]) -> bool:
-    """
-    Whether all numbers are finite. Small tensors are joined, because one operation on all is many times faster than one on
-    each; large ones are cut, because the operation takes several times their memory.
-    """
-    groups: list[list[th.Tensor]] = [[]]
-    for piece in (piece for tensor in tensors for piece in th.split(tensor.reshape(-1), _GROUP_SIZE)):
-        if sum(map(len, groups[-1])) + len(piece) > _GROUP_SIZE:
-            groups.append([])
-        groups[-1].append(piece)
-    return bool(th.stack([th.isfinite(th.cat(group)).all() for group in groups if group]).all())
+    """Whether all numbers are finite: the largest ones are, by one operation for all tensors."""
+    largest = th._foreach_norm([tensor for tensor in tensors if tensor.numel() > 0], th.inf)
+    return bool(th.isfinite(th.stack(largest)).all())
 
 
 def _numbers(policy: ActorCriticPolicy, optimizers: Iterable[th.optim.Optimizer]) -> Iterator[tuple[str, th.Tensor]]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -48,6 +48,9 @@ class MultiAgentModel(BaseAlgorithm):
     :param given: the constructor's local variables: arguments by name
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
+
+    #: Values of arguments that files of earlier versions lack, where they are not the defaults of today.
+    missing_in_files: ClassVar[Mapping[str, Any]] = {}
 
     env: JointVecEnv | None
     learners: dict[str, Any]
@@ -436,7 +439,8 @@ class MultiAgentModel(BaseAlgorithm):
         schedules = [name for name, spec in specs.items() if spec.is_schedule]
         check_names([*(custom_objects or {}), *kwargs], defaults)
         with blame_file(path, Exception):
-            arguments = restore_arguments(saved.arguments, defaults, schedules, custom_objects or {}, kwargs)
+            stored = {**cls.missing_in_files, **saved.arguments}
+            arguments = restore_arguments(stored, defaults, schedules, custom_objects or {}, kwargs)
         n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
         building = {"env": None, "device": device, "n_envs": n_envs, "_init_setup_model": False}
         trees = [saved.parameters, *(tensors for _, tensors in saved.frozen.values())]

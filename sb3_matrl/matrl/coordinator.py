@@ -189,6 +189,7 @@ class MATRLCoordinator:
 
     def _update(self, configs: Mapping[str, BestResponseConfig]) -> MetaGameReport:
         seconds: dict[str, float] = {}
+        self.joint.refresh()
         with _timed(seconds, "predict"):
             prediction = self._predict()
         check_ratios(self.learners, prediction.ratios)

@@ -99,12 +99,14 @@ class MATRL(MultiAgentAlgorithm):
     :param on_nan: NaN or infinite numbers in a rollout or an update end the training (``"stop"``), or that update alone is
         skipped (``"skip"``); either way all agents stay as they were before it
     :param backend: code that acts and takes the gradient steps: ``"sb3"`` is SB3's own, agent by agent and equal to it to the
-        last bit; ``"torch"`` computes agents with like networks together, equal up to rounding; ``"auto"`` is ``"torch"``
-        for two or more alike agents and ``"sb3"`` for all others, see the page "Speed"
+        last bit; ``"torch"`` computes agents with like networks together, equal up to rounding; ``"native"`` does so by a
+        compiled kernel; ``"auto"`` takes ``"native"``, or ``"torch"`` where that is not available, for two or more alike
+        agents, and ``"sb3"`` for all others. The page "Speed" says which agents are alike
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = PPO.policy_aliases
+    missing_in_files: ClassVar[Mapping[str, Any]] = {"backend": "sb3"}
 
     learners: dict[str, OnPolicyAlgorithm]
     agents: dict[str, OnPolicyAlgorithm]
@@ -202,6 +204,8 @@ class MATRL(MultiAgentAlgorithm):
             {name: len(agents) for name, agents in self.team.members.items()},
             self.arguments["backend"],
         )
+        if self.verbose >= 1:
+            print(self.coordinator.joint.describe())
 
     @property
     def generators(self) -> dict[str, np.random.Generator]:
@@ -232,6 +236,7 @@ class MATRL(MultiAgentAlgorithm):
         """
         assert self.env is not None
         position = self.start_rollout(callback)
+        self.coordinator.joint.refresh()
         collector = RolloutCollector(self.env, self.team, self.coordinator.joint)
         self.position, complete = collector.collect(position, self.n_steps, lambda seen: self.on_env_step(callback, seen))
         if complete:

@@ -13,7 +13,8 @@ from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
-from sb3_matrl.stacked.lockstep import Lockstep, StepRecord, StepSettings
+from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
+from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
 from sb3_matrl.stacked.passes import Passes
 from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, obstacle, temporary_obstacle
@@ -21,10 +22,10 @@ from sb3_matrl.stacked.storage import Stack
 from sb3_matrl.utils.distributions import ActionDistribution
 from sb3_matrl.utils.suggest import unknown
 
-BACKENDS = ("auto", "sb3", "torch")
+BACKENDS = ("auto", "sb3", *KERNELS)
 # Larger stacks do not fit into a core's cache, and smaller networks would wait for the largest one.
 MAX_LEARNERS = 16
-# One row of a stack may have at most this many times the features of another one.
+# A learner of a stack may have at most this many times the features of another one.
 _MAX_PADDING = 2.0
 
 
@@ -34,13 +35,16 @@ class LearnerStack:
 
     :param names: names of the learners
     :param learners: the learners, with as many rows in their rollouts
+    :param backend: ``"torch"``, ``"native"``, or ``"auto"`` for the faster one that is available
+    :raises ValueError: if the backend is not available
     """
 
-    def __init__(self, names: Sequence[str], learners: Sequence[OnPolicyAlgorithm]) -> None:
+    def __init__(self, names: Sequence[str], learners: Sequence[OnPolicyAlgorithm], backend: str) -> None:
         self.names = tuple(names)
         self.learners = list(learners)
         self.stack = Stack([learner.policy for learner in learners])
-        self.kernel = Lockstep(self.stack)
+        self.backend = choose_kernel(self.stack) if backend == "auto" else backend
+        self.kernel = make_kernel(self.stack, self.backend)
 
     @property
     def obstacle(self) -> str | None:
@@ -127,9 +131,10 @@ class JointUpdates:
     The learners of a model, as stacks and one by one.
 
     :param learners: name -> learner
-    :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` stacks all that can be;
-        ``"auto"`` stacks those of which there are at least two alike, so that a single learner equals SB3's to the last bit
-    :raises ValueError: if the backend is unknown
+    :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` and ``"native"`` stack all that can
+        be; ``"auto"`` stacks those of which there are at least two alike, so that a single learner equals SB3's to the last bit,
+        by the native kernel where it is available
+    :raises ValueError: if the backend is unknown or not available
     """
 
     def __init__(self, learners: Mapping[str, OnPolicyAlgorithm], backend: str) -> None:
@@ -140,6 +145,7 @@ class JointUpdates:
         #: name -> reason why the learner is not stacked
         self.obstacles: dict[str, str] = {}
         self.stacks = [] if backend == "sb3" else self._stacks(2 if backend == "auto" else 1)
+        self.refresh()
 
     def _stacks(self, least: int) -> list[LearnerStack]:
         groups: dict[Any, list[str]] = {}
@@ -150,28 +156,41 @@ class JointUpdates:
             else:
                 groups.setdefault(_kind(learner), []).append(name)
         stacks = []
-        for names in groups.values():
+        for names in (part for group in groups.values() for part in self._of_similar_size(group)):
             if len(names) < least:
                 self.obstacles |= dict.fromkeys(names, "no other learner is like it")
                 continue
             parts = np.array_split(np.array(names, dtype=object), math.ceil(len(names) / MAX_LEARNERS))
-            stacks += [LearnerStack(part.tolist(), [self.learners[name] for name in part]) for part in parts]
+            stacks += [LearnerStack(part, [self.learners[name] for name in part], self.backend) for part in map(list, parts)]
         return stacks
+
+    def _of_similar_size(self, names: list[str]) -> list[list[str]]:
+        """Split learners of a kind so that none has more than _MAX_PADDING times the features of another one."""
+        sizes = {name: describe_perceptron(self.learners[name].policy).inputs for name in names}
+        smallest: list[int] = []
+        for size in sorted(set(sizes.values())):
+            if not smallest or size > _MAX_PADDING * smallest[-1]:
+                smallest.append(size)
+        places = {name: sum(size >= least for least in smallest) for name, size in sizes.items()}
+        return [[name for name in names if places[name] == place] for place in range(1, len(smallest) + 1)]
 
     def describe(self) -> str:
         """How the learners are updated, in one line."""
-        parts = [f"{len(one.names)} learners as one stack ({', '.join(one.names)})" for one in self.stacks]
+        parts = [f"{', '.join(one.names)} together by {one.backend!r}" for one in self.stacks]
         alone = [name for name in self.learners if all(name not in one.names for one in self.stacks)]
         if alone:
             reasons = "; ".join(sorted({self.obstacles[name] for name in alone if name in self.obstacles}))
-            parts.append(f"one by one, as SB3: {', '.join(alone)}{f' ({reasons})' if reasons else ''}")
-        return f"backend {self.backend!r}: {'; '.join(parts)}"
+            parts.append(f"{', '.join(alone)} one by one by SB3{f' ({reasons})' if reasons else ''}")
+        return f"Using backend {self.backend!r}: {'; '.join(parts)}"
+
+    def refresh(self) -> None:
+        """Look for stacks that cannot be used at present, because somebody watches a learner's gradients, for example."""
+        self._usable = [one for one in self.stacks if one.obstacle is None]
 
     def usable(self) -> tuple[list[LearnerStack], list[str]]:
-        """Stacks that can be used at present, and the names of all other learners."""
-        stacks = [one for one in self.stacks if one.obstacle is None]
-        stacked = {name for one in stacks for name in one.names}
-        return stacks, [name for name in self.learners if name not in stacked]
+        """Stacks that could be used at the last :meth:`refresh`, and the names of all other learners."""
+        stacked = {name for one in self._usable for name in one.names}
+        return self._usable, [name for name in self.learners if name not in stacked]
 
     def train(self, batches: Mapping[str, AgentBatch]) -> None:
         """
@@ -207,7 +226,6 @@ def _kind(learner: Any) -> tuple[Any, ...]:
     return (
         *(type(learner), learner.device, shape.hidden, shape.activation, shape.slope, shape.discrete, shape.dtype, several),
         *(learner.n_steps * learner.n_envs, learner.n_epochs, learner.batch_size),
-        math.floor(math.log(shape.inputs, _MAX_PADDING)),
     )
 
 

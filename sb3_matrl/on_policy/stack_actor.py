@@ -50,6 +50,7 @@ class StackActor:
         self.buffers: list[Any] = [learner.rollout_buffer for learner in self.learners]
         self.n_columns = self.learners[0].n_envs
         self._plain = [_is_plain(learner.observation_space) for learner in self.learners]
+        self._scaled = [name in team.normalizers for name in stack.names]
 
     def start(self, n_steps: int) -> None:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
@@ -67,17 +68,19 @@ class StackActor:
         self._actions = rows.new_zeros(n_steps, n, columns, self.stack.kernel.head.action_size)
         masked = is_maskable(self.buffers[0])
         self._masks = th.zeros(self._noise.shape, dtype=th.bool, device=rows.device) if masked else None
-        self._alive = np.empty((n_steps, n, columns), dtype=bool)
+        # What the environment says of all agents, (n_steps, num_envs, n_agents).
+        shape = (n_steps, self.env.num_envs, len(self.env.agents))
+        self._starts, self._alive = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
+        self._rewards = np.empty(shape, dtype=np.float32)
         self._cuts: list[list[_Cut]] = [[] for _ in self.learners]
 
     def act(self, position: Position, n: int) -> dict[str, np.ndarray]:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
+        self._starts[n], self._alive[n] = position.episode_starts, self.env.alive
         for i, name in enumerate(self.stack.names):
             rows = self.team.normalized_rows(name, position.observations)
             buffer = self.buffers[i]
             buffer.observations[n] = rows.reshape(buffer.observations.shape[1:])
-            buffer.episode_starts[n] = self.team.columns(name, position.episode_starts)
-            self._alive[n, i] = self.team.columns(name, self.env.alive)
             self._write_features(self._features[i], i, rows)
             if self._masks is not None:
                 masks = action_masks(self.env, self.team, name)
@@ -110,23 +113,26 @@ class StackActor:
             size = self.buffers[i].action_dim
             own = actions[i, :, 0] if isinstance(space, spaces.Discrete) else actions[i, :, :size]
             own = to_env_actions(learner.policy, space, own.reshape(len(own), *space.shape))
-            found |= zip(members, np.split(own, len(members)), strict=True)
+            if len(members) == 1:
+                found[members[0]] = own
+            else:
+                found |= zip(members, np.split(own, len(members)), strict=True)
         return found
 
     def store(self, n: int, step: JointStep, ended: np.ndarray) -> None:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
+        self._rewards[n] = step.rewards
         for i, name in enumerate(self.stack.names):
-            alive = self._alive[n, i]
-            rewards = normalized_rewards(self.team, name, step, alive, ended)
-            rewards[~alive] = 0.0
-            self.buffers[i].rewards[n] = rewards
+            if self._scaled[i]:
+                alive = self.team.columns(name, self._alive[n])
+                self.buffers[i].rewards[n] = normalized_rewards(self.team, name, step, alive, ended)
         if step.final_observations is not None:
             self._store_cuts(n, step)
 
     def _store_cuts(self, n: int, step: JointStep) -> None:
         """Keep the final observations of truncated agents, whose values are bootstrapped."""
         for i, name in enumerate(self.stack.names):
-            columns = np.flatnonzero(self.team.columns(name, step.truncated & ~step.terminated) & self._alive[n, i])
+            columns = np.flatnonzero(self.team.columns(name, step.truncated & ~step.terminated & self._alive[n]))
             if len(columns):
                 final = self.team.normalized_rows(name, step.final_observations)
                 features = self._features.new_zeros(len(columns), self._features.shape[2])
@@ -147,16 +153,31 @@ class StackActor:
         last_values = self._values(self._features)
         bootstraps = self._bootstraps()
         for i, (name, buffer) in enumerate(zip(self.stack.names, self.buffers, strict=True)):
-            own = self._actions[:, i, :, : buffer.action_dim].cpu().numpy()
-            buffer.actions[:] = own.reshape(buffer.actions.shape)
-            buffer.values[:] = values[i] * self._alive[:, i]
-            buffer.log_probs[:] = log_probs[i]
+            self._fill(i, values[i], log_probs[i])
             for cut, value in zip(self._cuts[i], bootstraps[i], strict=True):
                 buffer.rewards[cut.n, cut.columns] += buffer.gamma * value
-            buffer.pos, buffer.full = n_steps, True
-            buffer.mask = np.stack([self.team.columns(name, row) for row in acted])
+            buffer.mask = self._columns(name, acted)
             starts = self.team.columns(name, position.episode_starts)
             buffer.compute_returns_and_advantage(last_values=last_values[i], dones=starts)
+
+    def _fill(self, i: int, values: np.ndarray, log_probs: np.ndarray) -> None:
+        """Fill the buffer of learner ``i``; the rows of dead agents have rewards and values of 0."""
+        name, buffer = self.stack.names[i], self.buffers[i]
+        alive = self._columns(name, self._alive)
+        buffer.episode_starts[:] = self._columns(name, self._starts)
+        if not self._scaled[i]:
+            buffer.rewards[:] = self._columns(name, self._rewards)
+        buffer.rewards[~alive] = 0.0
+        actions = self._actions[:, i, :, : buffer.action_dim].cpu().numpy()
+        buffer.actions[:] = actions.reshape(buffer.actions.shape)
+        buffer.values[:] = values * alive
+        buffer.log_probs[:] = log_probs
+        buffer.pos, buffer.full = len(values), True
+
+    def _columns(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Columns of a learner's agents, from (n_steps, num_envs, n_agents) to (n_steps, n_columns)."""
+        places = [self.team.agents.index(agent) for agent in self.team.members[name]]
+        return values[:, :, places].swapaxes(1, 2).reshape(len(values), -1)
 
     def _check_outputs(self) -> None:
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sb3_matrl.stacked.lockstep import Lockstep
-from sb3_matrl.stacked.native_kernel import NativeKernel
+from sb3_matrl.stacked.native_kernel import NativeKernel, native_stack_obstacle
 from sb3_matrl.stacked.storage import Stack
 from sb3_matrl.utils.suggest import unknown
 
@@ -22,3 +22,13 @@ def make_kernel(stack: Stack, backend: str) -> Kernel:
     if backend not in KERNELS:
         raise ValueError(unknown("backend", backend, KERNELS))
     return KERNELS[backend](stack)
+
+
+def choose_kernel(stack: Stack) -> str:
+    """
+    The fastest available code for a stack.
+
+    :param stack: layout of the networks
+    :return: ``"native"`` if it is available and can update the stack, else ``"torch"``
+    """
+    return "torch" if native_stack_obstacle(stack) is not None else "native"

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.loading import load_model
+from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.envs.making import env_source
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.files.argument_codec import argument_to_json
@@ -64,7 +65,7 @@ def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tup
     folder, algorithm = open_run_folder(path)
     check_env_of_file(folder.env_id, folder.arguments, [given.get("env")], given.get("trust", False))
     given = {name: value for name, value in given.items() if name != "trust"}
-    stored = _Description(folder, read_options(folder), load_hyperparameters(folder.config, algorithm, folder.env_id))
+    stored = _Description(folder, read_options(folder), _hyperparameters(folder, algorithm))
     run = stored.changed(given, override)
     check_options(run.options, run.hyperparameters)
     checkpoint, start = _find_checkpoint(folder), RunStart()
@@ -75,6 +76,14 @@ def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tup
     _check_steps(model.num_timesteps, start.steps + run.hyperparameters.n_timesteps, folder)
     env = evaluation_env(run.options, run.hyperparameters, model)
     return Experiment(run.options, run.hyperparameters, model, env, start, checkpoint), folder
+
+
+def _hyperparameters(folder: RunFolder, algorithm: str) -> Hyperparameters:
+    """Hyper-parameters of a run; those that earlier versions did not have, as these versions trained."""
+    entry = read_yaml(folder.config).get(folder.env_id)
+    missing = getattr(algorithm_spec(algorithm).load_class(), "missing_in_files", {})
+    older = {name: value for name, value in missing.items() if isinstance(entry, dict) and name not in entry}
+    return load_hyperparameters(folder.config, algorithm, folder.env_id, older)
 
 
 def read_options(folder: RunFolder) -> TrainOptions:
