@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 VENV := .venv
+BENCHMARL := .venv-benchmarl
 BIN := $(VENV)/bin
 # Small networks are fastest on one thread, and tests run beside each other's processes.
 export OMP_NUM_THREADS ?= 1
@@ -13,7 +14,7 @@ PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 FUZZ_MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs games benchmarks
+.PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs games benchmarl benchmarks
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -66,7 +67,14 @@ games: setup  ## The table and figures of docs/games.md
 	for game in matching_pennies chicken prisoners_dilemma stag_hunt rps shapley; do \
 		$(BIN)/python zoo/games.py dynamics --game $$game --out docs/images/games || exit 1; done
 
-benchmarks: setup  ## Every experiment of docs/results.md (hours)
+$(BENCHMARL)/.installed: benchmarks/benchmarl_requirements.txt
+	$(PYTHON) -m venv $(BENCHMARL)
+	$(BENCHMARL)/bin/python -m pip install --disable-pip-version-check -c requirements.txt torch -r $<
+	@touch $@
+
+benchmarl: $(BENCHMARL)/.installed  ## Install BenchMARL into .venv-benchmarl, for the comparison of speed
+
+benchmarks: setup benchmarl  ## Every experiment of docs/results.md (hours)
 	$(BIN)/python -m benchmarks.metagame_solvers
 	$(BIN)/python -m benchmarks.zero_sum
 	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_paper.yml
@@ -80,6 +88,7 @@ benchmarks: setup  ## Every experiment of docs/results.md (hours)
 		--algorithms matrl --iterations 5 --out benchmarks/results/speed_worlds.json
 	$(BIN)/python -m benchmarks.speed --envs pong_v3 --conf-file pixels --algorithms matrl --iterations 3 \
 		--out benchmarks/results/speed_pixels.json
+	$(BIN)/python -m benchmarks.speed --peers
 	$(BIN)/python zoo/benchmark.py --algos matrl --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs hopper_3x1 \
 		--seeds 3 -n 500000 --eval-freq 100000 --eval-episodes 10 --jobs 1 --device cpu --aggregate --out logs/hopper
 	$(BIN)/python zoo/benchmark.py --algos matrl --envs swimmer_2x1 --seeds 2 -n 200000 --eval-freq 40000 \

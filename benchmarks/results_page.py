@@ -65,6 +65,60 @@ def speed(record: dict[str, Any]) -> str:
     return markdown(["env", "algorithm", "agents", *(f"{phase} ms" for phase in phases), "steps/s"], rows)
 
 
+def speed_peers(record: dict[str, Any]) -> str:
+    """Speeds beside other software, gradient steps of MATRL and IPPO, time per agent, memory, and `make train`."""
+    tables = [_speed_table(column) for column in record["columns"]]
+    tables += ["MATRL's time / IPPO's with as many gradient steps:\n\n" + _equal_steps(record)]
+    tables += ["Milliseconds per iteration and agent:\n\n" + _time_per_agent(record)]
+    if "memory" in record:
+        rows = [[row["contestant"], f"{row['peak_mib']:.0f}"] for row in record["memory"]]
+        tables.append("Peak memory in Checkers, 20 copies:\n\n" + markdown(["backend", "MiB"], rows))
+    if "train" in record:
+        rows = [[row["backend"], f"{row['steps']:,}", f"{row['median_seconds']:.1f}"] for row in record["train"]]
+        tables.append("`make train`:\n\n" + markdown(["backend", "steps", "seconds"], rows))
+    return "\n\n".join([*tables, *record["skipped"]])
+
+
+def _speed_table(column: dict[str, Any]) -> str:
+    """Contestants of a column: speed, ratio to PettingZoo's tutorial, and time as a multiple of the floor."""
+    rows = [
+        [
+            row["contestant"],
+            f"{row['gradient_steps']}",
+            f"{row['env_steps_per_second']:.0f}",
+            _ratio(row["ratio"]),
+            f"{row['times_floor']:.2f}",
+        ]
+        for row in column["rows"]
+    ]
+    floors = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in column["floor_seconds"].items())
+    header = ["contestant", "gradient steps", "env steps/s", "x tutorial", "x floor"]
+    agents, peak = column["agents"], column["gemm_peak_gflops"]
+    title = f"{column['label']}: {agents} agents, {column['env_steps']} env steps per iteration; floor: {floors}"
+    return f"{title} (up to {peak:.0f} GFLOP/s)\n\n{markdown(header, rows)}"
+
+
+def _equal_steps(record: dict[str, Any]) -> str:
+    rows = [
+        [column["label"], *(_ratio(row["matrl_to_ippo"]) for row in column["rows"] if "matrl_to_ippo" in row)]
+        for column in record["columns"]
+    ]
+    return markdown(["", *record["backends"]], rows)
+
+
+def _time_per_agent(record: dict[str, Any]) -> str:
+    columns = sorted((c for c in record["columns"] if c["column"] == f"n{c['agents']}"), key=lambda column: column["agents"])
+    names = dict.fromkeys(row["contestant"] for column in columns for row in column["rows"])
+    times = {(c["agents"], row["contestant"]): 1e3 * row["seconds_per_agent"] for c in columns for row in c["rows"]}
+    agents = [column["agents"] for column in columns]
+    rows = [[name, *(f"{times[n, name]:.1f}" if (n, name) in times else "" for n in agents)] for name in names]
+    return markdown(["", *(f"{n} agents" for n in agents)], rows)
+
+
+def _ratio(values: dict[str, float]) -> str:
+    return f"{values['median']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
+
+
 def comparison(record: dict[str, Any]) -> str:
     """Of zoo/benchmark.py: team returns of every setting, with their intervals."""
     rows = [
@@ -152,6 +206,7 @@ RENDERERS = {
     "sweep_checkers": sweep,
     "zero_sum": zero_sum,
     "speed": speed,
+    "speed_peers": speed_peers,
     "metagame_solvers": solvers,
 }
 

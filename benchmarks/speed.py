@@ -3,11 +3,14 @@ Steps per second of training, and of each phase.
 
     python -m benchmarks.speed
     python -m benchmarks.speed --envs hopper_3x1 pong_v3 --algorithms matrl --out benchmarks/results/speed_worlds.json
+    python -m benchmarks.speed --peers
 
 Collection, stepping (the environments' part of it), predicted step, meta-game (payoffs and solver) and best response, in
 milliseconds per iteration of about 2,000 joint steps; the first iterations are left out. "Alone" is what as many steps of one
 plain PettingZoo environment take: stepping beyond that is the price of copies, checks and automatic resets, and less where the
 rules are batched. Settings are those of the zoo's files.
+
+With ``--peers``, ours is compared with other software instead: see :mod:`benchmarks.speed_peers`.
 """
 
 from __future__ import annotations
@@ -25,14 +28,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from benchmarks.shared import build_model, write_record, zoo_settings
+from benchmarks.speed_columns import COLUMNS
+from benchmarks.speed_peers import ITERATIONS as PEER_ROUNDS
+from benchmarks.speed_peers import RESULT as PEER_RESULT
+from benchmarks.speed_peers import compare
 from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.envs import make
 
 PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
-COLUMNS = ("collect", "stepping", "alone", *PHASES[2:])
+PRINTED = ("collect", "stepping", "alone", *PHASES[2:])
 GRID_WORLDS = ("checkers_v0", "switch_v0")
-WARM_UP = 2
+WARM_UP, ITERATIONS = 2, 15
+RESULT = Path("benchmarks/results/speed.json")
 
 
 class PhaseCallback(BaseCallback):
@@ -112,17 +120,30 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=list(GRID_WORLDS), help="ids")
     parser.add_argument("--algorithms", nargs="+", default=algorithm_names(), choices=algorithm_names())
     parser.add_argument("--conf-file", help="hyper-parameters, as in zoo/train.py")
-    parser.add_argument("--iterations", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
+    parser.add_argument(
+        "--iterations", type=int, help=f"measured iterations; default: {ITERATIONS}, {PEER_ROUNDS} with --peers"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results/speed.json or speed_peers.json")
+    parser.add_argument("--peers", action="store_true", help="compare with other software")
+    parser.add_argument(
+        "--columns", nargs="+", choices=COLUMNS, default=[], help="with --peers: what to measure; default: all"
+    )
+    parser.add_argument("--quick", action="store_true", help="with --peers: tiny rollouts, to test the script in seconds")
     args = parser.parse_args()
+    if (args.columns or args.quick) and not args.peers:
+        parser.error("--columns and --quick need --peers")
+    if args.peers:
+        compare(args.columns, args.iterations or PEER_ROUNDS, args.out or PEER_RESULT, args.quick)
+        return
+    iterations = args.iterations or ITERATIONS
     th.set_num_threads(1)
     cases = [(env, algorithm) for env in args.envs for algorithm in args.algorithms]
-    rows = [measure(env, algorithm, args.iterations, args.conf_file) for env, algorithm in tqdm(cases, unit="case")]
-    print(f"{'env':16} {'algorithm':12} " + " ".join(f"{phase + ' ms':>16}" for phase in COLUMNS) + f"{'steps/s':>10}")
+    rows = [measure(env, algorithm, iterations, args.conf_file) for env, algorithm in tqdm(cases, unit="case")]
+    print(f"{'env':16} {'algorithm':12} " + " ".join(f"{phase + ' ms':>16}" for phase in PRINTED) + f"{'steps/s':>10}")
     for row in rows:
-        times = " ".join(f"{row[phase]:16.1f}" for phase in COLUMNS)
+        times = " ".join(f"{row[phase]:16.1f}" for phase in PRINTED)
         print(f"{row['env']:16} {row['algorithm']:12} {times}{row['steps_per_second']:10.0f}")
-    write_record(args.out, {"iterations": args.iterations, "table": rows})
+    write_record(args.out or RESULT, {"iterations": iterations, "table": rows})
 
 
 if __name__ == "__main__":
