@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from benchmarks.shared import write_record
 from sb3_matrl.files.model_files import read_model
+from sb3_matrl.on_policy.joint_updates import BACKENDS
 from sb3_matrl.zoo import train
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.signals import SignalWatch
@@ -53,16 +54,18 @@ class Case:
     :param env: id of the environment
     :param vec_env: backend that steps its copies
     :param n_timesteps: steps of the training
+    :param backend: code that takes the gradient steps
     """
 
     env: str
     vec_env: str
     n_timesteps: int
+    backend: str
 
     def words(self, folder: Path) -> list[str]:
         """Command line of ``train.py`` for a run in a folder."""
         case = ["--env", self.env, "--vec-env", self.vec_env, "-n", str(self.n_timesteps), "--run-dir", str(folder)]
-        return [*case, *OPTIONS, "-params", *HYPERPARAMETERS]
+        return [*case, *OPTIONS, "-params", *HYPERPARAMETERS, f"backend:{self.backend}"]
 
 
 class Training:
@@ -179,7 +182,7 @@ def trial(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trial(task: dict[str, Any]) -> dict[str, Any]:
-    case = Case(task["env"], task["vec_env"], task["n_timesteps"])
+    case = Case(*(task[field.name] for field in fields(Case)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = RunFolder(Path(temporary) / "run", case.env)
         training = Training(case.words(folder.path), Path(temporary) / "first.txt")
@@ -215,7 +218,7 @@ def run_reference(case: Case, folder: RunFolder) -> float:
 def plan(cases: Sequence[Case], references: Path, kinds: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """One task for every kind of stop, the cases in turn, at times drawn from the whole length of the reference."""
     rng = np.random.default_rng(seed)
-    folders = {case: RunFolder(references / f"{case.env}_{case.vec_env}", case.env) for case in cases}
+    folders = {case: RunFolder(references / f"{case.env}_{case.vec_env}_{case.backend}", case.env) for case in cases}
     lengths = {case: run_reference(case, folders[case]) for case in tqdm(cases, desc="references", unit="run")}
     tasks = []
     for i, kind in enumerate(kinds):
@@ -265,11 +268,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="how many get SIGKILL")
     parser.add_argument("--terms", type=int, default=50, help="how many get SIGTERM")
     parser.add_argument("--timesteps", type=int, default=800, help="length of a training")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["auto"], help="code that takes the gradient steps")
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the signals")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_test.json"))
     args = parser.parse_args()
-    cases = [Case(env, vec_env, args.timesteps) for env in ENVS for vec_env in VEC_ENVS]
+    cases = [Case(env, kind, args.timesteps, backend) for env in ENVS for kind in VEC_ENVS for backend in args.backends]
     kinds = ["kill"] * args.kills + ["term"] * args.terms
     with tempfile.TemporaryDirectory() as folder:
         tasks = plan(cases, Path(folder), kinds, args.seed)

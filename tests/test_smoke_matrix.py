@@ -13,6 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_names, algorithm_spec
+from sb3_matrl.stacked.kernels import KERNELS
+from tests.stacked.backends import require_kernel
 
 WORLDS: dict[str, dict[str, Any]] = {
     "checkers_v0": {},
@@ -55,7 +57,7 @@ def policy_of(learner: str, pixels: bool) -> tuple[str, dict[str, Any]]:
     return "CnnLstmPolicy" if pixels else "MlpLstmPolicy", small | {"lstm_hidden_size": 8}
 
 
-def make(env: str, algorithm: str, learner: str) -> MATRL:
+def make(env: str, algorithm: str, learner: str, backend: str = "auto") -> MATRL:
     env_id, _, pixels = env.partition(" ")
     policy, policy_kwargs = policy_of(learner, bool(pixels))
     return MATRL(
@@ -72,13 +74,14 @@ def make(env: str, algorithm: str, learner: str) -> MATRL:
         norm_obs=env_id.split("_")[0] in ("hopper", "ant", "swimmer", "halfcheetah", "walker2d"),
         seed=0,
         device="cpu",
+        backend=backend,
         **algorithm_spec(algorithm).fixed,
     )
 
 
-def check(env: str, algorithm: str, learner: str, folder: Path) -> None:
+def check(env: str, algorithm: str, learner: str, folder: Path, backend: str = "auto") -> None:
     """Two iterations; all that is logged of losses and games is finite; saved and loaded, it plays the same."""
-    model, losses = make(env, algorithm, learner), Losses()
+    model, losses = make(env, algorithm, learner, backend), Losses()
     model.learn(2 * N_ENVS * N_STEPS, callback=losses, log_interval=None)
     first = model.env.reset()  # type: ignore[union-attr]
     logged = [(key, value) for seen in losses.seen for key, value in seen.items() if isinstance(value, (int, float))]
@@ -119,6 +122,17 @@ def test_every_learner_runs_in_every_environment(env: str, learner: str, tmp_pat
             make(env, "matrl", learner)
         return
     check(env, "matrl", learner, tmp_path)
+
+
+@pytest.mark.expensive
+@pytest.mark.parametrize("env", [world for world in WORLDS if "pixels" not in world])
+@pytest.mark.parametrize("learner", ["PPO", "MaskablePPO"])
+@pytest.mark.parametrize("backend", ["sb3", *KERNELS])
+def test_every_backend_runs_in_every_environment(env: str, learner: str, backend: str, tmp_path: Path) -> None:
+    if learner == "MaskablePPO" and continuous(env):
+        pytest.skip("masks are for discrete actions")
+    require_kernel(backend)
+    check(env, "matrl", learner, tmp_path, backend)
 
 
 def test_matrl_runs_on_the_hopper(tmp_path: Path) -> None:

@@ -439,8 +439,8 @@ class MultiAgentModel(BaseAlgorithm):
         schedules = [name for name, spec in specs.items() if spec.is_schedule]
         check_names([*(custom_objects or {}), *kwargs], defaults)
         with blame_file(path, Exception):
-            stored = {**cls.missing_in_files, **saved.arguments}
-            arguments = restore_arguments(stored, defaults, schedules, custom_objects or {}, kwargs)
+            written = {**cls.missing_in_files, **saved.arguments}
+            arguments = restore_arguments(written, defaults, schedules, custom_objects or {}, kwargs)
         n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
         building = {"env": None, "device": device, "n_envs": n_envs, "_init_setup_model": False}
         trees = [saved.parameters, *(tensors for _, tensors in saved.frozen.values())]

@@ -168,8 +168,8 @@ def _stats_of_steps(record: StepRecord) -> BestResponseStats:
     n_steps = len(record.epochs) - int(record.stopped)
     if not n_steps:
         return BestResponseStats(0.0, 0.0, 0.0, 0.0, 0.0, 0)
-    losses = (record.policy_loss, record.value_loss, record.entropy, record.clip_fraction, record.approx_kl)
-    return BestResponseStats(*(float(one[:n_steps].mean()) for one in losses), n_steps)
+    names = (field.name for field in fields(BestResponseStats) if field.name != "n_updates")
+    return BestResponseStats(**{name: float(getattr(record, name)[:n_steps].mean()) for name in names}, n_updates=n_steps)
 
 
 def best_respond(task: BestResponse, rng: np.random.Generator) -> BestResponseStats:

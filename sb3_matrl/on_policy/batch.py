@@ -255,7 +255,6 @@ def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
     training = policy.training
     policy.set_training_mode(False)  # a BatchNorm layer takes no batch of one in training mode
     distribution = _example_distribution(policy)
-    policy.set_training_mode(training)
     actions = distribution.get_actions(deterministic=True)
     objective = distribution.log_prob(actions).sum()
     entropy = distribution.entropy()
@@ -265,6 +264,7 @@ def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
     gradients = th.autograd.grad(objective, [value for _, value in named], allow_unused=True)
     with th.no_grad():
         _example_distribution(policy)  # policies keep their last distribution; one with gradients could not be copied
+    policy.set_training_mode(training)
     return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is not None]
 
 

@@ -104,7 +104,7 @@ class LearnerStack:
         """
         with th.no_grad():
             batch, n = self.batch(batches), len(batches)
-            rows = self.stack.parameters().unflatten(0, (n, 2))[:, 0]
+            rows = th.unflatten(self.stack.parameters(), 0, (n, 2))[:, 0]
             outputs = self._outputs(Passes(self.stack, rows), batch.features)
             log_std = rows[:, self.stack.log_std]
             log_probs, _, _ = self.kernel.head.evaluate(outputs, log_std, batch.masks, batch.actions)
@@ -114,7 +114,7 @@ class LearnerStack:
 
     def _outputs(self, passes: Passes, features: th.Tensor) -> th.Tensor:
         """Outputs of networks, (n, B, n_outputs)."""
-        return th.cat([passes.forward(part) for part in features.split(passes.chunk_rows, dim=1)], dim=2).transpose(1, 2)
+        return th.cat([passes.forward(part) for part in th.split(features, passes.chunk_rows, dim=1)], dim=2).transpose(1, 2)
 
 
 def _distribution(outputs: th.Tensor, log_std: th.Tensor, shape: Perceptron) -> ActionDistribution:
@@ -122,7 +122,7 @@ def _distribution(outputs: th.Tensor, log_std: th.Tensor, shape: Perceptron) -> 
     if not shape.discrete:
         mean = outputs[:, :size]
         return Normal(mean, log_std[:size].exp().expand_as(mean), validate_args=False)
-    parts = [Categorical(logits=part, validate_args=False) for part in outputs[:, :size].split(shape.outputs, dim=1)]
+    parts = [Categorical(logits=part, validate_args=False) for part in th.split(outputs[:, :size], list(shape.outputs), dim=1)]
     return parts if len(parts) > 1 else parts[0]
 
 
@@ -131,9 +131,9 @@ class JointUpdates:
     The learners of a model, as stacks and one by one.
 
     :param learners: name -> learner
-    :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` and ``"native"`` stack all that can
-        be; ``"auto"`` stacks those of which there are at least two alike, so that a single learner equals SB3's to the last bit,
-        by the native kernel where it is available
+    :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` and ``"native"`` stack all that
+        can be; ``"auto"`` stacks those of which there are at least two alike, by the native kernel where it is available, and
+        leaves a single learner to SB3
     :raises ValueError: if the backend is unknown or not available
     """
 
@@ -206,7 +206,9 @@ class JointUpdates:
         for one in stacks:
             _train_stack(one, [batches[name] for name in one.names])
 
-    def log_probs_and_distributions(self, batches: Mapping[str, AgentBatch]) -> dict[str, tuple[th.Tensor, ActionDistribution]]:
+    def log_probs_and_distributions(
+        self, batches: Mapping[str, AgentBatch]
+    ) -> dict[str, tuple[th.Tensor, ActionDistribution]]:
         """
         Log-densities of the batches' actions, (B,) each, and action distributions, in evaluation mode and without gradients.
 

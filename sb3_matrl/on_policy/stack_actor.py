@@ -59,7 +59,7 @@ class StackActor:
             learner.policy.set_training_mode(False)
             learner.rollout_buffer.reset()
         rows = stack.parameters()
-        actors, critics = rows.unflatten(0, (n, 2)).unbind(1)
+        actors, critics = th.unflatten(rows, 0, (n, 2)).unbind(1)
         self._log_std = actors[:, stack.log_std]
         self._actor_passes, self._critic_passes = Passes(stack, actors), Passes(stack, critics)
         self._features = rows.new_zeros(n, columns, stack.n_inputs)
@@ -131,6 +131,7 @@ class StackActor:
 
     def _store_cuts(self, n: int, step: JointStep) -> None:
         """Keep the final observations of truncated agents, whose values are bootstrapped."""
+        assert step.final_observations is not None
         for i, name in enumerate(self.stack.names):
             columns = np.flatnonzero(self.team.columns(name, step.truncated & ~step.terminated & self._alive[n]))
             if len(columns):
@@ -145,9 +146,9 @@ class StackActor:
         head, n_steps = self.stack.kernel.head, len(acted)
         masks = None if self._masks is None else _by_learner(self._masks)
         outputs, actions = _by_learner(self._outputs), _by_learner(self._actions)
-        log_probs = head.evaluate(outputs, self._log_std, masks, actions)[0].unflatten(1, (n_steps, -1)).cpu().numpy()
-        values = self._values(th.stack([self._rollout_features(i) for i in range(len(self.learners))]))
-        values = values.unflatten(1, (n_steps, -1)).cpu().numpy()
+        log_probs = _by_step(head.evaluate(outputs, self._log_std, masks, actions)[0], n_steps)
+        features = th.stack([self._rollout_features(i) for i in range(len(self.learners))])
+        values = _by_step(self._values(features), n_steps)
         for i, name in enumerate(self.stack.names):
             self._write_features(self._features[i], i, self.team.normalized_rows(name, position.observations))
         last_values = self._values(self._features)
@@ -198,7 +199,7 @@ class StackActor:
     def _values(self, features: th.Tensor) -> th.Tensor:
         """Values of observations (n, B, n_inputs) by each learner's critic, (n, B)."""
         passes = self._critic_passes
-        return th.cat([passes.forward(part)[:, 0] for part in features.split(passes.chunk_rows, dim=1)], dim=1)
+        return th.cat([passes.forward(part)[:, 0] for part in th.split(features, passes.chunk_rows, dim=1)], dim=1)
 
     def _bootstraps(self) -> list[list[np.ndarray]]:
         """Values of the final observations of each learner's truncated agents, in the order of its cuts."""
@@ -212,7 +213,7 @@ class StackActor:
                 row[: sum(own)] = th.cat([cut.features for cut in cuts])
         values = self._values(features)
         return [
-            [one.cpu().numpy() for one in row[: sum(own)].split(own)] if own else []
+            [one.cpu().numpy() for one in th.split(row[: sum(own)], own)] if own else []
             for row, own in zip(values, sizes, strict=True)
         ]
 
@@ -225,3 +226,8 @@ def _is_plain(space: spaces.Space[Any]) -> bool:
 def _by_learner(values: th.Tensor) -> th.Tensor:
     """From (n_steps, n, n_columns, size) to (n, n_steps * n_columns, size)."""
     return values.transpose(0, 1).flatten(1, 2)
+
+
+def _by_step(values: th.Tensor, n_steps: int) -> np.ndarray:
+    """From (n, n_steps * n_columns) to (n, n_steps, n_columns)."""
+    return th.unflatten(values, 1, (n_steps, -1)).cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch as th
@@ -61,16 +62,21 @@ class CategoricalHead:
         self.action_size = len(sizes[0])
         widths = sizes[0] if self.action_size > 1 else (n_outputs,)
         bounds = [0, *th.tensor(widths).cumsum(0).tolist()]
-        self._parts = [slice(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+        self._parts = [slice(start, end) for start, end in pairwise(bounds)]
         options = th.tensor([sum(one) for one in sizes], device=device)
         exists = th.arange(n_outputs, device=device) < options[:, None]
         # (n, 1, n_outputs), or None if all agents have all options
         self._exists = None if bool(exists.all()) else exists[:, None]
 
+    def _possible(self, masks: th.Tensor | None) -> th.Tensor | None:
+        """Choices that exist and are legal, (n, B or 1, n_outputs); ``None`` if all are."""
+        if self._exists is None:
+            return masks
+        return self._exists if masks is None else masks & self._exists
+
     def _legal(self, outputs: th.Tensor, masks: th.Tensor | None) -> th.Tensor:
-        if self._exists is not None:
-            masks = self._exists if masks is None else masks & self._exists
-        return outputs if masks is None else outputs.masked_fill(~masks, NEVER)
+        possible = self._possible(masks)
+        return outputs if possible is None else outputs.masked_fill(~possible, NEVER)
 
     def noise(self, *shape: int, like: th.Tensor) -> th.Tensor:
         """Gumbel noise, see :class:`Head`."""
@@ -96,16 +102,18 @@ class CategoricalHead:
             log_probs.append(logits.gather(-1, chosen).squeeze(-1))
             entropies.append(entropy)
             kept.append((logits, probs, chosen, entropy))
-        return sum(log_probs[1:], log_probs[0]), sum(entropies[1:], entropies[0]), kept
+        return sum(log_probs[1:], log_probs[0]), sum(entropies[1:], entropies[0]), (kept, self._possible(masks))
 
     def gradient(self, kept: Any, of_log_prob: th.Tensor, of_entropy: th.Tensor) -> tuple[th.Tensor, th.Tensor | None]:
         """See :class:`Head`."""
+        parts, possible = kept
         grads, chosen_grad = [], of_log_prob[..., None]
-        for logits, probs, chosen, entropy in kept:
+        for logits, probs, chosen, entropy in parts:
             # d entropy / d logit = -p (log p + entropy); d log p(a) / d logit = [logit of a] - p
             grad = (logits + entropy[..., None]).mul_(of_entropy[..., None]).add_(chosen_grad).mul_(probs).neg_()
             grads.append(grad.scatter_add_(-1, chosen, chosen_grad))
-        return grads[0] if len(grads) == 1 else th.cat(grads, dim=-1), None
+        joined = grads[0] if len(grads) == 1 else th.cat(grads, dim=-1)
+        return joined if possible is None else joined.masked_fill_(~possible, 0.0), None
 
 
 class GaussianHead:

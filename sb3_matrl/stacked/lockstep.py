@@ -19,8 +19,8 @@ class StepSettings:
     """
     Settings of one learner's gradient steps, with schedules evaluated.
 
-    The loss of a row is ``-w min(q A, clip(q, 1 - eps, 1 + eps) A) - ent_coef H + vf_coef (V - R)^2 + kl_coef (q - 1 - log q)``
-    with the ratio q of the new to the old density: PPO's for weights w of 1 and ``kl_coef=0``, see
+    The loss of a row is
+    ``-w min(q A, clip(q, 1 - eps, 1 + eps) A) - ent_coef H + vf_coef (V - R)^2 + kl_coef (q - 1 - log q)`` with the ratio q of the new to the old density: PPO's for weights w of 1 and ``kl_coef=0``, see
     :class:`stable_baselines3.PPO` and :mod:`sb3_matrl.matrl.best_response`.
 
     :param learning_rate: learning rate of Adam
@@ -71,6 +71,10 @@ class StepRecord:
     approx_kl: np.ndarray
     epochs: np.ndarray
     stopped: bool
+
+
+# Losses of a minibatch in the order of the tensors that hold them.
+_LOSSES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "approx_kl")
 
 
 def make_head(stack: Stack) -> Head:
@@ -169,15 +173,16 @@ class _Run:
         of_log_std, losses = [], []
         for part in minibatch.parts(self.passes.chunk_rows):
             deviations, loss = self._part(part)
-            of_log_std.append(deviations)
             losses.append(loss)
+            if deviations is not None:
+                of_log_std.append(deviations)
         self.losses.append(sum(losses[1:], losses[0]))
         stepping = self._stepping(minibatch)
         if not any(stepping):
             return
         self.passes.read_gradients(self.grads)
         if not self.stack.discrete:
-            self.grads.unflatten(0, (self.n, 2))[:, 0, self.stack.log_std] = sum(of_log_std[1:], of_log_std[0])
+            th.unflatten(self.grads, 0, (self.n, 2))[:, 0, self.stack.log_std] = th.stack(of_log_std).sum(dim=0)
         self._clip_gradients()
         self._adam(stepping)
 
@@ -185,8 +190,8 @@ class _Run:
         """Add the gradients of some rows; return those of the deviations, and the rows' part of the losses, (5, n)."""
         n, batch, head = self.n, part.batch, self.kernel.head
         inputs = batch.features[:, None].expand(-1, 2, -1, -1).flatten(0, 1)
-        outputs = self.passes.forward(inputs).unflatten(0, (n, 2))
-        log_std = self.rows.unflatten(0, (n, 2))[:, 0, self.stack.log_std]
+        outputs = th.unflatten(self.passes.forward(inputs), 0, (n, 2))
+        log_std = th.unflatten(self.rows, 0, (n, 2))[:, 0, self.stack.log_std]
         log_prob, entropy, kept = head.evaluate(outputs[:, 0].transpose(1, 2), log_std, batch.masks, batch.actions)
         of_log_prob, of_values, losses = self._losses(part, log_prob, outputs[:, 1, 0], entropy)
         of_outputs, of_log_std = head.gradient(kept, of_log_prob, -self.ent_coef * part.shares)
@@ -199,7 +204,7 @@ class _Run:
     def _losses(
         self, minibatch: Minibatch, log_prob: th.Tensor, values: th.Tensor, entropy: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Derivatives of the losses with respect to the log-densities and to the values, (n, width), and the losses, (5, n)."""
+        """Derivatives of the losses by the log-densities and by the values, (n, width) each, and the losses, (5, n)."""
         columns, shares = minibatch.batch.columns, minibatch.shares
         log_ratio = log_prob - columns.old_log_prob
         ratio = log_ratio.exp()
@@ -268,12 +273,13 @@ class _Run:
 
     def _records(self) -> list[StepRecord]:
         if not self.losses:
-            return [StepRecord(*[np.zeros(0)] * 5, np.zeros(0, dtype=int), False) for _ in range(self.n)]
+            return [StepRecord(**dict.fromkeys(_LOSSES, np.zeros(0)), epochs=np.zeros(0, int), stopped=False)] * self.n
         losses = th.stack(self.losses).cpu().double().numpy()  # (n_minibatches, 5, n)
         epochs = np.array([epoch for epoch, _ in self.taken])
         evaluated = np.array([flags for _, flags in self.taken])
         records = []
         for i in range(self.n):
-            mine = losses[evaluated[:, i], :, i]
-            records.append(StepRecord(-mine[:, 0], *mine[:, 1:].T, epochs[evaluated[:, i]], not self.active[i]))
+            mine = losses[evaluated[:, i], :, i] * [-1.0, 1.0, 1.0, 1.0, 1.0]
+            named = dict(zip(_LOSSES, mine.T, strict=True))
+            records.append(StepRecord(**named, epochs=epochs[evaluated[:, i]], stopped=not self.active[i]))
         return records

@@ -54,7 +54,7 @@ class Minibatch:
     One minibatch of every learner; learners with fewer rows are filled up with rows that do not count.
 
     :param batch: rows (n, width, ...)
-    :param shares: (n, width), share of a row in its learner's mean: one over the number of its rows, 0 for rows that do not count
+    :param shares: (n, width), share of a row in its learner's mean: one over the number of rows, 0 for rows that do not count
     :param counts: number of rows of each learner
     :param epoch: index of the epoch
     """
@@ -120,9 +120,7 @@ class LockstepBatches:
     def _layout(self, epoch: list[Epoch]) -> tuple[th.Tensor, th.Tensor, list[int], list[tuple[int, ...]]]:
         """Indices (n, width of the epoch) of all rows in the flattened batch, their shares, and sizes of the minibatches."""
         parts = [[np.arange(self._size) if isinstance(part, slice) else part for part in one] for one in epoch]
-        counts = [
-            tuple(len(one[k]) if k < len(one) else 0 for one in parts) for k in range(max(map(len, parts)))
-        ]
+        counts = [tuple(len(one[k]) if k < len(one) else 0 for one in parts) for k in range(max(map(len, parts)))]
         widths = [max(of_learners) for of_learners in counts]
         index = np.zeros((self._n, sum(widths)), dtype=np.int64)
         shares = np.zeros(index.shape)
@@ -144,10 +142,10 @@ class LockstepBatches:
     def _gather(self, index: th.Tensor) -> StackedBatch:
         flat, n = index.flatten().to(self._features.device), self._n
         return StackedBatch(
-            features=self._features.index_select(0, flat).unflatten(0, (n, -1)),
-            actions=self._actions.index_select(0, flat).unflatten(0, (n, -1)),
-            columns=Columns(*self._columns.index_select(1, flat).unflatten(1, (n, -1))),
-            masks=None if self._masks is None else self._masks.index_select(0, flat).unflatten(0, (n, -1)),
+            features=th.unflatten(self._features.index_select(0, flat), 0, (n, -1)),
+            actions=th.unflatten(self._actions.index_select(0, flat), 0, (n, -1)),
+            columns=Columns(*th.unflatten(self._columns.index_select(1, flat), 1, (n, -1))),
+            masks=None if self._masks is None else th.unflatten(self._masks.index_select(0, flat), 0, (n, -1)),
         )
 
     def _minibatch(self, batch: StackedBatch, shares: th.Tensor, counts: tuple[int, ...], epoch: int) -> Minibatch:

@@ -30,7 +30,7 @@ class Perceptron:
     :param inputs: number of features of an observation
     :param actor: widths of the actor's hidden layers
     :param critic: widths of the critic's hidden layers, as many
-    :param outputs: sizes of the actor's output: one per choice of Discrete and MultiDiscrete actions, or the dimensions of a Box
+    :param outputs: sizes of the actor's output: one per choice of Discrete and MultiDiscrete actions, or a Box's dimensions
     :param activation: name of the activation function: tanh, relu or leaky_relu
     :param slope: slope of leaky_relu below zero
     :param discrete: whether the outputs are logits; otherwise they are means of Gaussians
@@ -104,7 +104,7 @@ def temporary_obstacle(learner: OnPolicyAlgorithm) -> str | None:
     if "train" in vars(learner):
         return "its train() was replaced"
     policy: nn.Module = learner.policy
-    hooked = any(parameter._backward_hooks for parameter in policy.parameters())  # type: ignore[attr-defined]
+    hooked = any(parameter._backward_hooks for parameter in policy.parameters())
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooked = hooked or any(getattr(module, name) for module in policy.modules() for name in names)
     return "hooks watch its networks" if hooked else None

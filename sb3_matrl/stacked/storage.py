@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,9 +39,14 @@ class Layer:
         return self.bias + self.outputs
 
     def weights(self, rows: th.Tensor) -> th.Tensor:
-        """:return: view (n_rows, inputs, outputs) of the rows (n_rows, row size); (n_rows, outputs, inputs) of the last layer"""
+        """
+        View of the weights.
+
+        :param rows: (n_rows, row size)
+        :return: (n_rows, inputs, outputs), or (n_rows, outputs, inputs) of the last layer
+        """
         shape = (self.outputs, self.inputs) if self.last else (self.inputs, self.outputs)
-        return rows[:, self.start : self.bias].unflatten(1, shape)
+        return th.unflatten(rows[:, self.start : self.bias], 1, shape)
 
     def biases(self, rows: th.Tensor) -> th.Tensor:
         """:return: view (n_rows, 1, outputs) of the rows (n_rows, row size)"""
@@ -88,7 +93,10 @@ class Stack:
     def parameters(self) -> th.Tensor:
         """:return: the policies' parameters, (2 n, row size)"""
         rows = self.zeros()
-        self._copy(rows, lambda i, parameter: parameter.data)
+        with th.no_grad():
+            for i in range(len(self.policies)):
+                for parameter, place in self._places(rows, i):
+                    place.copy_(parameter)
         return rows
 
     def write_parameters(self, rows: th.Tensor) -> None:
@@ -97,7 +105,10 @@ class Stack:
 
         :param rows: (2 n, row size)
         """
-        self._copy(rows, lambda i, parameter: parameter.data, back=True)
+        with th.no_grad():
+            for i in range(len(self.policies)):
+                for parameter, place in self._places(rows, i):
+                    parameter.copy_(place)
 
     def moments(self, optimizers: Sequence[th.optim.Optimizer]) -> tuple[th.Tensor, th.Tensor, list[float]]:
         """
@@ -107,12 +118,14 @@ class Stack:
         :return: first and second moments (2 n, row size), and each policy's number of steps
         """
         first, second, steps = self.zeros(), self.zeros(), []
-        for i, (policy, optimizer) in enumerate(zip(self.policies, optimizers, strict=True)):
-            states = [optimizer.state.get(parameter, {}) for parameter in policy.parameters()]
-            steps.append(float(states[0]["step"]) if states[0] else 0.0)
-            if states[0]:
-                self._copy_one(first, i, lambda parameter, of=optimizer: of.state[parameter]["exp_avg"])
-                self._copy_one(second, i, lambda parameter, of=optimizer: of.state[parameter]["exp_avg_sq"])
+        for i, optimizer in enumerate(optimizers):
+            state = optimizer.state.get(self.policies[i].action_net.weight)
+            steps.append(float(state["step"]) if state else 0.0)
+            if not state:
+                continue
+            for name, rows in (("exp_avg", first), ("exp_avg_sq", second)):
+                for parameter, place in self._places(rows, i):
+                    place.copy_(optimizer.state[parameter][name])
         return first, second, steps
 
     def write_moments(
@@ -126,31 +139,18 @@ class Stack:
         :param second: second moments (2 n, row size)
         :param steps: number of steps of each policy's optimiser
         """
-        for i, (policy, optimizer) in enumerate(zip(self.policies, optimizers, strict=True)):
+        for i, optimizer in enumerate(optimizers):
             if not steps[i]:
                 continue
-            for parameter in policy.parameters():
+            for parameter in self.policies[i].parameters():
                 state = optimizer.state[parameter]
                 if not state:
                     state["step"] = th.tensor(0.0, dtype=th.float32)
                     state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
                 state["step"].fill_(steps[i])
-            self._copy_one(first, i, lambda parameter, of=optimizer: of.state[parameter]["exp_avg"], back=True)
-            self._copy_one(second, i, lambda parameter, of=optimizer: of.state[parameter]["exp_avg_sq"], back=True)
-
-    def _copy(self, rows: th.Tensor, tensor_of: Callable[[int, Any], th.Tensor], back: bool = False) -> None:
-        for i in range(len(self.policies)):
-            self._copy_one(rows, i, lambda parameter, i=i: tensor_of(i, parameter), back)  # type: ignore[misc]
-
-    def _copy_one(self, rows: th.Tensor, i: int, tensor_of: Callable[[Any], th.Tensor], back: bool = False) -> None:
-        """Copy what belongs to each parameter of policy ``i`` into its two rows, or back."""
-        with th.no_grad():
-            for parameter, place in self._places(rows, i):
-                tensor = tensor_of(parameter)
-                if back:
-                    tensor.copy_(place)
-                else:
-                    place.copy_(tensor)
+            for name, rows in (("exp_avg", first), ("exp_avg_sq", second)):
+                for parameter, place in self._places(rows, i):
+                    optimizer.state[parameter][name].copy_(place)
 
     def _places(self, rows: th.Tensor, i: int) -> Iterator[tuple[Any, th.Tensor]]:
         """Parameters of policy ``i``, and views of their places in the stack with the parameters' shapes."""

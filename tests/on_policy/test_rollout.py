@@ -7,10 +7,10 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from sb3_matrl.common.agents import Position, SpacesVecEnv, Team
+from sb3_matrl.on_policy.actors import to_env_actions
 from sb3_matrl.on_policy.batch import agent_batch, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.learners import build_learner
-from sb3_matrl.on_policy.actors import to_env_actions
 from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.vec_env import toys
