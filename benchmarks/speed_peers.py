@@ -145,26 +145,32 @@ def _round(entries: Sequence[Entry], first: int) -> list[float]:
 def _row(
     column: Column, entry: Entry, times: np.ndarray, seconds: np.ndarray, entries: Sequence[Entry], gemm: Gemm
 ) -> dict[str, Any]:
-    floor = gemm.seconds(products(column, entry.algorithm, entry.n_learned))
-    median = float(np.median(times))
     row = {
         "contestant": entry.contestant.name,
         "algorithm": entry.algorithm,
         "backend": entry.backend,
         "learned_agents": entry.n_learned,
         "gradient_steps": entry.expected.gradient_steps,
-        "seconds": times,
-        "median_seconds": median,
-        "seconds_per_agent": median / entry.n_learned,
-        "env_steps_per_second": column.rows / median,
-        "ratio": spread(seconds[0] / times),
-        "times_floor": median / floor,
         "detail": entry.contestant.detail,
+        "ratio": spread(seconds[0] / times),
     }
+    row |= _speeds(column, entry.n_learned, times, gemm.seconds(products(column, entry.algorithm, entry.n_learned)))
     if entry.algorithm == MATRL:
         equal = [one.algorithm == EQUAL and one.backend == entry.backend for one in entries].index(True)
         row["matrl_to_ippo"] = spread(times / seconds[equal])
     return row
+
+
+def _speeds(column: Column, n_learned: int, seconds: np.ndarray, floor: float) -> dict[str, Any]:
+    """Columns of a row that follow from its seconds."""
+    median = float(np.median(seconds))
+    return {
+        "seconds": seconds,
+        "median_seconds": median,
+        "seconds_per_agent": median / n_learned,
+        "env_steps_per_second": column.rows / median,
+        "times_floor": median / floor,
+    }
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -199,23 +205,17 @@ def measure_benchmarl(column: Column, record: dict[str, Any], iterations: int, p
         return f"BenchMARL failed in {column.label}: {done.stderr.strip().splitlines()[-1]}"
     result = json.loads(done.stdout.splitlines()[-1])
     _check_benchmarl(column, result, record["agents"])
-    median, peer = float(np.median(result["seconds"])), record["rows"][0]
-    record["rows"].append(
-        {
-            "contestant": f"BenchMARL {result['versions']['benchmarl']} IPPO",
-            "algorithm": IPPO,
-            "backend": "",
-            "learned_agents": record["agents"],
-            "gradient_steps": result["gradient_steps"],
-            "seconds": result["seconds"],
-            "median_seconds": median,
-            "seconds_per_agent": median / record["agents"],
-            "env_steps_per_second": column.rows / median,
-            "ratio": spread(peer["median_seconds"] / np.array(result["seconds"])),
-            "times_floor": median / record["floor_seconds"][IPPO],
-            "detail": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        }
-    )
+    seconds = np.array(result["seconds"])
+    row = {
+        "contestant": f"BenchMARL {result['versions']['benchmarl']} IPPO",
+        "algorithm": IPPO,
+        "backend": "",
+        "learned_agents": record["agents"],
+        "gradient_steps": result["gradient_steps"],
+        "detail": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "ratio": spread(record["rows"][0]["median_seconds"] / seconds),
+    }
+    record["rows"].append(row | _speeds(column, record["agents"], seconds, record["floor_seconds"][IPPO]))
     return None
 
 
