@@ -11,7 +11,7 @@ import torch as th
 from sb3_matrl.stacked.heads import CategoricalHead, GaussianHead, Head
 from sb3_matrl.stacked.minibatches import Epoch, LockstepBatches, Minibatch, StackedBatch
 from sb3_matrl.stacked.passes import Passes
-from sb3_matrl.stacked.storage import Stack
+from sb3_matrl.stacked.storage import Stack, run_step_hooks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class StepSettings:
     Settings of one learner's gradient steps, with schedules evaluated.
 
     The loss of a row is
-    ``-w min(q A, clip(q, 1 - eps, 1 + eps) A) - ent_coef H + vf_coef (V - R)^2 + kl_coef (q - 1 - log q)`` with the ratio q of the new to the old density: PPO's for weights w of 1 and ``kl_coef=0``, see
+    ``-w min(q A, clip(q, 1 - eps, 1 + eps) A) - ent_coef H + vf_coef (V - R)^2 + kl_coef (q - 1 - log q)``
+    with the ratio q of the new to the old density: PPO's for weights w of 1 and ``kl_coef=0``, see
     :class:`stable_baselines3.PPO` and :mod:`sb3_matrl.matrl.best_response`.
 
     :param learning_rate: learning rate of Adam
@@ -270,6 +271,7 @@ class _Run:
                 amsgrad=False,
                 maximize=False,
             )
+        run_step_hooks([optimizer for optimizer, steps in zip(self.optimizers, stepping, strict=True) if steps])
 
     def _records(self) -> list[StepRecord]:
         if not self.losses:

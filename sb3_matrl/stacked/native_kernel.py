@@ -18,7 +18,7 @@ import torch as th
 
 from sb3_matrl.stacked.lockstep import StepRecord, StepSettings, make_head
 from sb3_matrl.stacked.minibatches import Epoch, StackedBatch
-from sb3_matrl.stacked.storage import Stack
+from sb3_matrl.stacked.storage import Stack, run_step_hooks
 
 _ACTIVATIONS = ("tanh", "relu", "leaky_relu")  # in the order of kernel.cpp
 _INFINITE = float("inf")
@@ -173,6 +173,7 @@ class NativeKernel:
     ) -> list[StepRecord]:
         """
         Take the steps of all epochs; the policies and their optimisers are changed in place, or none of them if it fails.
+        Hooks that watch the optimisers' steps are called once, at the end.
 
         :param optimizers: Adam optimiser of each policy
         :param batch: rollouts of the learners
@@ -192,7 +193,9 @@ class NativeKernel:
         library.update(byref(call))
         for i, learner in enumerate(learners):
             _check(learner.error, i)
-        return [task.finish(learner) for task, learner in zip(tasks, learners, strict=True)]
+        records = [task.finish(learner) for task, learner in zip(tasks, learners, strict=True)]
+        run_step_hooks(optimizers)
+        return records
 
 
 def _check(error: int, i: int) -> None:

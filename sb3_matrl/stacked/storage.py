@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -53,6 +53,23 @@ class Layer:
         return rows[:, None, self.bias : self.end]
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """
+    Place of one parameter in the stack.
+
+    :param policy: index of its policy
+    :param parameter: the parameter
+    :param offset: position of its first number in the flattened rows
+    :param strides: distances between its numbers, per dimension
+    """
+
+    policy: int
+    parameter: th.Tensor
+    offset: int
+    strides: tuple[int, ...]
+
+
 class Stack:
     """
     Layout of the networks of n policies: two rows per policy, the actor's and the critic's.
@@ -79,6 +96,7 @@ class Stack:
             start = self.layers[-1].end
         self.log_std = slice(start, start if self.discrete else start + self.n_outputs)
         self.row_size = self.log_std.stop
+        self._slots = self._find_slots()
 
     @property
     def device(self) -> th.device:
@@ -94,21 +112,17 @@ class Stack:
         """:return: the policies' parameters, (2 n, row size)"""
         rows = self.zeros()
         with th.no_grad():
-            for i in range(len(self.policies)):
-                for parameter, place in self._places(rows, i):
-                    place.copy_(parameter)
+            th._foreach_copy_(self._places(rows), [slot.parameter for slot in self._slots])
         return rows
 
     def write_parameters(self, rows: th.Tensor) -> None:
         """
         Copy parameters into the policies.
 
-        :param rows: (2 n, row size)
+        :param rows: (2 n, row size), contiguous
         """
         with th.no_grad():
-            for i in range(len(self.policies)):
-                for parameter, place in self._places(rows, i):
-                    parameter.copy_(place)
+            th._foreach_copy_([slot.parameter for slot in self._slots], self._places(rows))
 
     def moments(self, optimizers: Sequence[th.optim.Optimizer]) -> tuple[th.Tensor, th.Tensor, list[float]]:
         """
@@ -117,15 +131,17 @@ class Stack:
         :param optimizers: optimiser of each policy, over all its parameters
         :return: first and second moments (2 n, row size), and each policy's number of steps
         """
-        first, second, steps = self.zeros(), self.zeros(), []
-        for i, optimizer in enumerate(optimizers):
-            state = optimizer.state.get(self.policies[i].action_net.weight)
-            steps.append(float(state["step"]) if state else 0.0)
-            if not state:
-                continue
-            for name, rows in (("exp_avg", first), ("exp_avg_sq", second)):
-                for parameter, place in self._places(rows, i):
-                    place.copy_(optimizer.state[parameter][name])
+        first, second = self.zeros(), self.zeros()
+        places = zip(self._slots, self._places(first), self._places(second), strict=True)
+        steps = [0.0] * len(self.policies)
+        copied: list[tuple[th.Tensor, th.Tensor]] = []
+        for slot, of_first, of_second in places:
+            state = optimizers[slot.policy].state.get(slot.parameter)
+            if state:
+                steps[slot.policy] = float(state["step"])
+                copied += [(of_first, state["exp_avg"]), (of_second, state["exp_avg_sq"])]
+        if copied:
+            th._foreach_copy_([place for place, _ in copied], [value for _, value in copied])
         return first, second, steps
 
     def write_moments(
@@ -135,31 +151,47 @@ class Stack:
         Copy moments into the policies' optimisers; an optimiser that has taken no step stays empty.
 
         :param optimizers: optimiser of each policy
-        :param first: first moments (2 n, row size)
-        :param second: second moments (2 n, row size)
+        :param first: first moments (2 n, row size), contiguous
+        :param second: second moments (2 n, row size), contiguous
         :param steps: number of steps of each policy's optimiser
         """
-        for i, optimizer in enumerate(optimizers):
-            if not steps[i]:
+        copied: list[tuple[th.Tensor, th.Tensor]] = []
+        for slot, of_first, of_second in zip(self._slots, self._places(first), self._places(second), strict=True):
+            if not steps[slot.policy]:
                 continue
-            for parameter in self.policies[i].parameters():
-                state = optimizer.state[parameter]
-                if not state:
-                    state["step"] = th.tensor(0.0, dtype=th.float32)
-                    state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
-                state["step"].fill_(steps[i])
-            for name, rows in (("exp_avg", first), ("exp_avg_sq", second)):
-                for parameter, place in self._places(rows, i):
-                    optimizer.state[parameter][name].copy_(place)
+            state = optimizers[slot.policy].state[slot.parameter]
+            if not state:
+                state["step"] = th.tensor(0.0, dtype=th.float32)
+                state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(slot.parameter), th.zeros_like(slot.parameter)
+            state["step"].fill_(steps[slot.policy])
+            copied += [(state["exp_avg"], of_first), (state["exp_avg_sq"], of_second)]
+        if copied:
+            th._foreach_copy_([value for value, _ in copied], [place for _, place in copied])
 
-    def _places(self, rows: th.Tensor, i: int) -> Iterator[tuple[Any, th.Tensor]]:
-        """Parameters of policy ``i``, and views of their places in the stack with the parameters' shapes."""
-        policy, discrete = self.policies[i], self.discrete
-        for row, linears in zip((rows[2 * i], rows[2 * i + 1]), layers_of(policy), strict=True):
-            for layer, linear in zip(self.layers, linears, strict=True):
-                weights = layer.weights(row[None])[0]
-                weights = weights if layer.last else weights.T
-                yield linear.weight, weights[: linear.out_features, : linear.in_features]
-                yield linear.bias, row[layer.bias : layer.bias + linear.out_features]
-        if not discrete:
-            yield policy.log_std, rows[2 * i, self.log_std][: len(policy.log_std)]
+    def _places(self, rows: th.Tensor) -> list[th.Tensor]:
+        """Views of contiguous rows (2 n, row size) with the shapes of the policies' parameters."""
+        return [rows.as_strided(slot.parameter.shape, slot.strides, slot.offset) for slot in self._slots]
+
+    def _find_slots(self) -> list[_Slot]:
+        slots = []
+        for i, policy in enumerate(self.policies):
+            for row, linears in enumerate(layers_of(policy), start=2 * i):
+                for layer, linear in zip(self.layers, linears, strict=True):
+                    start = row * self.row_size + layer.start
+                    strides = (layer.inputs, 1) if layer.last else (1, layer.outputs)
+                    slots.append(_Slot(i, linear.weight, start, strides))
+                    slots.append(_Slot(i, linear.bias, row * self.row_size + layer.bias, (1,)))
+            if not self.discrete:
+                slots.append(_Slot(i, policy.log_std, 2 * i * self.row_size + self.log_std.start, (1,)))
+        return slots
+
+
+def run_step_hooks(optimizers: Iterable[th.optim.Optimizer]) -> None:
+    """
+    Call the hooks that watch the steps of optimisers, as their own ``step`` does; a hook may raise to end the update.
+
+    :param optimizers: optimisers for which a step was taken
+    """
+    for optimizer in optimizers:
+        for hook in list(optimizer._optimizer_step_post_hooks.values()):  # type: ignore[attr-defined]
+            hook(optimizer, (), {})
