@@ -11,7 +11,7 @@ import torch as th
 from sb3_matrl.stacked.heads import CategoricalHead, GaussianHead, Head
 from sb3_matrl.stacked.minibatches import Epoch, LockstepBatches, Minibatch, StackedBatch
 from sb3_matrl.stacked.passes import Passes
-from sb3_matrl.stacked.storage import Stack, run_step_hooks
+from sb3_matrl.stacked.storage import Stack, after_step, before_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,10 @@ class _Run:
         if not self.stack.discrete:
             th.unflatten(self.grads, 0, (self.n, 2))[:, 0, self.stack.log_std] = th.stack(of_log_std).sum(dim=0)
         self._clip_gradients()
+        moving = [optimizer for optimizer, steps in zip(self.optimizers, stepping, strict=True) if steps]
+        before_step(moving)
         self._adam(stepping)
+        after_step(moving)
 
     def _part(self, part: Minibatch) -> tuple[th.Tensor | None, th.Tensor]:
         """Add the gradients of some rows; return those of the deviations, and the rows' part of the losses, (5, n)."""
@@ -271,7 +274,6 @@ class _Run:
                 amsgrad=False,
                 maximize=False,
             )
-        run_step_hooks([optimizer for optimizer, steps in zip(self.optimizers, stepping, strict=True) if steps])
 
     def _records(self) -> list[StepRecord]:
         if not self.losses:

@@ -18,7 +18,7 @@ import torch as th
 
 from sb3_matrl.stacked.lockstep import StepRecord, StepSettings, make_head
 from sb3_matrl.stacked.minibatches import Epoch, StackedBatch
-from sb3_matrl.stacked.storage import Stack, run_step_hooks
+from sb3_matrl.stacked.storage import Stack, after_step, before_step
 
 _ACTIVATIONS = ("tanh", "relu", "leaky_relu")  # in the order of kernel.cpp
 _INFINITE = float("inf")
@@ -173,7 +173,7 @@ class NativeKernel:
     ) -> list[StepRecord]:
         """
         Take the steps of all epochs; the policies and their optimisers are changed in place, or none of them if it fails.
-        Hooks that watch the optimisers' steps are called once, at the end.
+        Hooks that watch the optimisers' steps are called once, before the first and after the last step.
 
         :param optimizers: Adam optimiser of each policy
         :param batch: rollouts of the learners
@@ -186,6 +186,7 @@ class NativeKernel:
             _Task(alone, optimizer, batch, i, epochs[i], settings[i])
             for i, (alone, optimizer) in enumerate(zip(self._alone, optimizers, strict=True))
         ]
+        before_step(optimizers)
         library = _library()
         learners = (_Learner * len(tasks))(*(task.learner for task in tasks))
         n_threads = min(th.get_num_threads(), len(tasks)) if library.set_threads else 1
@@ -194,7 +195,7 @@ class NativeKernel:
         for i, learner in enumerate(learners):
             _check(learner.error, i)
         records = [task.finish(learner) for task, learner in zip(tasks, learners, strict=True)]
-        run_step_hooks(optimizers)
+        after_step(optimizers)
         return records
 
 

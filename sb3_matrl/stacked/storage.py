@@ -186,12 +186,23 @@ class Stack:
         return slots
 
 
-def run_step_hooks(optimizers: Iterable[th.optim.Optimizer]) -> None:
+def before_step(optimizers: Iterable[th.optim.Optimizer]) -> None:
     """
-    Call the hooks that watch the steps of optimisers, as their own ``step`` does; a hook may raise to end the update.
+    Call the hooks that optimisers call before a step; a hook may raise to end the update.
+
+    :param optimizers: optimisers for which a step is about to be taken
+    """
+    for optimizer in optimizers:
+        for hook in list(optimizer._optimizer_step_pre_hooks.values()):
+            hook(optimizer, (), {})
+
+
+def after_step(optimizers: Iterable[th.optim.Optimizer]) -> None:
+    """
+    Call the hooks that optimisers call after a step.
 
     :param optimizers: optimisers for which a step was taken
     """
     for optimizer in optimizers:
-        for hook in list(optimizer._optimizer_step_post_hooks.values()):  # type: ignore[attr-defined]
+        for hook in list(optimizer._optimizer_step_post_hooks.values()):
             hook(optimizer, (), {})
