@@ -46,7 +46,7 @@ def points_won(players: dict[str, Player], agent: str, env: JointVecEnv, games: 
 
 def train(task: dict[str, Any]) -> dict[str, Any]:
     """Train once; return the share of points that each agent wins against chance."""
-    settings = zoo_settings(task["algorithm"], ENV)
+    settings = zoo_settings(task["algorithm"], ENV, backend="sb3")
     model = build_model(settings, ENV, task["seed"])
     model.learn(task["timesteps"], log_interval=None)
     env = make_joint_vec_env(ENV, n_envs=4, env_kwargs=settings.env_kwargs)
@@ -92,7 +92,7 @@ def main() -> None:
     for row in rows:
         low, high = row["ci95"]
         print(f"{row['algorithm']:12} {row['player']:9} points won {row['share']:.3f} [{low:.3f}, {high:.3f}]")
-    settings = {name: zoo_settings(name, ENV).as_mapping() for name in args.algorithms}
+    settings = {name: zoo_settings(name, ENV, backend="sb3").as_mapping() for name in args.algorithms}
     write_record(args.out, {"timesteps": args.timesteps, "games": args.games, "hyperparameters": settings, "table": rows})
 
 

@@ -25,7 +25,7 @@ from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 
 ENV = "matrix_game_v0"
 # Differences to the zoo's settings of the environment, beside the entropy bonus.
-CHANGES: dict[str, Any] = {"vf_coef": 1.0, "max_grad_norm": 0.5}
+CHANGES: dict[str, Any] = {"backend": "sb3", "vf_coef": 1.0, "max_grad_norm": 0.5}
 # Name -> algorithm and changed hyper-parameters.
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("matrl", "matrl-no-br", "il-la", "ippo")},

@@ -14,6 +14,7 @@ from tests.envs.test_mamujoco import TASKS
 from tests.envs.test_snapshot import through_json
 from tests.matrl.test_exact_resume import assert_same, build
 
+QUICK_IDS = ["ant_4x2", "hopper_3x1"]
 IDS = ["ant_2x4", "ant_2x4d", "ant_4x2", "halfcheetah_2x3", "halfcheetah_6x1", "hopper_3x1", "swimmer_2x1", "walker2d_2x3"]
 LIMIT = 60
 OPTIONS = [
@@ -99,7 +100,7 @@ def follow(core, references, n_steps, scale=1.0):
     return ends.tolist()
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", [one if one in QUICK_IDS else pytest.param(one, marks=pytest.mark.e2e) for one in IDS])
 def test_core_follows_the_librarys_environments(env_id):
     references = [library_env(env_id) for _ in range(3)]
     terminated, truncated = follow(core_of(env_id, 3), references, 220)
@@ -107,6 +108,7 @@ def test_core_follows_the_librarys_environments(env_id):
     assert (terminated > 0) == can_fall and (truncated > 0 or env_id.startswith(("hopper", "walker2d")))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("env_id", ["manysegmentant_3x1", "manysegmentswimmer_5x3"])
 def test_core_follows_the_librarys_robots_that_grow(env_id, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # the library's own models make MuJoCo write a file of warnings
@@ -114,6 +116,7 @@ def test_core_follows_the_librarys_robots_that_grow(env_id, monkeypatch, tmp_pat
     assert sum(follow(core_of(env_id, 2), references, 130)) >= 4
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("env_id", "options"), OPTIONS)
 def test_core_follows_the_library_with_other_options(env_id, options):
     assert sum(follow(core_of(env_id, 2, **options), [library_env(env_id, **options) for _ in range(2)], 70)) >= 2

@@ -129,7 +129,18 @@ def numbers(model: MATRL) -> dict[str, th.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = (
+    "Discrete, unequal",
+    "MultiDiscrete",
+    "Box",
+    "deaths",
+    "deaths, masks",
+    "different settings",
+    "one learner, target_kl",
+)
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.e2e) for case in CASES])
 def test_hundreds_of_stacked_steps_equal_those_of_sb3(case: str, doubles: None) -> None:
     reference = make(case, "sb3")
     assert reference.collect_rollouts(reference._init_callback(None))

@@ -5,6 +5,12 @@ import pytest
 IN_PROCESS = ("dummy", "supersuit")
 IN_WORKERS = ("subproc", "supersuit-subproc")
 
-EVERY_KIND = pytest.mark.parametrize("kind", [*IN_PROCESS, *IN_WORKERS])
-EVERY_IN_PROCESS = pytest.mark.parametrize("kind", IN_PROCESS)
-EVERY_IN_WORKERS = pytest.mark.parametrize("kind", IN_WORKERS)
+
+def _marked(kinds):
+    # SuperSuit's vectors step the same copies as our loops: they are tested with the end-to-end tests.
+    return [pytest.param(kind, marks=pytest.mark.e2e) if kind.startswith("supersuit") else kind for kind in kinds]
+
+
+EVERY_KIND = pytest.mark.parametrize("kind", _marked([*IN_PROCESS, *IN_WORKERS]))
+EVERY_IN_PROCESS = pytest.mark.parametrize("kind", _marked(IN_PROCESS))
+EVERY_IN_WORKERS = pytest.mark.parametrize("kind", _marked(IN_WORKERS))
