@@ -331,19 +331,20 @@ class MATRLCoordinator:
             best_response=stats,
             seconds=seconds,
             **_game_numbers(game, solution),
-            **self._distances(prediction),
+            **self._distances(prediction, solution.rho),
             **self._lower_bounds(prediction, game, solution.rho),
         )
 
-    def _distances(self, prediction: _Prediction) -> dict[str, Any]:
+    def _distances(self, prediction: _Prediction, rho: np.ndarray) -> dict[str, Any]:
         """Mean KL divergences of the predicted and of the next policies from the current ones, (n,) each."""
         kl_predicted, kl_next = [], []
-        evaluated = self.joint.log_probs_and_distributions(dict(zip(self.learners, prediction.batches, strict=True)))
+        unchanged = not self.config.best_response and not rho.any()  # the next policies are the predicted ones
+        by_name = dict(zip(self.learners, prediction.batches, strict=True))
+        evaluated = {} if unchanged else self.joint.log_probs_and_distributions(by_name)
         for i, name in enumerate(self.learners):
             batch, current = prediction.batches[i], prediction.current[i].distribution
             kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch))
-            following = evaluated[name][1]
-            kl_next.append(_over_live(kl(current, following), batch))
+            kl_next.append(kl_predicted[i] if unchanged else _over_live(kl(current, evaluated[name][1]), batch))
         return {"kl_predicted": np.array(kl_predicted), "kl_next": np.array(kl_next)}
 
     def _lower_bounds(self, prediction: _Prediction, game: MetaGame, rho: np.ndarray) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
+from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
 from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
@@ -27,6 +29,21 @@ BACKENDS = ("auto", "sb3", *KERNELS)
 MAX_LEARNERS = 16
 # A learner of a stack may have at most this many times the features of another one.
 _MAX_PADDING = 2.0
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """
+    What the actors of a stack computed in a rollout.
+
+    :param parameters: parameters of the policies, (2 n, row size)
+    :param outputs: outputs of the actors, (n, B, n_outputs)
+    :param log_probs: log-densities of the actions, (n, B)
+    """
+
+    parameters: th.Tensor
+    outputs: th.Tensor
+    log_probs: th.Tensor
 
 
 class LearnerStack:
@@ -45,6 +62,17 @@ class LearnerStack:
         self.stack = Stack([learner.policy for learner in learners])
         self.backend = choose_kernel(self.stack) if backend == "auto" else backend
         self.kernel = make_kernel(self.stack, self.backend)
+        self._rollout: _Rollout | None = None
+
+    def keep_rollout(self, parameters: th.Tensor, outputs: th.Tensor, log_probs: th.Tensor) -> None:
+        """
+        Keep the outputs of the actors in a rollout, so that the policies need not be evaluated on it again.
+
+        :param parameters: parameters of the policies, (2 n, row size)
+        :param outputs: (n, B, n_outputs), in the order of the batches' rows
+        :param log_probs: log-densities of the actions, (n, B)
+        """
+        self._rollout = _Rollout(parameters, outputs, log_probs)
 
     @property
     def obstacle(self) -> str | None:
@@ -79,12 +107,16 @@ class LearnerStack:
         names = ("old_log_prob", "old_values", "advantages", "returns")
         columns = {name: th.stack([getattr(batch, name) for batch in batches]).to(dtype) for name in names}
         columns["weights"] = th.ones_like(columns["returns"]) if weights is None else th.stack(list(weights)).to(dtype)
-        shape = (len(batches), len(batches[0].mask))
-        actions = th.zeros(*shape, self.kernel.head.action_size, dtype=dtype, device=self.stack.device)
+        return StackedBatch(self.features(batches), self._actions(batches), Columns(**columns), self._masks(batches))
+
+    def _actions(self, batches: Sequence[AgentBatch]) -> th.Tensor:
+        """Actions (n, B, action size), zeros where a learner's are smaller."""
+        shape = (len(batches), len(batches[0].mask), self.kernel.head.action_size)
+        actions = th.zeros(*shape, dtype=self.stack.dtype, device=self.stack.device)
         for row, batch in zip(actions, batches, strict=True):
             own = batch.actions.reshape(shape[1], -1)
             row[:, : own.shape[1]] = own
-        return StackedBatch(self.features(batches), actions, Columns(**columns), self._masks(batches))
+        return actions
 
     def _masks(self, batches: Sequence[AgentBatch]) -> th.Tensor | None:
         if batches[0].action_masks is None:
@@ -103,14 +135,25 @@ class LearnerStack:
         :param batches: batch of each learner
         """
         with th.no_grad():
-            batch, n = self.batch(batches), len(batches)
-            rows = th.unflatten(self.stack.parameters(), 0, (n, 2))[:, 0]
-            outputs = self._outputs(Passes(self.stack, rows), batch.features)
-            log_std = rows[:, self.stack.log_std]
-            log_probs, _, _ = self.kernel.head.evaluate(outputs, log_std, batch.masks, batch.actions)
-            legal = outputs if batch.masks is None else outputs.masked_fill(~batch.masks, -1e8)
+            n, parameters = len(batches), self.stack.parameters()
+            rows = th.unflatten(parameters, 0, (n, 2))[:, 0]
+            log_std, kept, masks = rows[:, self.stack.log_std], self._kept(parameters, batches), self._masks(batches)
+            if kept is not None:
+                outputs, log_probs = kept.outputs, kept.log_probs
+            else:
+                outputs = self._outputs(Passes(self.stack, rows), self.features(batches))
+                log_probs = self.kernel.head.evaluate(outputs, log_std, masks, self._actions(batches))[0]
+            legal = outputs if masks is None else outputs.masked_fill(~masks, NEVER)
             shapes = self.stack.shapes
             return [(log_probs[i], _distribution(legal[i], log_std[i], shapes[i])) for i in range(n)]
+
+    def _kept(self, parameters: th.Tensor, batches: Sequence[AgentBatch]) -> _Rollout | None:
+        """The outputs of the last rollout, if these are its batches and the policies have not changed since then."""
+        kept = self._rollout
+        if kept is None or not th.equal(kept.parameters, parameters):
+            return None
+        same = all(th.equal(own, batch.old_log_prob.to(own)) for own, batch in zip(kept.log_probs, batches, strict=True))
+        return kept if same else None
 
     def _outputs(self, passes: Passes, features: th.Tensor) -> th.Tensor:
         """Outputs of networks, (n, B, n_outputs)."""

@@ -58,7 +58,7 @@ class StackActor:
         for learner in self.learners:
             learner.policy.set_training_mode(False)
             learner.rollout_buffer.reset()
-        rows = stack.parameters()
+        rows = self._parameters = stack.parameters()
         actors, critics = th.unflatten(rows, 0, (n, 2)).unbind(1)
         self._log_std = actors[:, stack.log_std]
         self._actor_passes, self._critic_passes = Passes(stack, actors), Passes(stack, critics)
@@ -146,7 +146,11 @@ class StackActor:
         head, n_steps = self.stack.kernel.head, len(acted)
         masks = None if self._masks is None else _by_learner(self._masks)
         outputs, actions = _by_learner(self._outputs), _by_learner(self._actions)
-        log_probs = _by_step(head.evaluate(outputs, self._log_std, masks, actions)[0], n_steps)
+        densities = head.evaluate(outputs, self._log_std, masks, actions)[0]
+        log_probs = _by_step(densities, n_steps)
+        self.stack.keep_rollout(
+            self._parameters, _copy_major(outputs, n_steps), _copy_major(densities[..., None], n_steps)[..., 0]
+        )
         features = th.stack([self._rollout_features(i) for i in range(len(self.learners))])
         values = _by_step(self._values(features), n_steps)
         for i, name in enumerate(self.stack.names):
@@ -231,3 +235,8 @@ def _by_learner(values: th.Tensor) -> th.Tensor:
 def _by_step(values: th.Tensor, n_steps: int) -> np.ndarray:
     """From (n, n_steps * n_columns) to (n, n_steps, n_columns)."""
     return th.unflatten(values, 1, (n_steps, -1)).cpu().numpy()
+
+
+def _copy_major(values: th.Tensor, n_steps: int) -> th.Tensor:
+    """From rows step by step to rows copy by copy, the order of SB3's flattened buffers: (n, n_steps * n_columns, size)."""
+    return th.unflatten(values, 1, (n_steps, -1)).transpose(1, 2).flatten(1, 2)

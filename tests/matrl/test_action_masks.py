@@ -174,7 +174,7 @@ def test_divergences_are_those_over_legal_actions() -> None:
     prediction = model.coordinator._predict()
     game = model.coordinator._metagame(prediction)
     distances = model.coordinator._lower_bounds(prediction, game, np.zeros(2))["total_variation"]
-    divergences = model.coordinator._distances(prediction)["kl_predicted"]
+    divergences = model.coordinator._distances(prediction, np.zeros(2))["kl_predicted"]
     for i, agent in enumerate(model.agents):
         p, q, live = current[agent], probabilities(agent), prediction.batches[i].mask.numpy()
         actions = prediction.batches[i].actions.numpy()

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
 from sb3_matrl.files.model_files import read_model
+from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.on_policy.joint_updates import BACKENDS
 from sb3_matrl.stacked.native_kernel import native_obstacle
 from tests.matrl.test_exact_resume import SaveAfter, assert_same
@@ -176,6 +177,33 @@ def test_stacks_have_at_most_sixteen_learners() -> None:
     model = build(lambda: ToyEnv(*worlds), n_steps=8, n_epochs=1)
     assert [len(one.names) for one in model.coordinator.joint.stacks] == [10, 10]
     model.learn(24)
+
+
+def test_outputs_kept_from_the_rollout_are_those_of_the_policies(backend: str) -> None:
+    model = build(backend=backend)
+    model.learn(0)
+    assert model.collect_rollouts(model._init_callback(None))
+    joint = model.coordinator.joint
+    batches = {name: agent_batch(learner) for name, learner in model.learners.items()}
+    kept = joint.log_probs_and_distributions(batches)
+    for one in joint.stacks:
+        assert one._kept(one.stack.parameters(), [batches[name] for name in one.names]) is not None
+        one._rollout = None
+    for name, (log_prob, distribution) in joint.log_probs_and_distributions(batches).items():
+        th.testing.assert_close(kept[name][0], log_prob, rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(kept[name][1].logits, distribution.logits, rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_outputs_of_another_policy_or_rollout_are_not_used() -> None:
+    model = build(backend="torch")
+    model.learn(0)
+    assert model.collect_rollouts(model._init_callback(None))
+    (one,) = model.coordinator.joint.stacks
+    batches = [agent_batch(learner) for learner in model.learners.values()]
+    assert one._kept(one.stack.parameters(), batches) is not None
+    assert one._kept(one.stack.parameters() + 1e-3, batches) is None
+    batches[1].old_log_prob[3] += 1e-3
+    assert one._kept(one.stack.parameters(), batches) is None
 
 
 def test_hooks_on_gradients_see_them(backend: str) -> None:
