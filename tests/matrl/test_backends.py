@@ -94,6 +94,7 @@ def test_switches_off_are_independent_learners(backend: str) -> None:
         assert th.equal(ours, theirs)
 
 
+@pytest.mark.e2e
 def test_another_process_trains_the_same(backend: str) -> None:
     code = (
         "import hashlib, torch; from tests.matrl.test_backends import build, parameters; torch.set_num_threads(1);"
