@@ -60,7 +60,7 @@ class Case:
     env: str
     vec_env: str
     n_timesteps: int
-    backend: str
+    backend: str = "auto"
 
     def words(self, folder: Path) -> list[str]:
         """Command line of ``train.py`` for a run in a folder."""
