@@ -65,7 +65,10 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("world", WORLDS)
+QUICK = ("agents that leave", "normalised")
+
+
+@pytest.mark.parametrize("world", [one if one in QUICK else pytest.param(one, marks=pytest.mark.e2e) for one in WORLDS])
 def test_a_resumed_training_is_the_one_that_never_stopped(world: str, backend: str, tmp_path: Path) -> None:
     arguments = {**WORLDS[world], "backend": backend}
     whole = build(**arguments).learn(240)

@@ -129,7 +129,7 @@ def numbers(model: MATRL) -> dict[str, th.Tensor]:
     return found
 
 
-QUICK = ("Discrete, unequal", "MultiDiscrete", "Box", "deaths", "deaths, masks", "different settings")
+QUICK = ("Box", "deaths, masks", "different settings")
 
 
 @pytest.mark.parametrize("case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.e2e) for case in CASES])
