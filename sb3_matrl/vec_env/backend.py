@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.spaces import AgentSpaces
@@ -26,12 +27,14 @@ class Start:
     :param alive: bool (num_envs, n_agents), agents that are present
     :param acting: bool (num_envs, n_agents), agents that choose the next action
     :param infos: copy -> agent -> the env's info, non-empty ones only
+    :param states: float32 (num_envs, state size), if the backend gives states
     """
 
     observations: JointObservation
     alive: np.ndarray
     acting: np.ndarray
     infos: dict[int, AgentInfos]
+    states: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,8 @@ class Backend(ABC):
     ``layout`` is the layout of snapshots, ``"batched"`` or ``"separate"``; ``snapshot_obstacle`` is the reason why the
     copies cannot save their state, or ``None`` if they can. ``renamed`` tells whether the envs name agents by something
     else than strings; ``agents`` and all dicts use their text. ``one_mask`` tells whether they have sb3-contrib's method
-    ``action_masks()``, which does not name an agent.
+    ``action_masks()``, which does not name an agent. ``state_space`` is the space of a copy's flattened global state, ``None``
+    if there is none; ``with_states`` tells whether every :class:`Start` and :class:`BackendStep` has states.
     """
 
     layout: ClassVar[str]
@@ -66,6 +70,8 @@ class Backend(ABC):
     render_mode: str | None
     renamed: bool = False
     one_mask: bool = False
+    state_space: spaces.Box | None = None
+    with_states: bool = False
 
     @property
     def readable_layouts(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from sb3_matrl.envs.rendering import Window
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.backend import Backend, BackendStep, Start, separate_copies
 from sb3_matrl.vec_env.describe import snapshot_obstacle
+from sb3_matrl.vec_env.errors import DataFault
+from sb3_matrl.vec_env.global_state import NoState, StateFormat, States, declared_format
 from sb3_matrl.vec_env.spaces import mask_rows
 from sb3_matrl.vec_env.step import JointObservation
 
@@ -30,11 +32,13 @@ class BatchedBackend(Backend):
 
     :param env: ParallelEnv that makes the core; closed together with the backend
     :param num_envs: number of copies
+    :param states: whether the core's global states are given: True, False, or ``"auto"``: if they can be used
+    :raises NoState: if ``states`` is True, and they cannot be used
     """
 
     layout = "batched"
 
-    def __init__(self, env: BatchableEnv, num_envs: int) -> None:
+    def __init__(self, env: BatchableEnv, num_envs: int, states: States = False) -> None:
         self.env: Any = env
         self.snapshot_obstacle = snapshot_obstacle(env)
         self.core = env.make_core(num_envs)
@@ -46,9 +50,36 @@ class BatchedBackend(Backend):
         if len(set(shapes.values())) > 1:
             raise ValueError(f"{env}: the actions of a batched core have equal shapes for all agents, got {shapes}")
         self.render_mode = getattr(env, "render_mode", None)
+        self._find_state(states)
         self._actions: dict[str, np.ndarray] | None = None
         self._window: Window | None = None
         self._closed = False
+
+    def _find_state(self, states: States) -> None:
+        self._state_format: StateFormat | None = None
+        try:
+            self._state_format = declared_format(self.core)
+        except NoState:
+            if states is True:
+                raise
+        if self._state_format is None:
+            if states is True:
+                raise NoState(self.env, "its core has no state_space")
+            return
+        self.state_space, self.with_states = self._state_format.space, bool(states)
+
+    def _states(self) -> np.ndarray | None:
+        """Current states of all copies, if they were asked for."""
+        if not self.with_states or self._state_format is None:
+            return None
+        try:
+            return self._state_format.rows(self.core.state(), self.num_envs)
+        except ValueError as error:
+            raise DataFault(0, str(error)) from None
+
+    def _final_states(self, dones: np.ndarray) -> np.ndarray | None:
+        states = self._states()
+        return None if states is None else np.where(dones[:, None], states, np.float32(0.0))
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> Start:
         """See :meth:`Backend.reset`; options are ignored, as by the core's PettingZoo view."""
@@ -72,7 +103,7 @@ class BatchedBackend(Backend):
 
     def _start(self, infos: CopyInfos) -> Start:
         alive = self.core.alive.copy()
-        return Start(self._masked(self.core.observations(), alive), alive, alive, infos)
+        return Start(self._masked(self.core.observations(), alive), alive, alive, infos, self._states())
 
     @property
     def readable_layouts(self) -> tuple[str, ...]:
@@ -88,7 +119,9 @@ class BatchedBackend(Backend):
         final = self._final_observations(step)
         dones = ~np.logical_or.reduce(self.core.alive, axis=1)
         reset_infos: CopyInfos = {}
+        final_states = None
         if np.count_nonzero(dones):
+            final_states = self._final_states(dones)
             self.core.reset(dones)
             reset_infos = self.core.start_infos(dones)
         alive = self.core.alive.copy()
@@ -104,6 +137,8 @@ class BatchedBackend(Backend):
             final_observations=final,
             infos=step.infos,
             reset_infos=reset_infos,
+            states=self._states(),
+            final_states=final_states,
         )
 
     def _joint_action(self, actions: dict[str, np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cloudpickle
 import gymnasium
@@ -20,6 +20,7 @@ from sb3_matrl.vec_env.backend import Backend
 from sb3_matrl.vec_env.batched import BatchedBackend
 from sb3_matrl.vec_env.describe import describe
 from sb3_matrl.vec_env.errors import EnvError
+from sb3_matrl.vec_env.global_state import States, check_choice_of_states
 from sb3_matrl.vec_env.joint import JointVecEnv
 from sb3_matrl.vec_env.loop_backend import DummyBackend, SubprocBackend
 from sb3_matrl.vec_env.separate import EnvFactory
@@ -40,6 +41,7 @@ def make_joint_vec_env(
     num_cpus: int | None = None,
     check_bounds: bool = True,
     env_timeout: float | None = None,
+    states: bool | Literal["auto"] = False,
 ) -> JointVecEnv:
     """
     Make a vectorised env with ``n_envs`` copies of a multi-agent env.
@@ -66,21 +68,27 @@ def make_joint_vec_env(
     :param env_timeout: seconds that a worker process has for one step, or one reset, of its copies; then it is ended with an
         :class:`~sb3_matrl.vec_env.EnvError`. Only worker processes can be ended, so that ``"auto"`` means ``"subproc"``.
         ``None`` for no limit
-    :raises ValueError: if the id or ``vec_env`` is unknown, or arguments contradict each other
+    :param states: whether the copies give their global state, the return value of the envs' ``state()``, in
+        :attr:`JointVecEnv.states` and :attr:`JointStep.final_states`. It is read once per copy and step, flattened and
+        converted to float32; images (uint8, three dimensions) are rejected. ``"auto"``: if the env has a state that can be
+        used, which ``with_states`` then tells. To find out, one env is made and reset once more, unless it has batched rules
+    :raises ValueError: if the id or ``vec_env`` is unknown, arguments contradict each other, or ``states`` is True and the env
+        has no state that can be used
     :raises TypeError: if ``env`` is none of the above, or SB3 does not support its spaces
     """
     kwargs = dict(env_kwargs or {}) | ({} if render_mode is None else {"render_mode": render_mode})
     if vec_env not in KINDS:
         raise ValueError(unknown("vec_env", str(vec_env), KINDS))
+    check_choice_of_states(states)
     if env_timeout is not None:
         vec_env = _kind_with_timeout(vec_env, env_timeout)
     if isinstance(env, VecEnv):
-        return _existing(env, n_envs, vec_env, kwargs, seed)
+        return _existing(env, n_envs, vec_env, kwargs, seed, states)
     if not isinstance(n_envs, int | np.integer) or n_envs < 1:
         raise ValueError(f"n_envs must be a positive integer, not {n_envs!r}")
     if num_cpus is not None and num_cpus < 1:
         raise ValueError(f"num_cpus must be positive, not {num_cpus!r}")
-    return JointVecEnv(_backend(env, kwargs, int(n_envs), vec_env, num_cpus, env_timeout), seed, check_bounds)
+    return JointVecEnv(_backend(env, kwargs, int(n_envs), vec_env, num_cpus, env_timeout, states), seed, check_bounds)
 
 
 def _kind_with_timeout(kind: str, seconds: float) -> str:
@@ -91,7 +99,7 @@ def _kind_with_timeout(kind: str, seconds: float) -> str:
     return "subproc" if kind == "auto" else kind
 
 
-def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], seed: int | None) -> JointVecEnv:
+def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], seed: int | None, states: States) -> JointVecEnv:
     if not isinstance(env.unwrapped, JointVecEnv):
         require_parallel_env(env)
     # Callers that forward n_envs have the default 1.
@@ -101,12 +109,16 @@ def _existing(env: VecEnv, n_envs: int, vec_env: str, kwargs: dict[str, Any], se
         raise ValueError(
             "vec_env, env_kwargs, render_mode and env_timeout cannot change an existing JointVecEnv; give them when making it"
         )
+    if states is True and not cast(JointVecEnv, env.unwrapped).with_states:
+        raise ValueError("the JointVecEnv given has no states: make it with make_joint_vec_env(..., states=True)")
     if seed is not None:
         env.seed(seed)
     return cast(JointVecEnv, env)
 
 
-def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus: int | None, timeout: float | None) -> Backend:
+def _backend(
+    env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus: int | None, timeout: float | None, states: States
+) -> Backend:
     """Make the first env and choose the backend by its type."""
     instance = isinstance(env, ParallelEnv | AECEnv)
     if instance and kwargs:
@@ -121,7 +133,7 @@ def _backend(env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus:
         if kind in ("auto", "batched"):
             obstacle = _core_obstacle(first)
             if obstacle is None:
-                return BatchedBackend(first, n_envs)
+                return BatchedBackend(first, n_envs, states)
             if kind == "batched":
                 raise ValueError(
                     f"vec_env='batched' needs an env with batched rules{obstacle}; use vec_env='auto', 'dummy' or 'subproc'"

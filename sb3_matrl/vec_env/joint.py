@@ -16,6 +16,7 @@ from sb3_matrl.utils.agent_names import AgentDict
 from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
 from sb3_matrl.vec_env.episodes import Episodes, check_seeds
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault, EnvDataError, EnvError, WorkerLost
+from sb3_matrl.vec_env.global_state import check_states
 from sb3_matrl.vec_env.masks import ActionMasks
 from sb3_matrl.vec_env.spaces import row_of
 from sb3_matrl.vec_env.step import JointObservation, JointStep
@@ -62,6 +63,9 @@ class JointVecEnv(VecEnv):
     - ``acting``: bool (num_envs, n_agents), agents that choose the next action: all that are alive, unless agents take turns
     - ``action_masks``: agent -> bool (num_envs, mask size), legal actions of agents that have masks; see
       :class:`~sb3_matrl.vec_env.masks.ActionMasks`
+    - ``state_space``: space of the envs' global state, flattened: Box (state size,) of float32; ``None`` if the envs have no
+      state that can be used. Envs without the attribute ``state_space`` must be made with ``states=True`` to be asked
+    - ``with_states``: whether the copies were made with ``states=True``, so that :attr:`states` can be read
     - ``last_step``: :class:`~sb3_matrl.vec_env.step.JointStep` of the last step, ``None`` after a reset
     - ``moves``: number of resets, steps and restores so far; it tells whether others used the env in the meantime
 
@@ -76,6 +80,9 @@ class JointVecEnv(VecEnv):
         self.agents = list(backend.agents)
         self.observation_spaces = self._by_agent(dict(backend.observation_spaces))
         self.action_spaces = self._by_agent(dict(backend.action_spaces))
+        self.state_space = backend.state_space
+        self.with_states = backend.with_states
+        self._states: np.ndarray | None = None
         super().__init__(
             backend.num_envs,
             spaces.Dict(OrderedDict(self.observation_spaces)),  # gymnasium sorts a plain dict
@@ -139,6 +146,9 @@ class JointVecEnv(VecEnv):
 
     def _begin(self, start: Start, infos: dict[int, AgentInfos] | None, when: str) -> JointObservation:
         self._check_observations(start.observations, start.alive, lambda copy: when)
+        if start.states is not None:
+            check_states(start.states, lambda copy: when)
+        self._states = start.states
         self.action_masks = self._by_agent(self._masks.read(start.observations, start.acting, infos, lambda copy: when))
         self.alive, self.acting = start.alive, start.acting
         self.last_step = None
@@ -155,6 +165,22 @@ class JointVecEnv(VecEnv):
         :raises ValueError: if an entry of an observation or info has the name of a mask, but cannot be one
         """
         self._masks.require(agents, self.backend.one_mask and len(self.agents) > 1, warn)
+
+    @property
+    def states(self) -> np.ndarray:
+        """
+        Global states of the copies, float32 (num_envs, state size): flattened return values of the envs' ``state()``.
+
+        Valid after :meth:`reset`, :meth:`restore` and every step, in which they belong to the returned observations: after an
+        automatic reset the state is that of the new episode, and ``last_step.final_states`` has that of the ended one.
+
+        :raises RuntimeError: if the copies were made without ``states=True``, and before the first reset
+        """
+        if not self.with_states:
+            raise RuntimeError("this JointVecEnv was made without states: make it with make_joint_vec_env(..., states=True)")
+        if self._states is None:
+            raise RuntimeError("call reset() before reading states")
+        return self._states
 
     @property
     def can_snapshot(self) -> bool:
@@ -263,7 +289,7 @@ class JointVecEnv(VecEnv):
         self.action_masks = self._by_agent(self._with_context(self._check, step))
         self._running = True
         infos = self._infos(step)
-        self.alive, self.acting = step.alive, step.acting
+        self.alive, self.acting, self._states = step.alive, step.acting, step.states
         self.last_step = JointStep(
             observations=self._by_agent(step.observations),
             rewards=step.rewards.astype(np.float32),
@@ -273,6 +299,8 @@ class JointVecEnv(VecEnv):
             acting=step.acting,
             dones=step.dones,
             final_observations=step.final_observations,
+            states=step.states,
+            final_states=step.final_states,
             action_masks=self.action_masks,
             infos=infos,
         )
@@ -291,6 +319,10 @@ class JointVecEnv(VecEnv):
         self._check_observations(step.observations, step.alive, now)
         if step.final_observations is not None:
             self._check_observations(step.final_observations, step.terminated | step.truncated, after_step)
+        if step.states is not None:
+            check_states(step.states, now)
+        if step.final_states is not None:
+            check_states(step.final_states, after_step)
         infos = step.infos
         if np.count_nonzero(step.dones):
             infos = {copy: infos for copy, infos in step.infos.items() if not step.dones[copy]} | step.reset_infos

@@ -26,6 +26,10 @@ class Transition:
     :param dones: bool (num_envs,); the copy's episode is over and a new one has begun
     :param final_observations: agent -> (num_envs, *shape), valid where ``terminated | truncated``: last observation of
         the agent's episode, for bootstrapping; ``None`` if no agent ended
+    :param states: float32 (num_envs, state size), global states that belong to ``observations``; ``None`` unless the envs
+        were made with ``states=True``
+    :param final_states: float32 (num_envs, state size), valid where ``dones``: state in which the copy's episode ended, zeros
+        elsewhere; ``None`` if no episode is over
     """
 
     observations: JointObservation
@@ -36,6 +40,8 @@ class Transition:
     acting: np.ndarray
     dones: np.ndarray
     final_observations: JointObservation | None
+    states: np.ndarray | None = None
+    final_states: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
