@@ -76,6 +76,8 @@ class Passes:
 
     def _activate(self, values: th.Tensor) -> th.Tensor:
         if self.stack.activation == "tanh":
+            if values.is_cpu:  # the logistic function takes less than half the time of tanh there; equal up to rounding
+                return values.mul_(2).sigmoid_().mul_(2).sub_(1)
             return values.tanh_()
         if self.stack.activation == "relu":
             return values.relu_()
