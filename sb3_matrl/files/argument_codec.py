@@ -1,9 +1,9 @@
 """
 Constructor arguments as JSON and back, without pickle.
 
-Numbers, strings, lists and dicts are stored as they are, SB3's schedules by their numbers, and classes by name, if they
-come from the libraries that define networks and algorithms. Anything else (a lambda, for example) cannot be stored: a
-placeholder keeps its text, and the argument must be passed again on loading.
+Numbers, strings, lists and dicts are stored as they are, SB3's schedules and action noise by their numbers, and classes by
+name, if they come from the libraries that define networks and algorithms. Anything else (a lambda, for example) cannot be
+stored: a placeholder keeps its text, and the argument must be passed again on loading.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -30,6 +31,11 @@ _BASES: dict[str, tuple[type, ...]] = {
     "rollout_buffer_class": (BaseBuffer,),
     "optimizer_class": (th.optim.Optimizer,),
     "features_extractor_class": (BaseFeaturesExtractor,),
+}
+# Kind of an action noise -> its class, and the attributes that hold its constructor's numbers.
+_NOISES: dict[str, tuple[type, tuple[str, ...]]] = {
+    "normal_noise": (NormalActionNoise, ("_mu", "_sigma")),
+    "ornstein_uhlenbeck_noise": (OrnsteinUhlenbeckActionNoise, ("_mu", "_sigma", "_theta", "_dt", "initial_noise")),
 }
 _OTHER_BASES = (th.nn.Module, th.optim.Optimizer)
 KIND = "__kind__"
@@ -75,6 +81,16 @@ def _schedule_to_json(value: Any) -> Any:
         return argument_to_json(value.val)
     if type(value) is FloatSchedule:
         return argument_to_json(value.value_schedule)
+    return _noise_to_json(value)
+
+
+def _noise_to_json(value: Any) -> Any:
+    """Convert SB3's action noise, a vectorised one as that of a single copy; store the text of anything else."""
+    noise = value.base_noise if type(value) is VectorizedActionNoise else value
+    for kind, (cls, attributes) in _NOISES.items():
+        if type(noise) is cls:
+            numbers = [argument_to_json(getattr(noise, name)) for name in attributes]
+            return {KIND: kind, "arguments": numbers, "dtype": np.dtype(noise._dtype).name}
     return {KIND: "unsaved", "text": repr(value)}
 
 
@@ -120,6 +136,8 @@ def _decode(data: dict[str, Any], name: str) -> Any:
         return _load_class(data["module"], data["name"], name)
     if kind == "linear":
         return LinearSchedule(*map(float, argument_from_json(data["arguments"])))
+    if kind in _NOISES:
+        return _noise(_NOISES[kind][0], argument_from_json(data["arguments"]), np.dtype(data["dtype"]))
     if kind == "unsaved":
         return Unsaved(str(data["text"]))
     raise ValueError(f"unknown kind of argument {kind!r:.100}")
@@ -129,6 +147,13 @@ def _array(items: list[Any], dtype: np.dtype[Any]) -> np.ndarray:
     if not _has_json_items(dtype) or len(items) * dtype.itemsize > _MAX_BYTES:
         raise ValueError(f"an array of {len(items)} values of type {dtype} is invalid or too large")
     return np.array(items, dtype=dtype)
+
+
+def _noise(cls: type, numbers: list[Any], dtype: np.dtype[Any]) -> Any:
+    kinds = {dtype.kind, *(np.asarray(number).dtype.kind for number in numbers if number is not None)}
+    if dtype.kind != "f" or not kinds <= set("fiu"):
+        raise ValueError(f"the numbers of {cls.__name__} are {numbers!r:.200}, of type {dtype}")
+    return cls(*numbers, dtype=dtype)
 
 
 def _is_safe(value: type) -> bool:

@@ -31,6 +31,7 @@ WRONG: tuple[Any, ...] = (
     *(
         {"__kind__": "array", "items": [1, 2], "dtype": "float32", "shape": [2]},
         {"__kind__": "linear", "arguments": [1, 0, 1]},
+        {"__kind__": "normal_noise", "arguments": [0.0, 0.1], "dtype": "float32"},
     ),
     *({"type": "Discrete", "n": 0, "start": 0}, {"type": "Box", "low": 1, "high": 0, "shape": [2], "dtype": "float32"}),
 )

@@ -14,6 +14,12 @@ from hypothesis.extra import numpy as hnp
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
@@ -114,6 +120,50 @@ def test_schedules_of_odd_numbers_survive():
     assert round_trip(ConstantSchedule(math.inf)) == math.inf
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        NormalActionNoise(np.array([0.5, -1.0]), np.array([0.1, 2.0])),
+        NormalActionNoise(np.zeros(2, np.float32), np.full(2, 0.3), np.float64),
+        OrnsteinUhlenbeckActionNoise(np.zeros(2), np.array([0.1, 0.2])),
+        OrnsteinUhlenbeckActionNoise(np.ones(2), np.full(2, 0.5), 0.3, 0.02, np.array([0.25, -0.25]), np.float64),
+    ],
+    ids=["normal", "normal float64", "ornstein-uhlenbeck", "ornstein-uhlenbeck with all arguments"],
+)
+def test_sb3_s_action_noise_survives(noise):
+    for back in (round_trip(noise), round_trip({"a": noise})["a"], round_trip(VectorizedActionNoise(noise, 3))):
+        assert type(back) is type(noise)
+        draws = []
+        for one in (noise, back):
+            one.reset()
+            np.random.seed(0)
+            draws.append([one() for _ in range(5)])
+        assert np.array_equal(*draws) and draws[0][0].dtype == draws[1][0].dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dtype"),
+    [(["a", 0.1], "float32"), ([0.0, 0.1], "<U9"), ([0.0], "float32"), ([0.0, "b"], "float32"), (1, "float32")],
+)
+def test_damaged_noise_is_rejected(arguments, dtype):
+    with pytest.raises(ValueError, match=r"Noise|not a description"):
+        argument_from_json({"__kind__": "normal_noise", "arguments": arguments, "dtype": dtype})
+
+
+class Shifted(NormalActionNoise):
+    """Shares the normal noise's numbers and means something else."""
+
+    def __call__(self):
+        return super().__call__() + 1.0
+
+
+class Pulse(ActionNoise):
+    """Noise of no known library."""
+
+    def __call__(self):
+        return np.ones(2)
+
+
 class Warmup(LinearSchedule):
     """Shares LinearSchedule's numbers and means something else."""
 
@@ -136,6 +186,8 @@ class Odd(float):
         FloatSchedule(lambda progress: 0.1 * progress),
         partial(print, "x"),
         Warmup(1.0, 0.0, 1.0),
+        Shifted(np.zeros(2), np.ones(2)),
+        Pulse(),
         FloatSchedule(Warmup(1.0, 0.0, 1.0)),
         LocalNetwork,
         dict,
