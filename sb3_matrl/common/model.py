@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
@@ -53,6 +53,8 @@ class MultiAgentModel(BaseAlgorithm):
     missing_in_files: ClassVar[Mapping[str, Any]] = {}
 
     env: JointVecEnv | None
+    #: Space of the env's global states, if the algorithm reads them; ``None`` if it does not, or the env has none.
+    state_space: spaces.Box | None
     learners: dict[str, Any]
     agents: dict[str, Any]
     team: Team
@@ -83,8 +85,9 @@ class MultiAgentModel(BaseAlgorithm):
         self.check_arguments()
         env = given.get("env")
         if env is not None:
-            self.env = self._make_env(env, self.argument("env_kwargs"))
-            self._set_spaces(self.env.observation_spaces, self.env.action_spaces, self.env.num_envs)
+            self.env = self._make_env(env, self.argument("env_kwargs"), self.wanted_states)
+            state_space = self.env.state_space if self.wanted_states and self.env.with_states else None
+            self._set_spaces(self.env.observation_spaces, self.env.action_spaces, self.env.num_envs, state_space)
         if given.get("_init_setup_model", True):
             if env is None:
                 name = type(self).__name__
@@ -101,6 +104,14 @@ class MultiAgentModel(BaseAlgorithm):
         return self.arguments.get(name, default)
 
     # ------------------------------------------------------------------ hooks of subclasses
+
+    @property
+    def wanted_states(self) -> bool | Literal["auto"]:
+        """
+        Whether the algorithm reads the env's global states: True, False, or ``"auto"``: if the env has a state. What was found
+        is in :attr:`state_space`, and saved with the model.
+        """
+        return False
 
     def check_arguments(self) -> None:
         """
@@ -138,7 +149,7 @@ class MultiAgentModel(BaseAlgorithm):
 
     # ------------------------------------------------------------------ set-up
 
-    def _make_env(self, env: Any, env_kwargs: Mapping[str, Any] | None) -> JointVecEnv:
+    def _make_env(self, env: Any, env_kwargs: Mapping[str, Any] | None, states: bool | Literal["auto"]) -> JointVecEnv:
         if isinstance(env, VecEnvWrapper) and isinstance(env.unwrapped, JointVecEnv):
             raise ValueError(
                 f"{type(self).__name__} takes no SB3 wrapper ({type(env).__name__}) around a JointVecEnv, which would miss "
@@ -153,10 +164,15 @@ class MultiAgentModel(BaseAlgorithm):
             vec_env=self.argument("vec_env", "auto"),
             env_kwargs=env_kwargs,
             env_timeout=self.argument("env_timeout", None),
+            states=states,
         )
 
     def _set_spaces(
-        self, observation_spaces: Mapping[str, spaces.Space[Any]], action_spaces: Mapping[str, spaces.Space[Any]], n_envs: int
+        self,
+        observation_spaces: Mapping[str, spaces.Space[Any]],
+        action_spaces: Mapping[str, spaces.Space[Any]],
+        n_envs: int,
+        state_space: spaces.Box | None,
     ) -> None:
         # Pairs, because gymnasium sorts a plain dict by key.
         self.observation_space = spaces.Dict(list(observation_spaces.items()))
@@ -166,6 +182,7 @@ class MultiAgentModel(BaseAlgorithm):
             agent: observed_mask_name(observation_spaces[agent], action_spaces[agent]) for agent in observation_spaces
         }
         self.n_envs = n_envs
+        self.state_space = state_space
 
     @property
     def _spaces(self) -> dict[str, dict[str, spaces.Space[Any]]]:
@@ -220,7 +237,7 @@ class MultiAgentModel(BaseAlgorithm):
         self._set_env(env, force_reset, self.argument("env_kwargs") if _takes_arguments(env) else None)
 
     def _set_env(self, env: Any, force_reset: bool, env_kwargs: Mapping[str, Any] | None) -> None:
-        new = env if isinstance(env, JointVecEnv) else self._make_env(env, env_kwargs)
+        new = env if isinstance(env, JointVecEnv) else self._make_env(env, env_kwargs, self.state_space is not None)
         self._check_spaces(new)
         if new.num_envs != self.n_envs:
             raise ValueError(
@@ -246,6 +263,17 @@ class MultiAgentModel(BaseAlgorithm):
                         f"{agent}'s {kind} space is {theirs[kind][agent]} in the env and {space} in the model: it is another "
                         "environment, or the same one with other arguments (env_kwargs)"
                     )
+        self._check_state_space(env)
+
+    def _check_state_space(self, env: JointVecEnv) -> None:
+        if self.state_space is None:
+            return
+        if not env.with_states:
+            raise ValueError(
+                "the model reads the env's states: make the JointVecEnv with make_joint_vec_env(..., states=True)"
+            )
+        if env.state_space != self.state_space:
+            raise ValueError(f"the state space is {env.state_space} in the env and {self.state_space} in the model")
 
     # ------------------------------------------------------------------ acting
 
@@ -404,6 +432,7 @@ class MultiAgentModel(BaseAlgorithm):
             training=None if state is None else state.as_tree(),
             normalizers=tensors_for_arrays(normalizer_states(self.team) if state is None else state.normalizers),
             frozen={agent: frozen.to_file() for agent, frozen in self.team.frozen.items()},
+            state_space=self.state_space,
         )
 
     @classmethod
@@ -451,7 +480,7 @@ class MultiAgentModel(BaseAlgorithm):
             if "frozen" in specs:
                 arguments["frozen"] = {**frozen, **(arguments.get("frozen") or {})} or None
             model = cls(**{**arguments, **building})
-            model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs)
+            model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs, saved.state_space)
         if env is not None:
             model._set_env(env, True, arguments.get("env_kwargs") if "env_kwargs" in kwargs or _takes_arguments(env) else None)
         with blame_file(path, Exception), networks_within(stored):

@@ -26,7 +26,10 @@ _COUNTERS = ("n_envs", "num_timesteps", "total_timesteps", "n_updates", "skipped
 DAMAGE = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ValueError)
 # Types of the parts of model.json; earlier formats lack those that are optional.
 _NEEDED = {"agents": list, "observation_spaces": list, "action_spaces": list, "arguments": dict, "counters": dict}
-_OPTIONAL = {"algorithm": str, "learners": list, "frozen": dict, "generators": dict, "coordinator_rng": dict}
+_OPTIONAL = {
+    **{"algorithm": str, "learners": list, "frozen": dict, "generators": dict, "coordinator_rng": dict},
+    "state_space": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class SavedModel:
     :param training: state of the training, as ``TrainingState.as_tree`` returns it; ``None`` outside a training
     :param normalizers: learner -> state of its normaliser, with tensors for arrays
     :param frozen: frozen agent -> JSON document and tensors, as ``FrozenAgent.to_file`` returns them
+    :param state_space: space of the env's global states, if the model reads them
     """
 
     algorithm: str
@@ -57,6 +61,7 @@ class SavedModel:
     training: dict[str, Any] | None = None
     normalizers: dict[str, Any] = field(default_factory=dict)
     frozen: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
+    state_space: spaces.Box | None = None
 
 
 def zip_path(path: str | Path) -> Path:
@@ -84,6 +89,8 @@ def write_model(path: str | Path, saved: SavedModel, documents: Mapping[str, Any
         "learners": list(saved.parameters),
         "frozen": {agent: description for agent, (description, _) in saved.frozen.items()},
     }
+    if saved.state_space is not None:
+        document["state_space"] = space_to_json(saved.state_space)
     # Numbered, because an agent's name need not be a file's.
     tensors = {f"agents/{i}": parameters for i, parameters in enumerate(saved.parameters.values())}
     tensors |= {f"frozen/{i}": state for i, (_, state) in enumerate(saved.frozen.values())}
@@ -131,7 +138,15 @@ def _saved_model(document: Mapping[str, Any], tensors: Mapping[str, Any]) -> Sav
             agent: (dict(description), tensors[f"frozen/{i}"])
             for i, (agent, description) in enumerate(document.get("frozen", {}).items())
         },
+        state_space=_state_space(document.get("state_space")),
     )
+
+
+def _state_space(description: Mapping[str, Any] | None) -> spaces.Box | None:
+    space = None if description is None else space_from_json(description)
+    if space is not None and not (isinstance(space, spaces.Box) and len(space.shape) == 1):
+        raise ValueError(f"the state space must be a Box of one dimension, got {space}")
+    return space
 
 
 def check_document(document: Any) -> dict[str, Any]:
