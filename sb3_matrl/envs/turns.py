@@ -97,6 +97,12 @@ class TurnBasedParallelEnv(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  #
         """Delegate to the AECEnv."""
         return self.env.state()
 
+    @property
+    def state_space(self) -> spaces.Space[Any]:
+        """Delegate to the AECEnv, which need not have this attribute."""
+        space: spaces.Space[Any] = self.env.state_space
+        return space
+
     def close(self) -> None:
         """Close the AECEnv."""
         self.env.close()

@@ -25,6 +25,7 @@ class CopyArrays:
     - ``rewards``: float64 (num_envs, n_agents)
     - ``flags``: bool (4, num_envs, n_agents), of which ``alive``, ``acting``, ``terminated`` and ``truncated`` are views
     - ``dones``: bool (num_envs,)
+    - ``states``, ``final_states``: float32 (num_envs, state size); of size 0 if the copies write no states
 
     :param description: agents and spaces of the env
     :param num_envs: number of copies
@@ -41,6 +42,7 @@ class CopyArrays:
         self.flags = next(arrays)
         self.alive, self.acting, self.terminated, self.truncated = self.flags
         self.dones = next(arrays)
+        self.states, self.final_states = next(arrays), next(arrays)
         self.actions = {agent: next(arrays) for agent in self.agents}
         self.observations = {agent: [next(arrays) for _ in leaves] for agent, leaves in self.leaves.items()}
         self.final = {agent: [next(arrays) for _ in leaves] for agent, leaves in self.leaves.items()}
@@ -75,7 +77,8 @@ def _joined(leaves: list[Leaf], arrays: list[np.ndarray]) -> Any:
 def _shapes(description: EnvDescription, leaves: dict[str, list[Leaf]], num_envs: int) -> list[tuple[Shape, np.dtype[Any]]]:
     """Shape and dtype of every array, in the order in which the constructor takes them."""
     grid = (num_envs, len(description.agents))
-    boolean = np.dtype(bool)
+    boolean, state = np.dtype(bool), description.written_state
+    states = ((num_envs, state.size if state else 0), np.dtype(np.float32))
     actions: list[tuple[Shape, np.dtype[Any]]] = [
         ((num_envs, *(space.shape or ())), np.dtype(space.dtype)) for space in description.action_spaces.values()
     ]
@@ -84,6 +87,8 @@ def _shapes(description: EnvDescription, leaves: dict[str, list[Leaf]], num_envs
         (grid, np.dtype(np.float64)),
         ((4, *grid), boolean),
         ((num_envs,), boolean),
+        states,
+        states,
     ]
     return [*head, *actions, *observations, *observations]
 

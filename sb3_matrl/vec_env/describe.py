@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gymnasium import spaces
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from sb3_matrl.envs.parallel import require_parallel_env
 from sb3_matrl.envs.turns import TurnBasedParallelEnv
 from sb3_matrl.utils.agent_names import agent_name
+from sb3_matrl.vec_env.global_state import NoState, StateFormat, declared_format, probed_format
 from sb3_matrl.vec_env.mask_method import MaskMethod
 from sb3_matrl.vec_env.named import named_by_text
 from sb3_matrl.vec_env.spaces import AgentSpaces, leaves_of
@@ -29,6 +30,8 @@ class EnvDescription:
     :param snapshot_obstacle: reason why the env cannot save its state, or ``None``; see :func:`snapshot_obstacle`
     :param renamed: whether the env itself names agents by something else than strings
     :param one_mask: whether the env has sb3-contrib's method ``action_masks()``, which does not name an agent
+    :param state: format of the env's global states; ``None`` if it has none that can be used
+    :param with_states: whether copies write their states into the arrays
     """
 
     agents: list[str]
@@ -39,6 +42,26 @@ class EnvDescription:
     snapshot_obstacle: str | None
     renamed: bool = False
     one_mask: bool = False
+    state: StateFormat | None = None
+    with_states: bool = False
+
+    @property
+    def written_state(self) -> StateFormat | None:
+        """Format of the states that copies write into the arrays; ``None`` if they write none."""
+        return self.state if self.with_states else None
+
+    def with_state_of(self, env: Any) -> EnvDescription:
+        """
+        Description for copies that write their states.
+
+        :param env: env with this description, which is reset
+        :raises NoState: if it has no state that can be used
+        """
+        return replace(self, state=probed_format(env), with_states=True)
+
+    def without_state(self) -> EnvDescription:
+        """Description of an env whose state, though declared, cannot be used."""
+        return replace(self, state=None, with_states=False)
 
     def require_same(self, other: EnvDescription) -> None:
         """
@@ -86,8 +109,16 @@ def describe(env: Any) -> EnvDescription:
         render_mode=render_mode_of(env),
         snapshot_obstacle=snapshot_obstacle(env),
         renamed=not all(isinstance(agent, str) for agent in own_names),
+        state=_declared_state(env),
         one_mask=(method := MaskMethod.of(env)) is not None and not method.per_agent,
     )
+
+
+def _declared_state(env: Any) -> StateFormat | None:
+    try:
+        return declared_format(env)
+    except NoState:
+        return None
 
 
 def render_mode_of(env: Any) -> str | None:

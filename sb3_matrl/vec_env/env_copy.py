@@ -60,6 +60,7 @@ class EnvCopy:
         self._named = named_by_text(self.env)
         self._mask_method = MaskMethod.of(self.env)
         self._life = Life(self.agents)
+        self._state = self.description.written_state
         self._layout: RowLayout | None = None
         self.acting: list[str] = []
         self.ended: list[str] = []
@@ -73,6 +74,7 @@ class EnvCopy:
         """
         self._arrays, self._row = arrays, row
         self._rewards = arrays.rewards[row]
+        self._state_row, self._final_state_row = arrays.states[row], arrays.final_states[row]
         self._observations = {
             agent: _Slot(agent, arrays.leaves[agent], arrays.observations[agent], row) for agent in self.agents
         }
@@ -139,6 +141,8 @@ class EnvCopy:
             layout.decode(snapshot["rows"], self._arrays, self._row)
             self.acting = acting_of(self._named, self._life.live, self.agents)
             self._mark(self._arrays.acting, self.acting)
+            if self._state is not None:
+                self._state_row[:] = self._state.row(self.env.state())
 
     def _row_layout(self) -> RowLayout:
         self._layout = self._layout or RowLayout(self.description)
@@ -153,6 +157,7 @@ class EnvCopy:
         self._life.begin(list(self._named.possible_agents), listed_agents(self._named))
         self._require_same_spaces()
         self._show(observations)
+        self._write_state(self._state_row)
         return self._with_masks(nonempty_infos(infos))
 
     def _require_same_spaces(self) -> None:
@@ -186,7 +191,9 @@ class EnvCopy:
         agent_infos = nonempty_infos(infos)
         if life.live:
             self._show(observations)
+            self._write_state(self._state_row)
             return self._with_masks(agent_infos), {}
+        self._write_state(self._final_state_row)
         reset_infos = self._begin(None, None)
         self._arrays.dones[self._row] = True
         return agent_infos, reset_infos
@@ -237,6 +244,16 @@ class EnvCopy:
         self.acting = acting_of(self._named, live, self.agents)
         if self.acting is not acting:
             self._mark(self._arrays.acting, self.acting)
+
+    def _write_state(self, row: np.ndarray) -> None:
+        """Write the current state, if states are asked for."""
+        if self._state is None:
+            return
+        try:
+            state = self.env.state()
+        except (Exception, SystemExit) as error:
+            raise self._failure("state", error) from error
+        row[:] = self._state.row(state)
 
     def _mark(self, flags: np.ndarray, agents: list[str]) -> None:
         """Set this copy's flags of some agents, and of no others."""

@@ -18,9 +18,9 @@ from sb3_matrl.envs.parallel import as_parallel, require_parallel_env
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.backend import Backend
 from sb3_matrl.vec_env.batched import BatchedBackend
-from sb3_matrl.vec_env.describe import describe
+from sb3_matrl.vec_env.describe import EnvDescription, describe
 from sb3_matrl.vec_env.errors import EnvError
-from sb3_matrl.vec_env.global_state import States, check_choice_of_states
+from sb3_matrl.vec_env.global_state import NoState, States, check_choice_of_states
 from sb3_matrl.vec_env.joint import JointVecEnv
 from sb3_matrl.vec_env.loop_backend import DummyBackend, SubprocBackend
 from sb3_matrl.vec_env.separate import EnvFactory
@@ -49,7 +49,7 @@ def make_joint_vec_env(
     :param env: one of
 
         - a factory, which returns a PettingZoo ParallelEnv or AECEnv; called with ``env_kwargs`` for every copy, and with
-          worker processes once more, to read the spaces. Agents of an AECEnv that PettingZoo cannot convert to a
+          worker processes or ``states`` once more, to read the spaces. Agents of an AECEnv that PettingZoo cannot convert to a
           ParallelEnv take turns
         - a ParallelEnv or AECEnv; it becomes copy 0, the other copies are made from it by cloudpickle
           (with worker processes all copies are, and ``env`` itself is not used)
@@ -139,6 +139,10 @@ def _backend(
                     f"vec_env='batched' needs an env with batched rules{obstacle}; use vec_env='auto', 'dummy' or 'subproc'"
                 )
         description = describe(first)
+        if states:
+            # A probed env is not stepped later, except for an instance that is the only copy.
+            probed = not instance if kind in _IN_WORKERS else instance and n_envs == 1
+            description = _with_states(description, states, first, None if probed else factory)
         if kind not in _IN_WORKERS:
             return _IN_PROCESS.get(kind, DummyBackend)([lambda: first, *[factory] * (n_envs - 1)], description)
     except BaseException:
@@ -146,6 +150,27 @@ def _backend(
         raise
     _close(first, instance)  # before the workers fork, so that they do not inherit it
     return _IN_WORKERS[kind]([factory] * n_envs, description, num_cpus, timeout)
+
+
+def _with_states(description: EnvDescription, states: States, env: Any, factory: EnvFactory | None) -> EnvDescription:
+    """
+    Find out whether an env has a state that can be used.
+
+    :param description: description of the env
+    :param states: True or ``"auto"``
+    :param env: env that is reset, unless there is a factory
+    :param factory: makes the env that is reset and closed
+    :return: description of copies that write their states; with ``"auto"``, of copies without if there is none
+    """
+    probe = env if factory is None else factory()
+    try:
+        return description.with_state_of(probe)
+    except NoState:
+        if states is True:
+            raise
+        return description.without_state()
+    finally:
+        _close(probe, instance=factory is None)
 
 
 def _core_obstacle(env: Any) -> str | None:

@@ -56,7 +56,7 @@ class LoopBackend(SeparateBackend):
     def _start(self, infos: dict[int, AgentInfos]) -> Start:
         arrays = self._arrays
         self._acting = arrays.acting.copy()
-        return Start(arrays.copied(arrays.observations), arrays.alive.copy(), self._acting, infos)
+        return Start(arrays.copied(arrays.observations), arrays.alive.copy(), self._acting, infos, self._states())
 
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
         self._check_range(actions, self._acting)
@@ -79,7 +79,17 @@ class LoopBackend(SeparateBackend):
             final_observations=self._final_observations(terminated | truncated),
             infos=infos,
             reset_infos=reset_infos,
+            states=self._states(),
+            final_states=self._final_states(arrays.dones),
         )
+
+    def _states(self) -> np.ndarray | None:
+        return self._arrays.states.copy() if self.with_states else None
+
+    def _final_states(self, dones: np.ndarray) -> np.ndarray | None:
+        if not self.with_states or not np.count_nonzero(dones):
+            return None
+        return np.where(dones[:, None], self._arrays.final_states, np.float32(0.0))
 
     def _final_observations(self, ended: np.ndarray) -> JointObservation | None:
         if not np.count_nonzero(ended):

@@ -20,13 +20,18 @@ class RowLayout:
     Layout of the rows that encode observations and actions.
 
     :param description: agents and spaces of the env
+    :param states: whether the first agent's row ends with the global state, if the copies write states. Snapshots do not
+        need it, because the restored env has it
     """
 
-    def __init__(self, description: EnvDescription) -> None:
+    def __init__(self, description: EnvDescription, states: bool = False) -> None:
+        state = description.written_state if states else None
         self.agents = description.agents
         self.observations = {agent: ByteCodec(space) for agent, space in description.observation_spaces.items()}
         self.actions = {agent: ByteCodec(space) for agent, space in description.action_spaces.items()}
-        self.observation_size = HEADER + max(codec.size for codec in self.observations.values())
+        end = HEADER + max(codec.size for codec in self.observations.values())
+        self.observation_size = end + (4 * state.size if state else 0)
+        self._state = slice(end, self.observation_size)
         self.action_size = max(1, *(codec.size for codec in self.actions.values()))
         self.observation_space = _bytes_space(self.observation_size)
         self.action_space = _bytes_space(self.action_size)
@@ -50,7 +55,18 @@ class RowLayout:
         rows[:, REWARD] = arrays.rewards[copy][:, None].view(np.uint8)
         for row, (agent, codec) in zip(rows, self.observations.items(), strict=True):
             codec.write([array[copy, None] for array in arrays.observations[agent]], row[None, HEADER:])
+        if self._state.start < self._state.stop:
+            rows[0, self._state] = arrays.states[copy].view(np.uint8)
         return rows
+
+    def states(self, rows: np.ndarray) -> np.ndarray:
+        """
+        Read the global states.
+
+        :param rows: uint8 (num_envs, n_agents, observation_size)
+        :return: float32 (num_envs, state size)
+        """
+        return rows[:, 0, self._state].copy().view(np.float32)
 
     def encode_final(self, arrays: CopyArrays, copy: int, agent: str) -> bytes:
         """

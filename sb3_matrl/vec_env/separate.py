@@ -33,6 +33,8 @@ class SeparateBackend(Backend):
         self.observation_spaces = description.observation_spaces
         self.action_spaces = description.action_spaces
         self.render_mode = description.render_mode
+        self.state_space = None if description.state is None else description.state.space
+        self.with_states = description.with_states
         self.snapshot_obstacle = description.snapshot_obstacle
         self._check_range = ActionRangeCheck(self.action_spaces)
 

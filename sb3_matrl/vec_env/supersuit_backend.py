@@ -45,7 +45,7 @@ class SuperSuitBackend(SeparateBackend):
     def __init__(self, vec: Any, description: EnvDescription, num_envs: int) -> None:
         super().__init__(description, num_envs)
         self.vec = vec
-        self._layout = RowLayout(description)
+        self._layout = RowLayout(description, states=True)
         self._rows: np.ndarray = np.zeros(0, np.uint8)  # return value of the last command
         self._acting = np.zeros((num_envs, len(self.agents)), dtype=bool)
 
@@ -56,7 +56,7 @@ class SuperSuitBackend(SeparateBackend):
     def _start(self, infos: dict[int, AgentInfos]) -> Start:
         grid = self._grid(self._rows)
         self._acting = _flag(grid, ACTING)
-        return Start(self._observations(grid), _flag(grid, ALIVE), self._acting, infos)
+        return Start(self._observations(grid), _flag(grid, ALIVE), self._acting, infos, self._states(grid))
 
     def step_async(self, actions: dict[str, np.ndarray]) -> None:
         self._check_range(actions, self._acting)
@@ -82,6 +82,8 @@ class SuperSuitBackend(SeparateBackend):
             final_observations=self._final_observations(infos) if (terminated | truncated).any() else None,
             infos=_by_copy(infos, "agents"),
             reset_infos=_by_copy(infos, "reset"),
+            states=self._states(grid),
+            final_states=self._final_states(infos),
         )
 
     def _send(self, rows: np.ndarray) -> None:
@@ -111,6 +113,18 @@ class SuperSuitBackend(SeparateBackend):
     def _observations(self, grid: np.ndarray) -> JointObservation:
         codecs = enumerate(self._layout.observations.items())
         return {agent: codec.read(grid[:, column, HEADER:]) for column, (agent, codec) in codecs}
+
+    def _states(self, grid: np.ndarray) -> np.ndarray | None:
+        return self._layout.states(grid) if self.with_states else None
+
+    def _final_states(self, infos: list[dict[str, Any]]) -> np.ndarray | None:
+        ended = {info["copy"]: info["final_state"] for info in infos if "final_state" in info}
+        if self.state_space is None or not ended:
+            return None
+        states = np.zeros((self.num_envs, *self.state_space.shape), np.float32)
+        for copy, state in ended.items():
+            states[copy] = np.frombuffer(state, np.float32)
+        return states
 
     def _final_observations(self, infos: list[dict[str, Any]]) -> JointObservation:
         grid = np.zeros((self.num_envs, len(self.agents), self._layout.observation_size), np.uint8)
@@ -190,7 +204,7 @@ class SuperSuitSubprocBackend(SuperSuitBackend):
     ) -> None:
         copies = [partial(_vectorised_copy, factory, copy, True, description) for copy, factory in enumerate(factories)]
         shares = shares_of_workers(len(copies), num_cpus)
-        layout = RowLayout(description)
+        layout = RowLayout(description, states=True)
         with worker_failures():
             vec = _TimedWorkers(
                 shares,

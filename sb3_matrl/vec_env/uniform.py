@@ -34,7 +34,7 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
     def __init__(self, env_copy: EnvCopy) -> None:
         self.env_copy = env_copy
-        self.layout = RowLayout(env_copy.description)
+        self.layout = RowLayout(env_copy.description, states=True)
         self._arrays = CopyArrays(env_copy.description, 1)
         env_copy.attach(self._arrays, 0)
         self.possible_agents = list(env_copy.agents)
@@ -71,12 +71,15 @@ class UniformParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ign
 
         :param actions: agent -> row
         :return: rows, zero rewards, no terminations, no truncations, and in the first agent's info ``"agents"`` (the env's
-            infos), ``"final"`` (rows of agents that ended) and ``"reset"`` (infos of the automatic reset)
+            infos), ``"final"`` (rows of agents that ended), ``"final_state"`` (bytes of the state in which the episode ended)
+            and ``"reset"`` (infos of the automatic reset)
         """
         joint_action = {agent: self.layout.actions[agent].read(actions[agent][None])[0] for agent in self.env_copy.acting}
         infos, reset_infos = self.env_copy.step(joint_action)
         final = {agent: self.layout.encode_final(self._arrays, 0, agent) for agent in self.env_copy.ended}
-        content = {"agents": infos, "final": final, "reset": reset_infos}
+        content: dict[str, Any] = {"agents": infos, "final": final, "reset": reset_infos}
+        if self._arrays.dones[0]:
+            content["final_state"] = self._arrays.final_states[0].tobytes()
         content = {key: value for key, value in content.items() if value}
         return self._by_agent(), self._no_reward, self._nobody_done, self._nobody_done, self._info(content)
 
