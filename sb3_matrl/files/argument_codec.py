@@ -33,7 +33,7 @@ _BASES: dict[str, tuple[type, ...]] = {
     "features_extractor_class": (BaseFeaturesExtractor,),
 }
 # Kind of an action noise -> its class, and the attributes that hold its constructor's numbers.
-_NOISES: dict[str, tuple[type, tuple[str, ...]]] = {
+_NOISES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "normal_noise": (NormalActionNoise, ("_mu", "_sigma")),
     "ornstein_uhlenbeck_noise": (OrnsteinUhlenbeckActionNoise, ("_mu", "_sigma", "_theta", "_dt", "initial_noise")),
 }
@@ -86,7 +86,7 @@ def _schedule_to_json(value: Any) -> Any:
 
 def _noise_to_json(value: Any) -> Any:
     """Convert SB3's action noise, a vectorised one as that of a single copy; store the text of anything else."""
-    noise = value.base_noise if type(value) is VectorizedActionNoise else value
+    noise: Any = value.base_noise if type(value) is VectorizedActionNoise else value
     for kind, (cls, attributes) in _NOISES.items():
         if type(noise) is cls:
             numbers = [argument_to_json(getattr(noise, name)) for name in attributes]

@@ -56,7 +56,7 @@ class TeamNoise:
         if agent not in self._noises:
             return actions
         noise = self._noises[agent]().reshape(actions.shape)
-        return np.clip(actions + noise, -1, 1)
+        return np.asarray(np.clip(actions + noise, -1, 1))
 
     def reset(self, copies: Iterable[int]) -> None:
         """
