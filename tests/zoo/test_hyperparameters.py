@@ -220,9 +220,9 @@ def test_a_constructors_argument_is_a_hyper_parameter_and_a_flag(counting):
         (
             "counting",
             {"n_epochs": 3},
-            "here: hyper-parameter 'n_epochs' belongs to MATRL, not to Counting, which has: n_timesteps",
+            "here: hyper-parameter 'n_epochs' is MATRL's; Counting has: n_timesteps",
         ),
-        ("matrl", {"pace": 3}, "here: hyper-parameter 'pace' belongs to Counting, not to MATRL, which has: n_timesteps,"),
+        ("matrl", {"pace": 3}, "here: hyper-parameter 'pace' is Counting's; MATRL has: n_timesteps,"),
         (
             "matrl",
             {"metagame": False},

@@ -18,6 +18,8 @@ from sb3_matrl.zoo.common.yaml_files import read_yaml
 HYPERPARAMS_FOLDER = Path(__file__).parents[1] / "hyperparams"
 # Keys of ``normalize``: the arguments of SB3's VecNormalize that algorithms have.
 NORMALIZE = ("norm_obs", "norm_reward", "clip_obs", "clip_reward")
+# Key for ``exploration_fraction`` as a number of environment steps, which does not depend on ``n_timesteps``.
+EXPLORATION_STEPS, _EXPLORATION = "exploration_steps", "exploration_fraction"
 
 
 @dataclass(frozen=True)
@@ -128,21 +130,51 @@ def expand_normalize(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**changed, "norm_obs": True, "norm_reward": True, **options}
 
 
+def expand_exploration(values: Mapping[str, Any], n_timesteps: int, where: str) -> dict[str, Any]:
+    """
+    Replace ``exploration_steps`` by ``exploration_fraction``, the share of the training that these steps are.
+
+    :param values: hyper-parameters
+    :param n_timesteps: steps of the training
+    :param where: place of the values, for errors
+    :return: a changed copy
+    :raises ValueError: if the value is no whole number of at least 1, or ``exploration_fraction`` is given beside it
+    """
+    changed = dict(values)
+    if EXPLORATION_STEPS not in changed:
+        return changed
+    if _EXPLORATION in changed:
+        raise ValueError(
+            f"{where}: {EXPLORATION_STEPS} and {_EXPLORATION} are given, which contradict each other: leave one of them out"
+        )
+    given = changed.pop(EXPLORATION_STEPS)
+    try:
+        steps = float(given)
+    except (TypeError, ValueError):
+        steps = 0.0
+    if not (steps.is_integer() and steps >= 1) or isinstance(given, bool):
+        raise ValueError(f"{where}, {EXPLORATION_STEPS}: expected a whole number of at least 1, got {given!r}")
+    return {**changed, _EXPLORATION: min(steps / n_timesteps, 1.0)}
+
+
 def find_conf_file(algorithm: str, conf_file: str | None) -> Path:
     """
     Path of the file with hyper-parameters.
 
     :param algorithm: name of the algorithm, whose file is used if ``conf_file`` is ``None``
-    :param conf_file: a path, or the name of a shipped file such as ``paper``
+    :param conf_file: a path, or the name of a shipped file such as ``paper``; ``value_based_paper`` is the ``paper`` of the
+        algorithms whose file is ``value_based``
     :raises FileNotFoundError: if there is no such file
     """
-    name = algorithm_spec(algorithm).conf_file if conf_file is None else conf_file
+    own = algorithm_spec(algorithm).conf_file
+    name = own if conf_file is None else conf_file
     shipped = {path.stem: path for path in sorted(HYPERPARAMS_FOLDER.glob("*.yml"))}
     # A file of the current folder named like a shipped one is meant only where the user names it.
     if Path(name).is_file() and not (conf_file is None and name in shipped):
         return Path(name)
-    if name in shipped:
-        return shipped[name]
+    for found in (f"{own}_{name}", name):
+        if found in shipped:
+            return shipped[found]
     raise FileNotFoundError(f"there is no file {name}; " + unknown("conf file", name, shipped))
 
 
@@ -170,11 +202,25 @@ def load_hyperparameters(
         known = ", ".join(map(str, content))
         raise ValueError(f"{path} has no entry for {env_id!r} and no entry 'default'; it has: {known}")
     where = f"{path.name}, {key}"
-    given = Hyperparameters.from_mapping(algorithm, entry_of(algorithm, content[key], where), where)
-    changed = apply_overrides(given.as_mapping(), expand_normalize(overrides or {}, "command line"))
+    changes = expand_normalize(overrides or {}, "command line")
+    entry = entry_of(algorithm, content[key], where)
+    n_timesteps = _planned_steps(algorithm, entry, changes)
+    changes = expand_exploration(changes, n_timesteps, "command line")
+    given = Hyperparameters.from_mapping(algorithm, expand_exploration(entry, n_timesteps, where), where)
+    changed = apply_overrides(given.as_mapping(), changes)
     if env_kwargs:
         changed["env_kwargs"] = {**(changed.get("env_kwargs") or {}), **env_kwargs}
     return Hyperparameters.from_mapping(algorithm, changed, "command line")
+
+
+def _planned_steps(algorithm: str, entry: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
+    """Steps of a training whose hyper-parameters are not checked yet; wrong ones, which are rejected later, count as one."""
+    name = "n_timesteps"
+    given = {name: ZOO_ARGUMENTS[name].default, **entry, **changes}[name]
+    try:
+        return int(Schema.of(algorithm).read(name, given))
+    except ValueError:
+        return 1
 
 
 def entry_of(algorithm: str, entry: Any, where: str) -> dict[str, Any]:
@@ -224,9 +270,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
 
 def schema_fields(algorithm: str | None = None) -> list[str]:
     """
-    Names of hyper-parameters, ``normalize`` included.
+    Names of hyper-parameters, ``normalize`` and ``exploration_steps`` included.
 
     :param algorithm: name of the algorithm; ``None`` for all that can be imported
     """
     names = [spec.name for spec in installed_algorithms()] if algorithm is None else [algorithm]
-    return [*dict.fromkeys(name for one in names for name in Schema.of(one).arguments), "normalize"]
+    return [*dict.fromkeys(name for one in names for name in Schema.of(one).arguments), "normalize", EXPLORATION_STEPS]

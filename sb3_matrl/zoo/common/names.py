@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch as th
@@ -12,10 +12,12 @@ from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_matrl.utils.suggest import unknown
 
@@ -50,6 +52,7 @@ LEARNERS: dict[str, type[OnPolicyAlgorithm]] = {
     "MaskablePPO": MaskablePPO,
 }
 POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", *RecurrentPPO.policy_aliases)
+ON_POLICY_CLASSES: tuple[type[BasePolicy], ...] = (ActorCriticPolicy, RecurrentActorCriticPolicy)
 
 #: Constructor arguments that are classes -> the classes that files may name.
 CLASS_ARGUMENTS: dict[str, Mapping[str, type]] = {"learner_class": LEARNERS}
@@ -61,31 +64,44 @@ _CLASS_TABLES: dict[str, Mapping[str, type]] = {
 _LINEAR = re.compile(r"lin_(?P<start>[0-9.]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
 
 
-def policy_options() -> list[str]:
-    """Keys of ``policy_kwargs``: the arguments of SB3's actor-critic policies, recurrent ones included."""
+def policy_options(policies: Iterable[type[BasePolicy]] = (*ON_POLICY_CLASSES, DQNPolicy, TD3Policy)) -> list[str]:
+    """
+    Keys of ``policy_kwargs``.
+
+    :param policies: classes of policies; those of SB3 by default, recurrent ones included
+    :return: names of their arguments
+    """
     given_by_sb3 = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
-    both = [inspect.signature(cls.__init__).parameters for cls in (ActorCriticPolicy, RecurrentActorCriticPolicy)]
-    return [name for name in both[0] | both[1] if name not in given_by_sb3]
+    names = dict.fromkeys(name for cls in policies for name in inspect.signature(cls.__init__).parameters)
+    return [name for name in names if name not in given_by_sb3]
 
 
-def resolve_policy_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_policy_kwargs(options: Mapping[str, Any], known: Iterable[str] | None = None) -> dict[str, Any]:
     """
     Arguments of an SB3 policy from ``policy_kwargs`` in YAML.
 
     :param options: e.g. ``{"net_arch": [64, 64], "activation_fn": "leaky_relu"}``
+    :param known: keys that the policy has; those of all policies by default
     :return: a copy with classes in place of their names
     :raises ValueError: on an unknown key or name, or a ``net_arch`` that holds no layer sizes
     """
-    known = policy_options()
+    known = policy_options() if known is None else list(known)
     for name in options:
         if name not in known:
             raise ValueError(unknown("policy_kwargs key", str(name), known))
     if options.get("net_arch") is not None:
-        check_net_arch(options["net_arch"])
+        check_net_arch(options["net_arch"], _parts(known))
     return {
         name: resolve_class(name, value) if name in _CLASS_TABLES and value is not None else value
         for name, value in options.items()
     }
+
+
+def _parts(options: Iterable[str]) -> tuple[str, ...]:
+    """Parts of a policy that ``net_arch`` may name, by the options that the policy has."""
+    if "ortho_init" in options:
+        return "pi", "vf"
+    return ("pi", "qf") if "n_critics" in options else ()
 
 
 def resolve_class(kind: str, name: Any) -> type:
@@ -104,14 +120,16 @@ def resolve_class(kind: str, name: Any) -> type:
     return found
 
 
-def check_net_arch(layers: Any) -> None:
+def check_net_arch(layers: Any, parts: tuple[str, ...] = ("pi", "vf")) -> None:
     """
     :param layers: sizes of the hidden layers, ``[64, 64]`` or ``{pi: [64], vf: [64, 64]}``
+    :param parts: parts of the policy that may have their own layers
     :raises ValueError: if the value has another form
     """
-    parts = list(layers.values()) if isinstance(layers, Mapping) and set(layers) <= {"pi", "vf"} else [layers]
-    if not all(isinstance(part, list) and all(map(_is_size, part)) for part in parts):
-        raise ValueError(f"net_arch must be a list of layer sizes like [64, 64], or {{pi: [64], vf: [64]}}, got {layers!r}")
+    given = list(layers.values()) if parts and isinstance(layers, Mapping) and set(layers) <= set(parts) else [layers]
+    if not all(isinstance(part, list) and all(map(_is_size, part)) for part in given):
+        own = f", or {{{': [64], '.join(parts)}: [64]}}" if parts else ""
+        raise ValueError(f"net_arch must be a list of layer sizes like [64, 64]{own}, got {layers!r}")
 
 
 def _is_size(value: Any) -> bool:

@@ -18,6 +18,7 @@ from sb3_matrl.envs.wrappers import read_wrappers
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.names import (
     CLASS_ARGUMENTS,
+    ON_POLICY_CLASSES,
     POLICIES,
     policy_options,
     resolve_argument,
@@ -32,7 +33,7 @@ AUTO = "auto"
 #: Arguments that files do not set: the command line sets them by flags of their own, or they are for Python only.
 NOT_IN_FILES = (
     *("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout"),
-    *("rollout_buffer_class", "rollout_buffer_kwargs"),
+    *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class"),
 )
 #: Hyper-parameters of the zoo, which are no constructor arguments.
 ZOO_ARGUMENTS = {
@@ -43,6 +44,21 @@ ZOO_ARGUMENTS = {
 _ZOO_DEFAULTS: dict[str, Any] = {"policy": "MlpPolicy", "env_kwargs": {}}
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
 _TYPE_NAMES[type(None)] = "null"
+#: Argument -> arguments of other algorithms with the same purpose, for messages.
+_COUNTERPARTS: dict[str, tuple[str, ...]] = {
+    "n_steps": ("train_freq",),
+    "train_freq": ("n_steps",),
+    **dict.fromkeys(("n_epochs", "br_n_epochs"), ("gradient_steps",)),
+    "gradient_steps": ("n_epochs",),
+    "ent_coef": ("exploration_final_eps", "action_noise"),
+    **dict.fromkeys(("exploration_fraction", "exploration_final_eps"), ("action_noise", "ent_coef")),
+    "action_noise": ("exploration_final_eps", "ent_coef"),
+    "team_reward": ("share_reward",),
+    "share_reward": ("team_reward",),
+    "mixing_embed_dim": ("joint_embed_dim",),
+    "joint_embed_dim": ("mixing_embed_dim",),
+    "state": ("critic_input",),
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,12 @@ class Schema:
         """What ``policy`` may be: names of policies of the class or of its learners, and ``auto``."""
         return (AUTO, *(POLICIES if "learner_class" in self.arguments else self.cls.policy_aliases))
 
+    @property
+    def policy_options(self) -> list[str]:
+        """Keys that ``policy_kwargs`` may have."""
+        own = tuple(self.cls.policy_aliases.values()) if self.cls.policy_aliases else ()
+        return policy_options(ON_POLICY_CLASSES if "learner_class" in self.arguments or not own else own)
+
     def defaults(self) -> dict[str, Any]:
         """Name -> default in YAML's types, without the arguments that have none."""
         found = {one.name: _ZOO_DEFAULTS.get(one.name, one.default) for one in self.arguments.values()}
@@ -109,8 +131,8 @@ class Schema:
         """
         argument = self.arguments[name]
         if argument.per_agent and is_per_agent(name, value):
-            return {agent: _resolve_one(argument, one) for agent, one in value.items()}
-        return _resolve_one(argument, value)
+            return {agent: self._resolve_one(argument, one) for agent, one in value.items()}
+        return self._resolve_one(argument, value)
 
     def _read_one(self, argument: ArgumentSpec, value: Any) -> Any:
         name, value = argument.name, _convert(value, yaml_types(argument))
@@ -118,10 +140,17 @@ class Schema:
             raise ValueError(unknown(name, value, self.policies))
         if value is not None and name in _CHECKS:
             _CHECKS[name](value)
-        fault = value_fault(argument, _resolve_one(argument, value))
+        fault = value_fault(argument, self._resolve_one(argument, value))
         if fault is not None:
             raise ValueError(fault)
         return value
+
+    def _resolve_one(self, argument: ArgumentSpec, value: Any) -> Any:
+        if value is None:
+            return None
+        if argument.name == "policy_kwargs":
+            return resolve_policy_kwargs(value, self.policy_options)
+        return _resolver(argument)(value)
 
     def _unknown(self, name: str) -> str:
         if name in self.spec.fixed:
@@ -129,8 +158,10 @@ class Schema:
         owners = [cls.__name__ for cls in _other_classes(self.cls) if name in constructor_arguments(cls)]
         if not owners or name in constructor_arguments(self.cls):
             return unknown("hyper-parameter", name, self.arguments)
-        known = ", ".join(self.arguments)
-        return f"hyper-parameter {name!r} belongs to {owners[0]}, not to {self.cls.__name__}, which has: {known}"
+        others = f" and {len(owners) - 1} others'" if len(owners) > 1 else ""
+        own = next((one for one in _COUNTERPARTS.get(name, ()) if one in self.arguments), None)
+        answer = f"has {own!r}" if own else f"has: {', '.join(self.arguments)}"
+        return f"hyper-parameter {name!r} is {owners[0]}'s{others}; {self.cls.__name__} {answer}"
 
 
 def _is_settable(argument: ArgumentSpec, spec: AlgorithmSpec) -> bool:
@@ -257,10 +288,6 @@ def _resolver(argument: ArgumentSpec) -> Callable[[Any], Any]:
     return _RESOLVERS.get(argument.name, _same)
 
 
-def _resolve_one(argument: ArgumentSpec, value: Any) -> Any:
-    return None if value is None else _resolver(argument)(value)
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -269,4 +296,8 @@ def _resolve_frozen(sources: Mapping[str, Any]) -> dict[str, Any]:
     return {agent: tuple(source) if isinstance(source, list) else source for agent, source in sources.items()}
 
 
-_RESOLVERS: dict[str, Callable[[Any], Any]] = {"policy_kwargs": resolve_policy_kwargs, "frozen": _resolve_frozen}
+def _resolve_train_freq(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_RESOLVERS: dict[str, Callable[[Any], Any]] = {"frozen": _resolve_frozen, "train_freq": _resolve_train_freq}

@@ -22,7 +22,13 @@ from sb3_matrl.files.budget import MAX_COPIES
 from sb3_matrl.files.checkpoints import latest_checkpoint, restore_parts
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.cli import device, log_interval, non_negative_count, positive_count, seed, thread_count
-from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, apply_overrides, expand_normalize, load_hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import (
+    Hyperparameters,
+    apply_overrides,
+    expand_exploration,
+    expand_normalize,
+    load_hyperparameters,
+)
 from sb3_matrl.zoo.common.run_folder import RunFolder, RunStart
 from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
 from sb3_matrl.zoo.common.yaml_files import read_yaml
@@ -166,7 +172,7 @@ class _Description:
         for name, wanted in given.items():
             has = run[name]
             if name in ("hyperparams", "env_kwargs", "eval_env_kwargs"):
-                spelt_out = expand_normalize(wanted, "command line") if name == "hyperparams" else wanted
+                spelt_out = self._spelt_out(wanted) if name == "hyperparams" else wanted
                 changed = apply_overrides(has, spelt_out)
                 same, has = changed == has, {key: has.get(key) for key, value in changed.items() if value != has.get(key)}
             else:
@@ -174,6 +180,11 @@ class _Description:
             if not same and name != "n_timesteps":
                 found[name] = f"--{name.replace('_', '-')} {wanted} (the run has {has})"
         return found
+
+    def _spelt_out(self, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyper-parameters of the command line without the keys that stand for others."""
+        n_timesteps = self.hyperparameters.n_timesteps
+        return expand_exploration(expand_normalize(hyperparams, "command line"), n_timesteps, "command line")
 
     def load(self, checkpoint: Path) -> MultiAgentAlgorithm:
         """The model in a checkpoint."""
