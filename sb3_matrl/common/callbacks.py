@@ -12,7 +12,17 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
 
-from sb3_matrl.files.checkpoints import Stateful, checkpoint_path, checkpoint_steps
+from sb3_matrl.files.checkpoints import (
+    Stateful,
+    buffer_document,
+    buffers,
+    checkpoint_path,
+    checkpoint_steps,
+    new_buffer_path,
+)
+
+# Number of the latest checkpoints whose replay buffers are kept: the second one is for a damaged latest one.
+KEPT_BUFFERS = 2
 
 
 class ResumableCheckpointCallback(BaseCallback):
@@ -20,7 +30,8 @@ class ResumableCheckpointCallback(BaseCallback):
     Save the whole training between two iterations, and at its end.
 
     Put it first in a list of callbacks, so that it saves the state before the others act. A checkpoint is written under a
-    temporary name and renamed, so a killed process leaves only complete ones.
+    temporary name and renamed, so a killed process leaves only complete ones. That of an off-policy algorithm consists of two
+    files, the replay buffer and the model, which refers to it; the buffers of the two latest checkpoints are kept.
 
     :param folder: folder of the checkpoints; of those up to the current step all but the last ``keep`` are removed
     :param save_freq: joint steps between two checkpoints; 0 or less for none by steps
@@ -48,6 +59,8 @@ class ResumableCheckpointCallback(BaseCallback):
         self.documents = dict(documents or {})
         self._saved_steps = 0
         self._saved_at = 0.0
+        # Document of the latest checkpoint that names its replay buffer; empty for algorithms without one.
+        self.buffer: dict[str, Any] = {}
         # There is no state yet if an env fails while the training is being set up.
         self.can_save = False
 
@@ -77,12 +90,34 @@ class ResumableCheckpointCallback(BaseCallback):
         """
         model: Any = self.model
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = checkpoint_path(self.folder, model.resumable_timesteps)
-        model.save(path, {**self.documents, **{name: part.state() for name, part in self.parts.items()}})
+        steps = model.resumable_timesteps
+        path = checkpoint_path(self.folder, steps)
+        documents = {**self.documents, **{name: part.state() for name, part in self.parts.items()}}
+        if hasattr(model, "save_replay_buffer"):
+            self._save_pair(path, new_buffer_path(self.folder, steps), documents)
+        else:
+            model.save(path, documents)
         self._saved_steps, self._saved_at = model.num_timesteps, time.monotonic()
         if self.keep > 0:
-            self._remove_old(model.resumable_timesteps)
+            self._remove_old(steps)
         return path
+
+    def _save_pair(self, path: Path, buffer: Path, documents: Mapping[str, Any]) -> None:
+        """Save the replay buffer, then the model that refers to it, then remove buffers that are no longer needed."""
+        model: Any = self.model
+        named = buffer_document(buffer)
+        try:
+            model.save_replay_buffer(buffer)
+            model.save(path, {**documents, **named})
+        except OSError:  # a full disk needs the space; after other errors the model may have been written
+            buffer.unlink(missing_ok=True)
+            raise
+        self.buffer = named
+        current = model.resumable_timesteps
+        kept = [steps for steps in checkpoint_steps(self.folder) if steps <= current][-KEPT_BUFFERS:]
+        for old, steps in buffers(self.folder).items():
+            if old != buffer and (steps == current or (steps < current and steps not in kept)):
+                old.unlink(missing_ok=True)
 
     def _remove_old(self, current: int) -> None:
         # Later ones are damaged ones that a resumed training did not use: they must not replace a good one.

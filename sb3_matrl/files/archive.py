@@ -96,6 +96,34 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return documents, tensors
 
 
+def check_archive(path: Path) -> None:
+    """
+    Check an archive's format, version and hashes without loading its content into memory.
+
+    :param path: path of the archive
+    :raises FileNotFoundError: if the file does not exist
+    :raises ValueError: if the file is no archive of sb3_matrl, is damaged, or has a newer format
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no saved file at {path}")
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            _check_kind(path, archive.namelist())
+            _check_members(archive, path.stat().st_size)
+            manifest = archive.read(_MANIFEST)
+            hashes = {name: _hash_of(archive, name) for name in archive.namelist() if name != _MANIFEST}
+    except _ForeignFile as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # damaged files cause many errors
+        raise ValueError(f"{path} is not a file of sb3_matrl, or it is damaged: {error}") from error
+    _check_hashes(path, manifest, hashes)
+
+
+def _hash_of(archive: zipfile.ZipFile, name: str) -> str:
+    with archive.open(name) as member:
+        return hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]  # reads and nothing else
+
+
 class _ForeignFile(Exception):
     """The zip was not written by sb3_matrl; the message says by what."""
 
@@ -112,6 +140,18 @@ def _read_members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
 
     :param archive: open zip
     :param size: size of the file in bytes
+    :raises ValueError: as :func:`_check_members`
+    """
+    _check_members(archive, size)
+    return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """
+    Check names, sizes and storage of the members of a zip.
+
+    :param archive: open zip
+    :param size: size of the file in bytes
     :raises ValueError: if members are compressed, encrypted, repeated or overlapping, as in a zip bomb
     """
     infos = archive.infolist()
@@ -124,7 +164,6 @@ def _read_members(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
             raise ValueError(f"its member {info.filename} is compressed or encrypted, which sb3_matrl never does")
     if sum(info.file_size for info in infos) > size:
         raise ValueError(f"its members are larger together than the whole file ({size:,} bytes)")
-    return {info.filename: archive.read(info) for info in infos}
 
 
 def _check_name(name: str) -> None:
@@ -135,8 +174,14 @@ def _check_name(name: str) -> None:
 
 
 def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != _MANIFEST}
+    _check_hashes(path, members[_MANIFEST], hashes)
+
+
+def _check_hashes(path: Path, manifest_bytes: bytes, found: Mapping[str, str]) -> None:
+    """Check the manifest, and the hashes of all other members against those in it."""
     try:
-        manifest = _document_from_bytes(members[_MANIFEST])
+        manifest = _document_from_bytes(manifest_bytes)
         name, version, hashes = manifest["format"], int(manifest["format_version"]), dict(manifest["sha256"])
         dict(manifest.get("versions", {}))
     except Exception as error:  # damaged JSON causes many errors
@@ -147,10 +192,10 @@ def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
         raise ValueError(
             f"{path} has format version {version}, newer than the {FORMAT_VERSION} that this sb3_matrl reads: update sb3_matrl"
         )
-    if set(hashes) != set(members) - {_MANIFEST}:
+    if set(hashes) != set(found):
         raise ValueError(f"{path} is damaged: its members are not those that {_MANIFEST} lists")
     for member, digest in hashes.items():
-        if hashlib.sha256(members[member]).hexdigest() != digest:
+        if found[member] != digest:
             raise ValueError(f"{path} is damaged: the hash of {member} is wrong")
 
 
