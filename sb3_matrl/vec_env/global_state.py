@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from pettingzoo import ParallelEnv
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_matrl.vec_env.errors import DataFault
@@ -32,7 +32,7 @@ class NoState(ValueError):
     """
 
     def __init__(self, env: Any, reason: str) -> None:
-        super().__init__(f"{env} has no state that can be used: {reason}. {_ADVICE}")
+        super().__init__(f"{env} has no state that can be used: {reason.rstrip('.')}. {_ADVICE}")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def probed_format(env: Any) -> StateFormat:
     :param env: a ParallelEnv
     :raises NoState: if the env has none, or one that its ``state_space`` does not allow or that cannot be used
     """
+    if getattr(type(env), "state", None) is ParallelEnv.state:
+        raise NoState(env, "it does not define state()")
     declared = declared_format(env)
     env.reset(seed=0)
     try:
@@ -160,9 +162,7 @@ def check_states(states: np.ndarray, when: Callable[[int], str]) -> None:
     :param when: copy -> time in its episode, for the message
     :raises DataFault: on NaN or infinity; names copy, index and value
     """
-    if isfinite(np.add.reduce(states, axis=None)):
-        return
-    finite = np.isfinite(states)  # a sum may overflow
+    finite = np.isfinite(states)
     if not finite.all():
         copy, index = np.argwhere(~finite)[0].tolist()
         raise DataFault(

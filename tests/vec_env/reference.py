@@ -26,14 +26,23 @@ class Outcome:
     infos: dict = field(default_factory=dict)
     reset_infos: dict = field(default_factory=dict)
     done: bool = False
+    final_state: np.ndarray | None = None
     episode: dict | None = None
 
 
 class ReferenceCopy:
-    """One env, reset by hand when nobody is left."""
+    """
+    One env, reset by hand when nobody is left.
 
-    def __init__(self, env):
+    :param with_states: whether the env's state is read
+    """
+
+    def __init__(self, env, with_states=False):
         self.env = env
+        self.with_states = with_states
+
+    def state(self):
+        return np.asarray(self.env.state()).astype(np.float32).flatten()
 
     def acting(self):
         """Who chooses the next action: all, unless the env says otherwise."""
@@ -64,6 +73,7 @@ class ReferenceCopy:
             out.observations = {agent: observations[agent] for agent in self.env.agents}
             return out
         out.done = True
+        out.final_state = self.state() if self.with_states else None
         out.episode = {"r": sum(self.returns.values()), "l": self.length, "agents": dict(self.returns)}
         out.observations, out.reset_infos = self.reset(None)
         return out
@@ -95,11 +105,12 @@ def assert_same_as_reference(venv, factory, seeds, n_steps, act=random_actions):
     :return: how many episodes ended, and how often an agent was out while others went on
     """
     agents, spaces = venv.agents, venv.observation_spaces
-    copies = [ReferenceCopy(factory()) for _ in seeds]
+    copies = [ReferenceCopy(factory(), venv.with_states) for _ in seeds]
     starts = [copy.reset(seed) for copy, seed in zip(copies, seeds, strict=True)]
     assert_rows(agents, venv.reset(), [start[0] for start in starts], spaces)
     assert [info.get("agents", {}) for info in venv.reset_infos] == [start[1] for start in starts]
     live = [start[0] for start in starts]
+    assert_states(venv, copies)
     rng = np.random.default_rng(0)
     finished = out = 0
     for _ in range(n_steps):
@@ -109,9 +120,28 @@ def assert_same_as_reference(venv, factory, seeds, n_steps, act=random_actions):
         outcomes = [copy.step({a: actions[a][k] for a in agents}) for k, copy in enumerate(copies)]
         live = [outcome.observations for outcome in outcomes]
         assert_same_step(venv, venv.step(actions), outcomes)
+        assert_states(venv, copies)
+        assert_final_states(venv.last_step.final_states, outcomes)
         finished += sum(outcome.done for outcome in outcomes)
         out += int((~venv.alive).sum())
     return finished, out
+
+
+def assert_states(venv, copies):
+    """The states of all copies, if they were asked for, are those of the envs driven by hand."""
+    if venv.with_states:
+        assert venv.states.dtype == np.float32
+        np.testing.assert_array_equal(venv.states, [copy.state() for copy in copies])
+
+
+def assert_final_states(final_states, outcomes):
+    if all(outcome.final_state is None for outcome in outcomes):
+        assert final_states is None
+        return
+    assert final_states.dtype == np.float32
+    nothing = np.zeros_like(final_states[0])
+    expected = [nothing if outcome.final_state is None else outcome.final_state for outcome in outcomes]
+    np.testing.assert_array_equal(final_states, expected)
 
 
 def assert_same_step(venv, result, outcomes):
@@ -121,6 +151,7 @@ def assert_same_step(venv, result, outcomes):
     assert_rows(agents, observations, [outcome.observations for outcome in outcomes], spaces)
     assert rewards.dtype == np.float32 and dones.dtype == bool and dones.shape == (len(outcomes),)
     assert step.terminated.dtype == step.truncated.dtype == step.alive.dtype == bool
+    assert (step.states is venv.states) if venv.with_states else step.states is None
     assert step.acting is venv.acting and step.acting.dtype == bool and step.action_masks is venv.action_masks
     np.testing.assert_array_equal(rewards, grid(agents, outcomes, "rewards").astype(np.float32))
     np.testing.assert_array_equal(step.terminated, grid(agents, outcomes, "terminated"))

@@ -40,6 +40,8 @@ class TurnGame(AECEnv):
         "late": spaces.Discrete(5, start=1),
     }
 
+    state_space = spaces.Box(0, 9973, (3,), np.int64)
+
     def __init__(self, dead_first=True, posthumous=False):
         self.dead_first, self.posthumous = dead_first, posthumous
         self.render_mode = None
@@ -63,6 +65,9 @@ class TurnGame(AECEnv):
 
     def observe(self, agent):
         return self._draws(agent, 1).random(2)
+
+    def state(self):
+        return np.array([self.time, len(self.agents), self.episode % 9973])
 
     def _draws(self, agent, purpose):
         """A generator that depends on the moment alone, not on how often one asks."""
