@@ -30,6 +30,7 @@ from sb3_matrl.files.model_files import SavedModel, blame_file, check_names, rea
 from sb3_matrl.files.optimizer_state import check_optimizers
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
 from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text, members_by_text
+from sb3_matrl.utils.random_state import set_bit_generator
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.vec_env.masks import observed_mask_name
@@ -503,7 +504,7 @@ class MultiAgentModel(BaseAlgorithm):
         for learner, n_updates in zip(self.learners.values(), counters["learner_n_updates"], strict=True):
             learner._n_updates, learner.num_timesteps = n_updates, self.num_timesteps
         for name, generator in self.generators.items():
-            generator.bit_generator.state = saved.generators[name]
+            set_bit_generator(generator.bit_generator, saved.generators[name])
         states = arrays_for_tensors(saved.normalizers)
         for name, normalizer in self.team.normalizers.items():
             # Another number of copies has no use for the running returns of the saved ones.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_matrl.utils.random_state import set_bit_generator
+
 # Holds only arrays, numbers, strings, None, and lists and dicts (with str keys) of these.
 Snapshot = dict[str, Any]
 
@@ -112,6 +114,6 @@ def restored(current: Any, value: Any) -> Any:
 def _check_generator(what: str, generator: np.random.Generator, state: Any) -> None:
     kind = type(generator.bit_generator)
     try:
-        kind().state = state
+        set_bit_generator(kind(), state)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise ValueError(f"{what} must be the state of a {kind.__name__}, which it is not: {error!r}") from error

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
+# Numbers in the tables of NumPy's bit generators that have one.
+_TABLES = {"MT19937": 624, "Philox": 4}
+
 
 def random_generators() -> dict[str, Any]:
     """
@@ -41,11 +44,37 @@ def restore_random_generators(states: dict[str, Any]) -> None:
         raise ValueError(f"states of random generators are damaged: {error!r}") from error
 
 
+def set_bit_generator(generator: np.random.BitGenerator, state: dict[str, Any]) -> None:
+    """
+    Set the state of one of NumPy's bit generators.
+
+    NumPy does not check the position in a generator's table of numbers, and one outside it ends the process.
+
+    :param generator: bit generator
+    :param state: state of a generator of the same kind
+    :raises TypeError: if the state is anything else
+    :raises ValueError: likewise
+    :raises KeyError: likewise
+    """
+    kind = type(generator).__name__
+    if kind == "MT19937":
+        _check_position(kind, state["state"]["pos"])
+    elif kind == "Philox":
+        _check_position(kind, state["buffer_pos"])
+    generator.state = state
+
+
+def _check_position(kind: str, position: Any) -> None:
+    if kind in _TABLES and not (isinstance(position, (int, np.integer)) and 0 <= position <= _TABLES[kind]):
+        raise ValueError(f"the position of a {kind} must be an integer from 0 to {_TABLES[kind]}, not {position!r}")
+
+
 def _restore(states: dict[str, Any]) -> None:
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.asarray(keys).astype(np.uint32), *rest))
+    name, keys, position, *rest = states["numpy"]
+    _check_position(name, position)
+    np.random.set_state((name, np.asarray(keys).astype(np.uint32), position, *rest))
     th.set_rng_state(th.from_numpy(states["torch"].copy()))
     if states["cuda"] and th.cuda.is_available():
         for device, state in enumerate(states["cuda"][: th.cuda.device_count()]):
