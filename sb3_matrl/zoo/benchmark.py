@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   sb3-matrl benchmark --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2
   sb3-matrl benchmark --algos matrl ippo --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs checkers_v0
+  sb3-matrl benchmark --algos matrl ippo vdn qmix --envs checkers_v0 -n 200000
   sb3-matrl benchmark --envs switch_v0 --env-kwargs "switch_v0: {n_agents: 2, clock: true}" --seed-list 7 8 9
   sb3-matrl benchmark --envs checkers_v0 switch_v0 --aggregate --bounds "checkers_v0: [0, 20]"
 
 Give the same command again to continue a benchmark that was interrupted.
 """
 
+# Compared where nothing else is asked for: MATRL and its ablations.
+DEFAULT_ALGOS = ("matrl", "matrl-no-br", "il-la", "ippo")
 IN_USE = "is in use by another benchmark, or by a run that one left behind"
 INTERRUPTED = "interrupted: finished runs are kept; give the same command again to continue"
 
@@ -64,8 +67,8 @@ def _named(metavar: str) -> dict[str, Any]:
 def _add_method_flags(parser: StrictParser) -> None:
     """Flags of methods, environments and seeds."""
     add = parser.add_argument
-    names = ", ".join(algorithm_names())
-    add("--algos", type=algorithm, nargs="+", help=f"algorithms, some of {names}; default: all, or none with --setting")
+    names, default = ", ".join(algorithm_names()), ", ".join(DEFAULT_ALGOS)
+    add("--algos", type=algorithm, nargs="+", help=f"algorithms, some of {names}; default: {default}, or none with --setting")
     setting = "method with changed hyper-parameters; its algo is one of them unless the name says it"
     add("--setting", help=setting, **_named("NAME: {KEY: VALUE}"))
     add("--settings", type=path, help="YAML file of such settings, or of a whole benchmark with the flags as keys; flags win")
@@ -190,7 +193,7 @@ def benchmark_options(given: argparse.Namespace) -> BenchmarkOptions:
     """
     from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions, read_settings
 
-    algos = given.algos if given.algos is not None else ([] if given.setting else algorithm_names())
+    algos = given.algos if given.algos is not None else ([] if given.setting else DEFAULT_ALGOS)
     for env, values in given.env_kwargs.items():
         if not isinstance(values, Mapping):
             raise ValueError(f"--env-kwargs: {env} needs a mapping of options, got {values!r}")

@@ -134,7 +134,8 @@ def _add_output_flags(parser: StrictParser) -> None:
         metavar="FOLDER",
         help="TensorBoard's files go to <FOLDER>/<algo>; default: the run's folder",
     )
-    add("--log-interval", type=log_interval, help="iterations between rows of the log; -1: 1; -2: only evaluations")
+    interval = "iterations between rows of the log, or episodes for off-policy algorithms; -1: 1, or 4; -2: only evaluations"
+    add("--log-interval", type=log_interval, help=interval)
     add("--eval-freq", type=count, help="steps between evaluations; -1: only at the end")
     add("--eval-episodes", type=positive_count, help="episodes per evaluation, sampled and greedy each")
     add("--n-eval-envs", type=positive_count, help="copies for evaluations; default: as in training, at most one per episode")

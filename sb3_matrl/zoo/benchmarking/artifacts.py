@@ -10,7 +10,16 @@ from typing import Any
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.benchmarking.benchmark_folder import BenchmarkFolder
 from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, markdown, print_tables
-from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
+from sb3_matrl.zoo.benchmarking.comparison import (
+    ALL_ENVS,
+    Bounds,
+    compare,
+    compare_normalised,
+    exploration_notes,
+    group,
+    score_bounds,
+    warnings,
+)
 from sb3_matrl.zoo.benchmarking.figure import draw_curves
 from sb3_matrl.zoo.benchmarking.marl_eval import marl_eval_data
 from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions
@@ -31,7 +40,7 @@ def write_report(
     :raises OSError: if a file cannot be written
     """
     folder, cells = BenchmarkFolder(Path(options.out)), group(results)
-    rows, notes = compare(cells, reference), warnings(cells, options)
+    rows, notes = compare(cells, reference), warnings(cells, options) + exploration_notes(cells)
     if bounds is not None:
         used = score_bounds(cells, options, bounds)
         rows += compare_normalised(cells, used, reference)

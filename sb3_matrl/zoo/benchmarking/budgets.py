@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 
 _UPDATES = "/train/n_updates"
 _BEST_RESPONSES = "/br/n_updates"
+# Updates of off-policy algorithms, which all agents take together, and what is logged of every agent.
+_TEAM_UPDATES = "train/n_updates"
+_RETURNS = re.compile(r"eval/(.+)/mean_reward")
 
 
 def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyperparameters) -> dict[str, int]:
@@ -18,6 +22,7 @@ def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyp
     Gradient steps of every agent: those of its learner, from the epochs in the log, and those of its best responses.
 
     An upper bound if ``target_kl`` ends an epoch early or agents leave episodes early, for minibatches are not logged.
+    Those of off-policy algorithms are counted in the log itself.
 
     :param rows: rows of ``progress.csv``
     :param hyperparameters: hyper-parameters of the run
@@ -25,19 +30,32 @@ def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyp
     """
     epochs: dict[str, int] = {}
     best_responses: dict[str, int] = {}
+    agents: dict[str, None] = {}
+    team = 0
     for row in rows:
         for key, value in row.items():
             # The name of an agent may contain slashes; the key is None for cells beyond the last column.
             if not key or not value:
                 continue
-            if key.endswith(_UPDATES):
+            if key == _TEAM_UPDATES:
+                team = int(float(value))
+            elif match := _RETURNS.fullmatch(key):
+                agents[match[1]] = None
+            elif key.endswith(_UPDATES):
                 epochs[key.removesuffix(_UPDATES)] = int(float(value))
             elif key.endswith(_BEST_RESPONSES):
                 agent = key.removesuffix(_BEST_RESPONSES)
                 best_responses[agent] = best_responses.get(agent, 0) + int(float(value))
+    if is_off_policy(hyperparameters):
+        return dict.fromkeys(agents, team)
     return {
         agent: count * minibatches(hyperparameters, agent) + best_responses.get(agent, 0) for agent, count in epochs.items()
     }
+
+
+def is_off_policy(hyperparameters: Hyperparameters) -> bool:
+    """Whether hyper-parameters are those of an algorithm that learns from a replay buffer."""
+    return "buffer_size" in hyperparameters.values
 
 
 def minibatches(hyperparameters: Hyperparameters, agent: str) -> int:
@@ -69,7 +87,8 @@ def of_agent(value: Any, agent: str) -> Any:
 
 def wrong_budgets(algorithm: str, asked: Hyperparameters, env_steps: int, gradient_steps: Mapping[str, int]) -> list[str]:
     """
-    Differences between the steps of a run and those that were asked for: environment steps, and for PPO gradient steps.
+    Differences between the steps of a run and those that were asked for: environment steps, and for PPO and off-policy
+    algorithms gradient steps.
 
     :param algorithm: name of the algorithm
     :param asked: hyper-parameters of the run
@@ -77,6 +96,8 @@ def wrong_budgets(algorithm: str, asked: Hyperparameters, env_steps: int, gradie
     :param gradient_steps: agent -> gradient steps
     :return: one text for each difference
     """
+    if is_off_policy(asked):
+        return _wrong_off_policy(asked, env_steps, gradient_steps)
     rollout = asked.n_envs * asked.get("n_steps", 1)
     iterations = math.ceil(asked.n_timesteps / rollout)
     parts = []
@@ -91,3 +112,18 @@ def wrong_budgets(algorithm: str, asked: Hyperparameters, env_steps: int, gradie
         if steps != planned:
             parts.append(f"{steps} gradient steps of {agent} instead of {planned}")
     return parts
+
+
+def _wrong_off_policy(asked: Hyperparameters, env_steps: int, gradient_steps: Mapping[str, int]) -> list[str]:
+    """As :func:`wrong_budgets`; without a difference where episodes, whose lengths nobody knows, trigger the updates."""
+    frequency = asked["train_freq"]
+    frequency, unit = frequency if isinstance(frequency, list) else (frequency, "step")
+    if unit != "step":
+        return []
+    block = asked.n_envs * frequency
+    blocks = math.ceil(asked.n_timesteps / block)
+    parts = [] if env_steps == blocks * block else [f"{env_steps} environment steps instead of {blocks * block}"]
+    trained = blocks - min(asked["learning_starts"] // block, blocks)
+    planned = trained * (asked["gradient_steps"] if asked["gradient_steps"] >= 0 else block)
+    wrong = {agent: steps for agent, steps in gradient_steps.items() if steps != planned}
+    return parts + [f"{steps} gradient steps of {agent} instead of {planned}" for agent, steps in wrong.items()]

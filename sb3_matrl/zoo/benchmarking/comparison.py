@@ -20,6 +20,8 @@ from sb3_matrl.zoo.benchmarking.run_statistics import Estimate, column_estimates
 
 ALL_ENVS = "all environments"
 RANDOM_EPISODES = 200
+# Hyper-parameter of the algorithms that explore: their rate at the end.
+EXPLORATION = "exploration_final_eps"
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def warnings(cells: Cells, options: BenchmarkOptions) -> list[str]:
     lines = _missing_runs(cells, options)
     for env in options.envs:
         there = {setting: cell for (other, setting), cell in cells.items() if other == env}
-        lines += _differing_budgets(env, there)
+        lines += _differing_budgets(env, there) + _differing_worlds(env, there)
         lines += [line for cell in there.values() for line in budget_warnings(cell.results)]
     return [f"warning: {line}" for line in lines]
 
@@ -264,6 +266,30 @@ def _missing_runs(cells: Cells, options: BenchmarkOptions) -> list[str]:
         if n_seeds < len(options.seeds):
             lines.append(f"{env}, {setting.name}: only {n_seeds} of {len(options.seeds)} seeds are finished")
     return lines
+
+
+def _differing_worlds(env: str, cells: Mapping[str, Cell]) -> list[str]:
+    """Warnings about options and wrappers of one environment; ``cells`` maps settings to their runs there."""
+    used = {setting: cell.results[0].run.hyperparameters for setting, cell in cells.items()}
+    lines = []
+    for kind in ("env_kwargs", "env_wrapper"):
+        values = {setting: hyperparameters.get(kind) or {} for setting, hyperparameters in used.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            lines.append(f"{env}: {kind} differ: " + ", ".join(f"{setting} {value}" for setting, value in values.items()))
+    return lines
+
+
+def exploration_notes(cells: Cells) -> list[str]:
+    """
+    Explanations of sampled actions that are no draws from a learned distribution.
+
+    :param cells: finished runs
+    :return: one line for all settings whose agents explore by chance
+    """
+    rates = {setting: cell.results[0].run.hyperparameters.get(EXPLORATION) for (_, setting), cell in cells.items()}
+    shown = ", ".join(f"{setting} {rate:g}" for setting, rate in rates.items() if rate is not None)
+    meaning = "sampled actions of these settings explore at the rate of the training then, which at the end is"
+    return [f"{meaning}: {shown}"] if shown else []
 
 
 def _differing_budgets(env: str, cells: Mapping[str, Cell]) -> list[str]:

@@ -19,6 +19,7 @@ from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.making import env_source
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
+from sb3_matrl.zoo.benchmarking.comparison import EXPLORATION
 from sb3_matrl.zoo.benchmarking.run_results import logged_seconds, progress_rows
 from sb3_matrl.zoo.common.records import write_record
 from sb3_matrl.zoo.common.run_folder import RunFolder
@@ -33,14 +34,17 @@ ABSOLUTE_FACTOR = 10
 
 def absolute_metrics(options: TrainOptions, folder: RunFolder) -> dict[str, Any]:
     """
-    Play the best model of a finished run for ten times as many episodes as an evaluation has, sampled and greedy.
+    Play the best model of a finished run for ten times as many episodes as an evaluation has, sampled and greedy. Agents that
+    explore do so with their rate at the end of the training, wherever the best model is from.
 
     :param options: options of the run
     :param folder: run folder
     :return: metric -> value of every episode
     """
-    model = load_model(folder.best_model, device=options.device)
+    model: Any = load_model(folder.best_model, device=options.device)
     hyperparameters = read_hyperparameters(options)
+    if EXPLORATION in hyperparameters.values:
+        model.exploration_rate = hyperparameters[EXPLORATION]
     episodes = ABSOLUTE_FACTOR * options.eval_episodes
     copies = min(episodes, hyperparameters.n_envs)
     # Another stream than those of the evaluations that chose the model, whose seeds are made of two numbers.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.loading import load_model
@@ -19,7 +19,7 @@ from sb3_matrl.envs.making import env_source
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.files.argument_codec import argument_to_json
 from sb3_matrl.files.budget import MAX_COPIES
-from sb3_matrl.files.checkpoints import latest_checkpoint, restore_parts
+from sb3_matrl.files.checkpoints import buffer_of, latest_checkpoint, restore_parts
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.cli import device, log_interval, non_negative_count, positive_count, seed, thread_count
 from sb3_matrl.zoo.common.hyperparameters import (
@@ -187,10 +187,14 @@ class _Description:
         return expand_exploration(expand_normalize(hyperparams, "command line"), n_timesteps, "command line")
 
     def load(self, checkpoint: Path) -> MultiAgentAlgorithm:
-        """The model in a checkpoint."""
+        """The model in a checkpoint, with its replay buffer if it has one."""
         source = env_source(self.options.env, self.hyperparameters.env_wrapper)
         arguments = accepted_arguments(self.options.algo, {"verbose": self.options.verbose})
-        return load_model(checkpoint, env=source, device=self.options.device, **arguments)
+        model: Any = load_model(checkpoint, env=source, device=self.options.device, **arguments)
+        buffer = buffer_of(checkpoint)
+        if buffer is not None:
+            model.load_replay_buffer(buffer)
+        return cast(MultiAgentAlgorithm, model)
 
     def check_origin(self, checkpoint: Path) -> None:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.callbacks import ResumableCheckpointCallback
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback, RandomPolicy, evaluate_policy
@@ -203,7 +205,7 @@ class TrainingRun:
         start, steps_before = time.perf_counter(), model.num_timesteps
         self._learn([self.checkpoints, StopOnSignal(self.watch), self.evaluation])
         seconds, steps = time.perf_counter() - start, model.num_timesteps - steps_before
-        model.save(self.folder.last_model, self.experiment.documents)
+        model.save(self.folder.last_model, {**self.experiment.documents, **self.checkpoints.buffer})
         try:
             with self.watch.at_once():  # a resumed run repeats all of it
                 self._finish(steps, seconds)
@@ -220,7 +222,7 @@ class TrainingRun:
                 model.learn(
                     self.experiment.total_timesteps - model.num_timesteps,
                     callback=callbacks,
-                    log_interval={-1: 1, -2: None}.get(options.log_interval, options.log_interval),
+                    log_interval=_log_interval(options, model),
                     tb_log_name=options.algo,
                     reset_num_timesteps=options.trained_agent is None and self.experiment.checkpoint is None,
                     progress_bar=options.progress,
@@ -337,6 +339,12 @@ class TrainingRun:
             self.tracker.mark_preempting()
         files = [self.folder.last_model, self.folder.best_model, self.folder.config]
         self.tracker.log_model(files, {"num_timesteps": self.experiment.model.resumable_timesteps})
+
+
+def _log_interval(options: TrainOptions, model: MultiAgentAlgorithm) -> int | None:
+    """Argument of ``learn``: for -1 its default, which is in iterations, or in episodes for off-policy algorithms."""
+    default = inspect.signature(model.learn).parameters["log_interval"].default
+    return {-1: default, -2: None}.get(options.log_interval, options.log_interval)
 
 
 def _new_folder(options: TrainOptions) -> RunFolder:
