@@ -26,8 +26,9 @@ BELOW: dict[str, set[str]] = {
     "stacked": {"utils"},
     "on_policy": {"stacked", "common", "vec_env", "utils"},
     "matrl": {"on_policy", "stacked", "common", "metagame", "utils"},
+    "off_policy": {"stacked", "common", "files", "vec_env", "utils"},
     "evaluation": {"common", "files", "vec_env", "envs", "utils"},
-    "": {"common", "matrl"},
+    "": {"common", "matrl", "off_policy"},
 }
 UNKNOWN_TO_GAMES = {"gymnasium", "pettingzoo", "sb3_contrib", "stable_baselines3", "wandb"}
 

@@ -52,6 +52,8 @@ class MultiAgentModel(BaseAlgorithm):
 
     #: Values of arguments that files of earlier versions lack, where they are not the defaults of today.
     missing_in_files: ClassVar[Mapping[str, Any]] = {}
+    #: Class of the state of a training that files hold.
+    training_state_class: ClassVar[type[TrainingState]] = TrainingState
 
     env: JointVecEnv | None
     #: Space of the env's global states, if the algorithm reads them; ``None`` if it does not, or the env has none.
@@ -307,7 +309,7 @@ class MultiAgentModel(BaseAlgorithm):
             name = agent_name(agent)
             if name not in self.possible_agents:
                 raise ValueError(unknown("agent", name, self.possible_agents))
-            masks = given_masks.get(name, _mask_in(value, self._mask_names[name]))
+            masks = given_masks.get(name, legal_actions(value, self._mask_names[name]))
             previous = given_states.get(name)
             player = self.player(name)
             actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
@@ -488,7 +490,7 @@ class MultiAgentModel(BaseAlgorithm):
             model._setup_model()
             model._restore(saved, device)
             if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
-                model._resume_from = TrainingState.from_tree(saved.training)
+                model._resume_from = cls.training_state_class.from_tree(saved.training)
                 if model._resume_from.num_timesteps != model.num_timesteps:
                     raise ValueError("training.pt: its number of steps is not that of model.json")
         model.loaded_from = path
@@ -521,8 +523,14 @@ def _takes_arguments(env: Any) -> bool:
         return True
 
 
-def _mask_in(observation: Any, name: str | None) -> np.ndarray | None:
-    """The legal actions in an observation; all are legal for an agent without any, whose turn it is not."""
+def legal_actions(observation: Any, name: str | None) -> np.ndarray | None:
+    """
+    The legal actions in an observation.
+
+    :param observation: observation of an agent, with or without a batch axis
+    :param name: entry of the observation that holds its mask; ``None`` if it has none
+    :return: bool (..., mask size), all True for an agent without any, whose turn it is not; ``None`` without a mask
+    """
     if name is None or not isinstance(observation, Mapping) or name not in observation:
         return None
     mask = np.asarray(observation[name]).astype(bool)

@@ -1,0 +1,40 @@
+"""Constructors that add arguments to those of their base class, with the complete signature for whoever reads it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def adds_arguments_to(base: type[Any]) -> Callable[[Init], Init]:
+    """
+    Decorator of a constructor ``__init__(self, *args, own=..., **kwargs)`` that passes everything on to its base class.
+
+    :func:`inspect.signature`, ``help``, command lines and model files then see all arguments: those of the base class first,
+    in their order, then the constructor's own, which are keyword-only. A call with other arguments is an error that names
+    the class.
+
+    :param base: class whose constructor gets ``*args`` and ``**kwargs``
+    """
+
+    def decorate(init: Init) -> Init:
+        inherited = inspect.signature(base.__init__)
+        own = [one for one in inspect.signature(init).parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY]
+        kept = [one for one in inherited.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        signature = inherited.replace(parameters=[*kept, *own])
+
+        @functools.wraps(init)
+        def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+            signature.bind(self, *args, **kwargs)
+            init(self, *args, **kwargs)
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        hints = [get_type_hints(one, include_extras=True) for one in (base.__init__, init)]
+        checked.__annotations__ = {name: hint for of_one in hints for name, hint in of_one.items() if name in signature.parameters}
+        return checked  # type: ignore[return-value]
+
+    return decorate

@@ -1,0 +1,466 @@
+"""
+The joint replay buffer: transitions of all agents, one row per step and copy of the environment.
+
+Observations are stored once: the next observation of a row is read from the row that follows. Where the episode of an agent
+or of a copy ended, the final observations are stored apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.utils import get_device
+
+from sb3_matrl.off_policy.observation_blocks import ObservationBlocks
+from sb3_matrl.off_policy.transitions import JointTransition, Masks, Moment
+from sb3_matrl.utils.memory import memory_size
+from sb3_matrl.vec_env.masks import options_of
+
+# Flags of a row and agent.
+_ALIVE, _NEXT_ALIVE, _TERMINATED, _TRUNCATED = range(4)
+_SMALLEST_POOL = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBatch:
+    """
+    A batch of joint transitions; columns of agents are in the model's order.
+
+    :param observations: agent -> (B, \\*shape), or a dict of such tensors, as SB3's networks take them
+    :param next_observations: the same after the step; the final one where an agent's episode ended
+    :param actions: agent -> int64 (B,), index of a Discrete action, or float32 (B, size), Box action scaled to [-1, 1]
+    :param rewards: float32 (B, n); 0 for agents that were not alive
+    :param alive: bool (B, n), agents that acted
+    :param next_alive: bool (B, n), agents that continue their episode
+    :param terminated: bool (B, n), agents whose episode ended by the rules in this step
+    :param truncated: bool (B, n), agents whose episode was cut off in this step
+    :param done: bool (B,), whether the episode of the copy is over
+    :param masks: agent -> bool (B, n_actions), legal actions; only agents that have masks
+    :param next_masks: the same after the step
+    :param states: float32 (B, size), or ``None``
+    :param next_states: the same after the step
+    :param handle_timeout_termination: whether values are bootstrapped where an episode was cut off
+    """
+
+    observations: dict[str, Any]
+    next_observations: dict[str, Any]
+    actions: dict[str, th.Tensor]
+    rewards: th.Tensor
+    alive: th.Tensor
+    next_alive: th.Tensor
+    terminated: th.Tensor
+    truncated: th.Tensor
+    done: th.Tensor
+    masks: dict[str, th.Tensor]
+    next_masks: dict[str, th.Tensor]
+    states: th.Tensor | None = None
+    next_states: th.Tensor | None = None
+    handle_timeout_termination: bool = True
+
+    @property
+    def _cut(self) -> th.Tensor:
+        """Agents whose value at the final observation counts: cut off without an end by the rules, bool (B, n)."""
+        if not self.handle_timeout_termination:
+            return th.zeros_like(self.truncated)
+        return self.truncated & ~self.terminated
+
+    def team_rewards(self, how: str) -> th.Tensor:
+        """
+        Reward of the team.
+
+        :param how: ``"sum"`` of the agents' rewards, or ``"mean"`` over all n agents
+        :return: (B,)
+        """
+        return self.rewards.sum(dim=1) if how == "sum" else self.rewards.mean(dim=1)
+
+    def bootstrap(self) -> th.Tensor:
+        """:return: float (B, n), factor of an agent's next value: 0 where its episode ended, 1 elsewhere"""
+        return (~self.terminated & (self.next_alive | self._cut)).to(self.rewards.dtype)
+
+    def team_bootstrap(self) -> th.Tensor:
+        """:return: float (B,), factor of the team's next value: 0 where the copy's episode ended, unless it was cut off"""
+        return (~self.done | self._cut.any(dim=1)).to(self.rewards.dtype)
+
+    def counts_next(self) -> th.Tensor:
+        """:return: bool (B, n), agents that have a part in the team's next value: those that continue or were cut off"""
+        return self.next_alive | self._cut
+
+
+class JointReplayBuffer:
+    """
+    Ring buffer of joint transitions.
+
+    :param buffer_size: number of transitions over all copies; ``buffer_size // n_envs`` rows
+    :param observation_spaces: agent -> space, in the model's order
+    :param action_spaces: agent -> space, Discrete or Box
+    :param device: device of the batches
+    :param n_envs: number of copies of the environment
+    :param state_size: number of entries of a state; 0 for none
+    :param handle_timeout_termination: ``False`` takes a time limit for an end
+    :raises ValueError: if the memory of this machine cannot hold it; nothing has been allocated then
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_spaces: Mapping[str, spaces.Space[Any]],
+        action_spaces: Mapping[str, spaces.Space[Any]],
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        state_size: int = 0,
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        self.agents = list(observation_spaces)
+        self.observation_spaces, self.action_spaces = dict(observation_spaces), dict(action_spaces)
+        self.device = get_device(device)
+        self.n_envs, self.state_size = n_envs, state_size
+        self.handle_timeout_termination = handle_timeout_termination
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        check_replay_memory(self.buffer_size * n_envs, observation_spaces, action_spaces, state_size)
+        self._images = _image_places(observation_spaces)
+        self.added = 0
+        rows = (self.buffer_size, n_envs)
+        # Moments: one row more than transitions, for the moment after the last one.
+        self.moments = _Moments(observation_spaces, state_size, (self.buffer_size + 1, n_envs))
+        self.actions = {agent: np.zeros((*rows, *_action_shape(space)), _action_dtype(space)) for agent, space in action_spaces.items()}
+        self.rewards = np.zeros((*rows, len(self.agents)), np.float32)
+        self.flags = np.zeros((*rows, 4, len(self.agents)), bool)
+        self.dones = np.zeros(rows, bool)
+        # Place of a row's final moment in the pool; -1 if the moment after it is the next row.
+        self.final = np.full(rows, -1, np.int32)
+        self.pool = _Pool(observation_spaces, state_size)
+        self._last: Moment | None = None
+
+    @property
+    def pos(self) -> int:
+        """Row that is written next."""
+        return self.added % self.buffer_size
+
+    @property
+    def full(self) -> bool:
+        """Whether all rows hold transitions."""
+        return self.added >= self.buffer_size
+
+    def size(self) -> int:
+        """:return: number of rows that hold transitions"""
+        return min(self.added, self.buffer_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = [*self.actions.values(), self.rewards, self.flags, self.dones, self.final]
+        return sum(array.nbytes for array in arrays) + self.moments.nbytes + self.pool.moments.nbytes
+
+    # ------------------------------------------------------------------ writing
+
+    def add(self, transition: JointTransition) -> None:
+        """
+        Store a joint step of all copies.
+
+        :param transition: transition; its first moment is usually the last one of the transition before it
+        """
+        row, slot = self.pos, self.added % (self.buffer_size + 1)
+        if self._last is not transition.before and not (self.added and self.moments.hold(slot, transition.before)):
+            self._begin(slot, transition.before)
+        self.pool.release(self.final[row])
+        self.final[row] = -1
+        for agent, stored in self.actions.items():
+            stored[row] = transition.actions[agent]
+        alive, next_alive = transition.before.alive, transition.next_alive
+        self.rewards[row] = np.where(alive, transition.rewards, 0.0)
+        for flag, values in (
+            (_ALIVE, alive),
+            (_NEXT_ALIVE, next_alive),
+            (_TERMINATED, transition.terminated & alive),
+            (_TRUNCATED, transition.truncated & alive),
+        ):
+            self.flags[row, :, flag] = values
+        self.dones[row] = transition.dones
+        self.moments.write((slot + 1) % (self.buffer_size + 1), transition.after)
+        self._add_final(row, transition)
+        self._last = transition.after
+        self.added += 1
+
+    def _begin(self, slot: int, moment: Moment) -> None:
+        """Continue from another moment than the one after the last transition, whose own next moment is stored apart."""
+        if self.added:
+            row = (self.added - 1) % self.buffer_size
+            copies = np.flatnonzero(self.final[row] < 0)
+            self.final[row, copies] = self.pool.add(self.moments, slot, copies)
+        self.moments.write(slot, moment)
+
+    def _add_final(self, row: int, transition: JointTransition) -> None:
+        if transition.final is None:
+            return
+        ended = transition.terminated | transition.truncated
+        copies = np.flatnonzero(ended.any(axis=1) | transition.dones)
+        slot = self.added % (self.buffer_size + 1)
+        places = self.pool.add(self.moments, (slot + 1) % (self.buffer_size + 1), copies)
+        self.final[row, copies] = places
+        self.pool.overwrite(places, copies, transition)
+
+    # ------------------------------------------------------------------ reading
+
+    def sample(self, batch_size: int) -> JointBatch:
+        """
+        Draw transitions uniformly, from NumPy's global generator as SB3's ``ReplayBuffer``.
+
+        :param batch_size: number of transitions
+        """
+        rows = np.random.randint(0, self.size(), size=batch_size)
+        return self.batch(rows, np.random.randint(0, high=self.n_envs, size=(len(rows),)))
+
+    def batch(self, rows: np.ndarray, copies: np.ndarray) -> JointBatch:
+        """
+        Read transitions.
+
+        :param rows: int (B,), rows
+        :param copies: int (B,), copies of the environment
+        """
+        # Number of the transition since the buffer was made; moments are in a longer ring than transitions.
+        numbers = rows if not self.full else self.added - self.buffer_size + (rows - self.pos) % self.buffer_size
+        slots = numbers % (self.buffer_size + 1)
+        final = self.final[rows, copies]
+        ended = np.flatnonzero(final >= 0)
+        now = self.moments.read(slots, copies)
+        after = self.moments.read((slots + 1) % (self.buffer_size + 1), copies)
+        if len(ended):
+            after.replace(ended, self.pool.moments.read(final[ended]))
+        flags = self._tensor(self.flags[rows, copies])
+        return JointBatch(
+            observations=self._observations(now),
+            next_observations=self._observations(after),
+            actions={agent: self._actions(agent, stored[rows, copies]) for agent, stored in self.actions.items()},
+            rewards=self._tensor(self.rewards[rows, copies]),
+            alive=flags[:, _ALIVE],
+            next_alive=flags[:, _NEXT_ALIVE],
+            terminated=flags[:, _TERMINATED],
+            truncated=flags[:, _TRUNCATED],
+            done=self._tensor(self.dones[rows, copies]),
+            masks={agent: self._tensor(mask) for agent, mask in now.masks.items()},
+            next_masks={agent: self._tensor(mask) for agent, mask in after.masks.items()},
+            states=None if now.states is None else self._tensor(now.states),
+            next_states=None if after.states is None else self._tensor(after.states),
+            handle_timeout_termination=self.handle_timeout_termination,
+        )
+
+    def _tensor(self, array: np.ndarray) -> th.Tensor:
+        return th.from_numpy(array).to(self.device)
+
+    def _actions(self, agent: str, array: np.ndarray) -> th.Tensor:
+        return self._tensor(array.astype(np.int64) if isinstance(self.action_spaces[agent], spaces.Discrete) else array)
+
+    def _observations(self, rows: _Rows) -> dict[str, Any]:
+        observations = self.moments.blocks.by_agent([self._tensor(array) for array in rows.arrays])
+        for agent, key in self._images:
+            if key is None:
+                observations[agent] = _channels_first(observations[agent])
+            else:
+                observations[agent][key] = _channels_first(observations[agent][key])
+        return observations
+
+
+@dataclass
+class _Rows:
+    """
+    Moments read from a buffer.
+
+    :param arrays: one array (B, k, \\*shape) per block of observations
+    :param masks: agent -> bool (B, n_actions)
+    :param states: (B, size), or ``None``
+    """
+
+    arrays: list[np.ndarray]
+    masks: Masks
+    states: np.ndarray | None
+
+    def replace(self, places: np.ndarray, rows: _Rows) -> None:
+        """Replace the rows at some places."""
+        for array, values in zip(self.arrays, rows.arrays, strict=True):
+            array[places] = values
+        for agent, mask in self.masks.items():
+            mask[places] = rows.masks.get(agent, True)
+        if self.states is not None:
+            self.states[places] = rows.states
+
+
+class _Moments:
+    """
+    Observations, masks and states of moments; (\\*rows, ...) each.
+
+    :param observation_spaces: agent -> space
+    :param state_size: number of entries of a state; 0 for none
+    :param rows: leading axes
+    """
+
+    def __init__(
+        self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int, rows: tuple[int, ...]
+    ) -> None:
+        self.rows = rows
+        self.blocks = ObservationBlocks(observation_spaces, rows)
+        self.states = np.zeros((*rows, state_size), np.float32) if state_size else None
+        self.masks: Masks = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        states = 0 if self.states is None else self.states.nbytes
+        return self.blocks.nbytes + states + sum(mask.nbytes for mask in self.masks.values())
+
+    def require_mask(self, agent: str, size: int) -> np.ndarray:
+        """Masks of an agent; made with all actions legal when the first mask of the agent comes."""
+        if agent not in self.masks:
+            self.masks[agent] = np.ones((*self.rows, size), bool)
+        return self.masks[agent]
+
+    def write(self, slot: int, moment: Moment) -> None:
+        """Write the moment of all copies."""
+        self.blocks.write(slot, moment.observations)
+        for agent, mask in moment.masks.items():
+            self.require_mask(agent, mask.shape[1])[slot] = mask
+        for agent in self.masks.keys() - moment.masks.keys():
+            self.masks[agent][slot] = True
+        if self.states is not None:
+            self.states[slot] = moment.states
+
+    def hold(self, slot: int, moment: Moment) -> bool:
+        """Whether the slot holds the moment of all copies."""
+        if not self.blocks.holds(slot, moment.observations):
+            return False
+        if self.states is not None and not np.array_equal(self.states[slot], np.asarray(moment.states)):
+            return False
+        return all(agent in self.masks and np.array_equal(self.masks[agent][slot], mask) for agent, mask in moment.masks.items())
+
+    def read(self, *index: np.ndarray) -> _Rows:
+        """Rows at integer indices of the leading axes; copies of them."""
+        return _Rows(
+            arrays=[array[index] for array in self.blocks.arrays],
+            masks={agent: mask[index] for agent, mask in self.masks.items()},
+            states=None if self.states is None else self.states[index],
+        )
+
+
+class _Pool:
+    """Final moments of episodes; grows as needed, and places of overwritten rows are used again."""
+
+    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int) -> None:
+        self._arguments = observation_spaces, state_size
+        self.agents = list(observation_spaces)
+        self.moments = _Moments(*self._arguments, (0,))
+        self.free: list[int] = []
+
+    def release(self, places: np.ndarray) -> None:
+        """Free places; those below 0 are none."""
+        self.free += places[places >= 0].tolist()
+
+    def add(self, moments: _Moments, slot: int, copies: np.ndarray) -> np.ndarray:
+        """
+        Copy moments.
+
+        :param moments: where they are
+        :param slot: their row
+        :param copies: int (k,), copies of the environment
+        :return: int (k,), places in the pool
+        """
+        while len(self.free) < len(copies):
+            self._grow()
+        places = np.array([self.free.pop() for _ in range(len(copies))], dtype=np.int64)
+        for agent, mask in moments.masks.items():
+            self.moments.require_mask(agent, mask.shape[-1])
+        rows = moments.read(np.full(len(copies), slot), copies)
+        for array, values in zip(self.moments.blocks.arrays, rows.arrays, strict=True):
+            array[places] = values
+        for agent, mask in rows.masks.items():
+            self.moments.masks[agent][places] = mask
+        if self.moments.states is not None:
+            self.moments.states[places] = rows.states
+        return places
+
+    def overwrite(self, places: np.ndarray, copies: np.ndarray, transition: JointTransition) -> None:
+        """Write final observations over those of the next episode, where an agent's or a copy's episode ended."""
+        final, done = transition.final, transition.dones[copies]
+        assert final is not None
+        ended = (transition.terminated | transition.truncated)[copies] | done[:, None]
+        for array, block in zip(self.moments.blocks.arrays, self.moments.blocks.layout.values(), strict=True):
+            for j, (agent, key) in enumerate(block):
+                which = ended[:, self.agents.index(agent)]
+                values = final.observations[agent] if key is None else final.observations[agent][key]
+                array[places[which], j] = values[copies[which]]
+        for agent, mask in self.moments.masks.items():
+            which = ended[:, self.agents.index(agent)]
+            mask[places[which]] = final.masks[agent][copies[which]] if agent in final.masks else True
+        if self.moments.states is not None and done.any():
+            assert final.states is not None
+            self.moments.states[places[done]] = final.states[copies[done]]
+
+    def _grow(self) -> None:
+        """Double the number of places."""
+        old = self.moments
+        size = old.rows[0]
+        new = _Moments(*self._arguments, (max(2 * size, _SMALLEST_POOL),))
+        for target, source in zip(new.blocks.arrays, old.blocks.arrays, strict=True):
+            target[:size] = source
+        for agent, mask in old.masks.items():
+            new.require_mask(agent, mask.shape[-1])[:size] = mask
+        if new.states is not None and old.states is not None:
+            new.states[:size] = old.states
+        self.free += range(new.rows[0] - 1, size - 1, -1)
+        self.moments = new
+
+
+def check_replay_memory(
+    transitions: int,
+    observation_spaces: Mapping[str, spaces.Space[Any]],
+    action_spaces: Mapping[str, spaces.Space[Any]],
+    state_size: int,
+) -> None:
+    """
+    Check that the memory of this machine can hold a replay buffer.
+
+    :param transitions: number of joint transitions
+    :param observation_spaces: agent -> space
+    :param action_spaces: agent -> space
+    :param state_size: number of entries of a state
+    :raises ValueError: if it cannot; says how large the buffer would be
+    """
+    row_bytes = ObservationBlocks.row_bytes(observation_spaces) + 4 * state_size
+    row_bytes += sum(_action_dtype(space).itemsize * int(np.prod(_action_shape(space))) for space in action_spaces.values())
+    row_bytes += sum(int(options_of(space).sum()) for space in action_spaces.values())  # masks
+    row_bytes += 8 * len(action_spaces) + 5  # rewards, flags, end of the episode, place of the final moment
+    needed, present = transitions * row_bytes, memory_size()
+    if present is not None and needed > present:
+        raise ValueError(
+            f"a replay buffer of {transitions:,} joint transitions takes {needed / 2**30:,.1f} GiB, and this machine has "
+            f"{present / 2**30:,.1f} GiB of memory: choose a smaller buffer_size"
+        )
+
+
+def _action_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
+    return () if isinstance(space, spaces.Discrete) else (int(np.prod(space.shape or ())),)
+
+
+def _action_dtype(space: spaces.Space[Any]) -> np.dtype[Any]:
+    return np.min_scalar_type(int(space.n) - 1) if isinstance(space, spaces.Discrete) else np.dtype(np.float32)
+
+
+def _image_places(observation_spaces: Mapping[str, spaces.Space[Any]]) -> list[tuple[str, str | None]]:
+    """Images with channels last, which SB3's networks take with channels first."""
+    places: list[tuple[str, str | None]] = []
+    for agent, space in observation_spaces.items():
+        entries = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
+        places += [
+            (agent, key)
+            for key, entry in entries
+            if is_image_space(entry) and not is_image_space_channels_first(entry)  # type: ignore[arg-type]
+        ]
+    return places
+
+
+def _channels_first(images: th.Tensor) -> th.Tensor:
+    return images.permute(0, 3, 1, 2)
