@@ -93,7 +93,7 @@ class ResumableCheckpointCallback(BaseCallback):
         steps = model.resumable_timesteps
         path = checkpoint_path(self.folder, steps)
         documents = {**self.documents, **{name: part.state() for name, part in self.parts.items()}}
-        if hasattr(model, "save_replay_buffer"):
+        if has_replay_buffer(model):
             self._save_pair(path, new_buffer_path(self.folder, steps), documents)
         else:
             model.save(path, documents)
@@ -123,6 +123,11 @@ class ResumableCheckpointCallback(BaseCallback):
         # Later ones are damaged ones that a resumed training did not use: they must not replace a good one.
         for steps in [steps for steps in checkpoint_steps(self.folder) if steps <= current][: -self.keep]:
             checkpoint_path(self.folder, steps).unlink(missing_ok=True)
+
+
+def has_replay_buffer(model: object) -> bool:
+    """Whether an algorithm learns from a replay buffer, which its checkpoints then hold."""
+    return hasattr(model, "save_replay_buffer")
 
 
 def __getattr__(name: str) -> Any:

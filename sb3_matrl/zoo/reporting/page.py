@@ -49,6 +49,7 @@ def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, n
         overview=sections.overview(runs),
         learning=sections.learning(runs),
         metagames=sections.metagames(runs),
+        values=sections.value_learning(runs),
         finals=sections.final_returns(runs),
         times=sections.phase_times(runs),
         galleries=galleries,

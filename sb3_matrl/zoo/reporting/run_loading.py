@@ -53,6 +53,10 @@ class Progress:
         there = (np.abs(steps) < 1e100) & (np.abs(values) < 1e100)
         return steps[there], values[there]
 
+    def has(self, key: str) -> bool:
+        """Whether any value was logged under a key."""
+        return bool(np.isfinite(self.numbers.get(key, np.empty(0))).any())
+
     def agents_with(self, suffix: str) -> list[str]:
         """Agents that have a key ``<agent>/<suffix>``, sorted ``agent_10`` after ``agent_2``."""
         ending = f"/{suffix}"

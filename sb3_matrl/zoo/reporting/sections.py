@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -283,6 +284,35 @@ def _fixed_points(progress: Progress) -> Chart | None:
     known = get_args(FixedPointType)
     categories = [*known, *sorted(set(cells) - set(known))]
     return share_chart("Type of the fixed point", steps[there], cells, categories, "share of iterations")
+
+
+def value_learning(runs: Sequence[Run]) -> list[Group]:
+    """Charts of off-policy learning over time, as :func:`metagames`; empty if no run learns from a replay buffer."""
+    trained = [run for run in runs if run.progress is not None and any(map(run.progress.has, (_TD_ERROR, _EXPLORATION)))]
+    groups = [Group(run.name, _drawn(_value_charts(run.progress))) for run in trained if run.progress is not None]
+    if len(trained) > 1:
+        charts = [line_chart(title, _compared(runs, _logged(key)), note, covers) for key, title, note, covers in _VALUES]
+        groups.insert(0, Group("All runs", _drawn(charts)))
+    return [group for group in groups if group.charts]
+
+
+_TD_ERROR, _EXPLORATION = "train/td_error_abs", "rollout/exploration_rate"
+_VALUES: tuple[tuple[str, str, str, tuple[float, float] | None], ...] = (
+    (_TD_ERROR, "TD error", "mean absolute difference between value and target", None),
+    ("train/q_tot", "Value of the team", "mean over the batches, of the actions that were taken", None),
+    (_EXPLORATION, "Exploration rate", "probability of a random action; the temperature of Q-DPP's sampler", _SHARE),
+    ("train/grad_norm", "Norm of the gradients", "before they are clipped", None),
+    ("train/greedy_agreement", "Greedy agreement", "share of rows in which sampler and agents take the same actions", _SHARE),
+    ("train/log_det", "Diversity", "logarithm of the determinant of the chosen features; 0 if they are orthogonal", None),
+)
+_LOSS = re.compile(r"train/(?:\w+_)?loss(?:_\w+)?")
+
+
+def _value_charts(progress: Progress) -> list[Chart | None]:
+    losses = [key for key in progress.numbers if _LOSS.fullmatch(key)]
+    curves = [Series(key.removeprefix("train/"), *progress.curve(key)).styled(i) for i, key in enumerate(losses)]
+    charts = [line_chart(title, [Series(title, *progress.curve(key))], note, covers) for key, title, note, covers in _VALUES]
+    return [charts[0], line_chart("Losses", curves, "of the gradient steps"), *charts[1:]]
 
 
 def final_returns(runs: Sequence[Run]) -> list[FinalReturns]:

@@ -84,7 +84,7 @@ def storage_failure(error: OSError, model: MultiAgentAlgorithm, folder: RunFolde
 
 def training_failure(error: EnvError | NonFiniteError, folder: RunFolder, checkpoints: ResumableCheckpointCallback) -> str:
     """
-    Save the training as it was before the rollout, if it had begun.
+    Save the training as :func:`early_end` does.
 
     :param error: error of the environment, or about NaN or infinite numbers
     :param folder: run folder
@@ -94,16 +94,18 @@ def training_failure(error: EnvError | NonFiniteError, folder: RunFolder, checkp
     return early_end(f"error: {' '.join(str(error).split())}", folder, checkpoints)
 
 
-def early_end(cause: str, folder: RunFolder, checkpoints: ResumableCheckpointCallback) -> str:
+def early_end(cause: str, folder: RunFolder, checkpoints: ResumableCheckpointCallback, save: bool = True) -> str:
     """
-    Save the training as it was before the rollout, if it had begun.
+    Save the training if it had begun: as it was before the rollout, or of off-policy algorithms as it is.
 
     :param cause: cause of the end
     :param folder: run folder
     :param checkpoints: checkpoint callback of the training
+    :param save: whether the state is whole; otherwise the latest checkpoint stays the last one
     :return: the cause and how to resume, in one line
     """
-    if checkpoints.can_save:
+    if save and checkpoints.can_save:
         checkpoints.save()
-    saved = f"resume with: {folder.resume_command}" if folder.checkpoint_steps() else "nothing was trained"
+    nothing = "nothing was trained" if save else "there is no checkpoint"
+    saved = f"resume with: {folder.resume_command}" if folder.checkpoint_steps() else nothing
     return f"{cause}. The training ended; {saved}"

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
-from sb3_matrl.common.callbacks import ResumableCheckpointCallback
+from sb3_matrl.common.callbacks import ResumableCheckpointCallback, has_replay_buffer
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback, RandomPolicy, evaluate_policy
 from sb3_matrl.files.checkpoints import restore_parts
@@ -197,7 +197,9 @@ class TrainingRun:
             return TRAINING_FAILURE
         except Interrupted as error:
             text = f"{error.number.name} twice, in the middle of a step or update"
-            print(early_end(text, self.folder, self.checkpoints), file=sys.stderr)
+            # A replay buffer, and a state that is not kept from before the rollout, may be half changed.
+            whole = not has_replay_buffer(self.experiment.model)
+            print(early_end(text, self.folder, self.checkpoints, save=whole), file=sys.stderr)
             return exit_code(error)
 
     def _train(self) -> int:
@@ -218,7 +220,8 @@ class TrainingRun:
     def _learn(self, callbacks: list[BaseCallback]) -> None:
         options, model = self.experiment.options, self.experiment.model
         try:
-            with interruptible_updates(model, self.watch):
+            # Those of off-policy algorithms are short, and are not undone.
+            with nullcontext() if has_replay_buffer(model) else interruptible_updates(model, self.watch):
                 model.learn(
                     self.experiment.total_timesteps - model.num_timesteps,
                     callback=callbacks,
@@ -342,9 +345,11 @@ class TrainingRun:
 
 
 def _log_interval(options: TrainOptions, model: MultiAgentAlgorithm) -> int | None:
-    """Argument of ``learn``: for -1 its default, which is in iterations, or in episodes for off-policy algorithms."""
-    default = inspect.signature(model.learn).parameters["log_interval"].default
-    return {-1: default, -2: None}.get(options.log_interval, options.log_interval)
+    """Argument of ``learn``: by default its own, but one row at most where all copies end their episodes together."""
+    if options.log_interval != -1:
+        return None if options.log_interval == -2 else options.log_interval
+    default: int = inspect.signature(model.learn).parameters["log_interval"].default
+    return max(default, model.n_envs) if has_replay_buffer(model) else default
 
 
 def _new_folder(options: TrainOptions) -> RunFolder:
