@@ -34,7 +34,9 @@ def adds_arguments_to(base: type[Any]) -> Callable[[Init], Init]:
 
         checked.__signature__ = signature  # type: ignore[attr-defined]
         hints = [get_type_hints(one, include_extras=True) for one in (base.__init__, init)]
-        checked.__annotations__ = {name: hint for of_one in hints for name, hint in of_one.items() if name in signature.parameters}
+        checked.__annotations__ = {
+            name: hint for of_one in hints for name, hint in of_one.items() if name in signature.parameters
+        }
         return checked  # type: ignore[return-value]
 
     return decorate

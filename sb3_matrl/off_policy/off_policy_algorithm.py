@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
@@ -21,6 +21,7 @@ from sb3_matrl.common.agents import Position, Team
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.finite import NonFiniteError
+from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.training_state import TrainingState
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.off_policy_state import OffPolicyState
@@ -28,9 +29,10 @@ from sb3_matrl.off_policy.replay import JointBatch, JointReplayBuffer, check_rep
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import JointTransition, Moment, TransitionReader
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.vec_env import JointVecEnv
 from sb3_matrl.vec_env.joint import copy_seeds
 
+#: What a state of the team is: the env's ``state()``, all observations concatenated, or the first that there is.
+STATES = ("auto", "env", "observations")
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyMultiAgent")
 Actions = dict[str, np.ndarray]
 
@@ -152,6 +154,13 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
             raise ValueError("transitions of several agents need a JointReplayBuffer: leave replay_buffer_class out")
         if self.is_team and arguments["team_reward"] not in TEAM_REWARDS:
             raise ValueError(unknown("team_reward", str(arguments["team_reward"]), TEAM_REWARDS))
+        if arguments.get("state", "auto") not in STATES:
+            raise ValueError(unknown("state", str(arguments["state"]), STATES))
+
+    @property
+    def wanted_states(self) -> bool | Literal["auto"]:
+        how = self.argument("state", "observations")
+        return "auto" if how == "auto" else how == "env"
 
     def _setup_model(self) -> None:
         self._check_spaces_of_actions()
@@ -160,10 +169,9 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self.exploration_spaces = {agent: deepcopy(space) for agent, space in self._spaces["action"].items()}
         self.set_random_seed(self.seed)
         self._replay_buffer: JointReplayBuffer | None = None
+        self._joint_observations = self._build_joint_observations()
         if self.env is not None:
-            check_replay_memory(
-                self.buffer_size, self._spaces["observation"], self._spaces["action"], self.stored_state_size
-            )
+            check_replay_memory(self.buffer_size, self._spaces["observation"], self._spaces["action"], self.stored_state_size)
         self.learners, agents = {}, self.possible_agents
         self.team = Team(agents, {}, {agent: (agent,) for agent in agents})
         self.reader = TransitionReader(agents, self._spaces["observation"], self._spaces["action"])
@@ -181,6 +189,12 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
                 raise ValueError(
                     f"agent {agent!r}: {type(self).__name__} takes {kinds} actions, not {space}{self.other_actions}"
                 )
+
+    def _build_joint_observations(self) -> JointObservations | None:
+        """Observations as states, for algorithms that read states where the env's are not used."""
+        if "state" not in self.arguments or self.state_space is not None:
+            return None
+        return JointObservations(self._spaces["observation"], self._spaces["action"])
 
     def _kind_of_reward(self) -> str:
         if self.is_team:
@@ -214,9 +228,14 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         return name
 
     @property
+    def state_size(self) -> int:
+        """Entries of a state; 0 for algorithms that read none."""
+        return self.stored_state_size if self._joint_observations is None else self._joint_observations.size
+
+    @property
     def stored_state_size(self) -> int:
-        """Entries of a state in the replay buffer; 0 if states are not stored."""
-        return 0
+        """Entries of the env's states in the replay buffer; 0 if they are not used."""
+        return 0 if self.state_space is None else int(self.state_space.shape[0])
 
     @property
     def replay_buffer(self) -> JointReplayBuffer:
@@ -230,6 +249,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
                 self.n_envs,
                 self.stored_state_size,
                 self.handle_timeout_termination,
+                self._joint_observations,
             )
         return self._replay_buffer
 
@@ -345,6 +365,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
             observations=observations,
             masks=self.env.action_masks,
             alive=self.env.alive[:, self.reader.columns(self.env.agents)],
+            states=self.env.states if self.stored_state_size else None,
         )
 
     def _transition(self, before: Moment, actions: Actions) -> JointTransition:
@@ -390,12 +411,13 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self.n_calls += 1
         self._on_step()
         self._block[0] += 1
-        for copy in np.flatnonzero(transition.dones).tolist() if transition.final is not None else ():
-            self._block[1] += 1
-            self._episode_num += 1
+        ended = np.flatnonzero(transition.dones).tolist() if transition.final is not None else []
+        for copy in ended:
             self.on_episode_end(copy)
-            if self._log_interval is not None and self._episode_num % self._log_interval == 0:
-                self.dump_logs()
+        self._block[1] += len(ended)
+        self._episode_num += len(ended)
+        if ended and self._log_interval and self._episode_num % self._log_interval < len(ended):
+            self.dump_logs()
 
     def _on_step(self) -> None:
         """Called after every joint step, as in SB3: targets and exploration of value-based algorithms."""
@@ -534,7 +556,9 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         strangers = [name for name in load_path_or_dict if name not in self.parts]
         missing = [name for name in self.parts if name not in load_path_or_dict] if exact_match else []
         if strangers or missing:
-            raise ValueError(f"parameters of unknown agents {strangers}, or without those of {missing}; known: {list(self.parts)}")
+            raise ValueError(
+                f"parameters of unknown agents {strangers}, or without those of {missing}; known: {list(self.parts)}"
+            )
         for learner, given in load_path_or_dict.items():
             self._set_learner_parameters(learner, given, exact_match)
 
@@ -609,7 +633,9 @@ def _train_freq(value: Any) -> TrainFreq:
     unit = unit.value if isinstance(unit, TrainFrequencyUnit) else unit
     units = [one.value for one in TrainFrequencyUnit]
     if unit not in units or isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise ValueError(f"train_freq must be a number of steps of at least 1, or (number, 'step' or 'episode'), got {value!r}")
+        raise ValueError(
+            f"train_freq must be a number of steps of at least 1, or (number, 'step' or 'episode'), got {value!r}"
+        )
     return TrainFreq(int(number), TrainFrequencyUnit(unit))
 
 

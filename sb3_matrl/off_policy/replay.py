@@ -8,7 +8,7 @@ or of a copy ended, the final observations are stored apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import get_device
 
+from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.off_policy.observation_blocks import ObservationBlocks
 from sb3_matrl.off_policy.transitions import JointTransition, Masks, Moment
 from sb3_matrl.utils.memory import memory_size
@@ -103,6 +104,7 @@ class JointReplayBuffer:
     :param n_envs: number of copies of the environment
     :param state_size: number of entries of a state; 0 for none
     :param handle_timeout_termination: ``False`` takes a time limit for an end
+    :param joint_observations: encoder of all observations as the states of batches; ``None`` for the env's states, or none
     :raises ValueError: if the memory of this machine cannot hold it; nothing has been allocated then
     """
 
@@ -115,7 +117,9 @@ class JointReplayBuffer:
         n_envs: int = 1,
         state_size: int = 0,
         handle_timeout_termination: bool = True,
+        joint_observations: JointObservations | None = None,
     ) -> None:
+        self.joint_observations = joint_observations
         self.agents = list(observation_spaces)
         self.observation_spaces, self.action_spaces = dict(observation_spaces), dict(action_spaces)
         self.device = get_device(device)
@@ -128,7 +132,9 @@ class JointReplayBuffer:
         rows = (self.buffer_size, n_envs)
         # Moments: one row more than transitions, for the moment after the last one.
         self.moments = _Moments(observation_spaces, state_size, (self.buffer_size + 1, n_envs))
-        self.actions = {agent: np.zeros((*rows, *_action_shape(space)), _action_dtype(space)) for agent, space in action_spaces.items()}
+        self.actions = {
+            agent: np.zeros((*rows, *_action_shape(space)), _action_dtype(space)) for agent, space in action_spaces.items()
+        }
         self.rewards = np.zeros((*rows, len(self.agents)), np.float32)
         self.flags = np.zeros((*rows, 4, len(self.agents)), bool)
         self.dones = np.zeros(rows, bool)
@@ -233,7 +239,7 @@ class JointReplayBuffer:
         if len(ended):
             after.replace(ended, self.pool.moments.read(final[ended]))
         flags = self._tensor(self.flags[rows, copies])
-        return JointBatch(
+        batch = JointBatch(
             observations=self._observations(now),
             next_observations=self._observations(after),
             actions={agent: self._actions(agent, stored[rows, copies]) for agent, stored in self.actions.items()},
@@ -249,6 +255,15 @@ class JointReplayBuffer:
             next_states=None if after.states is None else self._tensor(after.states),
             handle_timeout_termination=self.handle_timeout_termination,
         )
+        return batch if self.joint_observations is None else self._with_observations(batch, now, after)
+
+    def _with_observations(self, batch: JointBatch, now: _Rows, after: _Rows) -> JointBatch:
+        """The batch with all observations as its states; zeros for agents that have no part in them."""
+        encode, blocks = self.joint_observations.encode, self.moments.blocks  # type: ignore[union-attr]
+        present = dict(zip(self.agents, batch.alive.cpu().numpy().T, strict=True))
+        following = dict(zip(self.agents, batch.counts_next().cpu().numpy().T, strict=True))
+        states, next_states = encode(blocks.by_agent(now.arrays), present), encode(blocks.by_agent(after.arrays), following)
+        return replace(batch, states=self._tensor(states), next_states=self._tensor(next_states))
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.from_numpy(array).to(self.device)
@@ -299,9 +314,7 @@ class _Moments:
     :param rows: leading axes
     """
 
-    def __init__(
-        self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int, rows: tuple[int, ...]
-    ) -> None:
+    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int, rows: tuple[int, ...]) -> None:
         self.rows = rows
         self.blocks = ObservationBlocks(observation_spaces, rows)
         self.states = np.zeros((*rows, state_size), np.float32) if state_size else None
@@ -335,7 +348,9 @@ class _Moments:
             return False
         if self.states is not None and not np.array_equal(self.states[slot], np.asarray(moment.states)):
             return False
-        return all(agent in self.masks and np.array_equal(self.masks[agent][slot], mask) for agent, mask in moment.masks.items())
+        return all(
+            agent in self.masks and np.array_equal(self.masks[agent][slot], mask) for agent, mask in moment.masks.items()
+        )
 
     def read(self, *index: np.ndarray) -> _Rows:
         """Rows at integer indices of the leading axes; copies of them."""

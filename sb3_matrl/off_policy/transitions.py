@@ -113,8 +113,6 @@ class TransitionReader:
         actions: dict[str, np.ndarray],
         step: JointStep,
         columns: slice | list[int],
-        states: np.ndarray | None = None,
-        final_states: np.ndarray | None = None,
     ) -> JointTransition:
         """
         The transition of a joint step.
@@ -123,12 +121,10 @@ class TransitionReader:
         :param actions: actions as they are stored, see :class:`JointTransition`
         :param step: step of the environment
         :param columns: see :meth:`columns`
-        :param states: states after the automatic resets
-        :param final_states: states before the automatic resets, valid in copies that are done
         """
         terminated, truncated = step.terminated[:, columns], step.truncated[:, columns]
         after = Moment(
-            observations=step.observations, masks=step.action_masks, alive=step.alive[:, columns], states=states
+            observations=step.observations, masks=step.action_masks, alive=step.alive[:, columns], states=step.states
         )
         final = None
         if step.final_observations is not None:
@@ -136,7 +132,7 @@ class TransitionReader:
                 observations=step.final_observations,
                 masks=self._final_masks(step, terminated | truncated),
                 alive=terminated | truncated,
-                states=final_states,
+                states=step.final_states,
             )
         return JointTransition(
             before=before,

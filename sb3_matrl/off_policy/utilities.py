@@ -46,9 +46,7 @@ class Utilities:
 
     def target_pairs(self) -> list[tuple[list[th.Tensor], list[th.Tensor]]]:
         """:return: parameters and those of the target that follows them, agent by agent"""
-        return [
-            (list(policy.q_net.parameters()), list(policy.q_net_target.parameters())) for policy in self.policies.values()
-        ]
+        return [(list(policy.q_net.parameters()), list(policy.q_net_target.parameters())) for policy in self.policies.values()]
 
     def statistics_pairs(self) -> list[tuple[list[th.Tensor], list[th.Tensor]]]:
         """:return: running statistics of batch normalisation and those of the target, agent by agent"""

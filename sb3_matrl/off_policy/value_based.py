@@ -187,7 +187,9 @@ class ValueBased(OffPolicyMultiAgent):
         """One optimiser for the team, of the class that all policies have."""
         policies = list(self.utilities.policies.values())
         first = policies[0]
-        if any((one.optimizer_class, one.optimizer_kwargs) != (first.optimizer_class, first.optimizer_kwargs) for one in policies):
+        if any(
+            (one.optimizer_class, one.optimizer_kwargs) != (first.optimizer_class, first.optimizer_kwargs) for one in policies
+        ):
             raise ValueError(
                 f"policy_kwargs: {type(self).__name__} has one optimiser for all agents, so that optimizer_class and "
                 "optimizer_kwargs must be the same for all"
