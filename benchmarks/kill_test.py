@@ -2,11 +2,13 @@
 Kill trainings at random points, resume them, and compare them with trainings that were never stopped.
 
     python -m benchmarks.kill_test --kills 200 --terms 50
+    python -m benchmarks.kill_test --algos qmix --kills 50 --terms 10 --out benchmarks/results/kill_test_qmix.json
 
 Every trial is ``zoo/train.py`` in a process of its own, forked from a server that has imported its modules, because imports
 would take most of the time. It gets SIGKILL or SIGTERM at a random time after its first checkpoint; ``--resume`` in another
-process must then give the same run as the reference, bit for bit: all parameters and optimiser states, all evaluations, and
-all rows of the log except measured times. Ctrl-C ends the test after the active trials, and keeps the finished ones.
+process must then give the same run as the reference, bit for bit: all parameters and optimiser states, all evaluations, all
+rows of the log except measured times, and the replay buffers of off-policy algorithms. Ctrl-C ends the test after the active
+trials, and keeps the finished ones.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +34,23 @@ import torch as th
 from tqdm import tqdm
 
 from benchmarks.shared import write_record
+from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.files.archive import read_archive
+from sb3_matrl.files.checkpoints import buffer_of
 from sb3_matrl.files.model_files import read_model
 from sb3_matrl.on_policy.joint_updates import BACKENDS
 from sb3_matrl.zoo import train
 from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.schema import Schema
 from sb3_matrl.zoo.common.signals import SignalWatch
 
 ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
 VEC_ENVS = ("batched", "dummy", "subproc")
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 OPTIONS = "--eval-freq 300 --eval-episodes 2 --save-freq 200 --verbose 0 --device cpu --seed 7".split()
-HYPERPARAMETERS = ["n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1", "policy_kwargs.net_arch:[16]"]
+# Hyper-parameters; an algorithm gets those that it has.
+ON_POLICY = ["n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1"]
+OFF_POLICY = ["buffer_size:400", "learning_starts:100", "batch_size:16", "train_freq:3", "target_update_interval:40"]
 DEADLINE = 600.0
 MAX_REPETITIONS = 5
 
@@ -54,18 +63,23 @@ class Case:
     :param env: id of the environment
     :param vec_env: backend that steps its copies
     :param n_timesteps: steps of the training
-    :param backend: code that takes the gradient steps
+    :param backend: code that takes the gradient steps of on-policy algorithms
+    :param algo: name of the algorithm
     """
 
     env: str
     vec_env: str
     n_timesteps: int
     backend: str = "auto"
+    algo: str = "matrl"
 
     def words(self, folder: Path) -> list[str]:
         """Command line of ``train.py`` for a run in a folder."""
-        case = ["--env", self.env, "--vec-env", self.vec_env, "-n", str(self.n_timesteps), "--run-dir", str(folder)]
-        return [*case, *OPTIONS, "-params", *HYPERPARAMETERS, f"backend:{self.backend}"]
+        case = ["--algo", self.algo, "--env", self.env, "--vec-env", self.vec_env, "-n", str(self.n_timesteps)]
+        known = Schema.of(self.algo).arguments
+        own = OFF_POLICY if "buffer_size" in known else [*ON_POLICY, f"backend:{self.backend}"]
+        small = [pair for pair in own if pair.partition(":")[0] in known]
+        return [*case, "--run-dir", str(folder), *OPTIONS, "-params", "n_envs:4", "policy_kwargs.net_arch:[16]", *small]
 
 
 class Training:
@@ -140,6 +154,10 @@ def differences(run: RunFolder, reference: RunFolder) -> list[str]:
         found += [f"{key} in {run.evaluations.name}" for key in theirs if not np.array_equal(ours[key], theirs[key])]
     if _rows(run.progress) != _rows(reference.progress):
         found.append(run.progress.name)
+    buffers = [buffer_of(one.checkpoint(one.checkpoint_steps()[-1])) for one in (run, reference)]
+    contents = [None if buffer is None else read_archive(buffer) for buffer in buffers]
+    if not _same(*(None if content is None else content[1] for content in contents)):
+        found.append("replay buffer")
     return found
 
 
@@ -218,7 +236,9 @@ def run_reference(case: Case, folder: RunFolder) -> float:
 def plan(cases: Sequence[Case], references: Path, kinds: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """One task for every kind of stop, the cases in turn, at times drawn from the whole length of the reference."""
     rng = np.random.default_rng(seed)
-    folders = {case: RunFolder(references / f"{case.env}_{case.vec_env}_{case.backend}", case.env) for case in cases}
+    folders = {
+        case: RunFolder(references / f"{case.algo}_{case.env}_{case.vec_env}_{case.backend}", case.env) for case in cases
+    }
     lengths = {case: run_reference(case, folders[case]) for case in tqdm(cases, desc="references", unit="run")}
     tasks = []
     for i, kind in enumerate(kinds):
@@ -269,11 +289,12 @@ def main() -> int:
     parser.add_argument("--terms", type=int, default=50, help="how many get SIGTERM")
     parser.add_argument("--timesteps", type=int, default=800, help="length of a training")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["auto"], help="code that takes the gradient steps")
+    parser.add_argument("--algos", nargs="+", choices=algorithm_names(), default=["matrl"], help="algorithms")
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the signals")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_test.json"))
     args = parser.parse_args()
-    cases = [Case(env, kind, args.timesteps, backend) for env in ENVS for kind in VEC_ENVS for backend in args.backends]
+    cases = [Case(*one) for one in product(ENVS, VEC_ENVS, [args.timesteps], args.backends, args.algos)]
     kinds = ["kill"] * args.kills + ["term"] * args.terms
     with tempfile.TemporaryDirectory() as folder:
         tasks = plan(cases, Path(folder), kinds, args.seed)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch as th
 from sb3_contrib import MaskablePPO, RecurrentPPO
-from stable_baselines3 import PPO
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3 import DDPG, DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 
 def is_sb3_file(path: Path) -> bool:
@@ -22,14 +23,14 @@ def is_sb3_file(path: Path) -> bool:
     return "data" in names and "manifest.json" not in names
 
 
-def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "auto") -> OnPolicyAlgorithm:
+def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "auto") -> BaseAlgorithm:
     """
     Load an agent saved by plain SB3.
 
     :param path: path of the file
     :param trust: allow the file to run code: SB3's files are partly pickles
     :param device: device of the networks
-    :return: learner with the policy and optimiser of the file; any SB3 algorithm with an actor-critic policy is supported
+    :return: learner with the policy and optimiser of the file: any on-policy algorithm, DQN, DDPG (also for TD3), or SAC
     :raises ValueError: if ``trust`` is ``False``, or the file holds no such agent
     """
     if not trust:
@@ -38,15 +39,18 @@ def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "a
             "code. If you trust its origin, pass --trust on the command line or trust=True in Python"
         )
     try:
-        return _learner_class(path).load(path, device=device)
+        learner = _learner_class(path)
+        # Its replay buffer is not in the file, and an empty one needs no memory.
+        small = {"buffer_size": 1} if issubclass(learner, OffPolicyAlgorithm) else None
+        return learner.load(path, device=device, custom_objects=small)
     except Exception as error:  # a foreign file can cause any error
-        raise ValueError(f"{path} holds no agent with an actor-critic policy: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} holds no agent of SB3 that is known here: {' '.join(str(error).split())}") from error
 
 
-def _learner_class(path: Path) -> type[OnPolicyAlgorithm]:
+def _learner_class(path: Path) -> type[BaseAlgorithm]:
     """Infer the algorithm from the module of the policy class, because the file does not name it; PPO reads all others."""
     with zipfile.ZipFile(path) as archive:
         module = json.loads(archive.read("data"))["policy_class"]["__module__"]
-    learners: tuple[type[OnPolicyAlgorithm], ...] = (MaskablePPO, RecurrentPPO)
+    learners: tuple[type[BaseAlgorithm], ...] = (MaskablePPO, RecurrentPPO, DQN, DDPG, SAC)
     modules = {cls.__module__: learner for learner in learners for cls in learner.policy_aliases.values()}
     return modules.get(module, PPO)

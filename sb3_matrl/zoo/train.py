@@ -134,7 +134,7 @@ def _add_output_flags(parser: StrictParser) -> None:
         metavar="FOLDER",
         help="TensorBoard's files go to <FOLDER>/<algo>; default: the run's folder",
     )
-    interval = "iterations, or episodes (off-policy), between rows of the log; -1: 1, or at least 4; -2: only evaluations"
+    interval = "iterations, or episodes (off-policy), between rows of the log; -1: 1, or 4; -2: only evaluations"
     add("--log-interval", type=log_interval, help=interval)
     add("--eval-freq", type=count, help="steps between evaluations; -1: only at the end")
     add("--eval-episodes", type=positive_count, help="episodes per evaluation, sampled and greedy each")

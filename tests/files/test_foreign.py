@@ -7,7 +7,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
@@ -50,16 +51,26 @@ def test_other_files_are_told_apart(tmp_path):
     (tmp_path / "text").write_text("data")
     assert not is_sb3_file(tmp_path / "model.zip")
     assert not is_sb3_file(tmp_path / "text") and not is_sb3_file(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="holds no agent with an actor-critic policy"):
+    with pytest.raises(ValueError, match="holds no agent of SB3 that is known here"):
         load_sb3_agent(tmp_path / "model.zip", trust=True)
 
 
 @pytest.mark.parametrize(
-    ("learner", "policy"),
-    [(A2C, "MlpPolicy"), (TRPO, "MlpPolicy"), (MaskablePPO, "MlpPolicy"), (RecurrentPPO, "MlpLstmPolicy")],
+    ("learner", "policy", "actions"),
+    [
+        (A2C, "MlpPolicy", spaces.Discrete(3)),
+        (TRPO, "MlpPolicy", spaces.Discrete(3)),
+        (MaskablePPO, "MlpPolicy", spaces.Discrete(3)),
+        (RecurrentPPO, "MlpLstmPolicy", spaces.Discrete(3)),
+        (DQN, "MlpPolicy", spaces.Discrete(3)),
+        (DDPG, "MlpPolicy", spaces.Box(-2, 2, (2,))),
+        (TD3, "MlpPolicy", spaces.Box(-2, 2, (2,))),
+        (SAC, "MlpPolicy", spaces.Box(-2, 2, (2,))),
+    ],
 )
-def test_agents_of_all_on_policy_algorithms_are_read(tmp_path, learner, policy):
-    agent = learner(policy, SpacesVecEnv(1, spaces.Box(-1, 1, (2,)), spaces.Discrete(3)), device="cpu")
+def test_agents_of_all_algorithms_are_read(tmp_path, learner, policy, actions):
+    small = {"buffer_size": 10} if issubclass(learner, OffPolicyAlgorithm) else {}
+    agent = learner(policy, SpacesVecEnv(1, spaces.Box(-1, 1, (2,)), actions), device="cpu", **small)
     agent.save(tmp_path / "agent")
     loaded = load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")
     assert type(loaded.policy) is type(agent.policy)

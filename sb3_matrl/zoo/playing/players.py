@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.frozen import FrozenAgent
@@ -34,7 +34,7 @@ class SingleAgent:
 
     name = "agent"
 
-    def __init__(self, learner: OnPolicyAlgorithm) -> None:
+    def __init__(self, learner: BaseAlgorithm) -> None:
         self.possible_agents = [self.name]
         self.observation_space = spaces.Dict({self.name: learner.observation_space})
         self.action_space = spaces.Dict({self.name: learner.action_space})

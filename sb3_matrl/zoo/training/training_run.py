@@ -345,11 +345,9 @@ class TrainingRun:
 
 
 def _log_interval(options: TrainOptions, model: MultiAgentAlgorithm) -> int | None:
-    """Argument of ``learn``: by default its own, but one row at most where all copies end their episodes together."""
-    if options.log_interval != -1:
-        return None if options.log_interval == -2 else options.log_interval
-    default: int = inspect.signature(model.learn).parameters["log_interval"].default
-    return max(default, model.n_envs) if has_replay_buffer(model) else default
+    """Argument of ``learn``: for -1 its default, which is in iterations, or in episodes for off-policy algorithms."""
+    default: int | None = inspect.signature(model.learn).parameters["log_interval"].default
+    return {-1: default, -2: None}.get(options.log_interval, options.log_interval)
 
 
 def _new_folder(options: TrainOptions) -> RunFolder:
