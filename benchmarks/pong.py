@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shared import build_model, interval, run_parallel, write_record, zoo_settings
-from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.common.registry import algorithm_names, algorithm_spec
 from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
@@ -75,7 +75,8 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithms", nargs="+", default=["matrl"], choices=algorithm_names())
+    algorithms = [name for name in algorithm_names() if algorithm_spec(name).class_name == "MATRL"]
+    parser.add_argument("--algorithms", nargs="+", default=["matrl"], choices=algorithms)
     parser.add_argument("--timesteps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds, from 0")
     parser.add_argument("--games", type=int, default=16, help="games per side, up to 21 points each")

@@ -33,7 +33,7 @@ from benchmarks.speed_peers import ITERATIONS as PEER_ROUNDS
 from benchmarks.speed_peers import RESULT as PEER_RESULT
 from benchmarks.speed_peers import compare
 from sb3_matrl import MATRL
-from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.common.registry import algorithm_names, algorithm_spec
 from sb3_matrl.envs import make
 
 PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
@@ -118,7 +118,8 @@ def measure(env: str, algorithm: str, iterations: int, conf_file: str | None) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=list(GRID_WORLDS), help="ids")
-    parser.add_argument("--algorithms", nargs="+", default=algorithm_names(), choices=algorithm_names())
+    algorithms = [name for name in algorithm_names() if algorithm_spec(name).class_name == "MATRL"]
+    parser.add_argument("--algorithms", nargs="+", default=algorithms, choices=algorithms)
     parser.add_argument("--conf-file", help="hyper-parameters, as in zoo/train.py")
     parser.add_argument(
         "--iterations", type=int, help=f"measured iterations; default: {ITERATIONS}, {PEER_ROUNDS} with --peers"

@@ -11,8 +11,24 @@ if TYPE_CHECKING:
     from sb3_matrl.matrl import MATRL
     from sb3_matrl.matrl.coordinator import MATRLCoordinator
     from sb3_matrl.matrl.metagame_report import MetaGameReport
+    from sb3_matrl.off_policy.iql import IQL
+    from sb3_matrl.off_policy.qdpp import QDPP
+    from sb3_matrl.off_policy.qmix import QMIX
+    from sb3_matrl.off_policy.qtran import QTRAN
+    from sb3_matrl.off_policy.vdn import VDN
 
-__all__ = ["MATRL", "MATRLCoordinator", "MetaGameReport", "MultiAgentAlgorithm", "load_model"]
+__all__ = [
+    "IQL",
+    "MATRL",
+    "QDPP",
+    "QMIX",
+    "QTRAN",
+    "VDN",
+    "MATRLCoordinator",
+    "MetaGameReport",
+    "MultiAgentAlgorithm",
+    "load_model",
+]
 __version__ = "0.2.0"
 
 # Name -> module; imported on first use, so that importing the package alone is fast.
@@ -21,6 +37,11 @@ _HOMES = {
     "MATRLCoordinator": "matrl.coordinator",
     "MetaGameReport": "matrl.metagame_report",
     "MultiAgentAlgorithm": "common.algorithm",
+    "IQL": "off_policy.iql",
+    "VDN": "off_policy.vdn",
+    "QMIX": "off_policy.qmix",
+    "QTRAN": "off_policy.qtran",
+    "QDPP": "off_policy.qdpp",
     "load_model": "common.loading",
 }
 

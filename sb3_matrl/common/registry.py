@@ -55,6 +55,7 @@ class AlgorithmSpec:
 
 
 _MATRL = "sb3_matrl.matrl.matrl:MATRL"
+_OFF_POLICY = "sb3_matrl.off_policy"
 _BUILT_IN = (
     AlgorithmSpec(
         "matrl", _MATRL, {"metagame": True, "best_response": True}, "MATRL: predicted step, meta-game, best response"
@@ -64,6 +65,11 @@ _BUILT_IN = (
         "il-la", _MATRL, {"metagame": False, "best_response": True}, "look-ahead: best response to the predicted policies"
     ),
     AlgorithmSpec("ippo", _MATRL, {"metagame": False, "best_response": False}, "independent learners, PPO by default"),
+    AlgorithmSpec("iql", f"{_OFF_POLICY}.iql:IQL", {}, "independent Q-learning: a DQN per agent", "value_based"),
+    AlgorithmSpec("vdn", f"{_OFF_POLICY}.vdn:VDN", {}, "value decomposition: the sum of the agents' values", "value_based"),
+    AlgorithmSpec("qmix", f"{_OFF_POLICY}.qmix:QMIX", {}, "monotone mixing of the agents' values by the state", "value_based"),
+    AlgorithmSpec("qtran", f"{_OFF_POLICY}.qtran:QTRAN", {}, "joint value, factorised by constraints", "value_based"),
+    AlgorithmSpec("qdpp", f"{_OFF_POLICY}.qdpp:QDPP", {}, "determinantal Q-learning: diverse joint actions", "value_based"),
 )
 
 

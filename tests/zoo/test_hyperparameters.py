@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_matrl import MATRL
 from sb3_matrl.common import registry
 from sb3_matrl.common.arguments import PerAgent
-from sb3_matrl.common.registry import AlgorithmSpec, algorithm_names, algorithm_spec, register
+from sb3_matrl.common.registry import AlgorithmSpec, algorithm_spec, register
 from sb3_matrl.zoo.common.hyperparameters import (
     HYPERPARAMS_FOLDER,
     Hyperparameters,
@@ -24,6 +24,7 @@ from sb3_matrl.zoo.common.schema import Schema
 from sb3_matrl.zoo.common.yaml_files import parse_pairs, read_yaml, write_yaml
 from sb3_matrl.zoo.train import parse_options
 from sb3_matrl.zoo.training.experiment import read_hyperparameters
+from tests.algorithms import ON_POLICY
 
 ENVS = ("checkers_v0", "switch_v0", "matrix_game_v0")
 
@@ -238,7 +239,7 @@ def test_arguments_of_other_algorithms_are_rejected(counting, algorithm, values,
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("algorithm", ON_POLICY)
 @pytest.mark.parametrize("env_id", [*ENVS, "module:callable"])
 def test_shipped_files_are_valid_and_batches_fit(algorithm, env_id):
     hyperparameters = load_hyperparameters(find_conf_file(algorithm, None), algorithm, env_id)
@@ -248,7 +249,7 @@ def test_shipped_files_are_valid_and_batches_fit(algorithm, env_id):
     assert env_id in (*ENVS, "module:callable") and (env_id in read_yaml(find_conf_file(algorithm, None))) == (env_id in ENVS)
 
 
-@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("algorithm", ON_POLICY)
 @pytest.mark.parametrize(
     ("env_id", "vf_coef", "steps", "layers"),
     [
@@ -271,9 +272,9 @@ def test_shipped_settings_are_the_papers(algorithm, env_id, vf_coef, steps, laye
 def test_values_below_an_algorithms_name_are_for_this_algorithm(tmp_path):
     path = tmp_path / "conf.yml"
     path.write_text("a: &a {gamma: 0.5, matrl: {gamma: 0.6}, ippo: {n_steps: 3}}\ne: {<<: *a, n_envs: 2}")
-    found = {name: load_hyperparameters(path, name, "e") for name in algorithm_names()}
+    found = {name: load_hyperparameters(path, name, "e") for name in ON_POLICY}
     assert {name: conf["gamma"] for name, conf in found.items()} == {**dict.fromkeys(found, 0.5), "matrl": 0.6}
-    assert [conf["n_steps"] for conf in found.values()] == [2048, 2048, 2048, 3]
+    assert {name: conf["n_steps"] for name, conf in found.items()} == {**dict.fromkeys(found, 2048), "ippo": 3}
     assert all(conf.n_envs == 2 for conf in found.values())
     path.write_text("e: {matrl: 3}")
     with pytest.raises(ValueError, match=r"conf.yml, e, matrl: expected a mapping of hyper-parameters, got 3"):

@@ -24,6 +24,7 @@ from sb3_matrl.zoo.common.hyperparameters import (
 from sb3_matrl.zoo.common.policies import suitable_policy, with_policies
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.train import main, parse_options
+from tests.algorithms import ON_POLICY
 
 ISSUE_IDS = ("hopper_3x1", "ant_2x4", "ant_4x2", "swimmer_2x1", "halfcheetah_2x3", "walker2d_2x3", "pong_v3")
 TINY = ["-params", "n_envs:2", "n_steps:16", "batch_size:32", "n_epochs:1", "br_n_epochs:1"]
@@ -161,7 +162,7 @@ def test_policies_belong_to_their_learners(values, message):
 # ---------------------------------------------------------------- shipped files
 
 
-@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_every_world_of_the_issue_has_an_entry(algorithm):
     content = read_yaml(find_conf_file(algorithm, None))
     for env_id in ISSUE_IDS:

@@ -14,13 +14,14 @@ from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_matrl import MATRL
-from sb3_matrl.common.registry import algorithm_names, algorithm_spec
+from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
 from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.train import build_parser, main, parse_options
 from sb3_matrl.zoo.training.experiment import prepare
 from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.output_formats import CsvTable
+from tests.algorithms import ON_POLICY
 from tests.evaluation.worlds import InterruptsItself
 
 WORLD = "tests.evaluation.worlds:RandomLength"
@@ -42,7 +43,7 @@ def parameters(model):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "env_id"), [("matrl", "checkers_v0"), *((name, "matrix_game_v0") for name in algorithm_names())]
+    ("algorithm", "env_id"), [("matrl", "checkers_v0"), *((name, "matrix_game_v0") for name in ON_POLICY)]
 )
 def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
     train(tmp_path, "--algo", algorithm, "--env", env_id, "-n", "200", "--seed", "5", "--save-freq", "100")
@@ -79,7 +80,8 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
 
     model = MATRL.load(folder / f"{env_id}.zip")
     assert model.num_timesteps == 200
-    assert (model.arguments["metagame"], model.arguments["best_response"]) == tuple(algorithm_spec(algorithm).fixed.values())
+    fixed = algorithm_spec(algorithm).fixed
+    assert {name: model.arguments[name] for name in fixed} == fixed
     assert isinstance(next(iter(model.agents.values())), PPO)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"rl_model_100_steps.zip", "rl_model_200_steps.zip"}
     printed = capsys.readouterr().out
