@@ -141,10 +141,12 @@ class Position:
 
     :param observations: agent -> raw observations (num_envs, ...)
     :param episode_starts: bool (num_envs, n_agents), True where the agent's next step opens an episode
+    :param states: float32 (num_envs, size), what central critics see; ``None`` without them, and between two rollouts
     """
 
     observations: JointObservation
     episode_starts: np.ndarray
+    states: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -211,24 +213,28 @@ class Team:
         """Name of the learner -> places of its agents in the env's order."""
         return {name: [self.agents.index(agent) for agent in members] for name, members in self.members.items()}
 
-    def observe(self, observations: JointObservation, alive: np.ndarray) -> None:
+    def observe(self, observations: JointObservation, alive: np.ndarray, states: np.ndarray | None = None) -> None:
         """
         Update the statistics of the normalisers.
 
         :param observations: agent -> (num_envs, ...)
         :param alive: bool (num_envs, n_agents)
+        :param states: states of the env, (num_envs, size); ``None`` if no learner reads them
         """
         for name, normalizer in self.normalizers.items():
             normalizer.observe(self.rows(name, observations), self.columns(name, alive))
+            if states is not None:
+                normalizer.observe_states(states)
 
-    def begin(self, observations: JointObservation, alive: np.ndarray) -> Position:
+    def begin(self, observations: JointObservation, alive: np.ndarray, states: np.ndarray | None = None) -> Position:
         """
         Begin new episodes in all copies.
 
         :param observations: observations that ``reset`` returned, agent -> (num_envs, ...)
         :param alive: bool (num_envs, n_agents)
+        :param states: as in :meth:`observe`
         """
         for normalizer in self.normalizers.values():
             normalizer.begin()
-        self.observe(observations, alive)
+        self.observe(observations, alive, states)
         return Position(observations, np.ones_like(alive))

@@ -119,7 +119,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
         """Begin new episodes in all copies, with seeds that depend on the model's seed and on the number of steps."""
         assert self.env is not None
         self.env.seed(int(np.random.SeedSequence([self.seed or 0, num_timesteps]).generate_state(1)[0]))
-        self.position = self.team.begin(self.env.reset(), self.env.alive)
+        self.position = self.team.begin(self.env.reset(), self.env.alive, self.env_states)
 
     def _setup_learn(
         self,
@@ -137,7 +137,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
         )
         if new_episodes:
             observations: Any = self._last_obs
-            self.position = self.team.begin(observations, self.env.alive)
+            self.position = self.team.begin(observations, self.env.alive, self.env_states)
         if self._resume_from is not None and not reset_num_timesteps:
             with blame_file(self.loaded_from, *DAMAGE):
                 self._restore_state(self._resume_from)

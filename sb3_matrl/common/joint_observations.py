@@ -16,8 +16,8 @@ from sb3_matrl.vec_env.spaces import Leaf, leaves_of
 
 class JointObservations:
     """
-    Concatenates the observations of all agents, as SB3's ``preprocess_obs`` and ``CombinedExtractor`` present them to networks:
-    Box and MultiBinary flattened, Discrete and MultiDiscrete one-hot. Action masks are left out.
+    Concatenates the observations of all agents, as SB3's ``preprocess_obs`` and ``CombinedExtractor`` prepare them: Box and
+    MultiBinary flattened, Discrete and MultiDiscrete one-hot. Action masks are left out.
 
     :param observation_spaces: agent -> space, in the order of the vector
     :param action_spaces: agent -> space

@@ -203,7 +203,8 @@ class MultiAgentModel(BaseAlgorithm):
         self.learners = self.build_learners(envs, arguments)
         self.agents = AgentDict({agent: self.learners[name] for name in self.learners for agent in members[name]})
         order = self.possible_agents if self.env is None else list(self.env.agents)
-        self.team = Team(order, self.learners, members, build_normalizers(envs, arguments), frozen)
+        state_size = 0 if self.state_space is None else self.state_space.shape[0]
+        self.team = Team(order, self.learners, members, build_normalizers(envs, arguments, state_size), frozen)
         self.build(arguments)
 
     def _frozen_agent(self, agent: str, source: Any) -> FrozenAgent:
@@ -227,6 +228,11 @@ class MultiAgentModel(BaseAlgorithm):
                 f"frozen: {agent!r}: the model has no such agent: {unknown('agent', name, model.possible_agents)}"
             )
         return model.player(name) if isinstance(model, MultiAgentModel) else FrozenAgent(JointModelPlayer(model, name))
+
+    @property
+    def env_states(self) -> np.ndarray | None:
+        """The env's current global states, float32 (num_envs, size); ``None`` if the algorithm does not read them."""
+        return None if self.state_space is None or self.env is None else self.env.states
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """

@@ -48,16 +48,18 @@ class Normalizer:
     Running statistics of a learner's observations and rewards, over all its agents and env copies.
 
     Continuous observations are normalised (``Box`` of floats, in a ``Dict`` such entries); images, discrete ones and action
-    masks stay as they are.
+    masks stay as they are. With ``norm_obs``, the states that a central critic reads from the env are normalised, too.
 
     :param config: settings
     :param space: observation space of the learner
     :param n_columns: number of agents of the learner times number of env copies
+    :param state_size: number of elements of the env's state; 0 for learners that do not read it
     :raises ValueError: if ``norm_obs`` is on and nothing can be normalised
     """
 
-    def __init__(self, config: NormalizerConfig, space: spaces.Space[Any], n_columns: int) -> None:
+    def __init__(self, config: NormalizerConfig, space: spaces.Space[Any], n_columns: int, state_size: int = 0) -> None:
         self.config = config
+        self.states = RunningMeanStd(shape=(state_size,)) if config.norm_obs and state_size else None
         self.observations = dict(self._statistics(space)) if config.norm_obs else {}
         if config.norm_obs and not self.observations:
             raise ValueError(f"norm_obs: there is nothing continuous to normalise in {space}: leave it out")
@@ -82,6 +84,24 @@ class Normalizer:
             rows = observation if key is None else observation[key]
             if seen.any():
                 statistics.update(rows if seen.all() else rows[seen])
+
+    def observe_states(self, states: np.ndarray) -> None:
+        """
+        Update the statistics of the env's states.
+
+        :param states: (num_envs, state size)
+        """
+        if self.states is not None:
+            self.states.update(states)
+
+    def normalize_states(self, states: np.ndarray) -> np.ndarray:
+        """
+        Normalise states of the env; the statistics do not change.
+
+        :param states: (..., state size)
+        :return: the same shape, float32
+        """
+        return states if self.states is None else self._scaled(states, self.states)
 
     def normalize(self, observation: Any) -> Any:
         """
@@ -154,7 +174,8 @@ class Normalizer:
     def state(self) -> dict[str, Any]:
         """Statistics and running returns as arrays; :meth:`restore` reads them."""
         observations = [_as_arrays(one) for one in self.observations.values()]
-        return {"observations": observations, "returns": _as_arrays(self.returns), "running": self.running.copy()}
+        state = {"observations": observations, "returns": _as_arrays(self.returns), "running": self.running.copy()}
+        return state if self.states is None else {**state, "states": _as_arrays(self.states)}
 
     def restore(self, state: Mapping[str, Any], with_running: bool = True) -> None:
         """
@@ -168,6 +189,8 @@ class Normalizer:
             for statistics, saved in zip(self.observations.values(), state["observations"], strict=True):
                 _restore(statistics, saved)
             _restore(self.returns, state["returns"])
+            if self.states is not None:
+                _restore(self.states, state["states"])
             if with_running:
                 self.running = _like(self.running, state["running"])
         except (KeyError, TypeError) as error:
@@ -195,18 +218,19 @@ def _like(current: np.ndarray, saved: Any) -> np.ndarray:
 _ARGUMENTS = tuple(field.name for field in fields(NormalizerConfig))
 
 
-def build_normalizers(envs: Mapping[str, VecEnv], arguments: LearnerArguments) -> dict[str, Normalizer]:
+def build_normalizers(envs: Mapping[str, VecEnv], arguments: LearnerArguments, state_size: int = 0) -> dict[str, Normalizer]:
     """
     The normalisers of the learners for which something is normalised.
 
     :param envs: learner -> its spaces and number of columns
     :param arguments: constructor arguments by learner; an algorithm may lack those of the normalisers
+    :param state_size: number of elements of the env's state; 0 if the learners do not read it
     :return: learner -> normaliser
     """
     known = [name for name in _ARGUMENTS if name in arguments.values]
     configs = {name: NormalizerConfig(**arguments.all_of(known, name)) for name in envs}
     return {
-        name: Normalizer(config, envs[name].observation_space, envs[name].num_envs)
+        name: Normalizer(config, envs[name].observation_space, envs[name].num_envs, state_size)
         for name, config in configs.items()
         if config.norm_obs or config.norm_reward
     }

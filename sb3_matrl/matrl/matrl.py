@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_matrl.common.agents import SpacesVecEnv
+from sb3_matrl.common.agents import SpacesVecEnv, learner_groups
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent, constructor_arguments
 from sb3_matrl.common.finite import check_rollout
@@ -22,8 +22,10 @@ from sb3_matrl.matrl.best_response import BestResponseConfig
 from sb3_matrl.matrl.coordinator import CoordinatorConfig, MATRLCoordinator
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.update_checks import check_learner_losses
+from sb3_matrl.on_policy.critic_states import CRITICS, STATES, StateSource
 from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, check_rollout_memory, learner_argument_names
 from sb3_matrl.on_policy.rollout import RolloutCollector
+from sb3_matrl.utils.suggest import unknown
 
 
 class MATRL(MultiAgentAlgorithm):
@@ -102,6 +104,12 @@ class MATRL(MultiAgentAlgorithm):
         last bit; ``"torch"`` computes agents with like networks together, equal up to rounding; ``"native"`` does so by a
         compiled kernel; ``"auto"`` takes ``"native"``, or ``"torch"`` where that is not available, for two or more alike
         agents, and ``"sb3"`` for all others. The page "Speed" says which agents are alike
+    :param critic: ``"own"``: an agent's critic sees its observation, as in SB3; ``"central"``: it sees the state, while the
+        actor sees the observation, as in MAPPO. Acting needs no state. The critic of a learner that several agents share also
+        sees which of them it values
+    :param state: state of central critics: ``"env"`` for the env's ``state()``, ``"observations"`` for the observations of all
+        agents (action masks left out, zeros for dead agents), ``"auto"`` for the env's if it has one. ``norm_obs`` normalises
+        it as well
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -167,6 +175,8 @@ class MATRL(MultiAgentAlgorithm):
         distill_steps: int = 10,
         on_nan: str = "stop",
         backend: str = "auto",
+        critic: str = "own",
+        state: str = "auto",
     ) -> None:
         self.report: MetaGameReport | None = None
         super().__init__(locals())
@@ -176,10 +186,26 @@ class MATRL(MultiAgentAlgorithm):
         self.n_steps: int = self.arguments["n_steps"]
         check_rollout_memory(self.n_steps, self.arguments["n_envs"])
         self._config = CoordinatorConfig.of(self.arguments)
+        for name, known in (("critic", CRITICS), ("state", STATES)):
+            if self.arguments[name] not in known:
+                raise ValueError(unknown(name, str(self.arguments[name]), known))
+
+    @property
+    def wanted_states(self) -> bool | Literal["auto"]:
+        """See :class:`~sb3_matrl.common.model.MultiAgentModel`."""
+        if self.arguments["critic"] == "own":
+            return False
+        return "auto" if self.arguments["state"] == "auto" else bool(self.arguments["state"] == "env")
 
     def build_learners(self, envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> dict[str, OnPolicyAlgorithm]:
         self._check_accepted(arguments)
-        return build_learners(envs, arguments, self.device)
+        self._source: StateSource | None = None
+        if self.arguments["critic"] == "own":
+            return build_learners(envs, arguments, self.device)
+        self._source = StateSource.of(self.state_space, self._spaces["observation"], self._spaces["action"])
+        members = learner_groups(self.possible_agents, self.arguments["share"], self.arguments["frozen"])
+        sizes = {name: self._source.size(len(members[name])) for name in envs}
+        return build_learners(envs, arguments, self.device, sizes)
 
     def _check_accepted(self, arguments: LearnerArguments) -> None:
         """
@@ -237,7 +263,7 @@ class MATRL(MultiAgentAlgorithm):
         assert self.env is not None
         position = self.start_rollout(callback)
         self.coordinator.joint.refresh()
-        collector = RolloutCollector(self.env, self.team, self.coordinator.joint)
+        collector = RolloutCollector(self.env, self.team, self.coordinator.joint, self._source)
         self.position, complete = collector.collect(position, self.n_steps, lambda seen: self.on_env_step(callback, seen))
         if complete:
             callback.on_rollout_end()

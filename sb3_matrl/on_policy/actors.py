@@ -18,6 +18,8 @@ from sb3_matrl.common.agents import Position, Team
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError
 from sb3_matrl.common.frozen import to_space_dtype
 from sb3_matrl.on_policy.buffers import is_maskable, is_recurrent
+from sb3_matrl.on_policy.central_policies import ObservationAndState
+from sb3_matrl.on_policy.critic_states import CriticStates
 from sb3_matrl.vec_env import JointStep, JointVecEnv
 
 
@@ -43,13 +45,15 @@ class Actor(Protocol):
         """
         ...
 
-    def store(self, n: int, step: JointStep, ended: np.ndarray) -> None:
+    def store(self, n: int, step: JointStep, ended: np.ndarray, final_states: np.ndarray | None) -> None:
         """
         Store what followed the actions of step ``n``.
 
         :param n: index of the step in the rollout
         :param step: joint step
         :param ended: bool (num_envs, n_agents), agents whose episode is over
+        :param final_states: float32 (num_envs, size), what central critics see of the truncated agents' final moment; ``None``
+            without them, and if no agent was truncated
         """
         ...
 
@@ -70,6 +74,7 @@ class _Decision:
     Decisions of one learner in all its columns.
 
     :param observation: normalised observations, (n_columns, ...)
+    :param critic_states: what a central critic sees, (n_columns, state size); ``None`` without one
     :param starts: bool (n_columns,), True where the row opens an episode
     :param alive: bool (n_columns,), True where the agent was alive
     :param env_actions: actions for the environment
@@ -80,6 +85,7 @@ class _Decision:
     """
 
     observation: Any
+    critic_states: np.ndarray | None
     starts: np.ndarray
     alive: np.ndarray
     env_actions: np.ndarray
@@ -96,10 +102,11 @@ class LearnerActor:
     :param env: environment
     :param team: all learners
     :param name: name of the learner
+    :param states: source of the states that a central critic sees; ``None`` if the learner has none
     """
 
-    def __init__(self, env: JointVecEnv, team: Team, name: str) -> None:
-        self.env, self.team, self.name = env, team, name
+    def __init__(self, env: JointVecEnv, team: Team, name: str, states: CriticStates | None = None) -> None:
+        self.env, self.team, self.name, self.states = env, team, name, states
         self.learner = team.learners[name]
         self._decision: _Decision | None = None
 
@@ -122,24 +129,34 @@ class LearnerActor:
     def _decide(self, position: Position, n: int) -> _Decision:
         learner, team, name = self.learner, self.team, self.name
         observation = team.normalized_rows(name, position.observations)
+        critic_states = self._critic_states(position.states)
         starts, alive = team.columns(name, position.episode_starts), team.columns(name, self.env.alive)
         states = getattr(learner, "_last_lstm_states", None)
         masks = action_masks(self.env, team, name) if is_maskable(learner.rollout_buffer) else None
         try:
-            env_actions, actions, values, log_probs, extras, states = act(learner, observation, starts, masks, states)
+            env_actions, actions, values, log_probs, extras, states = act(
+                learner, observation, starts, masks, states, critic_states
+            )
         except ValueError as error:
             if REFUSED_BY_TORCH not in str(error):
                 raise
             raise bad_output(name, n) from error
         if states is not None:
             learner._last_lstm_states = states
-        return _Decision(observation, starts, alive, env_actions, actions, values, log_probs, extras)
+        return _Decision(observation, critic_states, starts, alive, env_actions, actions, values, log_probs, extras)
 
-    def store(self, n: int, step: JointStep, ended: np.ndarray) -> None:
+    def _critic_states(self, states: np.ndarray | None) -> np.ndarray | None:
+        """The learner's rows of what central critics see, (n_columns, state size)."""
+        if self.states is None:
+            return None
+        assert states is not None
+        return self.states.rows(self.name, states)
+
+    def store(self, n: int, step: JointStep, ended: np.ndarray, final_states: np.ndarray | None) -> None:
         """See :class:`Actor`."""
         learner, decision = self.learner, self._decision
         assert decision is not None
-        rewards, alive, values = self._rewards(decision, step, ended), decision.alive, decision.values
+        rewards, alive, values = self._rewards(decision, step, ended, final_states), decision.alive, decision.values
         if not alive.all():
             values = values * th.as_tensor(alive, device=values.device).reshape(-1, *[1] * (values.dim() - 1))
             rewards[~alive] = 0.0
@@ -151,19 +168,20 @@ class LearnerActor:
             values,
             decision.log_probs,
             **decision.extras,
+            **({} if decision.critic_states is None else {"state": decision.critic_states}),
         )
 
-    def _rewards(self, decision: _Decision, step: JointStep, ended: np.ndarray) -> np.ndarray:
+    def _rewards(self, decision: _Decision, step: JointStep, ended: np.ndarray, final_states: np.ndarray | None) -> np.ndarray:
         """Rewards (n_columns,), normalised, with the bootstrapped value where an agent was truncated."""
         team, name, learner = self.team, self.name, self.learner
         rewards = normalized_rewards(team, name, step, decision.alive, ended)
         cut = team.columns(name, step.truncated & ~step.terminated)
         if cut.any():
             assert step.final_observations is not None
-            final = team.normalized_rows(name, step.final_observations)
+            final, states = team.normalized_rows(name, step.final_observations), self._critic_states(final_states)
             for column in np.flatnonzero(cut).tolist():
                 # One row at a time as in SB3: a batched product can differ in the last bit.
-                rewards[column] += (learner.gamma * _value_at(learner, final, column)).item()
+                rewards[column] += (learner.gamma * _value_at(learner, final, states, column)).item()
         return rewards
 
     def finish(self, position: Position, acted: np.ndarray) -> None:
@@ -173,7 +191,8 @@ class LearnerActor:
         states: RNNStates | None = getattr(learner, "_last_lstm_states", None)
         observation = team.normalized_rows(name, position.observations)
         recurrent = () if states is None else (states.vf, starts)
-        last_values = _values(learner, observation_tensor(learner, observation), *recurrent)
+        tensor = with_states(learner, observation_tensor(learner, observation), self._critic_states(position.states))
+        last_values = _values(learner, tensor, *recurrent)
         learner.rollout_buffer.mask = np.stack([team.columns(name, row) for row in acted])
         learner.rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=starts)
 
@@ -214,7 +233,12 @@ def normalized_rewards(team: Team, name: str, step: JointStep, alive: np.ndarray
 
 
 def act(
-    learner: Any, observation: Any, starts: np.ndarray, masks: np.ndarray | None, states: RNNStates | None
+    learner: Any,
+    observation: Any,
+    starts: np.ndarray,
+    masks: np.ndarray | None,
+    states: RNNStates | None,
+    critic_states: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor, dict[str, Any], RNNStates | None]:
     """
     Sample actions.
@@ -224,11 +248,12 @@ def act(
     :param starts: bool (n_columns,), True where an episode begins
     :param masks: bool (n_columns, mask size), for learners that know masks
     :param states: recurrent states, for recurrent learners
+    :param critic_states: what the critic sees (n_columns, state size), for learners with a central critic
     :return: actions for the env, actions for the buffer, values, log-densities, further arguments of the buffer's ``add``, and
         the next recurrent states
     """
     extras: dict[str, Any] = {}
-    tensor = observation_tensor(learner, observation)
+    tensor = with_states(learner, observation_tensor(learner, observation), critic_states)
     with th.no_grad():
         if is_recurrent(learner.rollout_buffer):
             extras = {"lstm_states": states}
@@ -269,6 +294,19 @@ def observation_tensor(learner: Any, observation: Any) -> PyTorchObs:
     return obs_as_tensor(_transposed(learner, observation), learner.device)
 
 
+def with_states(learner: Any, observation: PyTorchObs, critic_states: np.ndarray | None) -> Any:
+    """
+    Input of a learner's policy.
+
+    :param learner: on-policy learner
+    :param observation: observations as the policy takes them
+    :param critic_states: what the critic sees, (n_columns, state size); ``None`` if it sees the observations
+    """
+    if critic_states is None:
+        return observation
+    return ObservationAndState(observation, th.as_tensor(critic_states, device=learner.device))
+
+
 def _transposed(learner: Any, observation: Any) -> Any:
     """Images with their channels first, as the policy expects them; everything else as it is."""
     space = learner.observation_space
@@ -277,18 +315,19 @@ def _transposed(learner: Any, observation: Any) -> Any:
     return maybe_transpose(observation, space)
 
 
-def _value_at(learner: Any, observation: Any, column: int) -> th.Tensor:
+def _value_at(learner: Any, observation: Any, critic_states: np.ndarray | None, column: int) -> th.Tensor:
     """Value of one column's final observation, with its current recurrent state."""
     one = {key: value[column] for key, value in observation.items()} if isinstance(observation, dict) else observation[column]
     # As SB3 does: the layout of an image in memory decides about the last bit of a convolution.
     tensor = learner.policy.obs_to_tensor(_transposed(learner, one))[0]
+    tensor = with_states(learner, tensor, None if critic_states is None else critic_states[column : column + 1])
     if not is_recurrent(learner.rollout_buffer):
         return _values(learner, tensor)
     states = tuple(state[:, column : column + 1].contiguous() for state in learner._last_lstm_states.vf)
     return _values(learner, tensor, states, np.zeros(1))
 
 
-def _values(learner: Any, tensor: PyTorchObs, states: Any = None, starts: np.ndarray | None = None) -> th.Tensor:
+def _values(learner: Any, tensor: Any, states: Any = None, starts: np.ndarray | None = None) -> th.Tensor:
     recurrent = () if states is None else (states, th.tensor(starts, dtype=th.float32, device=learner.device))
     with th.no_grad():
         values: th.Tensor = learner.policy.predict_values(tensor, *recurrent)

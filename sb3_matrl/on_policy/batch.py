@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
+from sb3_matrl.on_policy.central_policies import ObservationAndState
 from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
 # Size of a batch's observations, as floats, up to which they pass through a network at once; larger ones do so in chunks.
@@ -61,6 +62,7 @@ class AgentBatch:
     :param mask: bool (B,), True where the agent acted
     :param action_masks: float (B, mask size), 1 for legal actions; ``None`` for learners without masks
     :param sequences: order of the rows of a recurrent learner; ``None`` for others
+    :param states: float32 (B, state size), what a central critic sees; ``None`` for learners without one
     """
 
     observations: PyTorchObs
@@ -72,6 +74,7 @@ class AgentBatch:
     mask: th.Tensor
     action_masks: th.Tensor | None = None
     sequences: Sequences | None = None
+    states: th.Tensor | None = None
 
 
 def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
@@ -98,6 +101,7 @@ def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
         mask=tensor(buffer.flat_mask()),
         action_masks=tensor(buffer.action_masks) if is_maskable(buffer) else None,
         sequences=_sequences(buffer, learner.device) if is_recurrent(buffer) else None,
+        states=None if buffer.states is None else tensor(buffer.states),
     )
 
 
@@ -181,7 +185,8 @@ def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, t
         extra = {"lstm_states": batch.sequences.states, "episode_starts": batch.sequences.episode_starts}
     elif batch.action_masks is not None:
         extra = {"action_masks": batch.action_masks}
-    values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions, **extra)
+    inputs: Any = batch.observations if batch.states is None else ObservationAndState(batch.observations, batch.states)
+    values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **extra)
     return values.flatten(), log_prob, entropy
 
 

@@ -1,4 +1,7 @@
-"""SB3's and sb3-contrib's rollout buffers with a mask, so that rows in which the agent did not act stay out of every loss."""
+"""
+SB3's and sb3-contrib's rollout buffers with a mask, so that rows in which the agent did not act stay out of every loss, and
+with the states that a central critic sees.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, Rec
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
+
+from sb3_matrl.on_policy.central_policies import ObservationAndState, state_size_of
 
 _RECURRENT = (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
 _MASKABLE = (MaskableRolloutBuffer, MaskableDictRolloutBuffer)
@@ -42,14 +47,38 @@ class MaskedRolloutMixin:
 
     ``mask`` (n_steps, n_envs) is True where the agent acted. With an all-True mask the buffer behaves as SB3's, bit for bit,
     including the draw of the permutation.
+
+    ``states`` (n_steps, n_envs, state size) is what a central critic sees; samples then hold an
+    :class:`~sb3_matrl.on_policy.central_policies.ObservationAndState` in place of observations. ``None`` for other learners.
     """
 
     mask: np.ndarray
+    states: np.ndarray | None = None
 
     def reset(self: Any) -> None:
         """Empty the buffer and set the mask to True everywhere."""
         super().reset()  # type: ignore[misc]
         self.mask = np.ones((self.buffer_size, self.n_envs), dtype=bool)
+        if self.states is not None:
+            self.hold_states(self.states.shape[-1])
+
+    def hold_states(self: Any, state_size: int) -> None:
+        """
+        Make room for states, all zero.
+
+        :param state_size: number of elements of a state
+        """
+        self.states = np.zeros((self.buffer_size, self.n_envs, state_size), dtype=np.float32)
+
+    def add(self: Any, *args: Any, state: np.ndarray | None = None, **kwargs: Any) -> None:
+        """
+        Add a step, see SB3.
+
+        :param state: states (n_envs, state size), for learners with a central critic
+        """
+        if state is not None:
+            self.states[self.pos] = state
+        super().add(*args, **kwargs)  # type: ignore[misc]
 
     def compute_returns_and_advantage(self: Any, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
@@ -79,7 +108,7 @@ class MaskedRolloutMixin:
         """Reshape the arrays to (n_steps * n_envs, ...), copy-major, as SB3 does at the first :meth:`get`."""
         if self.generator_ready:
             return
-        names = list(_ROW_ARRAYS)
+        names = [*_ROW_ARRAYS, *([] if self.states is None else ["states"])]
         if is_maskable(self):
             names.append("action_masks")
         if is_recurrent(self):
@@ -110,6 +139,8 @@ class MaskedRolloutMixin:
 
     def get(self: Any, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         if self.mask.all():
+            if self.states is not None:
+                self.flatten()  # SB3 flattens its own arrays only
             yield from super().get(batch_size)  # type: ignore[misc]
             return
         assert self.full, "the rollout buffer is not full"
@@ -149,6 +180,10 @@ class MaskedRolloutMixin:
 
     def _get_samples(self: Any, batch_inds: np.ndarray, *args: Any, **kwargs: Any) -> Any:
         samples = super()._get_samples(batch_inds, *args, **kwargs)  # type: ignore[misc]
+        if self.states is not None:
+            rows = self.states[batch_inds]
+            states = self.pad(rows).flatten(0, 1) if is_recurrent(self) else self.to_torch(rows)
+            samples = samples._replace(observations=ObservationAndState(samples.observations, states))
         if not is_recurrent(self) or self.mask.all():
             return samples
         return samples._replace(mask=self.pad_and_flatten(self.flat_mask()[batch_inds].astype(np.float32)))
@@ -192,3 +227,6 @@ def install_masked_buffer(learner: OnPolicyAlgorithm) -> None:
         n_envs=learner.n_envs,
         **own,
     )
+    buffer: Any = learner.rollout_buffer
+    if state_size_of(learner.policy):
+        buffer.hold_states(state_size_of(learner.policy))

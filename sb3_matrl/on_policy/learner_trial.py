@@ -10,8 +10,9 @@ from gymnasium import spaces
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_matrl.on_policy.actors import act, observation_tensor
+from sb3_matrl.on_policy.actors import act, observation_tensor, with_states
 from sb3_matrl.on_policy.buffers import is_maskable, is_recurrent
+from sb3_matrl.on_policy.central_policies import state_size_of
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.vec_env.spaces import leaves_of
 
@@ -49,13 +50,15 @@ def _try(learner: Any, observation_space: spaces.Space[Any]) -> None:
     starts, masks = np.ones(1, dtype=bool), None
     if is_maskable(learner.rollout_buffer):
         masks = np.ones((1, learner.rollout_buffer.mask_dims), dtype=bool)
-    states = _one_state(learner)
-    env_actions, actions, values, _ = act(learner, observation, starts, masks, states)[:4]
+    states, size = _one_state(learner), state_size_of(learner.policy)
+    critic_states = np.zeros((1, size), dtype=np.float32) if size else None
+    env_actions, actions, values, _ = act(learner, observation, starts, masks, states, critic_states)[:4]
     if values.numel() != 1:
         raise ValueError(f"the policy returns values of shape {tuple(values.shape)} for one observation, expected one value")
     if not learner.action_space.contains(env_actions[0].astype(learner.action_space.dtype)):
         raise ValueError(f"the action {env_actions[0]!r} of the policy is not in the space")
-    _evaluate(learner, observation, actions, masks, states)
+    inputs = with_states(learner, observation_tensor(learner, observation), critic_states)
+    _evaluate(learner, inputs, actions, masks, states)
 
 
 def _one_state(learner: Any) -> RNNStates | None:
@@ -65,16 +68,15 @@ def _one_state(learner: Any) -> RNNStates | None:
     return RNNStates(*[tuple(state[:, :1].contiguous() for state in pair) for pair in learner._last_lstm_states])
 
 
-def _evaluate(learner: Any, observation: Any, actions: np.ndarray, masks: np.ndarray | None, states: RNNStates | None) -> None:
+def _evaluate(learner: Any, inputs: Any, actions: np.ndarray, masks: np.ndarray | None, states: RNNStates | None) -> None:
     """Evaluate the actions as updates do."""
-    tensor = observation_tensor(learner, observation)
     given = th.as_tensor(actions, device=learner.device)
     given = given.long().flatten() if isinstance(learner.action_space, spaces.Discrete) else given.float().reshape(1, -1)
     extras: dict[str, Any] = {} if masks is None else {"action_masks": masks}
     if states is not None:
         extras = {"lstm_states": states, "episode_starts": th.ones(1, device=learner.device)}
     with th.no_grad():
-        learner.policy.evaluate_actions(tensor, given, **extras)
+        learner.policy.evaluate_actions(inputs, given, **extras)
 
 
 def _zeros(space: spaces.Space[Any]) -> Any:

@@ -15,6 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.on_policy.central_policies import with_central_critic
 from sb3_matrl.on_policy.learner_trial import check_trial, one_line
 from sb3_matrl.utils.memory import memory_size
 from sb3_matrl.utils.suggest import did_you_mean
@@ -108,7 +109,10 @@ def learner_argument_names(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def build_learners(
-    envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments, device: th.device | str
+    envs: Mapping[str, SpacesVecEnv],
+    arguments: LearnerArguments,
+    device: th.device | str,
+    state_sizes: Mapping[str, int] | None = None,
 ) -> dict[str, OnPolicyAlgorithm]:
     """
     Build all learners from ``policy``, ``learner_class``, ``learner_kwargs`` and the arguments of SB3's PPO.
@@ -116,12 +120,15 @@ def build_learners(
     :param envs: name of the learner -> its spaces and number of columns
     :param arguments: constructor arguments by learner
     :param device: device of the networks
+    :param state_sizes: name of the learner -> number of elements that its central critic sees; ``None`` for critics that see
+        their agents' observations
     :return: name -> learner, in the same order
     :raises TypeError: as :func:`build_learner`
     :raises ValueError: as :func:`build_learner`, or if a learner cannot act or learn on its spaces; names the agent
     """
     n_envs = min(env.num_envs for env in envs.values())
-    row_bytes = sum(env.num_envs // n_envs * _row_bytes(env) for env in envs.values())
+    sizes = dict.fromkeys(envs, 0) if state_sizes is None else state_sizes
+    row_bytes = sum(env.num_envs // n_envs * (_row_bytes(env) + 4 * sizes[name]) for name, env in envs.items())
     check_rollout_memory(arguments.values["n_steps"], n_envs, row_bytes)
     learners = {}
     for name, env in envs.items():
@@ -132,6 +139,9 @@ def build_learners(
             arguments.of(argument, name) for argument in ("learner_class", "policy", "learner_kwargs")
         )
         try:
+            if sizes[name]:
+                policy = with_central_critic(learner_class, policy)
+                own["policy_kwargs"] = {**(own["policy_kwargs"] or {}), "state_size": sizes[name]}
             learners[name] = build_learner(learner_class, policy, env, own, learner_kwargs)
             check_trial(learners[name], env.observation_space)
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from sb3_matrl.common.agents import Position, Team
 from sb3_matrl.on_policy.actors import Actor, LearnerActor
 from sb3_matrl.on_policy.buffers import is_maskable
+from sb3_matrl.on_policy.critic_states import CriticStates, StateSource
 from sb3_matrl.on_policy.joint_updates import JointUpdates
 from sb3_matrl.on_policy.stack_actor import StackActor
-from sb3_matrl.vec_env import JointVecEnv
+from sb3_matrl.vec_env import JointStep, JointVecEnv
 
 # Called after every joint step with the local variables that SB3's callbacks read; False stops the rollout.
 OnStep = Callable[[dict[str, Any]], bool]
@@ -25,14 +27,18 @@ class RolloutCollector:
     :param env: environment, which has been reset
     :param team: learners and frozen agents; a learner's rollout buffer has one column for every copy of each of its agents
     :param joint: which learners act together; every learner acts by itself if ``None``
+    :param source: source of the states of central critics; ``None`` if the learners' critics see their observations
     """
 
-    def __init__(self, env: JointVecEnv, team: Team, joint: JointUpdates | None = None) -> None:
+    def __init__(
+        self, env: JointVecEnv, team: Team, joint: JointUpdates | None = None, source: StateSource | None = None
+    ) -> None:
         self.env = env
         self.team = team
+        self.states = None if source is None else CriticStates(source, env, team)
         stacks, rest = ([], list(team.learners)) if joint is None else joint.usable()
-        self.actors: list[Actor] = [LearnerActor(env, team, name) for name in rest]
-        self.actors += [StackActor(env, team, stack) for stack in stacks]
+        self.actors: list[Actor] = [LearnerActor(env, team, name, self.states) for name in rest]
+        self.actors += [StackActor(env, team, stack, self.states) for stack in stacks]
 
     def collect(self, position: Position, n_steps: int, on_step: OnStep) -> tuple[Position, bool]:
         """
@@ -53,6 +59,7 @@ class RolloutCollector:
         for actor in self.actors:
             actor.start(n_steps)
         acted = np.empty((n_steps, env.num_envs, len(env.agents)), dtype=bool)
+        position = self._with_states(position)
         for n in range(n_steps):
             alive, acted[n] = env.alive, env.acting
             actions = self._joint_actions(position, n)
@@ -64,13 +71,24 @@ class RolloutCollector:
             position = Position(step.observations, ended)
             if not on_step(seen):
                 return position, False
-            team.observe(step.observations, step.alive)
+            team.observe(step.observations, step.alive, None if self.states is None else self.states.of_env)
+            position, final_states = self._with_states(position), self._final_states(step)
             for actor in self.actors:
-                actor.store(n, step, ended)
+                actor.store(n, step, ended, final_states)
         env.require_masks(self._masked_agents(acted))
         for actor in self.actors:
             actor.finish(position, acted)
-        return position, True
+        return replace(position, states=None), True
+
+    def _with_states(self, position: Position) -> Position:
+        """The position with what central critics see there."""
+        return position if self.states is None else replace(position, states=self.states.now(position))
+
+    def _final_states(self, step: JointStep) -> np.ndarray | None:
+        """What central critics see of the final moment of agents that were truncated."""
+        if self.states is None or not (step.truncated & ~step.terminated).any():
+            return None
+        return self.states.final(step)
 
     def _masked_agents(self, acted: np.ndarray) -> list[str]:
         """Agents whose learners know masks, of those that acted at any time: bool (..., n_agents)."""

@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_matrl.common.agents import Position, Team
 from sb3_matrl.on_policy.actors import action_masks, bad_output, normalized_rewards, observation_tensor, to_env_actions
 from sb3_matrl.on_policy.buffers import is_maskable
+from sb3_matrl.on_policy.critic_states import CriticStates
 from sb3_matrl.on_policy.joint_updates import LearnerStack
 from sb3_matrl.stacked.passes import Passes
 from sb3_matrl.vec_env import JointStep, JointVecEnv
@@ -42,10 +43,11 @@ class StackActor:
     :param env: environment
     :param team: all learners
     :param stack: learners with like networks
+    :param states: source of the states that central critics see; ``None`` if the learners have none
     """
 
-    def __init__(self, env: JointVecEnv, team: Team, stack: LearnerStack) -> None:
-        self.env, self.team, self.stack = env, team, stack
+    def __init__(self, env: JointVecEnv, team: Team, stack: LearnerStack, states: CriticStates | None = None) -> None:
+        self.env, self.team, self.stack, self.states = env, team, stack, states
         self.learners: list[Any] = list(stack.learners)
         self.buffers: list[Any] = [learner.rollout_buffer for learner in self.learners]
         self.n_columns = self.learners[0].n_envs
@@ -119,7 +121,7 @@ class StackActor:
                 found |= zip(members, np.split(own, len(members)), strict=True)
         return found
 
-    def store(self, n: int, step: JointStep, ended: np.ndarray) -> None:
+    def store(self, n: int, step: JointStep, ended: np.ndarray, final_states: np.ndarray | None) -> None:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
         self._rewards[n] = step.rewards
         for i, name in enumerate(self.stack.names):
