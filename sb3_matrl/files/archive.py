@@ -14,7 +14,7 @@ import json
 import platform
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,29 +36,41 @@ MAX_DEPTH = 100
 _TENSOR_BYTES = 8
 
 
-def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
     """
     Write an archive under a temporary name in the same folder, flush it to disk, and rename it.
 
-    After an error (a full disk, for example) an existing file is left unchanged.
+    After an error (a full disk, for example) an existing file is left unchanged. The members are encoded one after the other.
 
     :param path: path of the archive
     :param documents: name -> JSON-serialisable value, stored as ``<name>.json``
-    :param tensors: name -> state dict (nested dicts and lists of tensors and numbers), stored as ``<name>.pt``
+    :param tensors: name -> state dict (nested dicts and lists of tensors and numbers), stored as ``<name>.pt``; or pairs of
+        both, which may be made one by one
     """
-    members = {f"{name}.json": json.dumps(value, indent=1, allow_nan=False).encode() for name, value in documents.items()}
-    members |= {f"{name}.pt": _tensor_bytes(value) for name, value in tensors.items()}
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
-    }
-    members = {_MANIFEST: json.dumps(manifest, indent=1).encode(), **members}
     path.parent.mkdir(parents=True, exist_ok=True)
+    pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
+    hashes: dict[str, str] = {}
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
+        for name, value in documents.items():
+            data = json.dumps(value, indent=1, allow_nan=False).encode()
+            _write_member(archive, f"{name}.json", data, hashes)
+        for name, value in pairs:
+            _write_member(archive, f"{name}.pt", _tensor_bytes(value), hashes)
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
+            "sha256": hashes,
+        }
+        archive.writestr(_MANIFEST, json.dumps(manifest, indent=1).encode())
+        # First in the directory, as in files of earlier versions.
+        archive.filelist.insert(0, archive.filelist.pop())
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, data: bytes, hashes: dict[str, str]) -> None:
+    """Write a member and add its hash."""
+    hashes[name] = hashlib.sha256(data).hexdigest()
+    archive.writestr(name, data)
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -117,6 +129,44 @@ def check_archive(path: Path) -> None:
     except Exception as error:  # damaged files cause many errors
         raise ValueError(f"{path} is not a file of sb3_matrl, or it is damaged: {error}") from error
     _check_hashes(path, manifest, hashes)
+
+
+def read_documents(path: Path) -> dict[str, Any]:
+    """
+    Check an archive as :func:`check_archive`, and read its documents alone.
+
+    :param path: path of the archive
+    :return: documents by name
+    :raises FileNotFoundError: if the file does not exist
+    :raises ValueError: if the file is no archive of sb3_matrl, is damaged, or has a newer format
+    """
+    check_archive(path)
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".json") and name != _MANIFEST]
+        return {name[:-5]: _read_member(path, archive, name, _document_from_bytes) for name in names}
+
+
+def read_tensors(path: Path, names: Iterable[str]) -> Iterator[Any]:
+    """
+    Read tensors of a checked archive, one member after the other.
+
+    :param path: path of the archive
+    :param names: names of the members, without ``.pt``
+    :raises ValueError: if a member is missing, or has content that :func:`write_archive` never writes
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        known = set(archive.namelist())
+        for name in names:
+            if f"{name}.pt" not in known:
+                raise ValueError(f"{path} is damaged: it has no {name}.pt")
+            yield _read_member(path, archive, f"{name}.pt", _tensors_from_bytes)
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, convert: Callable[[bytes], Any]) -> Any:
+    try:
+        return convert(archive.read(name))
+    except Exception as error:
+        raise ValueError(f"{path} has a member that cannot be read safely: {name}: {error}") from error
 
 
 def _hash_of(archive: zipfile.ZipFile, name: str) -> str:

@@ -16,8 +16,8 @@ class IQL(ValueBased):
     """
     Independent Q-learning: every agent is a DQN that takes the others for a part of the environment.
 
-    y_i = r_i + gamma (1 - d_i) Q_i^-(o'_i, a*_i), with an optimiser for every agent; all learn from the same joint transitions.
-    The arguments are those of :class:`~sb3_matrl.off_policy.value_based.ValueBased`, and
+    y_i = r_i + gamma (1 - d_i) Q_i^-(o'_i, a*_i), with an optimiser for every agent; all learn from the same transitions. The
+    arguments are those of :class:`~sb3_matrl.off_policy.value_based.ValueBased`, and
 
     :param loss: ``"huber"``, SB3's smooth L1 loss, or ``"mse"``, the mean squared error
     :param share_reward: whether every agent gets the sum of all rewards; ``False`` for each its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -17,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import safe_mean, set_random_seed, should_collect_more_steps
 
-from sb3_matrl.common.agents import Position, Team
+from sb3_matrl.common.agents import Team
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.finite import NonFiniteError
@@ -26,6 +27,7 @@ from sb3_matrl.common.training_state import TrainingState
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.off_policy_state import OffPolicyState
 from sb3_matrl.off_policy.replay import JointBatch, JointReplayBuffer, check_replay_memory
+from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import JointTransition, Moment, TransitionReader
 from sb3_matrl.utils.suggest import unknown
@@ -65,6 +67,15 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
 
     #: Learner -> name -> network or optimiser; saved and loaded with the model.
     parts: dict[str, dict[str, Any]]
+    #: agent -> copy of its action space, from which random actions are drawn.
+    exploration_spaces: dict[str, Any]
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    tau: float
+    gamma: float
+    gradient_steps: int
+    train_freq: TrainFreq
 
     # ------------------------------------------------------------------ hooks of subclasses
 
@@ -177,7 +188,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self.reader = TransitionReader(agents, self._spaces["observation"], self._spaces["action"])
         self.rewards = Rewards(agents, self._kind_of_reward(), self.argument("norm_reward", False), self.gamma, self.n_envs)
         self.parts = self.build_networks(LearnerArguments(self.arguments, agents))
-        self.agents = AgentsOnDemand(self)  # type: ignore[assignment]
+        self.agents = AgentsOnDemand(self)  # type: ignore[assignment]  # a mapping that cannot be changed
         self.n_calls = self._episode_num = 0
         self._block = [0, 0]  # steps and episodes since the last gradient steps
         self._pending: JointTransition | None = None
@@ -241,17 +252,20 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
     def replay_buffer(self) -> JointReplayBuffer:
         """Replay buffer; its memory is taken when it is first used."""
         if self._replay_buffer is None:
-            self._replay_buffer = JointReplayBuffer(
-                self.buffer_size,
-                self._spaces["observation"],
-                self._spaces["action"],
-                self.device,
-                self.n_envs,
-                self.stored_state_size,
-                self.handle_timeout_termination,
-                self._joint_observations,
-            )
+            self._replay_buffer = self._make_replay_buffer()
         return self._replay_buffer
+
+    def _make_replay_buffer(self) -> JointReplayBuffer:
+        return JointReplayBuffer(
+            self.buffer_size,
+            self._spaces["observation"],
+            self._spaces["action"],
+            self.device,
+            self.n_envs,
+            self.stored_state_size,
+            self.handle_timeout_termination,
+            self._joint_observations,
+        )
 
     # ------------------------------------------------------------------ training
 
@@ -265,8 +279,15 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps:
             self._pending, self._block = None, [0, 0]
+        resumed = None if reset_num_timesteps else self._resume_from
         total, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._check_turns()
+        if isinstance(resumed, OffPolicyState) and resumed.progress["stored"] and not self.replay_buffer.added:
+            warnings.warn(
+                "the training resumes with an empty replay buffer: save_replay_buffer() and load_replay_buffer() keep the "
+                "transitions",
+                stacklevel=4,
+            )
         return total, callback
 
     def _check_turns(self) -> None:
@@ -372,7 +393,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         assert self.env is not None and self.env.last_step is not None
         return self.reader.transition(before, actions, self.env.last_step, self.reader.columns(self.env.agents))
 
-    def _sample_action(self, moment: Moment) -> Actions:  # type: ignore[override]
+    def _sample_action(self, moment: Moment) -> Actions:
         """Random actions in the warm-up, then those of :meth:`choose_actions`."""
         if self.num_timesteps < self.learning_starts:
             return self.random_actions(moment)
@@ -429,7 +450,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         :param gradient_steps: number of gradient steps
         :raises NonFiniteError: on NaN or infinite numbers, unless ``on_nan`` is ``"skip"``; the step has changed nothing
         """
-        if gradient_steps <= 0:
+        if gradient_steps <= 0 or self.replay_buffer.size() == 0:
             return
         self.set_training_mode(True)
         self._update_learning_rate(self.optimizers())
@@ -536,9 +557,9 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         if wrong:
             raise ValueError(f"parameters of {learner}: missing or unknown {sorted(wrong)}")
         for name, state in given.items():
-            parts[name].load_state_dict(state)
+            parts[name].load_state_dict(dict(state))
 
-    def set_parameters(  # type: ignore[override]
+    def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto"
     ) -> None:
         """
@@ -551,7 +572,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
             loaded, or none
         """
         if isinstance(load_path_or_dict, (str, Path)):
-            self._set_parameters_from_file(load_path_or_dict, exact_match, device)
+            super().set_parameters(load_path_or_dict, exact_match, device)
             return
         strangers = [name for name in load_path_or_dict if name not in self.parts]
         missing = [name for name in self.parts if name not in load_path_or_dict] if exact_match else []
@@ -568,6 +589,27 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
     def resumable_timesteps(self) -> int:
         """Steps of the training that :meth:`save` stores: all so far."""
         return self.num_timesteps
+
+    def save_replay_buffer(self, path: str | Path) -> None:
+        """
+        Save the replay buffer: a zip of JSON and weights-only tensors, written atomically.
+
+        A training resumes exactly from a model and a replay buffer that were saved at the same moment.
+
+        :param path: path of the file; ``.zip`` is added if it has no suffix
+        """
+        save_replay(path, self.replay_buffer)
+
+    def load_replay_buffer(self, path: str | Path) -> None:
+        """
+        Load a replay buffer; nothing in the file is executed.
+
+        :param path: path of the file, with or without ``.zip``
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is no replay buffer, is damaged, or is not one of this environment and algorithm, with
+            the model's ``buffer_size`` and ``n_envs``; the model keeps its own buffer then
+        """
+        self._replay_buffer = load_replay(path, self._make_replay_buffer)
 
     def _saved_model(self) -> SavedModel:
         if self.env is not None and self._last_obs is not None:

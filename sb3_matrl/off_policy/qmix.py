@@ -46,8 +46,16 @@ class QMIX(MixedValues):
         hypernet_embed: int = 64,
         **kwargs: Any,
     ) -> None:
-        sizes = {"mixing_embed_dim": mixing_embed_dim, "hypernet_layers": hypernet_layers, "hypernet_embed": hypernet_embed}
-        super().__init__(*args, loss=loss, team_reward=team_reward, state=state, **sizes, **kwargs)
+        super().__init__(
+            *args,
+            loss=loss,
+            team_reward=team_reward,
+            state=state,
+            mixing_embed_dim=mixing_embed_dim,
+            hypernet_layers=hypernet_layers,
+            hypernet_embed=hypernet_embed,
+            **kwargs,
+        )
 
     def build_team(self) -> dict[str, tuple[th.nn.Module, th.nn.Module | None]]:
         sizes = {name: self.arguments[name] for name in ("mixing_embed_dim", "hypernet_layers", "hypernet_embed")}

@@ -7,7 +7,7 @@ or of a copy ended, the final observations are stored apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -211,6 +211,43 @@ class JointReplayBuffer:
         self.final[row, copies] = places
         self.pool.overwrite(places, copies, transition)
 
+    # ------------------------------------------------------------------ files
+
+    def final_places(self) -> np.ndarray:
+        """:return: int (k,), places in the pool of final moments that rows refer to, row by row"""
+        used: np.ndarray = self.final[self.final >= 0]
+        return used
+
+    def stored_arrays(self) -> list[np.ndarray]:
+        """:return: arrays that hold the transitions, with the final moments in the order of the rows that refer to them"""
+        places = self.final_places()
+        final = self.final[: self.size()].copy()
+        final[final >= 0] = np.arange(len(places))
+        pool = [array[places] for array in self.pool.moments.arrays(self.moments.masks)]
+        return [*self._arrays_of_rows(), final, *pool]
+
+    def _arrays_of_rows(self) -> list[np.ndarray]:
+        rows, slots = self.size(), min(self.added, self.buffer_size) + 1
+        moments = [array[:slots] for array in self.moments.arrays(self.moments.masks)]
+        own = [*self.actions.values(), self.rewards, self.flags, self.dones]
+        return [*moments, *(array[:rows] for array in own)]
+
+    def prepare(self, added: int, masks: Mapping[str, int], final_rows: int) -> list[np.ndarray]:
+        """
+        Prepare an empty buffer for the content of a file.
+
+        :param added: steps that were added since the buffer was made
+        :param masks: agent -> number of actions, for agents that have masks
+        :param final_rows: number of final moments
+        :return: arrays like those of :meth:`stored_arrays`, into which the content is written
+        """
+        self.added, self._last = added, None
+        for agent, size in masks.items():
+            self.moments.require_mask(agent, size)
+        self.pool.reserve(final_rows, masks)
+        pool = [array[:final_rows] for array in self.pool.moments.arrays(masks)]
+        return [*self._arrays_of_rows(), self.final[: self.size()], *pool]
+
     # ------------------------------------------------------------------ reading
 
     def sample(self, batch_size: int) -> JointBatch:
@@ -326,6 +363,11 @@ class _Moments:
         states = 0 if self.states is None else self.states.nbytes
         return self.blocks.nbytes + states + sum(mask.nbytes for mask in self.masks.values())
 
+    def arrays(self, masks: Iterable[str]) -> list[np.ndarray]:
+        """All arrays, with the masks of some agents in that order."""
+        states = [] if self.states is None else [self.states]
+        return [*self.blocks.arrays, *states, *(self.masks[agent] for agent in masks)]
+
     def require_mask(self, agent: str, size: int) -> np.ndarray:
         """Masks of an agent; made with all actions legal when the first mask of the agent comes."""
         if agent not in self.masks:
@@ -396,6 +438,19 @@ class _Pool:
         if self.moments.states is not None:
             self.moments.states[places] = rows.states
         return places
+
+    def reserve(self, n_places: int, masks: Mapping[str, int]) -> None:
+        """
+        Take the first places of an empty pool.
+
+        :param n_places: number of places
+        :param masks: agent -> number of actions, for agents that have masks
+        """
+        while len(self.free) < n_places:
+            self._grow()
+        self.free = [place for place in self.free if place >= n_places]
+        for agent, size in masks.items():
+            self.moments.require_mask(agent, size)
 
     def overwrite(self, places: np.ndarray, copies: np.ndarray, transition: JointTransition) -> None:
         """Write final observations over those of the next episode, where an agent's or a copy's episode ended."""

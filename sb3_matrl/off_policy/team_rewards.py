@@ -58,7 +58,7 @@ class Rewards:
         else:
             for normalizer in self.normalizers.values():
                 team = rewards.mean(axis=1) if self.how == "mean" else rewards.sum(axis=1)
-                normalizer.reward(team, alive.any(axis=1), transition.dones)
+                normalizer.reward(team, np.asarray(alive.any(axis=1)), transition.dones)
 
     def _check_equal(self, rewards: np.ndarray, alive: np.ndarray) -> None:
         if not (np.isclose(rewards, rewards.max(axis=1, keepdims=True)) | ~alive).all():

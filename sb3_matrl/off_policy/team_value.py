@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch as th
 
 from sb3_matrl.off_policy.mixers import present_values

@@ -28,6 +28,11 @@ from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.utils.suggest import unknown
 
+# Arguments that an agent gets as SB3's DQN.
+_OF_DQN = (
+    *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps", "max_grad_norm"),
+    *("target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
+)
 LOSSES = {"huber": th.nn.functional.smooth_l1_loss, "mse": th.nn.functional.mse_loss}
 
 
@@ -170,10 +175,10 @@ class ValueBased(OffPolicyMultiAgent):
 
     def _build_policy(self, agent: str, arguments: LearnerArguments) -> DQNPolicy:
         policy = arguments.of("policy", agent)
-        policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
+        policy_class: Any = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         spaces_of = self._spaces
         try:
-            built = policy_class(
+            built: DQNPolicy = policy_class(
                 network_space(spaces_of["observation"][agent]),
                 spaces_of["action"][agent],
                 self.lr_schedule,
@@ -181,7 +186,7 @@ class ValueBased(OffPolicyMultiAgent):
             )
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(f"agent {agent!r}: {error}") from error
-        return built.to(self.device)  # type: ignore[no-any-return]
+        return built.to(self.device)
 
     def _build_optimizer(self, parameters: list[th.nn.Parameter]) -> th.optim.Optimizer:
         """One optimiser for the team, of the class that all policies have."""
@@ -324,14 +329,12 @@ class ValueBased(OffPolicyMultiAgent):
         """
         arguments = LearnerArguments(self.arguments, self.possible_agents)
         env = SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), self._spaces["action"][agent])
-        names = ("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps")
-        names += ("target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
         before = random_generators()
         try:
             dqn = DQN(
                 arguments.of("policy", agent),
                 env,
-                **{name: self.arguments[name] for name in (*names, "max_grad_norm")},
+                **{name: self.arguments[name] for name in _OF_DQN},
                 policy_kwargs=dict(arguments.of("policy_kwargs", agent) or {}),
                 buffer_size=1,
                 device=self.device,
