@@ -64,7 +64,18 @@ _BUILT_IN = (
     AlgorithmSpec(
         "il-la", _MATRL, {"metagame": False, "best_response": True}, "look-ahead: best response to the predicted policies"
     ),
-    AlgorithmSpec("ippo", _MATRL, {"metagame": False, "best_response": False}, "independent learners, PPO by default"),
+    AlgorithmSpec(
+        "ippo",
+        _MATRL,
+        {"metagame": False, "best_response": False, "critic": "own"},
+        "independent learners, PPO by default",
+    ),
+    AlgorithmSpec(
+        "mappo",
+        _MATRL,
+        {"metagame": False, "best_response": False, "critic": "central"},
+        "PPO with critics that see the state",
+    ),
     AlgorithmSpec("iql", f"{_OFF_POLICY}.iql:IQL", {}, "independent Q-learning: a DQN per agent", "value_based"),
     AlgorithmSpec("vdn", f"{_OFF_POLICY}.vdn:VDN", {}, "value decomposition: the sum of the agents' values", "value_based"),
     AlgorithmSpec("qmix", f"{_OFF_POLICY}.qmix:QMIX", {}, "monotone mixing of the agents' values by the state", "value_based"),
