@@ -23,6 +23,7 @@ from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.common.joint_observations import JointObservations
+from sb3_matrl.common.model import legal_actions
 from sb3_matrl.common.training_state import TrainingState
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.off_policy_state import OffPolicyState
@@ -30,6 +31,7 @@ from sb3_matrl.off_policy.replay import JointBatch, JointReplayBuffer, check_rep
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import JointTransition, Moment, TransitionReader
+from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
 
@@ -105,6 +107,19 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         :param batch: batch of transitions
         :return: key of the logger -> number
         :raises NonFiniteError: on NaN or infinite numbers; nothing has been changed then
+        """
+
+    @abstractmethod
+    def action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
+        """
+        Actions of one agent when the model acts.
+
+        :param agent: name of the agent
+        :param observation: observation, with or without a leading batch axis
+        :param mask: legal actions, bool (n_actions,) or (B, n_actions); ``None`` if all are legal
+        :param deterministic: whether actions depend on the observation alone
+        :return: (B, *action shape), or (*action shape,) for a single observation
+        :raises ValueError: if the observation does not fit its space
         """
 
     def make_agent(self, agent: str) -> Any:
@@ -528,6 +543,52 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
 
+    # ------------------------------------------------------------------ acting
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, np.ndarray], None]:
+        """
+        Actions for some or all agents, for one env or a batch of envs.
+
+        :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
+            that are to act, by the env's own names or by their text
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether actions depend on the observations alone; otherwise value-based algorithms explore with
+            their last exploration rate, as SB3's DQN
+        :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
+            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+        :return: agent, as named in ``observation`` -> action, and ``None``
+        :raises ValueError: if an agent is unknown, or an observation does not fit its space
+        """
+        if not isinstance(observation, Mapping):
+            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
+        given = keyed_by_text(action_masks or {})
+        self.set_training_mode(False)
+        actions = {}
+        for agent, value in observation.items():
+            name = self.known_name(agent)
+            mask = given.get(name, legal_actions(value, self._mask_names[name]))
+            actions[agent] = self.action_of(name, value, mask, deterministic)
+        return actions, None
+
+    def known_name(self, agent: Any) -> str:
+        """
+        :param agent: any agent, by the env's own name or by its text
+        :return: its name in the model
+        :raises ValueError: if it is unknown
+        """
+        name = agent_name(agent)
+        if name not in self.possible_agents:
+            raise ValueError(unknown("agent", name, self.possible_agents))
+        return name
+
     # ------------------------------------------------------------------ parameters
 
     def optimizers(self) -> list[th.optim.Optimizer]:
@@ -559,9 +620,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         for name, state in given.items():
             parts[name].load_state_dict(dict(state))
 
-    def set_parameters(
-        self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto"
-    ) -> None:
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """
         Load parameters.
 
@@ -652,10 +711,9 @@ class AgentsOnDemand(Mapping[str, Any]):
         self._model = model
 
     def __getitem__(self, agent: Any) -> Any:
-        name = agent if isinstance(agent, str) else str(agent)
-        if name not in self._model.possible_agents:
+        if agent_name(agent) not in self._model.possible_agents:
             raise KeyError(agent)
-        return self._model.make_agent(name)
+        return self._model.make_agent(agent_name(agent))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._model.possible_agents)

@@ -18,13 +18,11 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.frozen import FrozenAgent
-from sb3_matrl.common.model import legal_actions
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
 from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import Utilities, chosen_values, greedy_actions, legal_values, network_space
-from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.utils.suggest import unknown
 
@@ -267,42 +265,16 @@ class ValueBased(OffPolicyMultiAgent):
             chosen = greedy_actions(values, masks)
         return {agent: acts.cpu().numpy() + self.exploration_spaces[agent].start for agent, acts in chosen.items()}
 
-    def predict(  # type: ignore[override]
-        self,
-        observation: Mapping[str, Any],
-        state: Mapping[str, Any] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[dict[str, np.ndarray], None]:
+    def action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
         """
-        Actions for some or all agents, for one env or a batch of envs.
+        Best actions of one agent; unless ``deterministic``, each is random with probability ``exploration_rate``, as in SB3's
+        DQN, but independently for every row.
 
-        :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
-            that are to act, by the env's own names or by their text
-        :param state: not used
-        :param episode_start: not used
-        :param deterministic: the best actions; otherwise each is random with probability ``exploration_rate``, as in SB3's
-            DQN, independently for every agent and env
-        :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
-            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
-        :return: agent, as named in ``observation`` -> action, and ``None``
-        :raises ValueError: if an agent is unknown, or an observation does not fit its space
+        :param agent: name of the agent
+        :param observation: observation, with or without a leading batch axis
+        :param mask: legal actions; ``None`` if all are legal
+        :param deterministic: whether no action is random
         """
-        if not isinstance(observation, Mapping):
-            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
-        given = keyed_by_text(action_masks or {})
-        self.set_training_mode(False)
-        actions = {}
-        for agent, value in observation.items():
-            name = agent_name(agent)
-            if name not in self.possible_agents:
-                raise ValueError(unknown("agent", name, self.possible_agents))
-            mask = given.get(name, legal_actions(value, self._mask_names[name]))
-            actions[agent] = self._action_of(name, value, mask, deterministic)
-        return actions, None
-
-    def _action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
         policy, space = self.utilities.policies[agent], self.exploration_spaces[agent]
         with th.no_grad():
             tensor, batched = policy.obs_to_tensor(observation)
@@ -316,10 +288,7 @@ class ValueBased(OffPolicyMultiAgent):
         return np.asarray(actions if batched else actions[0])
 
     def player(self, agent: Any) -> FrozenAgent:
-        name = agent_name(agent)
-        if name not in self.possible_agents:
-            raise ValueError(unknown("agent", name, self.possible_agents))
-        return FrozenAgent(self.utilities.policies[name])
+        return FrozenAgent(self.utilities.policies[self.known_name(agent)])
 
     def make_agent(self, agent: str) -> DQN:
         """
