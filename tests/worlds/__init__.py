@@ -1,0 +1,1 @@
+"""Small environments with known solutions, on which algorithms are tested."""
