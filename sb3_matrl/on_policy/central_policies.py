@@ -224,6 +224,8 @@ def state_of(obs: Any) -> th.Tensor:
 class CentralCriticPolicy(CentralCriticMixin, ActorCriticPolicy):
     """SB3's ``MlpPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
 
+    stacked_as = ActorCriticPolicy
+
 
 class CentralCriticCnnPolicy(CentralCriticMixin, ActorCriticCnnPolicy):
     """SB3's ``CnnPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
@@ -235,6 +237,8 @@ class CentralCriticMultiInputPolicy(CentralCriticMixin, MultiInputActorCriticPol
 
 class MaskableCentralCriticPolicy(CentralCriticMixin, MaskableActorCriticPolicy):
     """MaskablePPO's ``MlpPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
+
+    stacked_as = MaskableActorCriticPolicy
 
 
 class MaskableCentralCriticCnnPolicy(CentralCriticMixin, MaskableActorCriticCnnPolicy):

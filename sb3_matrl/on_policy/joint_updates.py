@@ -107,7 +107,20 @@ class LearnerStack:
         names = ("old_log_prob", "old_values", "advantages", "returns")
         columns = {name: th.stack([getattr(batch, name) for batch in batches]).to(dtype) for name in names}
         columns["weights"] = th.ones_like(columns["returns"]) if weights is None else th.stack(list(weights)).to(dtype)
-        return StackedBatch(self.features(batches), self._actions(batches), Columns(**columns), self._masks(batches))
+        return StackedBatch(
+            self.features(batches), self._actions(batches), Columns(**columns), self._masks(batches), self._states(batches)
+        )
+
+    def _states(self, batches: Sequence[AgentBatch]) -> th.Tensor | None:
+        """States (n, B, n_inputs) that central critics see, zeros where a learner's are smaller."""
+        if batches[0].states is None:
+            return None
+        shape = (len(batches), len(batches[0].mask), self.stack.n_inputs)
+        states = th.zeros(*shape, dtype=self.stack.dtype, device=self.stack.device)
+        for row, batch in zip(states, batches, strict=True):
+            assert batch.states is not None
+            row[:, : batch.states.shape[1]] = batch.states
+        return states
 
     def _actions(self, batches: Sequence[AgentBatch]) -> th.Tensor:
         """Actions (n, B, action size), zeros where a learner's are smaller."""
@@ -209,7 +222,8 @@ class JointUpdates:
 
     def _of_similar_size(self, names: list[str]) -> list[list[str]]:
         """Split learners of a kind so that none has more than _MAX_PADDING times the features of another one."""
-        sizes = {name: describe_perceptron(self.learners[name].policy).inputs for name in names}
+        shapes = {name: describe_perceptron(self.learners[name].policy) for name in names}
+        sizes = {name: max(shape.inputs, shape.critic_inputs) for name, shape in shapes.items()}
         smallest: list[int] = []
         for size in sorted(set(sizes.values())):
             if not smallest or size > _MAX_PADDING * smallest[-1]:
@@ -270,7 +284,7 @@ def _kind(learner: Any) -> tuple[Any, ...]:
     several = shape.outputs if shape.discrete and len(shape.outputs) > 1 else ()
     return (
         *(type(learner), learner.device, shape.hidden, shape.activation, shape.slope, shape.discrete, shape.dtype, several),
-        *(learner.n_steps * learner.n_envs, learner.n_epochs, learner.batch_size),
+        *(learner.n_steps * learner.n_envs, learner.n_epochs, learner.batch_size, type(learner.policy)),
     )
 
 

@@ -26,12 +26,12 @@ class _Cut:
 
     :param n: index of the step in the rollout
     :param columns: columns of the agents
-    :param features: their final observations as the critic takes them, (n cut, n_features)
+    :param inputs: their final observations, or the final states, as the critic takes them, (n cut, inputs of critics)
     """
 
     n: int
     columns: np.ndarray
-    features: th.Tensor
+    inputs: th.Tensor
 
 
 class StackActor:
@@ -63,8 +63,9 @@ class StackActor:
         rows = self._parameters = stack.parameters()
         actors, critics = th.unflatten(rows, 0, (n, 2)).unbind(1)
         self._log_std = actors[:, stack.log_std]
-        self._actor_passes, self._critic_passes = Passes(stack, actors), Passes(stack, critics)
-        self._features = rows.new_zeros(n, columns, stack.n_inputs)
+        self._actor_passes = Passes(stack, actors, stack.actor_inputs)
+        self._critic_passes = Passes(stack, critics, stack.critic_inputs)
+        self._features = rows.new_zeros(n, columns, stack.actor_inputs)
         self._noise = self.stack.kernel.head.noise(n_steps, n, columns, stack.n_outputs, like=rows)
         self._outputs = th.empty_like(self._noise)
         self._actions = rows.new_zeros(n_steps, n, columns, self.stack.kernel.head.action_size)
@@ -84,6 +85,8 @@ class StackActor:
             buffer = self.buffers[i]
             buffer.observations[n] = rows.reshape(buffer.observations.shape[1:])
             self._write_features(self._features[i], i, rows)
+            if self.states is not None:
+                buffer.states[n] = self._states_of(name, position.states)
             if self._masks is not None:
                 masks = action_masks(self.env, self.team, name)
                 buffer.action_masks[n] = masks
@@ -101,6 +104,26 @@ class StackActor:
             policy = self.learners[i].policy
             features = policy.extract_features(observation_tensor(self.learners[i], rows), policy.features_extractor)
         out[:, : features.shape[1]] = features
+
+    def _states_of(self, name: str, states: np.ndarray | None) -> np.ndarray:
+        """A learner's rows of what central critics see, (n_columns, state size)."""
+        assert self.states is not None and states is not None
+        return self.states.rows(name, states)
+
+    def _critic_inputs(self, i: int, observations: Any, states: np.ndarray | None) -> th.Tensor:
+        """
+        What the critic of learner ``i`` takes.
+
+        :param observations: normalised observations, (rows, ...)
+        :param states: (rows, state size); ``None`` if the critic sees the observations
+        :return: (rows, inputs of critics), zeros where this one has fewer
+        """
+        out = self._features.new_zeros(len(observations), self.stack.stack.critic_inputs)
+        if states is None:
+            self._write_features(out, i, observations)
+        else:
+            out[:, : states.shape[1]] = th.from_numpy(states)
+        return out
 
     def _env_actions(self, n: int) -> dict[str, np.ndarray]:
         """agent -> actions (num_envs, *action shape) as the environment takes them."""
@@ -129,18 +152,17 @@ class StackActor:
                 alive = self.team.columns(name, self._alive[n])
                 self.buffers[i].rewards[n] = normalized_rewards(self.team, name, step, alive, ended)
         if step.final_observations is not None:
-            self._store_cuts(n, step)
+            self._store_cuts(n, step, final_states)
 
-    def _store_cuts(self, n: int, step: JointStep) -> None:
-        """Keep the final observations of truncated agents, whose values are bootstrapped."""
+    def _store_cuts(self, n: int, step: JointStep, final_states: np.ndarray | None) -> None:
+        """Keep the final observations or states of truncated agents, whose values are bootstrapped."""
         assert step.final_observations is not None
         for i, name in enumerate(self.stack.names):
             columns = np.flatnonzero(self.team.columns(name, step.truncated & ~step.terminated & self._alive[n]))
             if len(columns):
                 final = self.team.normalized_rows(name, step.final_observations)
-                features = self._features.new_zeros(len(columns), self._features.shape[2])
-                self._write_features(features, i, final[columns])
-                self._cuts[i].append(_Cut(n, columns, features))
+                states = None if self.states is None else self._states_of(name, final_states)[columns]
+                self._cuts[i].append(_Cut(n, columns, self._critic_inputs(i, final[columns], states)))
 
     def finish(self, position: Position, acted: np.ndarray) -> None:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
@@ -153,11 +175,9 @@ class StackActor:
         self.stack.keep_rollout(
             self._parameters, _copy_major(outputs, n_steps), _copy_major(densities[..., None], n_steps)[..., 0]
         )
-        features = th.stack([self._rollout_features(i) for i in range(len(self.learners))])
-        values = _by_step(self._values(features), n_steps)
-        for i, name in enumerate(self.stack.names):
-            self._write_features(self._features[i], i, self.team.normalized_rows(name, position.observations))
-        last_values = self._values(self._features)
+        inputs = th.stack([self._rollout_inputs(i) for i in range(len(self.learners))])
+        values = _by_step(self._values(inputs), n_steps)
+        last_values = self._values(th.stack([self._last_inputs(i, position) for i in range(len(self.learners))]))
         bootstraps = self._bootstraps()
         for i, (name, buffer) in enumerate(zip(self.stack.names, self.buffers, strict=True)):
             self._fill(i, values[i], log_probs[i])
@@ -195,17 +215,22 @@ class StackActor:
         n, i = (~finite).nonzero()[0][:2].tolist()
         raise bad_output(self.stack.names[i], n)
 
-    def _rollout_features(self, i: int) -> th.Tensor:
-        """All observations of learner ``i`` as its networks take them, step by step, (n_steps * n_columns, n_inputs)."""
-        observations = self.buffers[i].observations
-        out = self._features.new_zeros(observations.shape[0] * self.n_columns, self._features.shape[2])
-        self._write_features(out, i, observations.reshape(len(out), *observations.shape[2:]))
-        return out
+    def _rollout_inputs(self, i: int) -> th.Tensor:
+        """What the critic of learner ``i`` sees in the rollout, step by step, (n_steps * n_columns, inputs of critics)."""
+        observations, states = self.buffers[i].observations, self.buffers[i].states
+        flat = observations.reshape(-1, *observations.shape[2:])
+        return self._critic_inputs(i, flat, None if states is None else states.reshape(-1, states.shape[2]))
 
-    def _values(self, features: th.Tensor) -> th.Tensor:
-        """Values of observations (n, B, n_inputs) by each learner's critic, (n, B)."""
+    def _last_inputs(self, i: int, position: Position) -> th.Tensor:
+        """What the critic of learner ``i`` sees after the rollout, (n_columns, inputs of critics)."""
+        name = self.stack.names[i]
+        states = None if self.states is None else self._states_of(name, position.states)
+        return self._critic_inputs(i, self.team.normalized_rows(name, position.observations), states)
+
+    def _values(self, inputs: th.Tensor) -> th.Tensor:
+        """Values of what critics see, (n, B, inputs of critics), by each learner's critic, (n, B)."""
         passes = self._critic_passes
-        return th.cat([passes.forward(part)[:, 0] for part in th.split(features, passes.chunk_rows, dim=1)], dim=1)
+        return th.cat([passes.forward(part)[:, 0] for part in th.split(inputs, passes.chunk_rows, dim=1)], dim=1)
 
     def _bootstraps(self) -> list[list[np.ndarray]]:
         """Values of the final observations of each learner's truncated agents, in the order of its cuts."""
@@ -213,11 +238,11 @@ class StackActor:
         longest = max(map(sum, sizes))
         if not longest:
             return [[] for _ in self._cuts]
-        features = self._features.new_zeros(len(self._cuts), longest, self._features.shape[2])
-        for row, cuts, own in zip(features, self._cuts, sizes, strict=True):
+        inputs = self._features.new_zeros(len(self._cuts), longest, self.stack.stack.critic_inputs)
+        for row, cuts, own in zip(inputs, self._cuts, sizes, strict=True):
             if cuts:
-                row[: sum(own)] = th.cat([cut.features for cut in cuts])
-        values = self._values(features)
+                row[: sum(own)] = th.cat([cut.inputs for cut in cuts])
+        values = self._values(inputs)
         return [
             [one.cpu().numpy() for one in th.split(row[: sum(own)], own)] if own else []
             for row, own in zip(values, sizes, strict=True)

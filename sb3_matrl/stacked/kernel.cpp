@@ -41,9 +41,10 @@ struct Learner {
     double slope;
     float *parameters, *first, *second;  // parameters and Adam's moments, (n_parameters,)
     double steps;                        // number of steps that Adam has taken
-    // Rollout: n_rows rows; masks (n_rows, mask_stride) or null.
-    int64_t n_rows, feature_stride, action_stride, mask_stride;
-    const float *features, *actions, *old_log_prob, *old_values, *advantages, *returns, *weights;
+    // Rollout: n_rows rows; states that the critic sees (n_rows, state_stride), null if it sees the features; masks (n_rows,
+    // mask_stride) or null.
+    int64_t n_rows, feature_stride, state_stride, action_stride, mask_stride;
+    const float *features, *states, *actions, *old_log_prob, *old_values, *advantages, *returns, *weights;
     const uint8_t* masks;
     // Minibatches: rows index[starts[k]], ..., index[starts[k] + counts[k] - 1]; all rows in order if starts[k] is negative.
     int64_t n_minibatches;
@@ -221,8 +222,9 @@ private:
     const float slope;
     Arena arena;
     float* grads;
-    // One chunk of rows: inputs (CHUNK, features); values of the hidden layers (CHUNK, width); gradients of two of them.
-    float* inputs;
+    // One chunk of rows: inputs of actor and critic (CHUNK, inputs); values of the hidden layers (CHUNK, width); gradients of
+    // two of them.
+    float *actor_inputs, *critic_inputs;
     std::vector<float*> values;
     float* layer_grads[2];
     // By output and row, (outputs, CHUNK): outputs of the networks, then gradients; probabilities or scaled actions; actions.
@@ -241,7 +243,8 @@ private:
 
     void place_arrays() {
         grads = arena.take(l.n_parameters);
-        inputs = arena.take(CHUNK * l.actor[0].inputs);
+        actor_inputs = arena.take(CHUNK * l.actor[0].inputs);
+        critic_inputs = l.states ? arena.take(CHUNK * l.critic[0].inputs) : actor_inputs;
         values.clear();
         int64_t widest = 1;
         for (int64_t k = 0; k + 1 < l.n_layers; ++k) {
@@ -270,13 +273,13 @@ private:
             more = start > 0;
             for (int64_t r = 0; r < n; ++r) rows[r] = index ? index[start + r] : start + r;
             gather(mean, deviation);
-            pass_forward(l.actor);
+            pass_forward(l.actor, actor_inputs);
             if (l.n_choices) categorical(losses); else gaussian(losses);
             if (l.error) return;
-            pass_backward(l.actor);
-            pass_forward(l.critic);
+            pass_backward(l.actor, actor_inputs);
+            pass_forward(l.critic, critic_inputs);
             value_losses(losses);
-            pass_backward(l.critic);
+            pass_backward(l.critic, critic_inputs);
         }
     }
 
@@ -293,10 +296,13 @@ private:
         deviation = float(std::sqrt(squares / double(count - 1))) + 1e-8f;
     }
 
+    INLINE void gather_inputs(float* inputs, const float* from, int64_t stride, int64_t width) {
+        for (int64_t r = 0; r < n; ++r) std::memcpy(inputs + r * width, from + rows[r] * stride, sizeof(float) * size_t(width));
+    }
+
     INLINE void gather(float mean, float deviation) {
-        const int64_t width = l.actor[0].inputs;
-        for (int64_t r = 0; r < n; ++r)
-            std::memcpy(inputs + r * width, l.features + rows[r] * l.feature_stride, sizeof(float) * size_t(width));
+        gather_inputs(actor_inputs, l.features, l.feature_stride, l.actor[0].inputs);
+        if (l.states) gather_inputs(critic_inputs, l.states, l.state_stride, l.critic[0].inputs);
         for (int64_t r = 0; r < n; ++r) {
             const int64_t row = rows[r];
             old_log_prob[r] = l.old_log_prob[row];
@@ -310,7 +316,7 @@ private:
     }
 
     // Outputs (outputs, rows): thin products are several times faster this way round.
-    INLINE void pass_forward(const Layer* layers) {
+    INLINE void pass_forward(const Layer* layers, const float* inputs) {
         const float* below = inputs;
         for (int64_t k = 0; k + 1 < l.n_layers; ++k) {
             const Layer& one = layers[k];
@@ -334,7 +340,7 @@ private:
     }
 
     // Add the gradients of all weights and biases; `outputs` holds the loss's gradient with respect to the outputs.
-    INLINE void pass_backward(const Layer* layers) {
+    INLINE void pass_backward(const Layer* layers, const float* inputs) {
         const Layer& last = layers[l.n_layers - 1];
         start_biases(layers);
         for (int64_t j = 0; j < last.outputs; ++j) {
@@ -610,6 +616,9 @@ __attribute__((visibility("default"))) void sb3_matrl_update(const Call* call) {
     work(*call, next);
     for (std::thread& one : threads) one.join();
 }
+
+// Size of a Learner, by which native_kernel.py notices a library that was compiled for another layout.
+__attribute__((visibility("default"))) int sb3_matrl_learner_size() { return int(sizeof(Learner)); }
 
 // Python can import the library as a module without content; ctypes finds its file that way.
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernel", "Gradient steps in C++, see native_kernel.py.", -1,

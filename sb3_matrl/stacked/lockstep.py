@@ -193,7 +193,7 @@ class _Run:
     def _part(self, part: Minibatch) -> tuple[th.Tensor | None, th.Tensor]:
         """Add the gradients of some rows; return those of the deviations, and the rows' part of the losses, (5, n)."""
         n, batch, head = self.n, part.batch, self.kernel.head
-        inputs = batch.features[:, None].expand(-1, 2, -1, -1).flatten(0, 1)
+        inputs = th.stack([batch.features, batch.features if batch.states is None else batch.states], dim=1).flatten(0, 1)
         outputs = th.unflatten(self.passes.forward(inputs), 0, (n, 2))
         log_std = th.unflatten(self.rows, 0, (n, 2))[:, 0, self.stack.log_std]
         log_prob, entropy, kept = head.evaluate(outputs[:, 0].transpose(1, 2), log_std, batch.masks, batch.actions)

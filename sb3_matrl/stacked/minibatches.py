@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch as th
@@ -40,12 +40,14 @@ class StackedBatch:
     :param actions: (n, B, action size)
     :param columns: what the losses read
     :param masks: bool (n, B, n_outputs), legal actions; ``None`` for learners without masks
+    :param states: (n, B, n_inputs), what the critics see, if they do not see the features
     """
 
     features: th.Tensor
     actions: th.Tensor
     columns: Columns
     masks: th.Tensor | None
+    states: th.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class LockstepBatches:
         self._actions = batch.actions.flatten(0, 1)
         self._columns = th.stack([one.flatten() for one in vars(batch.columns).values()])
         self._masks = None if batch.masks is None else batch.masks.flatten(0, 1)
+        self._states = None if batch.states is None else batch.states.flatten(0, 1)
         self._normalize = list(normalize)
 
     def __iter__(self) -> Iterator[Minibatch]:
@@ -146,12 +149,13 @@ class LockstepBatches:
             actions=th.unflatten(self._actions.index_select(0, flat), 0, (n, -1)),
             columns=Columns(*th.unflatten(self._columns.index_select(1, flat), 1, (n, -1))),
             masks=None if self._masks is None else th.unflatten(self._masks.index_select(0, flat), 0, (n, -1)),
+            states=None if self._states is None else th.unflatten(self._states.index_select(0, flat), 0, (n, -1)),
         )
 
     def _minibatch(self, batch: StackedBatch, shares: th.Tensor, counts: tuple[int, ...], epoch: int) -> Minibatch:
         if any(self._normalize):
             columns = {**vars(batch.columns), "advantages": self._normalized(batch.columns.advantages, shares, counts)}
-            batch = StackedBatch(batch.features, batch.actions, Columns(**columns), batch.masks)
+            batch = replace(batch, columns=Columns(**columns))
         return Minibatch(batch, shares, counts, epoch)
 
     def _normalized(self, advantages: th.Tensor, shares: th.Tensor, counts: tuple[int, ...]) -> th.Tensor:
@@ -176,4 +180,5 @@ def _rows(batch: StackedBatch, rows: slice) -> StackedBatch:
         actions=batch.actions[:, rows],
         columns=Columns(*(one[:, rows] for one in vars(batch.columns).values())),
         masks=None if batch.masks is None else batch.masks[:, rows],
+        states=None if batch.states is None else batch.states[:, rows],
     )

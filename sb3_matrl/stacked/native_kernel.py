@@ -43,8 +43,8 @@ class _Learner(Structure):
         + [("choices", c_void_p), ("activation", c_int64), ("slope", c_double)]
         + _fields(c_void_p, "parameters first second")
         + [("steps", c_double)]
-        + _fields(c_int64, "n_rows feature_stride action_stride mask_stride")
-        + _fields(c_void_p, "features actions old_log_prob old_values advantages returns weights masks")
+        + _fields(c_int64, "n_rows feature_stride state_stride action_stride mask_stride")
+        + _fields(c_void_p, "features states actions old_log_prob old_values advantages returns weights masks")
         + [("n_minibatches", c_int64)]
         + _fields(c_void_p, "index starts counts")
         + _fields(
@@ -84,9 +84,12 @@ def _library() -> _Library:
     spec = find_spec("sb3_matrl.stacked._kernel")
     if spec is None or spec.origin is None:
         raise OSError("it was not compiled: install a C++ compiler and run pip install --no-build-isolation -e . again")
-    update = ctypes.CDLL(spec.origin).sb3_matrl_update
-    update.argtypes, update.restype = [POINTER(_Call)], None
-    return _Library(update, *_matrix_product())
+    library = ctypes.CDLL(spec.origin)
+    size = getattr(library, "sb3_matrl_learner_size", None)
+    if size is None or size() != ctypes.sizeof(_Learner):
+        raise OSError("it was compiled for another version: run pip install --no-build-isolation -e . again")
+    library.sb3_matrl_update.argtypes, library.sb3_matrl_update.restype = [POINTER(_Call)], None
+    return _Library(library.sb3_matrl_update, *_matrix_product())
 
 
 def _matrix_product() -> tuple[int, int | None]:
@@ -266,10 +269,8 @@ class _Task:
 
     def _describe_networks(self) -> None:
         learner, stack, (shape,) = self.learner, self.stack, self.stack.shapes
-        for row, (name, hidden, outputs) in enumerate(
-            (("actor", shape.actor, sum(shape.outputs)), ("critic", shape.critic, 1))
-        ):
-            widths = [shape.inputs, *hidden, outputs]
+        actor, critic = [shape.inputs, *shape.actor, sum(shape.outputs)], [shape.critic_inputs, *shape.critic, 1]
+        for row, (name, widths) in enumerate((("actor", actor), ("critic", critic))):
             start = row * stack.row_size
             layers = [
                 _Layer(*sizes, start + layer.start, start + layer.bias, layer.inputs if layer.last else layer.outputs)
@@ -293,6 +294,8 @@ class _Task:
         learner.action_stride = self._tensor("actions", batch.actions[i]).shape[1]
         for name, column in vars(batch.columns).items():
             self._tensor(name, column[i])
+        if batch.states is not None:
+            learner.state_stride = self._tensor("states", batch.states[i]).shape[1]
         if batch.masks is not None:
             learner.mask_stride = self._tensor("masks", batch.masks[i], th.bool).shape[1]
 

@@ -34,12 +34,16 @@ class Passes:
 
     :param stack: layout of the networks
     :param parameters: parameters of the networks, (N, row size); read at every pass
+    :param n_inputs: number of inputs that the networks use; all of the stack's if ``None``
     """
 
-    def __init__(self, stack: Stack, parameters: th.Tensor) -> None:
+    def __init__(self, stack: Stack, parameters: th.Tensor, n_inputs: int | None = None) -> None:
         self.stack = stack
         self._hidden = stack.layers[:-1]
         self._weights = [layer.weights(parameters) for layer in stack.layers]
+        if n_inputs is not None:
+            first = self._weights[0]
+            self._weights[0] = first[:, :n_inputs] if self._hidden else first[:, :, :n_inputs]
         self._biases = [layer.biases(parameters) for layer in stack.layers]
         self._n = len(parameters)
         self._like = parameters

@@ -27,7 +27,8 @@ class Perceptron:
     """
     Sizes of a learner's two networks, the actor and the critic.
 
-    :param inputs: number of features of an observation
+    :param inputs: number of features of an observation, which the actor sees
+    :param critic_inputs: number of elements that the critic sees: the same features, or a state
     :param actor: widths of the actor's hidden layers
     :param critic: widths of the critic's hidden layers, as many
     :param outputs: sizes of the actor's output: one per choice of Discrete and MultiDiscrete actions, or a Box's dimensions
@@ -38,6 +39,7 @@ class Perceptron:
     """
 
     inputs: int
+    critic_inputs: int
     actor: tuple[int, ...]
     critic: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -62,9 +64,21 @@ def obstacle(learner: OnPolicyAlgorithm) -> str | None:
     kind, policy = type(learner), learner.policy
     if kind not in _POLICIES:
         return f"{kind.__name__} is not stacked, only PPO and MaskablePPO are"
-    if type(policy) is not _POLICIES[kind]:
+    if network_class(policy) is not _POLICIES[kind]:
         return f"its policy is a {type(policy).__name__}, only MlpPolicy is stacked"
     return _network_obstacle(policy) or _optimizer_obstacle(policy) or temporary_obstacle(learner)
+
+
+def network_class(policy: Any) -> type:
+    """
+    SB3's class with the networks of a policy.
+
+    :param policy: policy of a learner
+    :return: the class that its own class, and no base class, names as ``stacked_as``, because its networks are those of that
+        class but for the inputs of the critic, ``state_size`` of them; its own class otherwise
+    """
+    found: type = vars(type(policy)).get("stacked_as", type(policy))
+    return found
 
 
 def _network_obstacle(policy: Any) -> str | None:
@@ -127,6 +141,7 @@ def describe_perceptron(policy: Any) -> Perceptron:
         outputs = (int(np.prod(space.shape)),)
     return Perceptron(
         inputs=policy.features_extractor.features_dim,
+        critic_inputs=getattr(policy, "state_size", policy.features_extractor.features_dim),
         actor=tuple(layer.out_features for layer in actor),
         critic=tuple(layer.out_features for layer in critic),
         outputs=outputs,

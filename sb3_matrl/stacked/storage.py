@@ -85,7 +85,10 @@ class Stack:
         self.shapes: list[Perceptron] = [describe_perceptron(policy) for policy in policies]
         first = self.shapes[0]
         self.activation, self.slope, self.discrete, self.dtype = first.activation, first.slope, first.discrete, first.dtype
-        self.n_inputs = max(shape.inputs for shape in self.shapes)
+        #: Largest numbers of inputs of the actors, of the critics, and of both.
+        self.actor_inputs = max(shape.inputs for shape in self.shapes)
+        self.critic_inputs = max(shape.critic_inputs for shape in self.shapes)
+        self.n_inputs = max(self.actor_inputs, self.critic_inputs)
         self.n_outputs = max(sum(shape.outputs) for shape in self.shapes)
         hidden = [max(widths) for widths in zip(*(shape.hidden for shape in self.shapes), strict=True)]
         self.layers: list[Layer] = []
