@@ -226,8 +226,16 @@ class MultiAgentAlgorithm(MultiAgentModel):
             return False
         ended = np.flatnonzero(seen["dones"])
         if len(ended):  # only their infos have statistics of episodes
-            self._update_info_buffer([seen["infos"][copy] for copy in ended], seen["dones"][ended])
+            self.record_episodes([seen["infos"][copy] for copy in ended])
         return True
+
+    def record_episodes(self, infos: list[dict[str, Any]]) -> None:
+        """
+        Update the episode statistics.
+
+        :param infos: infos of copies whose episodes ended
+        """
+        self._update_info_buffer(infos, np.ones(len(infos), dtype=bool))
 
     def train(self, total_timesteps: int | None = None) -> None:
         """

@@ -69,8 +69,16 @@ class TrainingState:
         for name, kind in {**forms, "num_timesteps": int, "env": dict | None}.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"the training state's {name} is a {type(getattr(self, name)).__name__}")
-        if not all(map(_is_episode, self.episodes)):
-            raise ValueError("the training state's episodes have no returns and lengths")
+        check_episodes(self.episodes)
+
+
+def check_episodes(episodes: list[Any]) -> None:
+    """
+    :param episodes: statistics of episodes, as in SB3's ``ep_info_buffer``
+    :raises ValueError: if one has no returns and length
+    """
+    if not all(map(_is_episode, episodes)):
+        raise ValueError("the training state's episodes have no returns and lengths")
 
 
 def _is_episode(episode: Any) -> bool:

@@ -207,6 +207,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self.n_calls = self._episode_num = 0
         self._block = [0, 0]  # steps and episodes since the last gradient steps
         self._pending: JointTransition | None = None
+        self._pending_episodes: list[dict[str, Any]] = []
 
     def _check_spaces_of_actions(self) -> None:
         for agent, space in self._spaces["action"].items():
@@ -293,7 +294,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps:
-            self._pending, self._block = None, [0, 0]
+            self._pending, self._pending_episodes, self._block = None, [], [0, 0]
         resumed = None if reset_num_timesteps else self._resume_from
         total, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._check_turns()
@@ -378,6 +379,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         new_obs, rewards, dones, infos = env.step(actions)  # type: ignore[arg-type]
         self._check_turns()
         self._pending = self._transition(before, buffer_actions)
+        self._pending_episodes = [infos[copy]["episode"] for copy in np.flatnonzero(dones)]
         self._left_at = env, env.moves
         seen = {
             "actions": actions,
@@ -433,16 +435,20 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
                 chosen[agent][copies] = drawn
         return chosen
 
+    def record_episodes(self, infos: list[dict[str, Any]]) -> None:
+        """Nothing yet: the episodes of a pending step are recorded when the step is stored."""
+
     def _finish_step(self) -> None:
         """Store the pending transition, and whatever else follows the callbacks in a step."""
         transition = self._pending
         if transition is None:
             return
         assert self._last_episode_starts is not None
+        super().record_episodes([{"episode": episode} for episode in self._pending_episodes])
         self.replay_buffer.add(transition)
         self.rewards.observe(transition)
         observations: Any = transition.after.observations
-        self._last_obs, self._pending = observations, None
+        self._last_obs, self._pending, self._pending_episodes = observations, None, []
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self.n_calls += 1
         self._on_step()
@@ -687,6 +693,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         }
         pending = None if self._pending is None else self._pending.as_tree()
         own = {"normalizers": self.rewards.state(), "progress": progress, "pending": pending, "extra": self.extra_state()}
+        own["pending_episodes"] = [dict(episode) for episode in self._pending_episodes]
         return OffPolicyState(**{**vars(state), **own})
 
     def _restore_state(self, state: TrainingState) -> None:
@@ -697,6 +704,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self.n_calls, self._episode_num = progress["n_calls"], progress["episodes"]
         self._block = [progress["block_steps"], progress["block_episodes"]]
         self._pending = None if state.pending is None else JointTransition.from_tree(state.pending)
+        self._pending_episodes = list(state.pending_episodes)
         self.restore_extra_state(state.extra)
 
 

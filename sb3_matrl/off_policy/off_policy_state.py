@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_matrl.common.training_state import TrainingState
+from sb3_matrl.common.training_state import TrainingState, check_episodes
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class OffPolicyState(TrainingState):
         included)
     :param pending: transition that has been played but not stored yet, as ``JointTransition.as_tree`` returns it; ``None``
         for none
+    :param pending_episodes: statistics of the episodes that ended with this transition, as in SB3's ``ep_info_buffer``
     :param extra: further state of the algorithm, such as that of noise objects
     """
 
     progress: dict[str, int] = field(default_factory=dict)
     pending: dict[str, Any] | None = None
+    pending_episodes: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def _check(self) -> None:
@@ -33,6 +35,7 @@ class OffPolicyState(TrainingState):
         numbers = self.progress.values() if isinstance(self.progress, dict) else [None]
         if not all(type(number) is int and number >= 0 for number in numbers) or set(self.progress) != counters:
             raise ValueError(f"the training state's progress should be the numbers {sorted(counters)}")
-        for name, kind in {"pending": dict | None, "extra": dict}.items():
+        for name, kind in {"pending": dict | None, "pending_episodes": list, "extra": dict}.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"the training state's {name} is a {type(getattr(self, name)).__name__}")
+        check_episodes(self.pending_episodes)
