@@ -1,4 +1,4 @@
-"""Networks of one agent of the actor-critic algorithms, built by SB3's TD3 policies (DDPG's, too) on the agent's own spaces."""
+"""Networks of one agent of the actor-critic algorithms, built by SB3's TD3 policies on the agent's own spaces."""
 
 from __future__ import annotations
 
@@ -135,4 +135,4 @@ def _check_own_critic(policy_kwargs: Mapping[str, Any]) -> None:
     if policy_kwargs["n_critics"] != 1:
         raise ValueError(f"policy_kwargs: n_critics is {policy_kwargs['n_critics']!r}, but every agent has one critic here")
     if policy_kwargs.get("share_features_extractor"):
-        raise ValueError("policy_kwargs: share_features_extractor must be False: the critic shares no layers with an actor here")
+        raise ValueError("policy_kwargs: share_features_extractor must be False: actor and critic share no layers here")

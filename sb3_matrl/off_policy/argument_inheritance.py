@@ -15,22 +15,26 @@ def adds_arguments_to(base: type[Any]) -> Callable[[Init], Init]:
     Decorator of a constructor ``__init__(self, *args, own=..., **kwargs)`` that passes everything on to its base class.
 
     :func:`inspect.signature`, ``help``, command lines and model files then see all arguments: those of the base class first,
-    in their order, then the constructor's own, which are keyword-only. A call with other arguments is an error that names
-    the class.
+    in their order, then the constructor's own, which are keyword-only. An argument of its own that the base class has, too,
+    changes the default. A call with other arguments is an error that names the class.
 
     :param base: class whose constructor gets ``*args`` and ``**kwargs``
     """
 
     def decorate(init: Init) -> Init:
         inherited = inspect.signature(base.__init__)
-        own = [one for one in inspect.signature(init).parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY]
-        kept = [one for one in inherited.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        signature = inherited.replace(parameters=[*kept, *own])
+        named = inspect.signature(init).parameters.items()
+        own = {name: one for name, one in named if one.kind is inspect.Parameter.KEYWORD_ONLY}
+        kept = [
+            one.replace(default=own.pop(name).default) if name in own else one
+            for name, one in inherited.parameters.items()
+            if one.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        signature = inherited.replace(parameters=[*kept, *own.values()])
 
         @functools.wraps(init)
         def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-            signature.bind(self, *args, **kwargs)
-            init(self, *args, **kwargs)
+            init(**signature.bind(self, *args, **kwargs).arguments)
 
         checked.__signature__ = signature  # type: ignore[attr-defined]
         hints = [get_type_hints(one, include_extras=True) for one in (base.__init__, init)]

@@ -60,6 +60,7 @@ class CentralCritic(nn.Module):
     def __init__(self, input_size: int, net_arch: Sequence[int], activation_fn: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.qf0 = nn.Sequential(*create_mlp(input_size, 1, list(net_arch), activation_fn))
+        self.q_networks = [self.qf0]
 
     def forward(self, states: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
@@ -69,3 +70,11 @@ class CentralCritic(nn.Module):
         """
         values: th.Tensor = self.qf0(th.cat([states, actions], dim=1))
         return values
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the critic in training or evaluation mode, as SB3's networks.
+
+        :param mode: True for training mode
+        """
+        self.train(mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,13 @@ class TeamNoise:
             return actions
         noise = self._noises[agent]().reshape(actions.shape)
         return np.asarray(np.clip(actions + noise, -1, 1))
+
+    def single(self, agent: str) -> ActionNoise | None:
+        """
+        :param agent: name of the agent
+        :return: noise of the agent in a single environment, a copy; ``None`` without noise
+        """
+        return deepcopy(self._noises[agent].base_noise) if agent in self._noises else None
 
     def reset(self, copies: Iterable[int]) -> None:
         """

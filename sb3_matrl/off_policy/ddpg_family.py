@@ -1,0 +1,245 @@
+"""What IDDPG, MADDPG and COMIX share: arguments of SB3's DDPG, exploration noise, acting."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DDPG
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.td3.policies import TD3Policy
+
+from sb3_matrl.common.arguments import PerAgent
+from sb3_matrl.common.model import legal_actions
+from sb3_matrl.off_policy.exploration_noise import TeamNoise
+from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
+from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
+from sb3_matrl.utils.suggest import unknown
+
+
+class DDPGFamily(OffPolicyMultiAgent):
+    """
+    Base class of IDDPG, MADDPG and COMIX.
+
+    The arguments up to ``_init_setup_model`` have the names, order, meaning and defaults of SB3's DDPG. Those marked (*) may
+    also be a dict keyed by agent.
+
+    :param policy: (*) policy name (``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy``) or subclass of SB3's ``TD3Policy``
+    :param env: factory of a PettingZoo ``ParallelEnv``, such an env, an id (``"hopper_3x1"``, ``"module:callable"``), or a
+        ``JointVecEnv``
+    :param learning_rate: learning rate; a number or a function of the remaining progress
+    :param buffer_size: joint transitions in the replay buffer, over all copies
+    :param learning_starts: joint steps with random actions before the first gradient step
+    :param batch_size: joint transitions of a gradient step
+    :param tau: coefficient of the targets' update after every gradient step
+    :param gamma: discount factor
+    :param train_freq: steps per copy between two updates, or a tuple such as ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: gradient steps of an update; -1 for as many as joint steps were played
+    :param action_noise: (*) standard deviation of normal noise on the actions scaled to [-1, 1], SB3's noise object, or
+        ``None`` for no noise; for agents with a Box. As in SB3, noise is added to the random actions of the warm-up, too
+    :param replay_buffer_class: ``None``; the buffer of several agents is always a ``JointReplayBuffer``
+    :param replay_buffer_kwargs: ``{"handle_timeout_termination": False}`` takes a time limit for an end of the episode
+    :param optimize_memory_usage: ``False``; observations are always stored once
+    :param n_steps: 1; returns of several steps are not supported
+    :param tensorboard_log: folder of TensorBoard logs
+    :param policy_kwargs: (*) keyword arguments of the policy, among them the class and the arguments of the optimiser
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed of all random draws, as in SB3
+    :param device: device of the networks
+    :param _init_setup_model: whether to build the networks in the constructor
+
+    :param stats_window_size: number of episodes over which rollout statistics are averaged
+    :param n_envs: number of env copies; a ``JointVecEnv`` has its own number
+    :param env_kwargs: keyword arguments of the env factory
+    :param vec_env: ``"auto"``, ``"batched"``, ``"dummy"``, ``"subproc"``, ``"supersuit"`` or ``"supersuit-subproc"``, see
+        :func:`~sb3_matrl.vec_env.factory.make_joint_vec_env`
+    :param env_timeout: seconds that a worker process has for one step of its copies, see the same function; ``None`` for none
+    :param norm_reward: whether to divide rewards by the running standard deviation of the discounted return
+    :param on_nan: NaN or infinite numbers in a gradient step end the training (``"stop"``), or that step is skipped
+        (``"skip"``); either way nothing is changed by it
+    :raises ValueError: if an argument or the env is not usable; the message says what to do
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = DDPG.policy_aliases
+    action_kinds: ClassVar[tuple[type[spaces.Space[Any]], ...]] = (spaces.Box,)
+    other_actions = ": use IQL, VDN, QMIX, QTRAN, QDPP or MADDPG for Discrete actions"
+
+    #: Agent -> its networks.
+    networks: dict[str, TD3Policy]
+
+    def __init__(
+        self,
+        policy: PerAgent[str | type[TD3Policy]],
+        env: Any,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: PerAgent[float | ActionNoise | None] = None,
+        replay_buffer_class: type[Any] | None = None,
+        replay_buffer_kwargs: Mapping[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        tensorboard_log: str | None = None,
+        policy_kwargs: PerAgent[Mapping[str, Any] | None] = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        stats_window_size: int = 100,
+        n_envs: int = 1,
+        env_kwargs: Mapping[str, Any] | None = None,
+        vec_env: str = "auto",
+        env_timeout: float | None = None,
+        norm_reward: bool = False,
+        on_nan: str = "stop",
+        **added: Any,
+    ) -> None:
+        super().__init__({**locals(), **added})
+
+    def _setup_model(self) -> None:
+        for agent, space in self._spaces["action"].items():
+            _check_bounds(agent, space)
+        self.__dict__.pop("_followed", None)
+        self.noise = TeamNoise(self.arguments["action_noise"], self._spaces["action"], self.n_envs)
+        super()._setup_model()
+
+    # ------------------------------------------------------------------ training
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        self.noise.reset(range(self.n_envs))  # as SB3; a training that is resumed from a file continues with the noise's state
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def buffer_actions(self, actions: Actions) -> tuple[Actions, Actions]:
+        played, stored = super().buffer_actions({agent: acts for agent, acts in actions.items() if not self._is_box(agent)})
+        for agent, acts in actions.items():
+            if self._is_box(agent):
+                networks = self.networks[agent]
+                scaled = self.noise.add(agent, networks.scale_action(acts))
+                played[agent], stored[agent] = networks.unscale_action(scaled), scaled.reshape(self.n_envs, -1)
+        return {agent: played[agent] for agent in actions}, {agent: stored[agent] for agent in actions}
+
+    def _is_box(self, agent: str) -> bool:
+        return isinstance(self.exploration_spaces[agent], spaces.Box)
+
+    def on_episode_end(self, copy: int) -> None:
+        self.noise.reset([copy])
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"noise": self.noise.state()}
+
+    def restore_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.noise.restore(state["noise"])
+
+    def set_training_mode(self, mode: bool) -> None:
+        for networks in self.networks.values():
+            networks.set_training_mode(mode)
+
+    @abstractmethod
+    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+        """:return: networks and the targets that follow them"""
+
+    @cached_property
+    def _followed(self) -> list[list[th.Tensor]]:
+        """Parameters of networks, those of their targets, running statistics of batch normalisation and the targets' ones."""
+        networks, targets = (list(side) for side in zip(*self.target_pairs(), strict=True))
+        return [_parameters(networks), _parameters(targets), _statistics(networks), _statistics(targets)]
+
+    def update_targets(self) -> None:
+        """Move all targets towards their networks by ``tau``, as SB3's ``polyak_update``; running statistics are copied."""
+        parameters, targets, statistics, following = self._followed
+        with th.no_grad():
+            th._foreach_mul_(targets, 1.0 - self.tau)
+            th._foreach_add_(targets, parameters, alpha=self.tau)
+            if statistics:
+                th._foreach_copy_(following, statistics)
+
+    # ------------------------------------------------------------------ acting
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[dict[str, np.ndarray], None]:
+        """
+        Actions for some or all agents, for one env or a batch of envs; without exploration noise, as in SB3.
+
+        :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
+            that are to act, by the env's own names or by their text
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether actions depend on the observations alone
+        :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
+            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+        :return: agent, as named in ``observation`` -> action, and ``None``
+        :raises ValueError: if an agent is unknown, or an observation does not fit its space
+        """
+        if not isinstance(observation, Mapping):
+            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
+        given = keyed_by_text(action_masks or {})
+        actions = {}
+        for agent, value in observation.items():
+            name = agent_name(agent)
+            if name not in self.possible_agents:
+                raise ValueError(unknown("agent", name, self.possible_agents))
+            mask = given.get(name, legal_actions(value, self._mask_names[name]))
+            actions[agent] = self.action_of(name, value, mask, deterministic)
+        return actions, None
+
+    @abstractmethod
+    def action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
+        """
+        Actions of one agent; see :meth:`predict`.
+
+        :param agent: name of the agent
+        :param observation: observation, with or without a leading batch axis
+        :param mask: legal actions, or ``None`` if all are legal
+        :param deterministic: whether actions depend on the observation alone
+        """
+
+
+def _check_bounds(agent: str, space: spaces.Space[Any]) -> None:
+    """
+    :raises ValueError: if actions of a Box cannot be scaled to [-1, 1]
+    """
+    if not isinstance(space, spaces.Box):
+        return
+    if np.dtype(space.dtype).kind != "f":
+        raise ValueError(f"agent {agent!r}: actions must be floats, not {space}: wrap the env to round them")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
+        raise ValueError(
+            f"agent {agent!r}: actions are scaled from their bounds to [-1, 1], but {space} is not bounded: wrap the env to "
+            "bound them"
+        )
+
+
+def _parameters(networks: Iterable[th.nn.Module]) -> list[th.Tensor]:
+    return [parameter for network in networks for parameter in network.parameters()]
+
+
+def _statistics(networks: Iterable[th.nn.Module]) -> list[th.Tensor]:
+    return [statistic for network in networks for statistic in get_parameters_by_name(network, ["running_"])]
