@@ -299,13 +299,14 @@ class MultiAgentAlgorithm(MultiAgentModel):
     def _capture_state(self) -> TrainingState:
         """State of the training, between two iterations."""
         assert self.env is not None and self.ep_info_buffer is not None
+        has_snapshot = self.env.can_snapshot and self.env.is_running and self._has_own_order
         return TrainingState(
             num_timesteps=self.num_timesteps,
             generators=random_generators(),
             episodes=[dict(info) for info in self.ep_info_buffer],
             episode_starts=np.array(self._last_episode_starts),
             # A snapshot has its columns in the env's order, which another env may not have.
-            env=self.env.snapshot() if self.env.can_snapshot and self._has_own_order else None,
+            env=self.env.snapshot() if has_snapshot else None,
             normalizers=normalizer_states(self.team),
             memories=recurrent_states(self.team),
         )

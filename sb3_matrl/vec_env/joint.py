@@ -187,6 +187,11 @@ class JointVecEnv(VecEnv):
         """Whether the envs can save their state, as :meth:`snapshot` needs."""
         return self.backend.snapshot_obstacle is None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether episodes are under way and no step is: not before the first reset, and not after an error."""
+        return self._running and not self._waiting
+
     def snapshot(self) -> Snapshot:
         """
         Save everything that determines how the copies continue, given the actions: state, pending seeds, episode statistics.
