@@ -50,13 +50,15 @@ _NATURAL = Range("at least 0", 0)
 #: Argument -> its range. ``None`` and the type are the annotation's concern.
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("n_timesteps", "n_steps", "batch_size", "n_epochs", "n_envs", "stats_window_size"), _COUNT),
-    **dict.fromkeys(("br_n_epochs", "distill_steps"), _NATURAL),
-    **dict.fromkeys(("gamma", "gae_lambda"), _SHARE),
+    **dict.fromkeys(("buffer_size", "target_update_interval", "mixing_embed_dim", "hypernet_embed"), _COUNT),
+    **dict.fromkeys(("br_n_epochs", "distill_steps", "learning_starts"), _NATURAL),
+    **dict.fromkeys(("gamma", "gae_lambda", "tau", "exploration_initial_eps", "exploration_final_eps"), _SHARE),
     **dict.fromkeys(("learning_rate", "br_learning_rate"), _RATE),
     **dict.fromkeys(("clip_range", "clip_range_vf", "br_clip_range", "payoff_clip_range"), _POSITIVE),
     **dict.fromkeys(("max_grad_norm", "target_kl", "clip_obs", "clip_reward", "env_timeout"), _POSITIVE),
     **dict.fromkeys(("ent_coef", "vf_coef", "br_kl_coef"), _FINITE),
-    "sde_sample_freq": Range("at least -1", -1),
+    "exploration_fraction": Range("greater than 0 and at most 1", 0.0, 1.0, above_low=True),
+    **dict.fromkeys(("gradient_steps", "sde_sample_freq"), Range("at least -1", -1)),
     "seed": Range("between 0 and 2**32 - 1", 0, 2**32 - 1),
 }
 # Options of policy_kwargs, also nested ones, that are sizes of networks.

@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecTransposeImage
+from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
 from sb3_matrl.common.scripted import scripted_player
@@ -99,6 +100,8 @@ class FrozenAgent:
             return self._script(observation, state, episode_start, deterministic, action_masks)
         if self.normalizer is not None:
             observation = self.normalizer.normalize(observation)
+        if isinstance(self.policy, DQNPolicy) and action_masks is not None:
+            return best_legal_actions(self.policy, observation, action_masks), None
         masks = {"action_masks": action_masks} if isinstance(self.policy, MaskableActorCriticPolicy) else {}
         actions, state = self.policy.predict(observation, state, episode_start, deterministic, **masks)
         return to_space_dtype(self.policy.action_space, actions), state
@@ -150,6 +153,24 @@ class FrozenAgent:
             normalizer = Normalizer(NormalizerConfig(**document["normalizer"]), observation_space, 1)
             normalizer.restore(arrays_for_tensors(tensors["normalizer"]), with_running=False)
         return cls(policy, normalizer)
+
+
+def best_legal_actions(policy: DQNPolicy, observation: Any, action_masks: np.ndarray) -> np.ndarray:
+    """
+    Actions of the largest value among the legal ones, by a policy that knows no masks.
+
+    :param policy: SB3's policy of a DQN
+    :param observation: observation, with or without a leading batch axis
+    :param action_masks: bool (batch, n_actions) or (n_actions,)
+    :return: (batch,), or one number for a single observation
+    """
+    policy.set_training_mode(False)
+    with th.no_grad():
+        tensor, batched = policy.obs_to_tensor(observation)
+        values = policy.q_net(tensor)
+        legal = np.broadcast_to(np.asarray(action_masks, dtype=bool), values.shape)
+        actions = values.masked_fill(th.tensor(~legal, device=values.device), -th.inf).argmax(dim=1).cpu().numpy()
+    return np.asarray(actions if batched else actions[0])
 
 
 def to_space_dtype(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:

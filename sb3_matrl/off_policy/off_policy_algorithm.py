@@ -34,6 +34,7 @@ from sb3_matrl.off_policy.transitions import JointTransition, Moment, Transition
 from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
+from sb3_matrl.vec_env.spaces import leaves_of
 
 #: What a state of the team is: the env's ``state()``, all observations concatenated, or the first that there is.
 STATES = ("auto", "env", "observations")
@@ -190,6 +191,8 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_spaces_of_actions()
+        if self.n_envs > 1 and self.train_freq.unit != TrainFrequencyUnit.STEP:
+            raise ValueError("train_freq in episodes needs n_envs=1: give it in steps")
         self._setup_lr_schedule()
         # Copies, because whoever else samples from the env's spaces would change what is drawn here.
         self.exploration_spaces = {agent: deepcopy(space) for agent, space in self._spaces["action"].items()}
@@ -208,6 +211,23 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self._block = [0, 0]  # steps and episodes since the last gradient steps
         self._pending: JointTransition | None = None
         self._pending_episodes: list[dict[str, Any]] = []
+        self._try_agents()
+
+    def _try_agents(self) -> None:
+        """
+        Let every agent act once.
+
+        :raises ValueError: if its networks cannot process its observations
+        """
+        self.set_training_mode(False)
+        for agent, space in self._spaces["observation"].items():
+            try:
+                self.action_of(agent, _example(space), None, True)
+            except Exception as error:
+                raise ValueError(
+                    f"agent {agent!r}: its networks fail on the observation space {space} ({type(error).__name__}: {error}): "
+                    "change the space by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                ) from error
 
     def _check_spaces_of_actions(self) -> None:
         for agent, space in self._spaces["action"].items():
@@ -359,8 +379,6 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         :param callback: SB3 callback
         :return: False if the callback asked to stop
         """
-        if self.n_envs > 1 and self.train_freq.unit != TrainFrequencyUnit.STEP:
-            raise ValueError("train_freq in episodes needs n_envs=1: give it in steps")
         self.set_training_mode(False)
         self._finish_step()
         self.start_rollout(callback)
@@ -482,7 +500,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
                 logged.append(self.gradient_step(batch))
             except NonFiniteError as error:
                 self._skip_update(error)
-        self._n_updates += gradient_steps
+        self._n_updates += len(logged)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in logged[0] if logged else ():
             self.logger.record(key, float(th.stack([one[key] for one in logged]).mean()))
@@ -728,6 +746,16 @@ class AgentsOnDemand(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._model.possible_agents)
+
+
+def _example(space: spaces.Space[Any]) -> Any:
+    """A batch of one observation: zeros, and the largest of Discrete and MultiDiscrete."""
+    arrays = {leaf.key: np.zeros((1, *leaf.shape), dtype=leaf.dtype) for leaf in leaves_of(space)}
+    for leaf in leaves_of(space):
+        if isinstance(leaf.space, (spaces.Discrete, spaces.MultiDiscrete)):
+            options = leaf.space.n if isinstance(leaf.space, spaces.Discrete) else leaf.space.nvec
+            arrays[leaf.key][0] = leaf.space.start + options - 1
+    return arrays[None] if None in arrays else arrays
 
 
 def _train_freq(value: Any) -> TrainFreq:

@@ -39,7 +39,7 @@ class Rewards:
         nothing = spaces.Discrete(1)
         self.normalizers = {name: Normalizer(config, nothing, n_envs) for name in names} if norm_reward else {}
         self._steps_left = _STEPS_OF_CHECK if how == "sum" and len(agents) > 1 else 0
-        self._nonzero = False
+        self._seen: set[float] = set()
 
     def observe(self, transition: JointTransition) -> None:
         """
@@ -64,9 +64,10 @@ class Rewards:
         if not (np.isclose(rewards, rewards.max(axis=1, keepdims=True)) | ~alive).all():
             self._steps_left = 0
             return
-        self._nonzero = self._nonzero or bool(rewards.any())
+        # One number alone may be everybody's price of a step.
+        self._seen |= set(rewards[rewards != 0.0].tolist()[:2])
         self._steps_left -= 1
-        if self._steps_left == 0 and self._nonzero:
+        if self._steps_left == 0 and len(self._seen) > 1:
             warnings.warn(
                 f"the rewards of all agents were equal in the first {_STEPS_OF_CHECK} steps: if the env pays every agent the "
                 "reward of the whole team, its sum counts it once per agent; team_reward='mean' counts it once",

@@ -53,7 +53,7 @@ class Recorder:
             for agent, space in spaces_of.items()
         }
         before = self.moment
-        observations, *_ = self.env.step(played)
+        self.env.step(played)
         stored = {agent: acts - spaces_of[agent].start for agent, acts in played.items()}
         transition = self.reader.transition(before, stored, self.env.last_step, slice(None))
         self.rows.append([self._whole(before, stored, self.env.last_step, copy) for copy in range(self.env.num_envs)])
@@ -211,7 +211,7 @@ def test_bootstrap_against_the_rules_written_out(handle):
         if done and (first[2] or second[2]):
             continue
         batch = JointBatch(
-            **dict.fromkeys(("observations", "next_observations", "actions", "masks", "next_masks"), {}),
+            **{name: {} for name in ("observations", "next_observations", "actions", "masks", "next_masks")},
             rewards=th.zeros(1, 2),
             alive=flags(True, True),
             next_alive=flags(first[2], second[2]),
