@@ -13,6 +13,9 @@ from sb3_matrl.utils.suggest import did_you_mean, unknown
 _IDS = {
     "checkers_v0": "sb3_matrl.envs.checkers_v0:parallel_env",
     "switch_v0": "sb3_matrl.envs.switch_v0:parallel_env",
+    "stag_hunt_v0": "sb3_matrl.envs.stag_hunt_v0:parallel_env",
+    "escalation_v0": "sb3_matrl.envs.escalation_v0:parallel_env",
+    "predator_prey_v0": "sb3_matrl.envs.predator_prey_v0:parallel_env",
     "matrix_game_v0": "sb3_matrl.envs.matrix_game_v0:parallel_env",
     "pong_v3": "sb3_matrl.envs.pong_v3:parallel_env",
 }

@@ -68,7 +68,7 @@ def move_in_turn(cells: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True, kw_only=True)
 class GridOptions:
     """
-    Options of both grid worlds.
+    Options of all grid worlds.
 
     :param step_cost: reward of every step; the rules say when another reward is added or replaces it
     :param max_cycles: steps after which an episode is truncated
@@ -92,7 +92,8 @@ class GridOptions:
 
 class GridCore(BatchedCore):
     """
-    Deterministic grid world; a subclass defines the map, the rewards, the end of an episode, and the observations.
+    Grid world; a subclass defines the map, the rewards, the end of an episode, and the observations. It is deterministic
+    unless the subclass has random streams.
 
     ``cells`` (num_envs, n_agents) are the cells of the agents, ``steps`` (num_envs,) the numbers of steps played.
 
@@ -105,7 +106,8 @@ class GridCore(BatchedCore):
 
     changing: ClassVar[tuple[str, ...]] = ("cells", "steps", "alive")
     floor: tuple[str, ...]
-    NEXT_CELL: ClassVar[np.ndarray]
+    NEXT_CELL: np.ndarray
+    N_ACTIONS: ClassVar[int] = len(_MOVES)
 
     def __init__(
         self, num_envs: int, options: GridOptions, starts: Sequence[int], view_high: np.ndarray, state_size: int
@@ -119,9 +121,9 @@ class GridCore(BatchedCore):
         high = np.tile(high, len(starts)) if options.full_observability else high
         box = partial(spaces.Box, low=0.0, high=high.astype(np.float32), shape=high.shape, dtype=np.float32)
         self.observation_spaces = {agent: box() for agent in self.possible_agents}
-        self.action_spaces = {agent: spaces.Discrete(len(_MOVES)) for agent in self.possible_agents}
+        self.action_spaces = {agent: spaces.Discrete(self.N_ACTIONS) for agent in self.possible_agents}
         self.state_space = spaces.Box(0.0, 1.0, (state_size,), np.float32)
-        self._counts = np.full(len(starts), len(_MOVES))
+        self._counts = np.full(len(starts), self.N_ACTIONS)
         self._starts = np.array(starts)
         self.cells = np.tile(self._starts, (num_envs, 1))
         self.steps = np.zeros(num_envs, dtype=np.int64)
@@ -151,6 +153,10 @@ class GridCore(BatchedCore):
 
         :param out: float32 (n_agents, num_envs, view size), array to fill
         """
+
+    def _floor_rows(self) -> Sequence[str]:
+        """Rows of symbols of the floor in copy 0; see :func:`draw_grid`."""
+        return self.floor
 
     @abstractmethod
     def _things(self) -> list[str]:
@@ -183,7 +189,7 @@ class GridCore(BatchedCore):
         """
         Play one joint step in every copy that has a live agent.
 
-        :param actions: (num_envs, n_agents), integers 0 to 4; rows of agents that are not alive are ignored
+        :param actions: (num_envs, n_agents), integers from 0; rows of agents that are not alive are ignored
         :raises ValueError: if the action of a live agent is invalid; names the agent and the value
         """
         alive = self.alive
@@ -222,9 +228,9 @@ class GridCore(BatchedCore):
         :raises ImportError: if the mode needs pygame and it is not installed
         """
         if mode == "rgb_array":
-            return draw_grid(self.floor, self._things())
+            return draw_grid(self._floor_rows(), self._things())
         if mode == "ansi":
-            rows = [" ".join(row) for row in overlay(self.floor, self._things())]
+            rows = [" ".join(row) for row in overlay(self._floor_rows(), self._things())]
             return "\n".join([*rows, f"step {self.steps[0]}/{self.options.max_cycles}"])
         return super().render(mode)
 

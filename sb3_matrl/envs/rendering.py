@@ -17,7 +17,20 @@ WALL = (52, 56, 66)
 APPLE = (212, 48, 48)
 LEMON = (248, 210, 40)
 LEAF = (74, 138, 62)
-AGENTS = ((44, 104, 190), (230, 120, 30), (36, 150, 110), (140, 80, 180))
+AGENTS = (
+    (44, 104, 190),
+    (230, 120, 30),
+    (36, 150, 110),
+    (140, 80, 180),
+    (190, 60, 120),
+    (90, 120, 130),
+    (150, 130, 20),
+    (60, 60, 120),
+)
+STAG = (122, 82, 48)
+HARE = (158, 148, 134)
+PREY = (108, 142, 52)
+LIGHT = (255, 226, 110)
 _WHITE = (255, 255, 255)
 
 
@@ -52,7 +65,8 @@ def draw_grid(floor: Sequence[str], things: Sequence[str]) -> np.ndarray:
     """
     Draw a grid world: first the floor, then the things on it.
 
-    Symbols: ``.`` nothing, ``#`` wall, ``a`` to ``d`` target of agent 0 to 3, ``A`` apple, ``L`` lemon, ``0`` to ``3`` agent.
+    Symbols: ``.`` nothing, ``#`` wall, ``*`` lit cell, ``a`` to ``d`` target of agent 0 to 3, ``A`` apple, ``L`` lemon, ``S``
+    stag, ``H`` hare, ``P`` prey, ``0`` to ``7`` agent, ``&`` agents 0 and 1 in one cell.
 
     :param floor: rows of one symbol per cell
     :param things: rows of the same form
@@ -72,12 +86,10 @@ def draw_grid(floor: Sequence[str], things: Sequence[str]) -> np.ndarray:
 
 
 def _draw_symbol(pygame: ModuleType, surface: Any, symbol: str, cell: Any) -> None:
-    if symbol == "#":
-        pygame.draw.rect(surface, WALL, cell)
-    elif symbol == "A":
-        _draw_apple(pygame, surface, cell)
-    elif symbol == "L":
-        _draw_lemon(pygame, surface, cell)
+    if symbol in _FILLS:
+        pygame.draw.rect(surface, _FILLS[symbol], cell)
+    elif symbol in _DRAW:
+        _DRAW[symbol](pygame, surface, cell)
     elif symbol.isdigit():
         _draw_agent(pygame, surface, int(symbol), cell)
     elif symbol.islower():
@@ -100,6 +112,37 @@ def _draw_lemon(pygame: ModuleType, surface: Any, cell: Any) -> None:
     pygame.draw.ellipse(surface, LEMON, cell.inflate(-cell.width // 2, -cell.height * 3 // 5))
 
 
+def _draw_stag(pygame: ModuleType, surface: Any, cell: Any) -> None:
+    x, y = cell.center
+    unit = cell.width // 20
+    for side in (-1, 1):
+        points = [(x + side * 2 * unit, y - unit), (x + side * 4 * unit, y - 7 * unit), (x + side * 7 * unit, y - 8 * unit)]
+        pygame.draw.lines(surface, STAG, False, points, width=unit)
+        pygame.draw.line(surface, STAG, points[1], (x + side * 2 * unit, y - 8 * unit), width=unit)
+    pygame.draw.ellipse(surface, STAG, pygame.Rect(x - 4 * unit, y - 3 * unit, 8 * unit, 11 * unit))
+
+
+def _draw_hare(pygame: ModuleType, surface: Any, cell: Any) -> None:
+    x, y = cell.center
+    unit = cell.width // 20
+    for side in (-1, 1):
+        ear = pygame.Rect(x + side * 2 * unit - unit, y - 7 * unit, 2 * unit, 8 * unit)
+        pygame.draw.ellipse(surface, HARE, ear)
+    pygame.draw.circle(surface, HARE, (x, y + 2 * unit), 4 * unit)
+
+
+def _draw_prey(pygame: ModuleType, surface: Any, cell: Any) -> None:
+    x, y = cell.center
+    tip = cell.width // 4
+    pygame.draw.polygon(surface, PREY, [(x - tip, y), (x, y - tip), (x + tip, y), (x, y + tip)])
+
+
+def _draw_both(pygame: ModuleType, surface: Any, cell: Any) -> None:
+    half = cell.inflate(-cell.width * 2 // 5, -cell.height * 2 // 5)
+    for agent, side in ((0, -1), (1, 1)):
+        _draw_agent(pygame, surface, agent, half.move(side * cell.width // 5, side * cell.height // 5))
+
+
 def _draw_agent(pygame: ModuleType, surface: Any, agent: int, cell: Any) -> None:
     pygame.draw.circle(surface, _WHITE, cell.center, cell.width * 37 // 100)
     pygame.draw.circle(surface, AGENTS[agent], cell.center, cell.width * 34 // 100)
@@ -117,6 +160,10 @@ def _draw_text(pygame: ModuleType, surface: Any, text: str, colour: tuple[int, i
     pygame.font.init()
     picture = pygame.font.Font(None, cell.height // 2).render(text, True, colour)
     surface.blit(picture, picture.get_rect(center=cell.center))
+
+
+_FILLS = {"#": WALL, "*": LIGHT}
+_DRAW = {"A": _draw_apple, "L": _draw_lemon, "S": _draw_stag, "H": _draw_hare, "P": _draw_prey, "&": _draw_both}
 
 
 class Window:

@@ -22,7 +22,7 @@ def play(env: CoreParallelEnv, joint_actions: list[list[int]]) -> tuple[float, i
     return total, steps
 
 
-def assert_follows_reference(core: BatchedCore, make_reference: Any, n_steps: int, seed: int) -> int:
+def assert_follows_reference(core: BatchedCore, make_reference: Any, n_steps: int, seed: int, n_actions: int = 5) -> int:
     """
     Play random actions on all copies (resetting those that end) beside one reference per copy; compare everything.
 
@@ -33,7 +33,7 @@ def assert_follows_reference(core: BatchedCore, make_reference: Any, n_steps: in
     references = [make_reference() for _ in range(core.num_envs)]
     n_episodes = 0
     for _ in range(n_steps):
-        actions = rng.integers(5, size=core.alive.shape)
+        actions = rng.integers(n_actions, size=core.alive.shape)
         outcome = core.step(actions)
         expected = [reference.step(row.tolist()) for reference, row in zip(references, actions, strict=True)]
         np.testing.assert_allclose(outcome.rewards, [e[0] for e in expected], atol=1e-12)
@@ -63,10 +63,11 @@ def assert_copies_match_single_envs(env: CoreParallelEnv, n_copies: int, n_steps
     """Step a core of many copies and as many single environments with the same actions; all must agree exactly."""
     rng = np.random.default_rng(seed)
     core = env.make_core(n_copies)
+    core.seed(range(seed, seed + n_copies))
     core.reset()
     singles = [CoreParallelEnv(core.replicate(1)) for _ in range(n_copies)]
-    for single in singles:
-        single.reset()
+    for copy, single in enumerate(singles):
+        single.reset(seed=seed + copy)
     counts = [int(core.action_spaces[agent].n) for agent in core.possible_agents]
     for _ in range(n_steps):
         actions = rng.integers(counts, size=core.alive.shape)

@@ -21,7 +21,8 @@ def module(monkeypatch):
 
 
 def test_registered_ids():
-    assert registered_ids() == ["checkers_v0", "switch_v0", "matrix_game_v0", "pong_v3", *mamujoco.env_ids()]
+    grids = ["checkers_v0", "switch_v0", "stag_hunt_v0", "escalation_v0", "predator_prey_v0"]
+    assert registered_ids() == [*grids, "matrix_game_v0", "pong_v3", *mamujoco.env_ids()]
     assert "hopper_3x1" in registered_ids()
 
 

@@ -5,10 +5,24 @@ import sys
 import numpy as np
 import pytest
 
-from sb3_matrl.envs import checkers_v0, rendering, switch_v0
-from sb3_matrl.envs.rendering import AGENTS, APPLE, FLOOR, LEMON, TILE, WALL, Window, draw_grid, overlay
+from sb3_matrl.envs import checkers_v0, escalation_v0, predator_prey_v0, rendering, stag_hunt_v0, switch_v0
+from sb3_matrl.envs.rendering import (
+    AGENTS,
+    APPLE,
+    FLOOR,
+    HARE,
+    LEMON,
+    LIGHT,
+    PREY,
+    STAG,
+    TILE,
+    WALL,
+    Window,
+    draw_grid,
+    overlay,
+)
 
-WORLDS = [checkers_v0, switch_v0]
+WORLDS = [checkers_v0, switch_v0, stag_hunt_v0, escalation_v0, predator_prey_v0]
 
 
 def tile(frame: np.ndarray, row: int, col: int) -> np.ndarray:
@@ -64,9 +78,39 @@ def test_picture_of_switch_shows_walls_targets_and_agents():
         assert 0.02 < share(tile(frame, row, col), AGENTS[agent]) < 0.4
 
 
+def test_picture_of_the_stag_hunt_shows_animals_and_both_agents_in_one_cell():
+    env = stag_hunt_v0.parallel_env(render_mode="rgb_array")
+    env.reset()
+    frame = env.render()
+    assert frame.shape == (4 * TILE, 4 * TILE, 3)
+    assert share(tile(frame, 1, 2), STAG) > 0.08
+    assert share(tile(frame, 2, 0), HARE) > 0.08 and share(tile(frame, 1, 3), HARE) > 0.08
+    for first, second in zip([3, 3, 0], [1, 2, 2], strict=True):
+        env.step({"agent_0": first, "agent_1": second})
+    pixels = tile(env.render(), 1, 2)
+    assert share(pixels, AGENTS[0]) > 0.05 and share(pixels, AGENTS[1]) > 0.05
+
+
+def test_picture_of_escalation_shows_the_lit_cell():
+    env = escalation_v0.parallel_env(render_mode="rgb_array")
+    env.reset(seed=0)
+    row, col = divmod(int(env._core.lit[0]), 5)
+    assert share(tile(env.render(), row, col), LIGHT) > 0.4
+
+
+def test_picture_of_predator_prey_shows_eight_predators_and_the_prey():
+    env = predator_prey_v0.parallel_env(render_mode="rgb_array")
+    env.reset(seed=0)
+    frame = env.render()
+    for agent, cell in enumerate(env._core.cells[0].tolist()):
+        assert share(tile(frame, *divmod(cell, 10)), AGENTS[agent]) > 0.2
+    for cell in env._core.prey[0].tolist():
+        assert share(tile(frame, *divmod(cell, 10)), PREY) > 0.1
+
+
 def test_agents_are_told_apart_by_colour_and_number():
-    frame = draw_grid(["...."], ["0123"])
-    assert len({tile(frame, 0, col).tobytes() for col in range(4)}) == 4
+    frame = draw_grid(["." * 8], ["01234567"])
+    assert len({tile(frame, 0, col).tobytes() for col in range(8)}) == 8
     assert share(tile(frame, 0, 0), (255, 255, 255)) > 0.01  # the number
 
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
+from sb3_matrl.envs import checkers_v0, escalation_v0, matrix_game_v0, predator_prey_v0, stag_hunt_v0, switch_v0
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep
 
 WORLDS = {
     "checkers": checkers_v0.parallel_env(max_cycles=9, clock=True),
     "switch": switch_v0.parallel_env(max_cycles=11),
     "switch_leave": switch_v0.parallel_env(max_cycles=40, n_agents=2, finished_agents="leave"),
+    "stag_hunt": stag_hunt_v0.parallel_env(max_cycles=9, stag_follows=True, respawn=True),
+    "escalation": escalation_v0.parallel_env(max_cycles=9, size=3),
+    "predator_prey": predator_prey_v0.parallel_env(max_cycles=11, size=4, n_agents=3, n_prey=4),
     "matrix_game": matrix_game_v0.parallel_env(max_cycles=4),
 }
 

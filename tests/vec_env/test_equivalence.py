@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sb3_matrl.envs import checkers_v0, matrix_game_v0, switch_v0
+from sb3_matrl.envs import checkers_v0, escalation_v0, matrix_game_v0, predator_prey_v0, stag_hunt_v0, switch_v0
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import assert_same_as_reference, random_actions
@@ -15,6 +15,12 @@ from tests.vec_env.turn_toys import Waiting
 SHIPPED = {
     "checkers": partial(checkers_v0.parallel_env, max_cycles=17),
     "switch": partial(switch_v0.parallel_env, max_cycles=13),
+    "stag hunt": partial(stag_hunt_v0.parallel_env, stag_follows=True, respawn=True),
+    "escalation": partial(escalation_v0.parallel_env, max_cycles=13),
+    "predator-prey": partial(predator_prey_v0.parallel_env, size=4, n_agents=3, n_prey=3, max_cycles=13),
+    "predator-prey that leave": partial(
+        predator_prey_v0.parallel_env, size=3, n_agents=4, n_prey=2, max_cycles=13, finished_agents="leave"
+    ),
     "matrix game": matrix_game_v0.parallel_env,
 }
 
