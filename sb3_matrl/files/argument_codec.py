@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-_SAFE_MODULES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.")
+_SAFE_MODULES = ("torch.nn.", "torch.optim.", "stable_baselines3.", "sb3_contrib.", "sb3_matrl.on_policy.central_policies.")
 _SAFE_BASES = (th.nn.Module, th.optim.Optimizer, BaseAlgorithm, BaseBuffer)
 # Argument -> what its class must be. An algorithm, for example, is no activation function: its constructor takes an env.
 _BASES: dict[str, tuple[type, ...]] = {
@@ -164,7 +164,9 @@ def _is_safe(value: type) -> bool:
 
 def _load_class(module: str, name: str, argument: str) -> type:
     if not f"{module}.".startswith(_SAFE_MODULES):
-        raise ValueError(f"{module}.{name} is not imported: only classes of torch, SB3 and sb3-contrib are loaded by name")
+        raise ValueError(
+            f"{module}.{name} is not imported: only classes of torch, SB3, sb3-contrib and this package are loaded by name"
+        )
     try:
         value = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
