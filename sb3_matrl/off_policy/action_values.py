@@ -1,4 +1,4 @@
-"""Values of many actions per observation, by critics of several agents; alike critics are evaluated together."""
+"""Values of many actions per observation and the best of them; alike critics of several agents are evaluated together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import ContinuousCritic
 from torch import nn
+
+from sb3_matrl.off_policy.cross_entropy import cross_entropy_maximum
+
+# Samples of an agent up to which alike critics are evaluated together: more of them are faster one agent at a time (CPU).
+_MOST_TOGETHER = 640
 
 
 class ActionValues:
@@ -62,6 +67,33 @@ def alike_critics(critics: Mapping[str, ContinuousCritic]) -> list[list[str]]:
     for agent, critic in critics.items():
         groups.setdefault(_layers_of(critic) or agent, []).append(agent)
     return list(groups.values())
+
+
+def best_actions(
+    critics: Mapping[str, ContinuousCritic],
+    groups: Sequence[Sequence[str]],
+    observations: Mapping[str, Any],
+    normals: Mapping[str, th.Tensor],
+    n_elites: int,
+) -> dict[str, th.Tensor]:
+    """
+    Best actions of all agents by the cross-entropy method.
+
+    :param critics: agent -> critic
+    :param groups: agents with alike critics, see :func:`alike_critics`
+    :param observations: agent -> (B, \\*shape), or a dict of such tensors
+    :param normals: agent -> standard normal numbers (iterations, B, n_samples, size)
+    :param n_elites: number of the best samples that the next iteration's distribution is fitted to
+    :return: agent -> (B, size), scaled to [-1, 1]
+    """
+    best: dict[str, th.Tensor] = {}
+    for group in groups:
+        _, rows, samples, _ = normals[group[0]].shape
+        for part in [group] if rows * samples <= _MOST_TOGETHER else [[agent] for agent in group]:
+            values = ActionValues([critics[agent] for agent in part], [observations[agent] for agent in part])
+            draws = th.stack([normals[agent] for agent in part], dim=1)
+            best.update(zip(part, cross_entropy_maximum(values, draws, n_elites), strict=True))
+    return {agent: best[agent] for agent in critics}
 
 
 def _layers_of(critic: ContinuousCritic) -> Hashable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,8 @@ def _noise(agent: str, given: Any, space: spaces.Box) -> ActionNoise:
     """
     size = int(np.prod(space.shape))
     if not isinstance(given, ActionNoise):
+        if isinstance(given, bool) or not isinstance(given, Real):
+            raise ValueError(f"action_noise of {agent!r} must be a number, SB3's noise object or None, got {given!r}")
         return NormalActionNoise(np.zeros(size), np.full(size, float(given)))
     noise = given.base_noise if isinstance(given, VectorizedActionNoise) else given
     means = getattr(noise, "_mu", None)

@@ -108,6 +108,7 @@ def test_states_that_do_not_fit_are_rejected() -> None:
     [
         ({"a": 0.1}, "missing b, c"),
         ({"a": 0.1, "b": 0.1, "c": 0.1}, "noise is for a Box"),
+        ("loud", "must be a number, SB3's noise object or None"),
         (NormalActionNoise(np.zeros(2), np.ones(2)), "of 'c' has 2 values, its actions 3"),
     ],
 )
