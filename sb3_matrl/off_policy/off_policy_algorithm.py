@@ -364,7 +364,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         self._log_interval = log_interval
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps or any(self._block) or self._pending is not None:
-            if not self.collect_rollouts(callback):
+            if not self._collect(callback):
                 break
             if self.num_timesteps > max(self.learning_starts, 0):
                 self.train(self.gradient_steps if self.gradient_steps >= 0 else self._block[0] * self.n_envs)
@@ -381,7 +381,10 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         """
         self.set_training_mode(False)
         self._finish_step()
-        self.start_rollout(callback)
+        if any(self._block):  # resumed in the middle of a rollout, whose start the callbacks have seen
+            self._notice_moves()
+        else:
+            self.start_rollout(callback)
         while should_collect_more_steps(self.train_freq, *self._block):
             if not self._step(callback):
                 return False
@@ -710,8 +713,13 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
             "stored": 0 if self._replay_buffer is None else self._replay_buffer.added,
         }
         pending = None if self._pending is None else self._pending.as_tree()
-        own = {"normalizers": self.rewards.state(), "progress": progress, "pending": pending, "extra": self.extra_state()}
-        own["pending_episodes"] = [dict(episode) for episode in self._pending_episodes]
+        own = {
+            "normalizers": self.rewards.state(),
+            "progress": progress,
+            "pending": pending,
+            "pending_episodes": [dict(episode) for episode in self._pending_episodes],
+            "extra": self.extra_state(),
+        }
         return OffPolicyState(**{**vars(state), **own})
 
     def _restore_state(self, state: TrainingState) -> None:
