@@ -27,7 +27,7 @@ from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import Values, chosen_values, greedy_actions
 from sb3_matrl.off_policy.value_based import LOSSES, ValueBased
-from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
+from sb3_matrl.utils.agent_names import keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 
 Tensors = dict[str, th.Tensor]
@@ -138,7 +138,9 @@ class QDPP(ValueBased):
         with th.no_grad():
             following, agreement = self._next_team_values(batch)
             targets = self.rewards.of_team(batch) + batch.team_bootstrap() * self.gamma * following
-        values, diversity = self._team_values(self.utilities.values(batch.observations), batch)
+        actions = th.stack([batch.actions[agent] for agent in self.possible_agents], dim=1)
+        utilities = self.utilities.values(batch.observations)
+        values, diversity = self.team_values(utilities, batch.observations, actions, batch.alive)
         loss = LOSSES[self.arguments["loss"]](values, targets)
         norms = self.minimise({"TD": loss}, {"the team": self.optimizer})
         return {
@@ -150,10 +152,19 @@ class QDPP(ValueBased):
             "train/grad_norm": norms["the team"],
         }
 
-    def _team_values(self, values: Values, batch: JointBatch) -> tuple[th.Tensor, th.Tensor]:
-        """Q_tot and log det K of the actions taken, (B,) each."""
-        actions = th.stack([batch.actions[agent] for agent in self.possible_agents], dim=1)
-        return self._q_tot(values, self._features(batch.observations), actions, batch.alive)
+    def team_values(
+        self, values: Values, observations: Mapping[str, Any], actions: th.Tensor, present: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Q_tot and log det K of joint actions.
+
+        :param values: agent -> (B, n_actions), the utilities at the observations
+        :param observations: agent -> (B, \\*shape), or a dict of such tensors
+        :param actions: int64 (B, n)
+        :param present: bool (B, n), agents that take part
+        :return: (B,) and (B,)
+        """
+        return self._q_tot(values, self._features(observations), actions, present)
 
     def _next_team_values(self, batch: JointBatch) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -226,10 +237,7 @@ class QDPP(ValueBased):
         """
         if deterministic or not isinstance(observation, Mapping) or not observation:
             return super().predict(observation, state, episode_start, deterministic, action_masks)
-        names = {agent_name(agent): agent for agent in observation}
-        for name in names:
-            if name not in self.possible_agents:
-                raise ValueError(unknown("agent", name, self.possible_agents))
+        names = {self.known_name(agent): agent for agent in observation}
         self.set_training_mode(False)
         agents = [agent for agent in self.possible_agents if agent in names]
         rows = {agent: self.utilities.policies[agent].obs_to_tensor(observation[names[agent]]) for agent in agents}

@@ -188,6 +188,24 @@ class QTRAN(ValueBased):
             return base
         return counterfactual_targets(chosen_values(values, actions), present)
 
+    def joint_values(
+        self, observations: Mapping[str, Any], states: th.Tensor, actions: th.Tensor, present: th.Tensor
+    ) -> th.Tensor:
+        """
+        Q_jt of joint actions; in the alternative the mean of the present agents' values of them.
+
+        :param observations: agent -> (B, \\*shape), or a dict of such tensors
+        :param states: (B, state size)
+        :param actions: int64 (B, n)
+        :param present: bool (B, n), agents that take part
+        :return: (B,)
+        """
+        values = self.joint(self._outputs(observations).hidden, actions, present, states)
+        if self.variant == "base":
+            base: th.Tensor = values
+            return base
+        return mean_over_present(chosen_values(values, actions), present)
+
     def _mean_over_networks(self, values: th.Tensor, present: th.Tensor) -> th.Tensor:
         return values[:, 0] if self.variant == "base" else mean_over_present(values, present)
 

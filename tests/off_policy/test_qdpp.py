@@ -117,8 +117,9 @@ def test_the_value_of_the_team_is_at_most_the_sum_of_the_agents() -> None:
     model = trained()
     batch = model.sample(64)
     q = model.utilities.values(batch.observations)
-    values, diversity = model._team_values(q, batch)
     chosen = [q[agent].gather(1, batch.actions[agent][:, None])[:, 0] for agent in "abc"]
+    actions = th.stack([batch.actions[agent] for agent in "abc"], dim=1)
+    values, diversity = model.team_values(q, batch.observations, actions, batch.alive)
     total = (th.stack(chosen, dim=1) * batch.alive).sum(dim=1)
     assert (values <= total + 1e-5).all() and (diversity < -1e-3).any()
 
