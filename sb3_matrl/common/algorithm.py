@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_matrl.common.agents import Position
-from sb3_matrl.common.callbacks import reject_single_agent_evaluation
+from sb3_matrl.common.callbacks import StopTraining, reject_single_agent_evaluation
 from sb3_matrl.common.finite import ON_NAN, NonFiniteError
 from sb3_matrl.common.logger import AgentLogger, fit_tables
 from sb3_matrl.common.model import MultiAgentModel
@@ -181,7 +181,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
         self._state = self._capture_state()
         while self.num_timesteps < total_timesteps:
             start = time.perf_counter()
-            if not self.collect_rollouts(callback):
+            if not self._collect(callback):
                 break
             self.logger.record("time/collect_seconds", time.perf_counter() - start)
             iteration += 1
@@ -191,6 +191,13 @@ class MultiAgentAlgorithm(MultiAgentModel):
                 self.dump_logs(iteration)
         callback.on_training_end()
         return self
+
+    def _collect(self, callback: BaseCallback) -> bool:
+        """As :meth:`collect_rollouts`; also False if a callback stops the training at the start of the rollout."""
+        try:
+            return self.collect_rollouts(callback)
+        except StopTraining:
+            return False
 
     def start_rollout(self, callback: BaseCallback) -> Position:
         """

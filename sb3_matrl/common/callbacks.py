@@ -25,6 +25,10 @@ from sb3_matrl.files.checkpoints import (
 KEPT_BUFFERS = 2
 
 
+class StopTraining(Exception):
+    """Raised by a callback at the start of a rollout: the training ends before another step, as if this were its end."""
+
+
 class ResumableCheckpointCallback(BaseCallback):
     """
     Save the whole training between two iterations, and at its end.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
+from sb3_matrl.common.callbacks import StopTraining
 from sb3_matrl.evaluation.evaluate import MAX_EPISODE_STEPS, EvaluationResult, check_max_episode_steps, evaluate_policy
 from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
@@ -25,8 +26,10 @@ class MultiAgentEvalCallback(EventCallback):
     Evaluate all agents together during training.
 
     Every evaluation plays the sampled and the greedy policies, because they may differ a lot. It takes place between
-    two iterations, after the first one that reaches a multiple of ``eval_freq``, and at the end of training. It does not
-    change the training: the global random streams are restored.
+    two iterations, after the first one that reaches a multiple of ``eval_freq``, and at the end of training; of off-policy
+    algorithms after the first ``train_freq`` steps, with their gradient steps, that reach a multiple. It does not change the
+    training: the global random streams are restored. Sampled actions of algorithms that explore by chance have the exploration
+    rate of that moment.
 
     Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
     ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled); ``eval/cut_episodes`` if episodes had no end.
@@ -143,16 +146,18 @@ class MultiAgentEvalCallback(EventCallback):
     def _on_rollout_start(self) -> None:
         if self._is_due():
             self._evaluate()
+        if not self._continue_training:
+            raise StopTraining
 
     def _is_due(self) -> bool:
         return self.eval_freq > 0 and self._next_evaluation is not None and self._next_evaluation <= self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        return self._continue_training
+        return True
 
     def _on_training_end(self) -> None:
         done = bool(self.timesteps) and self.timesteps[-1] == self.model.num_timesteps
-        if self.evaluate_at_end and not done:
+        if self.evaluate_at_end and self._continue_training and not done:
             self._evaluate()
 
     def _schedule_next(self) -> None:

@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sb3_matrl import MATRL
+from sb3_matrl import MATRL, VDN
 from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
 from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from sb3_matrl.files.archive import read_archive
@@ -69,6 +69,52 @@ def test_evaluates_after_the_iteration_that_reaches_a_multiple_and_at_the_end(tr
     _, callback, _ = trained
     # Iterations end at 40, 80, 120, 160, 200; multiples of 60 are 60, 120, 180.
     assert callback.timesteps == [80, 120, 200]
+
+
+def off_policy_model(**changes):
+    arguments = {"n_envs": 2, "train_freq": 5, "learning_starts": 10, "buffer_size": 100, "batch_size": 4}
+    small = {"policy_kwargs": {"net_arch": [8]}, "exploration_final_eps": 0.5, "seed": 0, "device": "cpu"}
+    return VDN("MlpPolicy", RandomLength, **{**arguments, **small, **changes})
+
+
+class AtEvaluations(BaseCallback):
+    """Keeps the numbers of updates and the exploration rates at evaluations."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        self.seen.append((self.model.num_timesteps, self.model._n_updates, self.model.exploration_rate))
+        return True
+
+
+def test_evaluates_off_policy_algorithms_after_the_block_of_steps_that_reaches_a_multiple():
+    callback = evaluation(eval_freq=25, callback_after_eval=(at := AtEvaluations()))
+    off_policy_model(exploration_fraction=1.0).learn(100, callback)
+    # Blocks end at 10, 20, 30, ...; gradient steps follow all but the first, where 10 steps are not more than the warm-up.
+    assert callback.timesteps == [30, 50, 80, 100]
+    assert [(steps, updates) for steps, updates, _ in at.seen] == [(30, 2), (50, 4), (80, 7), (100, 9)]
+    np.testing.assert_allclose([rate for *_, rate in at.seen], [0.85, 0.75, 0.6, 0.5])
+
+
+def test_off_policy_training_that_stops_within_a_block_evaluates_as_one_that_did_not(tmp_path):
+    class StopAt(BaseCallback):
+        def _on_step(self):
+            return self.model.num_timesteps < 28
+
+    whole, stopped, resumed = (evaluation(eval_freq=25) for _ in range(3))
+    off_policy_model().learn(60, whole)
+    stopped.evaluate_at_end = False  # as where a signal stops the training
+    model = off_policy_model().learn(60, [StopAt(), stopped])
+    assert model.num_timesteps == 28 and stopped.timesteps == []
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model = VDN.load(tmp_path / "model", env=RandomLength, device="cpu")
+    model.load_replay_buffer(tmp_path / "buffer")
+    resumed.set_state(stopped.state())
+    model.learn(32, resumed, reset_num_timesteps=False)
+    assert resumed.timesteps == whole.timesteps == [30, 50, 60]
 
 
 @pytest.mark.parametrize("eval_freq", [0, -1])
@@ -169,15 +215,15 @@ def test_of_equally_good_models_the_latest_is_kept(tmp_path, monkeypatch):
 def test_callback_after_evaluation_can_stop_the_training():
     callback, model = evaluation(eval_freq=40, callback_after_eval=Recorder(limit=2)), small_model()
     model.learn(10_000, callback)
-    assert callback.timesteps[:2] == [40, 80]
-    assert model.num_timesteps <= 80 + 4
+    assert callback.timesteps == [40, 80]
+    assert model.num_timesteps == 80
 
 
 def test_sb3_stopping_rule_works():
     rule = StopTrainingOnRewardThreshold(reward_threshold=-1.0)
     callback, model = evaluation(eval_freq=40, callback_on_new_best=rule), small_model()
     model.learn(10_000, callback)
-    assert model.num_timesteps <= 40 + 4
+    assert model.num_timesteps == 40
 
 
 def test_sb3_checkpoints_work(tmp_path):
@@ -259,7 +305,7 @@ def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path,
     stopped = evaluation(should_stop=should_stop, log_path=tmp_path, best_model_save_path=tmp_path)
     before, model = stopped.state(), small_model()
     model.learn(200, stopped)
-    assert looks == [80] * at_look or looks[at_look:] == [84]  # the second look: whether to evaluate at the end
+    assert looks == [80] * at_look and model.num_timesteps == 80  # no step more, and no other evaluation at the end
     assert stopped.state() == {**before, "next_evaluation": 60} and list(tmp_path.iterdir()) == []
     model.save(tmp_path / "model")
     resumed, (_, whole, _) = evaluation(), trained

@@ -55,8 +55,6 @@ class Objective:
             trial.report(self._metric(evaluation), step=len(evaluation.timesteps))
             trial.set_user_attr("steps", steps)
             stopped = steps < evaluation.locals["total_timesteps"] and trial.should_prune()
-            # Training continues for one more step, after which there is nothing more to evaluate.
-            evaluation.evaluate_at_end = not stopped
             return not stopped
 
         evaluation = train(options, self.config.words(values), report)
