@@ -11,14 +11,20 @@ if TYPE_CHECKING:
     from sb3_matrl.matrl import MATRL
     from sb3_matrl.matrl.coordinator import MATRLCoordinator
     from sb3_matrl.matrl.metagame_report import MetaGameReport
+    from sb3_matrl.off_policy.comix import COMIX
+    from sb3_matrl.off_policy.iddpg import IDDPG
     from sb3_matrl.off_policy.iql import IQL
+    from sb3_matrl.off_policy.maddpg import MADDPG
     from sb3_matrl.off_policy.qdpp import QDPP
     from sb3_matrl.off_policy.qmix import QMIX
     from sb3_matrl.off_policy.qtran import QTRAN
     from sb3_matrl.off_policy.vdn import VDN
 
 __all__ = [
+    "COMIX",
+    "IDDPG",
     "IQL",
+    "MADDPG",
     "MATRL",
     "QDPP",
     "QMIX",
@@ -42,6 +48,9 @@ _HOMES = {
     "QMIX": "off_policy.qmix",
     "QTRAN": "off_policy.qtran",
     "QDPP": "off_policy.qdpp",
+    "IDDPG": "off_policy.iddpg",
+    "MADDPG": "off_policy.maddpg",
+    "COMIX": "off_policy.comix",
     "load_model": "common.loading",
 }
 

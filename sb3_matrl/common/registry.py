@@ -81,6 +81,9 @@ _BUILT_IN = (
     AlgorithmSpec("qmix", f"{_OFF_POLICY}.qmix:QMIX", {}, "monotone mixing of the agents' values by the state", "value_based"),
     AlgorithmSpec("qtran", f"{_OFF_POLICY}.qtran:QTRAN", {}, "joint value, factorised by constraints", "value_based"),
     AlgorithmSpec("qdpp", f"{_OFF_POLICY}.qdpp:QDPP", {}, "determinantal Q-learning: diverse joint actions", "value_based"),
+    AlgorithmSpec("iddpg", f"{_OFF_POLICY}.iddpg:IDDPG", {}, "independent DDPG", "actor_critic"),
+    AlgorithmSpec("maddpg", f"{_OFF_POLICY}.maddpg:MADDPG", {}, "DDPG with central critics", "actor_critic"),
+    AlgorithmSpec("comix", f"{_OFF_POLICY}.comix:COMIX", {}, "mixing of values of continuous actions", "actor_critic"),
 )
 
 

@@ -72,7 +72,7 @@ def test_a_file_of_an_unregistered_class_is_not_loaded_by_name(tmp_path: Path) -
 
 def test_registered_names(registered: AlgorithmSpec) -> None:
     assert algorithm_names()[:4] == ["matrl", "matrl-no-br", "il-la", "ippo"] and algorithm_names()[-1] == "step-counter"
-    assert {"iql", "vdn", "qmix", "qtran", "qdpp"} <= set(algorithm_names())
+    assert {"mappo", "iql", "vdn", "qmix", "qtran", "qdpp", "iddpg", "maddpg", "comix"} <= set(algorithm_names())
     assert algorithm_spec("ippo").load_class() is MATRL and algorithm_spec("step-counter").load_class() is StepCounter
     with pytest.raises(ValueError, match="algorithm 'matr' is unknown; did you mean 'matrl'"):
         algorithm_spec("matr")
