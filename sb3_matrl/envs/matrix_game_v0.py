@@ -6,17 +6,20 @@ the payoff of player i when every player j plays a_j. Every agent observes the c
 round / max_cycles.
 
 The last of ``max_cycles`` rounds *terminates* the game: a repeated game has a known, finite length, so it is never
-truncated, and no value is bootstrapped beyond its end. The game is deterministic; a seed has no effect.
+truncated, and no value is bootstrapped beyond its end. A seed has an effect only in games with random payoffs, where one coin
+per round decides for all players.
 
-The named games are the usual ones of the literature. In ``"shapley"`` (after Shapley 1964, "Some topics in two-person
+The named games are the usual ones of the literature: two-player games such as chicken, the climbing and penalty games with
+common payoffs, congestion with any number of players, and random games; see :mod:`sb3_matrl.games.one_shot_games` for their
+payoffs, sources and best welfare. In ``"shapley"`` (after Shapley 1964, "Some topics in two-person
 games") the row player is paid for matching the column player, who is paid for being one ahead, so that many learners cycle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -26,18 +29,23 @@ from pettingzoo.utils.conversions import parallel_to_aec
 
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep, discrete_actions
 from sb3_matrl.envs.option_checks import check_flag, check_integer
-from sb3_matrl.games.named_games import game_names, named_payoffs
+from sb3_matrl.envs.random_streams import SeededCore
+from sb3_matrl.games.named_games import named_payoffs
 from sb3_matrl.games.normal_form import NormalFormGame
+from sb3_matrl.games.one_shot_games import OneShotGame, TableGame, one_shot_game
+from sb3_matrl.games.one_shot_games import one_shot_names as game_names
 from sb3_matrl.games.payoff_arrays import check_payoffs
 
 __all__ = [
     "MatrixGameCore",
     "MatrixGameOptions",
+    "RandomMatrixGameCore",
     "check_payoffs",
     "env",
     "game_names",
     "named_payoffs",
     "nash_conv",
+    "one_shot_game",
     "parallel_env",
 ]
 
@@ -66,19 +74,26 @@ class MatrixGameOptions:
     """
     Options of a matrix game.
 
-    :param payoffs: payoffs, shape (n, A_1, ..., A_n)
+    :param payoffs: the game, or its payoffs, shape (n, A_1, ..., A_n), which become a game
     :param max_cycles: number of rounds of an episode
     :param team_reward: whether every agent gets the sum of all payoffs
     """
 
-    payoffs: np.ndarray
+    payoffs: ArrayLike | OneShotGame
     max_cycles: int = 1
     team_reward: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "payoffs", check_payoffs(self.payoffs))
+        if not isinstance(self.payoffs, OneShotGame):
+            object.__setattr__(self, "payoffs", TableGame(self.payoffs))
         check_integer("max_cycles", self.max_cycles, low=1)
         check_flag("team_reward", self.team_reward)
+
+    @property
+    def game(self) -> OneShotGame:
+        """The game that is played."""
+        assert isinstance(self.payoffs, OneShotGame)
+        return self.payoffs
 
 
 class MatrixGameCore(BatchedCore):
@@ -89,7 +104,7 @@ class MatrixGameCore(BatchedCore):
     :param options: options of the game
     """
 
-    changing = ("alive", "_rounds", "_last_actions", "_last_rewards")
+    changing: ClassVar[tuple[str, ...]] = ("alive", "_rounds", "_last_actions", "_last_rewards")
     metadata = {  # noqa: RUF012 - PettingZoo's convention
         "name": "matrix_game_v0",
         "render_modes": ["ansi"],
@@ -101,7 +116,7 @@ class MatrixGameCore(BatchedCore):
         check_integer("num_envs", num_envs, low=1)
         self.num_envs = num_envs
         self.options = options
-        self._counts = np.array(options.payoffs.shape[1:])
+        self._counts = np.array(options.game.n_actions)
         self.possible_agents = [f"agent_{agent}" for agent in range(len(self._counts))]
         self.observation_spaces = {agent: spaces.Box(0.0, 1.0, (1,), np.float32) for agent in self.possible_agents}
         self.action_spaces = {
@@ -144,7 +159,7 @@ class MatrixGameCore(BatchedCore):
         alive = self.alive
         actions = discrete_actions(actions, self._counts, alive, self.possible_agents)
         self._rounds = self._rounds + alive[:, 0]
-        payoffs = self.options.payoffs[:, *actions.T].T
+        payoffs = self._payoffs(actions)
         if self.options.team_reward:
             payoffs = np.broadcast_to(payoffs.sum(axis=1, keepdims=True), alive.shape)
         rewards = np.where(alive, payoffs, 0.0)
@@ -152,6 +167,10 @@ class MatrixGameCore(BatchedCore):
         self.alive = alive & ~over
         self._last_actions, self._last_rewards = actions, rewards
         return CoreStep(rewards.copy(), alive & over, np.zeros_like(alive))
+
+    def _payoffs(self, actions: np.ndarray) -> np.ndarray:
+        """Payoffs of one round: (num_envs, n_agents)."""
+        return self.options.game.payoffs(actions)
 
     def observations(self) -> dict[str, np.ndarray]:
         """Constant 1 for every agent: float32 (num_envs, 1)."""
@@ -176,27 +195,65 @@ class MatrixGameCore(BatchedCore):
         return "\n".join(lines)
 
 
+class RandomMatrixGameCore(SeededCore, MatrixGameCore):
+    """
+    ``num_envs`` copies of a normal-form game with random payoffs, one random stream per copy.
+
+    :param num_envs: number of copies
+    :param options: options of the game
+    """
+
+    changing = (*MatrixGameCore.changing, "streams")
+
+    def __init__(self, num_envs: int, options: MatrixGameOptions) -> None:
+        super().__init__(num_envs, options)
+        self._open_streams(num_envs)
+
+    def _payoffs(self, actions: np.ndarray) -> np.ndarray:
+        coins = self._uniform(1, self.alive[:, 0])
+        game = self.options.game
+        return np.asarray(game.payoffs(actions) + np.where(coins < 0.5, 1.0, -1.0) * game.spreads(actions))
+
+
 def parallel_env(
     game: str = "rps",
     payoffs: ArrayLike | None = None,
     max_cycles: int = 1,
     render_mode: str | None = None,
     team_reward: bool = False,
+    game_kwargs: Mapping[str, Any] | None = None,
 ) -> CoreParallelEnv:
     """
     Make a normal-form game as a PettingZoo parallel environment; the module's docstring has the rules.
 
     :param game: ``"rps"``, ``"matching_pennies"``, ``"prisoners_dilemma"``, ``"chicken"``, ``"stag_hunt"``,
-        ``"coordination"`` or ``"shapley"``; ignored if ``payoffs`` are given
+        ``"coordination"``, ``"shapley"``, ``"climbing"``, ``"climbing_partially_stochastic"``, ``"climbing_stochastic"``,
+        ``"penalty"``, ``"congestion"``, ``"random_common_payoff"`` or ``"random_general_sum"``; ignored if ``payoffs`` are
+        given
     :param payoffs: payoffs of another game, shape (n, A_1, ..., A_n) for n players
     :param max_cycles: number of rounds of an episode
     :param render_mode: ``"ansi"`` or ``None``
     :param team_reward: give every agent the sum of all payoffs
+    :param game_kwargs: options of the named game, such as ``{"n_agents": 8, "n_resources": 8}`` for ``"congestion"``,
+        ``{"k": -100}`` for ``"penalty"`` or ``{"seed": 7}`` for the random ones; see
+        :func:`~sb3_matrl.games.one_shot_games.one_shot_game`
     :raises ValueError: if an option is invalid; the message says what is valid
     """
-    table = named_payoffs(game) if payoffs is None else check_payoffs(payoffs)
-    options = MatrixGameOptions(payoffs=table, max_cycles=max_cycles, team_reward=team_reward)
-    return CoreParallelEnv(MatrixGameCore(1, options), render_mode)
+    if payoffs is None:
+        played = one_shot_game(game, **_checked_kwargs(game_kwargs))
+    elif game_kwargs:
+        raise ValueError("give payoffs, or a game with game_kwargs, not both")
+    else:
+        played = TableGame(payoffs)
+    options = MatrixGameOptions(payoffs=played, max_cycles=max_cycles, team_reward=team_reward)
+    core = RandomMatrixGameCore if played.is_random else MatrixGameCore
+    return CoreParallelEnv(core(1, options), render_mode)
+
+
+def _checked_kwargs(game_kwargs: Any) -> dict[str, Any]:
+    if game_kwargs is not None and not isinstance(game_kwargs, Mapping):
+        raise ValueError(f"game_kwargs must map options of the game to their values, got {game_kwargs!r}")
+    return {str(name): value for name, value in (game_kwargs or {}).items()}
 
 
 def env(**options: Any) -> AECEnv[str, np.ndarray, Any]:

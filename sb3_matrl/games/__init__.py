@@ -7,6 +7,7 @@ from sb3_matrl.games.generators import GENERATORS, KINDS, random_games
 from sb3_matrl.games.learner_registry import LEARNERS, learner_names, make_learner, option_names
 from sb3_matrl.games.named_games import game_names, named_game
 from sb3_matrl.games.normal_form import NormalFormGame, both_actions
+from sb3_matrl.games.one_shot_games import CongestionGame, OneShotGame, TableGame, one_shot_game, one_shot_names
 from sb3_matrl.games.trajectories import convergence, distances, final_distance, run, steps_to_tolerance
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "GENERATORS",
     "KINDS",
     "LEARNERS",
+    "CongestionGame",
     "DifferentiableGame",
     "Dynamics",
     "Equilibria",
     "Learner",
     "NormalFormGame",
+    "OneShotGame",
+    "TableGame",
     "both_actions",
     "convergence",
     "differentiable_game",
@@ -28,6 +32,8 @@ __all__ = [
     "learner_names",
     "make_learner",
     "named_game",
+    "one_shot_game",
+    "one_shot_names",
     "option_names",
     "random_games",
     "run",

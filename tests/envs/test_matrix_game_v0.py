@@ -192,6 +192,49 @@ def test_wrong_options_are_explained(options, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", ["climbing_partially_stochastic", "climbing_stochastic"])
+def test_random_payoffs_are_those_of_the_game_with_the_same_coin_for_both(name):
+    env = matrix_game_v0.parallel_env(game=name, max_cycles=2)
+    core, game = env.make_core(4000), matrix_game_v0.one_shot_game(name)
+    core.seed(range(4000))
+    core.reset()
+    for joint in itertools.product(range(3), repeat=2):
+        actions = np.tile(joint, (4000, 1))
+        rewards = core.step(actions).rewards
+        core.reset()
+        np.testing.assert_array_equal(rewards[:, 0], rewards[:, 1])
+        mean, spread = game.payoffs(actions)[0, 0], game.spreads(actions)[0, 0]
+        assert set(rewards[:, 0]) == {mean - spread, mean + spread}
+        assert np.mean(rewards[:, 0] == mean + spread) == (pytest.approx(0.5, abs=0.04) if spread else 1.0)
+
+
+def test_copies_of_a_random_game_match_single_environments():
+    env = matrix_game_v0.parallel_env(game="climbing_stochastic", max_cycles=3)
+    assert_copies_match_single_envs(env, n_copies=4, n_steps=20, seed=5)
+
+
+def test_congestion_of_many_agents_needs_no_table():
+    env = matrix_game_v0.parallel_env(game="congestion", game_kwargs={"n_agents": 16, "n_resources": 20})
+    env.reset()
+    assert env.action_space("agent_15").n == 20
+    rewards = env.step({agent: min(index, 12) for index, agent in enumerate(env.agents)})[1]
+    assert list(rewards.values()) == pytest.approx([1.0] * 12 + [1 - 3 / 15] * 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"game": "penalty", "game_kwargs": {"q": 1}}, "game 'penalty': option 'q' is unknown. Known: k"),
+        ({"game": "penalty", "game_kwargs": "k"}, "game_kwargs must map options of the game to their values, got 'k'"),
+        ({"payoffs": np.zeros((2, 2, 2)), "game_kwargs": {"k": 1}}, "give payoffs, or a game with game_kwargs, not both"),
+    ],
+)
+def test_wrong_options_of_a_game_are_explained(options, message):
+    with pytest.raises(ValueError) as caught:
+        matrix_game_v0.parallel_env(**options)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3), (3, 2, 2), (2, 2, 0), (0,)])
 def test_payoffs_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"payoffs must have shape \(n, A_1, \.\.\., A_n\).*got shape"):

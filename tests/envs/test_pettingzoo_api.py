@@ -46,6 +46,7 @@ FACTORIES = [
         for max_cycles in (1, 3)
         for team_reward in (False, True)
     ),
+    partial(matrix_game_v0.parallel_env, game="congestion", game_kwargs={"n_agents": 16, "n_resources": 8}),
 ]
 
 

@@ -88,7 +88,7 @@ def test_unknown_option_is_explained():
         make("matrix_game_v0", max_cycle=3)
     assert str(caught.value) == (
         "matrix_game_v0: option 'max_cycle' is unknown; did you mean 'max_cycles'? "
-        "Known: game, payoffs, max_cycles, render_mode, team_reward"
+        "Known: game, payoffs, max_cycles, render_mode, team_reward, game_kwargs"
     )
 
 

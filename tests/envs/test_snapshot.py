@@ -16,6 +16,7 @@ WORLDS = {
     "stag_hunt": stag_hunt_v0.parallel_env(max_cycles=9, stag_follows=True, respawn=True),
     "escalation": escalation_v0.parallel_env(max_cycles=9, size=3),
     "predator_prey": predator_prey_v0.parallel_env(max_cycles=11, size=4, n_agents=3, n_prey=4),
+    "random_matrix_game": matrix_game_v0.parallel_env("climbing_stochastic", max_cycles=4),
     "matrix_game": matrix_game_v0.parallel_env(max_cycles=4),
 }
 
