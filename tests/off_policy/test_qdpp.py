@@ -14,6 +14,7 @@ from sb3_matrl.envs import matrix_game_v0
 from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.vdn import VDN
+from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio
 
 
@@ -260,6 +261,18 @@ def test_a_saved_model_predicts_and_trains_as_before(norm: str, tmp_path: Path) 
     assert all(th.equal(first[name], second[name]) for name in first)
     for one, other in zip(model.features.parameters(), loaded.features.parameters(), strict=True):
         assert th.equal(one, other)
+
+
+def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path: Path) -> None:
+    special = {"env": SavingTrio, "buffer_size": 60, "target_update_interval": 27, "train_freq": 2}
+    whole = trained(steps=120, **special)
+    QDPP(**{**SETTINGS, **special}).learn(120, callback=Save(70, "step", tmp_path))
+    th.manual_seed(99)
+    np.random.seed(99)
+    resumed = QDPP.load(tmp_path / "model", env=SavingTrio, device="cpu")
+    resumed.load_replay_buffer(tmp_path / "buffer")
+    resumed.learn(120 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize(

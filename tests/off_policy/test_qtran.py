@@ -12,6 +12,7 @@ import torch as th
 from sb3_matrl.envs import matrix_game_v0
 from sb3_matrl.off_policy.qtran import QTRAN
 from sb3_matrl.off_policy.replay import JointBatch
+from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio
 
 VARIANTS = ["base", "alt"]
@@ -177,6 +178,19 @@ def test_a_saved_model_predicts_and_trains_as_before(variant: str, tmp_path: Pat
     first, second = model.gradient_step(batch), loaded.gradient_step(batch)
     assert all(th.equal(first[name], second[name]) for name in first)
     assert_equal_parameters(model, loaded)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(variant: str, tmp_path: Path) -> None:
+    special = {"env": SavingTrio, "buffer_size": 60, "target_update_interval": 27, "train_freq": 2}
+    whole = trained(variant, 120, **special)
+    QTRAN(**{**SETTINGS, "variant": variant, **special}).learn(120, callback=Save(70, "step", tmp_path))
+    th.manual_seed(99)
+    np.random.seed(99)
+    resumed = QTRAN.load(tmp_path / "model", env=SavingTrio, device="cpu")
+    resumed.load_replay_buffer(tmp_path / "buffer")
+    resumed.learn(120 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_same(resumed, whole)
 
 
 def assert_equal_parameters(one: Any, other: Any) -> None:
