@@ -206,35 +206,158 @@ def test_time_limit_truncates_and_does_not_terminate():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"observation": "pixels"}, {"observation": "pixels", "frame_skip": 1, "stack": 2}], ids=str
+    "options",
+    [{}, {"stack": 3}, {"observation": "pixels"}, {"observation": "pixels", "frame_skip": 1, "stack": 2}],
+    ids=str,
 )
 def test_restored_game_goes_on_bit_for_bit_across_episodes(options):
-    env, fresh = (make("pong_v3", max_cycles=20, **options) for _ in range(2))
-    env.reset(seed=3)
-    play(env, 10, seed=0)
-    snapshot = through_json(env.snapshot())
-    expected = play(env, 55, seed=1)
-    fresh.restore(snapshot)
-    seen = play(fresh, 55, seed=1)
-    assert_same(seen, expected)
-    assert episode_ends(seen) == 3
+    env, fresh = (make("pong_v3", max_cycles=12, **options) for _ in range(2))
+    for n_steps in (0, 3, 10):  # before, during and after the first stack
+        env.reset(seed=3)
+        play(env, n_steps, seed=0)
+        snapshot = through_json(env.snapshot())
+        expected = play(env, 41 - n_steps, seed=1)
+        fresh.restore(snapshot)
+        seen = play(fresh, 41 - n_steps, seed=1)
+        assert_same(seen, expected)
+        assert episode_ends(seen) == 3
 
 
-def test_snapshots_that_do_not_fit_are_refused(ram):
-    env, fresh = make("pong_v3"), ram
+def plain(snapshot):
+    """A snapshot with lists for arrays, which can be compared."""
+    return {**snapshot, "actions": snapshot["actions"].tolist(), "memory": snapshot["memory"].tolist()}
+
+
+def test_restored_game_saves_the_same_snapshot_and_shows_the_same_screen():
+    env, fresh = make("pong_v3", render_mode="rgb_array"), make("pong_v3", render_mode="rgb_array")
     env.reset(seed=0)
-    good = env.snapshot()
-    for spoilt, message in [
-        ({"machine": good["machine"].astype(int)}, "'machine' must be a one-dimensional array of bytes"),
-        ({"_stack": np.zeros(3)}, "'_stack' must be an array of shape"),
+    play(env, 30, seed=0)
+    snapshot = env.snapshot()
+    fresh.reset(seed=1)
+    fresh.restore(snapshot)
+    assert np.array_equal(fresh.render(), env.render())
+    assert plain(fresh.snapshot()) == plain(snapshot)
+    assert snapshot["actions"].shape == (30, 2) and np.array_equal(snapshot["memory"], np.round(255 * env.state()))
+
+
+def test_ended_game_is_restored_but_not_continued():
+    env = make("pong_v3", frame_skip=60, noop_max=0)
+    env.reset()
+    while env.agents:
+        env.step({"first_0": 1, "second_0": 0})
+    ended = env.snapshot()
+    env.reset()
+    env.restore(ended)
+    assert env.agents == [] and plain(env.snapshot()) == plain(ended)
+    longer = {**ended, "actions": np.concatenate([ended["actions"], np.zeros((1, 2), np.uint8)])}
+    with pytest.warns(UserWarning, match="pong_v3 cannot continue a saved game and begins a new one: its actions"):
+        env.restore(longer)
+    assert env.agents and env.snapshot()["actions"].shape == (0, 2)
+
+
+def test_environment_without_a_game_is_restored_too(ram):
+    blank = make("pong_v3").snapshot()
+    ram.reset(seed=0)
+    play(ram, 2, seed=0)
+    ram.restore(blank)
+    with pytest.raises(RuntimeError, match="reset"):
+        ram.step(dict.fromkeys(ram.possible_agents, 0))
+    assert ram.snapshot()["actions"].shape == (0, 2) and not ram.snapshot()["started"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
         ({"np_random": {}}, "'np_random' must be the state of a PCG64"),
-        ({"running": 1}, "'running' must be of type bool"),
+        ({"started": 1}, "'started' must be of type bool"),
+        ({"started": False}, "'actions' must have at most 0 steps, got 6"),
+        ({"noops": -1}, "'noops' must be an integer from 0 to 30, got -1"),
+        ({"noops": 31}, "'noops' must be an integer from 0 to 30, got 31"),
+        ({"noops": 1.0}, "'noops' must be an integer from 0 to 30, got 1.0"),
+        ({"memory": np.zeros(127, np.uint8)}, r"'memory' must be an array of shape \(128,\)"),
+        ({"actions": [[0, 0]]}, "'actions' must be an array of shape"),
+        ({"actions": np.zeros((3, 2))}, "'actions' must be an array of shape .* and dtype uint8, got .* float64"),
+        ({"actions": np.zeros((3, 3), np.uint8)}, r"'actions' must be an array of shape \(3, 2\)"),
+        ({"actions": np.array(0, np.uint8)}, "'actions' must be an array of shape"),
+        ({"actions": np.full((1, 2), 6, np.uint8)}, "'actions' must be integers from 0 to 5, got 6"),
+        ({"actions": np.zeros((21, 2), np.uint8)}, "'actions' must have at most 20 steps, got 21"),
+        # Takes no memory here, but would with two columns.
+        ({"actions": np.zeros((10**12, 0), np.uint8)}, "'actions' must have at most 20 steps, got 1000000000000"),
         ({"extra": 1}, "has unknown"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            env.restore({**good, **spoilt})
-    fresh.restore(good)
-    assert_same(play(env, 5, seed=0), play(fresh, 5, seed=0))
+    ],
+)
+def test_snapshots_that_do_not_fit_are_refused_and_change_nothing(short, spoilt, message):
+    env, before = short
+    with pytest.raises(ValueError, match=message):
+        env.restore({**before, **spoilt})
+    assert plain(env.snapshot()) == plain(before)
+
+
+@pytest.fixture(scope="module")
+def short():
+    """An environment in the middle of a game of at most 20 steps, and its snapshot."""
+    env = make("pong_v3", max_cycles=20)
+    env.reset(seed=0)
+    play(env, 6, seed=0)
+    return env, env.snapshot()
+
+
+def new_game(generator):
+    """An environment with a new game, which begins with the next number of a generator in this state."""
+    env = make("pong_v3")
+    env.np_random.bit_generator.state = generator
+    env.reset()
+    return env
+
+
+def test_game_that_does_not_lead_to_the_saved_memory_is_replaced_with_a_warning(ram):
+    ram.reset(seed=0)
+    play(ram, 6, seed=0)
+    snapshot = ram.snapshot()
+    snapshot["memory"][60] ^= 1
+    with pytest.warns(UserWarning, match="begins a new one: its actions lead to another state here"):
+        ram.restore(snapshot)
+    assert_same(play(ram, 5, seed=1), play(new_game(snapshot["np_random"]), 5, seed=1))
+
+
+def snapshot_of_version_0_1(env):
+    """Snapshot with the emulator's own state, as versions up to 0.1 saved it."""
+    return {
+        "_shown": env._shown.copy(),
+        "_stack": env._stack.copy(),
+        "np_random": dict(env.np_random.bit_generator.state),
+        "_elapsed_steps": len(env.snapshot()["actions"]),
+        "_started": True,
+        "machine": env._machine.clone_full_state(),
+        "running": bool(env.agents),
+    }
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_snapshot_of_an_earlier_version_begins_a_new_game_with_a_warning(ram, damaged):
+    ram.reset(seed=0)
+    play(ram, 6, seed=0)
+    snapshot = snapshot_of_version_0_1(ram)
+    if damaged:  # the emulator would abort the process
+        snapshot["machine"] = snapshot["machine"][:100]
+    with pytest.warns(UserWarning, match="begins a new one: an earlier version has saved it"):
+        ram.restore(snapshot)
+    assert_same(play(ram, 5, seed=1), play(new_game(snapshot["np_random"]), 5, seed=1))
+    with pytest.raises(ValueError, match=r"lacks \['running'\]"):
+        ram.restore({name: value for name, value in snapshot.items() if name != "running"})
+
+
+def test_joint_vec_env_continues_with_new_games_after_a_snapshot_of_an_earlier_version():
+    venv = make_joint_vec_env("pong_v3", n_envs=2, vec_env="dummy", seed=0)
+    venv.reset()
+    venv.step({agent: np.ones(2, np.int64) for agent in venv.agents})
+    snapshot = venv.snapshot()
+    for saved, env in zip(snapshot["envs"]["copies"], venv.get_attr("unwrapped"), strict=True):
+        saved["env"] = snapshot_of_version_0_1(env)
+    with pytest.warns(UserWarning, match="begins a new one: an earlier version has saved it"):
+        venv.restore(snapshot)
+    venv.step({agent: np.zeros(2, np.int64) for agent in venv.agents})
+    assert [len(saved["env"]["actions"]) for saved in venv.snapshot()["envs"]["copies"]] == [1, 1]
 
 
 def test_joint_vec_env_can_save_and_go_on():
