@@ -26,7 +26,6 @@ from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.off_policy.value_based import LOSSES
-from sb3_matrl.utils.agent_names import agent_name
 from sb3_matrl.utils.suggest import unknown
 
 
@@ -226,7 +225,6 @@ class COMIX(DDPGFamily):
 
     def action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
         networks = self.networks[agent]
-        networks.set_training_mode(False)
         tensor, batched = networks.obs_to_tensor(observation)
         rows = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
         normals = self.tables[agent].rows(rows) if deterministic else self._normals(agent, rows)
@@ -235,9 +233,7 @@ class COMIX(DDPGFamily):
         return actions if batched else np.asarray(actions[0])
 
     def player(self, agent: Any) -> FrozenAgent:
-        name = agent_name(agent)
-        if name not in self.possible_agents:
-            raise ValueError(unknown("agent", name, self.possible_agents))
+        name = self.known_name(agent)
         return FrozenAgent(lambda observations: self.action_of(name, observations, None, deterministic=True))
 
 

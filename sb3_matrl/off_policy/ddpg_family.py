@@ -19,11 +19,8 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_matrl.common.arguments import PerAgent
-from sb3_matrl.common.model import legal_actions
 from sb3_matrl.off_policy.exploration_noise import TeamNoise
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
-from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
-from sb3_matrl.utils.suggest import unknown
 
 
 class DDPGFamily(OffPolicyMultiAgent):
@@ -174,52 +171,6 @@ class DDPGFamily(OffPolicyMultiAgent):
             th._foreach_add_(targets, parameters, alpha=self.tau)
             if statistics:
                 th._foreach_copy_(following, statistics)
-
-    # ------------------------------------------------------------------ acting
-
-    def predict(  # type: ignore[override]
-        self,
-        observation: Mapping[str, Any],
-        state: Mapping[str, Any] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[dict[str, np.ndarray], None]:
-        """
-        Actions for some or all agents, for one env or a batch of envs; without exploration noise, as in SB3.
-
-        :param observation: agent -> observation as the env gives it, with or without a leading batch axis; only the agents
-            that are to act, by the env's own names or by their text
-        :param state: not used
-        :param episode_start: not used
-        :param deterministic: whether actions depend on the observations alone
-        :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
-            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
-        :return: agent, as named in ``observation`` -> action, and ``None``
-        :raises ValueError: if an agent is unknown, or an observation does not fit its space
-        """
-        if not isinstance(observation, Mapping):
-            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
-        given = keyed_by_text(action_masks or {})
-        actions = {}
-        for agent, value in observation.items():
-            name = agent_name(agent)
-            if name not in self.possible_agents:
-                raise ValueError(unknown("agent", name, self.possible_agents))
-            mask = given.get(name, legal_actions(value, self._mask_names[name]))
-            actions[agent] = self.action_of(name, value, mask, deterministic)
-        return actions, None
-
-    @abstractmethod
-    def action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
-        """
-        Actions of one agent; see :meth:`predict`.
-
-        :param agent: name of the agent
-        :param observation: observation, with or without a leading batch axis
-        :param mask: legal actions, or ``None`` if all are legal
-        :param deterministic: whether actions depend on the observation alone
-        """
 
 
 def _check_bounds(agent: str, space: spaces.Space[Any]) -> None:

@@ -23,9 +23,7 @@ from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import network_space
-from sb3_matrl.utils.agent_names import agent_name
 from sb3_matrl.utils.random_state import isolated_random_streams
-from sb3_matrl.utils.suggest import unknown
 
 #: Arguments that an agent by itself has as well, as a DDPG or a DQN.
 OF_SINGLE_AGENTS = ("learning_rate", "buffer_size", "learning_starts", "batch_size", "gamma", "train_freq", "gradient_steps")
@@ -145,10 +143,7 @@ class DeterministicGradient(DDPGFamily):
         return np.asarray(self.networks[agent].predict(observation, deterministic=deterministic)[0])
 
     def player(self, agent: Any) -> FrozenAgent:
-        name = agent_name(agent)
-        if name not in self.possible_agents:
-            raise ValueError(unknown("agent", name, self.possible_agents))
-        return FrozenAgent(self.acting_policy(name))
+        return FrozenAgent(self.acting_policy(self.known_name(agent)))
 
     def acting_policy(self, agent: str) -> BasePolicy:
         """

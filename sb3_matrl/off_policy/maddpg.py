@@ -118,7 +118,6 @@ class MADDPG(DeterministicGradient):
         if self._is_box(agent):
             return super().action_of(agent, observation, mask, deterministic)
         networks: Any = self.networks[agent]
-        networks.set_training_mode(False)
         with th.no_grad():
             tensor, batched = networks.obs_to_tensor(observation)
             logits = networks.actor(tensor)
