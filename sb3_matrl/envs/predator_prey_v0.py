@@ -124,6 +124,8 @@ class PredatorPreyCore(SeededCore, GridCore):
         self._make_tables(options.size)
         self._open_streams(num_envs)
         self._copies = np.arange(num_envs)
+        self._stride = self._n_cells + 2
+        self._offsets = self._copies * self._stride  # of the copies in flat arrays of cells
         self.cells = np.full((num_envs, options.n_agents), self._gone)
         self.prey = np.full((num_envs, options.n_prey), self._gone)
 
@@ -155,64 +157,84 @@ class PredatorPreyCore(SeededCore, GridCore):
         self.cells, self.prey = self.cells.copy(), self.prey.copy()
         occupied = self._occupied()
         self._move_predators(actions, np.argsort(uniform[:, :n_agents], axis=1), occupied)
-        rewards = np.full(self.cells.shape, float(options.step_cost))
-        catching = (actions == CATCH) & ~before
+        catchers = self._catchers((actions == CATCH) & ~before)
+        rewards = np.full((self.num_envs, n_agents + 1), float(options.step_cost))  # the last column is for nobody
         order, choices = np.argsort(uniform[:, n_agents:-n_prey], axis=1), uniform[:, -n_prey:]
         for turn in range(n_prey):
-            self._play_prey(order[:, turn], choices[:, turn], playing, occupied, catching, rewards)
+            self._play_prey(order[:, turn], choices[:, turn], occupied, catchers, rewards)
         gone = self.cells == self._gone
         over = (gone.all(axis=1) | (self.prey == self._gone).all(axis=1))[:, None]
-        return rewards, (over | (gone & ~before)) if options.finished_agents == "leave" else over
+        return rewards[:, :-1], (over | (gone & ~before)) if options.finished_agents == "leave" else over
 
     def _occupied(self) -> np.ndarray:
-        """Cells that nobody can enter: bool (num_envs, cells + 2)."""
-        occupied = np.zeros((self.num_envs, self._n_cells + 2), dtype=bool)
-        occupied[self._copies[:, None], self.cells] = True
-        occupied[self._copies[:, None], self.prey] = True
-        occupied[:, self._gone], occupied[:, self._wall] = False, True
+        """Cells that nobody can enter, flat: bool (num_envs * (cells + 2),)."""
+        occupied = np.zeros(self.num_envs * self._stride, dtype=bool)
+        occupied[self.cells + self._offsets[:, None]] = True
+        occupied[self.prey + self._offsets[:, None]] = True
+        occupied[self._offsets + self._gone] = False
+        occupied[self._offsets + self._wall] = True
         return occupied
 
+    def _catchers(self, catching: np.ndarray) -> np.ndarray | None:
+        """
+        Tabulate the predators that play CATCH by their cells.
+
+        :param catching: bool (num_envs, n_agents)
+        :return: predator on each cell, or ``n_agents`` where none plays CATCH, flat: (num_envs * (cells + 2),); ``None`` if
+            nobody plays it
+        """
+        if not np.count_nonzero(catching):
+            return None
+        catchers = np.full(self.num_envs * self._stride, self.options.n_agents)
+        copies, agents = np.nonzero(catching)
+        catchers[self._offsets[copies] + self.cells[copies, agents]] = agents
+        return catchers
+
     def _move_predators(self, actions: np.ndarray, order: np.ndarray, occupied: np.ndarray) -> None:
-        copies = self._copies
+        copies, offsets, width = self._copies, self._offsets, self.NEXT_CELL.shape[1]
+        wanted = self.NEXT_CELL.ravel().take(actions * width + self.cells)
         for agent in order.T:
-            own = self.cells[copies, agent]
-            target = self.NEXT_CELL[actions[copies, agent], own]
-            target = np.where(occupied[copies, target], own, target)
-            occupied[copies, own] = False
-            occupied[copies, target] = True
-            occupied[:, self._gone] = False
+            own, target = self.cells[copies, agent], wanted[copies, agent]
+            target = np.where(occupied.take(offsets + target), own, target)
+            occupied[offsets + own] = False
+            occupied[offsets + target] = target != self._gone
             self.cells[copies, agent] = target
 
     def _play_prey(
-        self,
-        prey: np.ndarray,
-        uniform: np.ndarray,
-        playing: np.ndarray,
-        occupied: np.ndarray,
-        catching: np.ndarray,
-        rewards: np.ndarray,
+        self, prey: np.ndarray, uniform: np.ndarray, occupied: np.ndarray, catchers: np.ndarray | None, rewards: np.ndarray
     ) -> None:
         """Catch or move one prey in every copy; changes ``cells``, ``prey`` and the last three arguments."""
-        copies, options = self._copies, self.options
+        copies, offsets = self._copies, self._offsets
         cell = self.prey[copies, prey]
-        beside = self._beside[cell]
-        catchers = catching & (self.cells[:, :, None] == beside[:, None, :]).any(axis=2)
-        count = np.count_nonzero(catchers, axis=1)
-        caught = count > 1
-        share = np.where(caught, options.capture_reward / np.maximum(count, 1), options.miscapture_reward)
-        rewards += np.where(catchers, share[:, None], 0.0)
-        leaving = catchers & caught[:, None]
-        occupied[copies[:, None], np.where(leaving, self.cells, self._gone)] = False
-        self.cells[leaving] = self._gone
-        catching &= ~leaving
-        free = ~occupied[copies[:, None], beside]
-        moved = beside[copies, nth_true(free, uniform)]
-        moves = playing & free.any(axis=1) & (cell != self._gone) & ~caught
-        target = np.where(caught, self._gone, np.where(moves, moved, cell))
-        occupied[copies, cell] = False
-        occupied[copies, target] = True
-        occupied[:, self._gone] = False
+        beside = self._beside.take(cell, axis=0) + offsets[:, None]
+        target = cell
+        if catchers is not None:
+            caught = self._catch(beside, occupied, catchers, rewards)
+            target = np.where(caught, self._gone, target)
+        free = ~occupied.take(beside)
+        moves = np.logical_or.reduce(free, axis=1) & (target != self._gone)
+        target = np.where(moves, beside[copies, nth_true(free, uniform)] - offsets, target)
+        occupied[offsets + cell] = False
+        occupied[offsets + target] = target != self._gone
         self.prey[copies, prey] = target
+
+    def _catch(self, beside: np.ndarray, occupied: np.ndarray, catchers: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+        """Reward or punish those beside a prey that play CATCH; return in which copies it is caught: bool (num_envs,)."""
+        options, agents = self.options, catchers.take(beside)  # (num_envs, 4)
+        catching = agents < options.n_agents
+        if not np.count_nonzero(catching):
+            return np.zeros(self.num_envs, dtype=bool)
+        count = np.add.reduce(catching, axis=1)
+        caught = count > 1
+        pay = np.where(caught, options.capture_reward / np.maximum(count, 1), options.miscapture_reward)
+        rewards[self._copies[:, None], agents] += pay[:, None]
+        if np.count_nonzero(caught):
+            leaving = catching & caught[:, None]
+            occupied[beside[leaving]] = False
+            catchers[beside[leaving]] = options.n_agents
+            rows, columns = np.nonzero(leaving)
+            self.cells[rows, agents[rows, columns]] = self._gone
+        return caught
 
     def _planes(self) -> np.ndarray:
         """Predators, prey and walls: float32 (num_envs, 3, cells + 2)."""
@@ -225,8 +247,9 @@ class PredatorPreyCore(SeededCore, GridCore):
 
     def _write_views(self, out: np.ndarray) -> None:
         n_channels = 3 if self.options.observe_walls else 2
-        planes = np.moveaxis(self._planes()[:, :n_channels], 1, 2)  # (num_envs, cell, channel)
-        windows = planes[self._copies[None, :, None], self._windows[self.cells.T]]
+        planes = np.ascontiguousarray(np.moveaxis(self._planes()[:, :n_channels], 1, 2))  # (num_envs, cell, channel)
+        seen = self._windows.take(self.cells.T, axis=0) + self._offsets[:, None]
+        windows = planes.reshape(-1, n_channels).take(seen, axis=0)
         out[...] = windows.reshape(*self.cells.T.shape, -1)
 
     def state(self) -> np.ndarray:
