@@ -234,7 +234,7 @@ class PredatorPreyCore(SeededCore, GridCore):
             catchers[beside[leaving]] = options.n_agents
             rows, columns = np.nonzero(leaving)
             self.cells[rows, agents[rows, columns]] = self._gone
-        return caught
+        return np.asarray(caught)
 
     def _planes(self) -> np.ndarray:
         """Predators, prey and walls: float32 (num_envs, 3, cells + 2)."""

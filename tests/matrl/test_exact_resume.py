@@ -58,7 +58,14 @@ class SaveAfter(BaseCallback):
         return False
 
 
-SHIPPED = {"checkers_v0": {}, "switch_v0": {"n_agents": 3}, "matrix_game_v0": {}}
+SHIPPED = {
+    "checkers_v0": {},
+    "switch_v0": {"n_agents": 3},
+    "stag_hunt_v0": {"stag_follows": True, "respawn": True},
+    "escalation_v0": {},
+    "predator_prey_v0": {"size": 4, "n_agents": 2, "n_prey": 2},
+    "matrix_game_v0": {},
+}
 
 
 @cache
