@@ -50,7 +50,10 @@ def load_sb3_agent(path: Path, trust: bool = False, device: th.device | str = "a
 def _learner_class(path: Path) -> type[BaseAlgorithm]:
     """Infer the algorithm from the module of the policy class, because the file does not name it; PPO reads all others."""
     with zipfile.ZipFile(path) as archive:
-        module = json.loads(archive.read("data"))["policy_class"]["__module__"]
+        described = json.loads(archive.read("data"))["policy_class"]
+    # A policy with a central critic names SB3's class, as "<class 'module.Name'>".
+    counterpart = described.get("counterpart")
+    module = described["__module__"] if counterpart is None else counterpart.split("'")[1].rpartition(".")[0]
     learners: tuple[type[BaseAlgorithm], ...] = (MaskablePPO, RecurrentPPO, DQN, DDPG, SAC)
     modules = {cls.__module__: learner for learner in learners for cls in learner.policy_aliases.values()}
     return modules.get(module, PPO)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -72,6 +72,8 @@ class CentralCriticMixin:
     :raises ValueError: if actor and critic are to share features, or the size is not positive
     """
 
+    #: SB3's class that has a critic of its own, and otherwise the same networks.
+    counterpart: ClassVar[type[BasePolicy]]
     state_size: int
     # Attributes of SB3's policies.
     net_arch: Any
@@ -224,54 +226,69 @@ def state_of(obs: Any) -> th.Tensor:
 class CentralCriticPolicy(CentralCriticMixin, ActorCriticPolicy):
     """SB3's ``MlpPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
 
-    stacked_as = ActorCriticPolicy
+    counterpart = ActorCriticPolicy
 
 
 class CentralCriticCnnPolicy(CentralCriticMixin, ActorCriticCnnPolicy):
     """SB3's ``CnnPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
 
+    counterpart = ActorCriticCnnPolicy
+
 
 class CentralCriticMultiInputPolicy(CentralCriticMixin, MultiInputActorCriticPolicy):
     """SB3's ``MultiInputPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
+
+    counterpart = MultiInputActorCriticPolicy
 
 
 class MaskableCentralCriticPolicy(CentralCriticMixin, MaskableActorCriticPolicy):
     """MaskablePPO's ``MlpPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
 
-    stacked_as = MaskableActorCriticPolicy
+    counterpart = MaskableActorCriticPolicy
 
 
 class MaskableCentralCriticCnnPolicy(CentralCriticMixin, MaskableActorCriticCnnPolicy):
     """MaskablePPO's ``CnnPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
 
+    counterpart = MaskableActorCriticCnnPolicy
+
 
 class MaskableCentralCriticMultiInputPolicy(CentralCriticMixin, MaskableMultiInputActorCriticPolicy):
     """MaskablePPO's ``MultiInputPolicy`` with a central critic, see :class:`CentralCriticMixin`."""
+
+    counterpart = MaskableMultiInputActorCriticPolicy
 
 
 class RecurrentCentralCriticPolicy(RecurrentCentralCriticMixin, RecurrentActorCriticPolicy):
     """RecurrentPPO's ``MlpLstmPolicy`` with a central critic, see :class:`RecurrentCentralCriticMixin`."""
 
+    counterpart = RecurrentActorCriticPolicy
+
 
 class RecurrentCentralCriticCnnPolicy(RecurrentCentralCriticMixin, RecurrentActorCriticCnnPolicy):
     """RecurrentPPO's ``CnnLstmPolicy`` with a central critic, see :class:`RecurrentCentralCriticMixin`."""
+
+    counterpart = RecurrentActorCriticCnnPolicy
 
 
 class RecurrentCentralCriticMultiInputPolicy(RecurrentCentralCriticMixin, RecurrentMultiInputActorCriticPolicy):
     """RecurrentPPO's ``MultiInputLstmPolicy`` with a central critic, see :class:`RecurrentCentralCriticMixin`."""
 
+    counterpart = RecurrentMultiInputActorCriticPolicy
 
-_WITH_CENTRAL_CRITIC: dict[type[BasePolicy], type[BasePolicy]] = {
-    ActorCriticPolicy: CentralCriticPolicy,
-    ActorCriticCnnPolicy: CentralCriticCnnPolicy,
-    MultiInputActorCriticPolicy: CentralCriticMultiInputPolicy,
-    MaskableActorCriticPolicy: MaskableCentralCriticPolicy,
-    MaskableActorCriticCnnPolicy: MaskableCentralCriticCnnPolicy,
-    MaskableMultiInputActorCriticPolicy: MaskableCentralCriticMultiInputPolicy,
-    RecurrentActorCriticPolicy: RecurrentCentralCriticPolicy,
-    RecurrentActorCriticCnnPolicy: RecurrentCentralCriticCnnPolicy,
-    RecurrentMultiInputActorCriticPolicy: RecurrentCentralCriticMultiInputPolicy,
-}
+
+_CLASSES: tuple[Any, ...] = (
+    CentralCriticPolicy,
+    CentralCriticCnnPolicy,
+    CentralCriticMultiInputPolicy,
+    MaskableCentralCriticPolicy,
+    MaskableCentralCriticCnnPolicy,
+    MaskableCentralCriticMultiInputPolicy,
+    RecurrentCentralCriticPolicy,
+    RecurrentCentralCriticCnnPolicy,
+    RecurrentCentralCriticMultiInputPolicy,
+)
+_WITH_CENTRAL_CRITIC: dict[type[BasePolicy], type[BasePolicy]] = {cls.counterpart: cls for cls in _CLASSES}
 
 
 def with_central_critic(learner_class: type[OnPolicyAlgorithm], policy: Any) -> Any:

@@ -74,10 +74,10 @@ def network_class(policy: Any) -> type:
     SB3's class with the networks of a policy.
 
     :param policy: policy of a learner
-    :return: the class that its own class, and no base class, names as ``stacked_as``, because its networks are those of that
+    :return: the class that its own class, and no base class, names as ``counterpart``, because its networks are those of that
         class but for the inputs of the critic, ``state_size`` of them; its own class otherwise
     """
-    found: type = vars(type(policy)).get("stacked_as", type(policy))
+    found: type = vars(type(policy)).get("counterpart", type(policy))
     return found
 
 

@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_matrl.common.agents import SpacesVecEnv
+from sb3_matrl.files.foreign import load_sb3_agent
 from sb3_matrl.on_policy.central_policies import CentralCriticPolicy, ObservationAndState, with_central_critic
 from sb3_matrl.utils.random_state import random_generators
 
@@ -169,6 +170,15 @@ def test_a_saved_agent_plays_from_its_observation_alone(kind: str, tmp_path: Pat
         **learner.policy._get_constructor_parameters() | ({"lstm_hidden_size": 8} if "ecurrent" in kind else {})
     )
     assert [value.shape for value in rebuilt.parameters()] == [value.shape for value in learner.policy.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["PPO", "MaskablePPO", "masked pictures", "RecurrentPPO", "recurrent dicts"])
+def test_files_tell_which_learner_reads_them(kind: str, tmp_path: Path) -> None:
+    learner = build(kind)
+    learner.save(tmp_path / "agent")
+    loaded = load_sb3_agent(tmp_path / "agent.zip", trust=True, device="cpu")
+    assert type(loaded) is type(learner) and type(loaded.policy) is type(learner.policy)
+    assert all(th.equal(a, b) for a, b in zip(loaded.policy.parameters(), learner.policy.parameters(), strict=True))
 
 
 class Vectors(gym.Env[Any, Any]):
