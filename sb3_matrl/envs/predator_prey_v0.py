@@ -33,7 +33,7 @@ The best possible sum of the agents' returns is ``capture_reward`` * min(n_prey,
 nothing gives 0. With the punishment, an agent whose partners rarely play CATCH is better off without it: independent learners
 stop catching (relative overgeneralisation).
 
-Source: W. Boehmer, V. Kurin and S. Whiteson 2020, "Deep coordination graphs", Sec. 6.1, with the default numbers of the
+Source: W. Boehmer, V. Kurin and S. Whiteson 2020, "Deep coordination graphs", with the default numbers of the
 published configuration (10x10 cells, 8 predators, 8 prey, reward 10, punishment -2, 200 steps). There, actions without effect
 are masked out; here they are legal and have no effect.
 """
@@ -141,6 +141,10 @@ class PredatorPreyCore(SeededCore, GridCore):
         side = 2 * _RADIUS + 1
         windows = np.lib.stride_tricks.sliding_window_view(bordered, (side, side)).reshape(self._n_cells, _WINDOW)
         self._windows = np.concatenate([windows, np.full((1, _WINDOW), self._gone)])
+
+    def highest_values(self) -> dict[str, int]:
+        """As in all grid worlds, but agents and prey may have left the grid."""
+        return {**super().highest_values(), "cells": self._gone, "prey": self._gone}
 
     def _start(self, copies: np.ndarray) -> None:
         n_agents, n_all = self.options.n_agents, self.options.n_agents + self.options.n_prey
