@@ -98,6 +98,16 @@ def test_evaluates_off_policy_algorithms_after_the_block_of_steps_that_reaches_a
     np.testing.assert_allclose([rate for *_, rate in at.seen], [0.85, 0.75, 0.6, 0.5])
 
 
+def test_off_policy_training_is_the_same_with_and_without_evaluation():
+    # Evaluations explore, too, and must not draw from the generators of the training.
+    with_it, without = off_policy_model().learn(60, evaluation(eval_freq=25)), off_policy_model().learn(60)
+    for agent, policy in with_it.utilities.policies.items():
+        parameters, others = policy.parameters(), without.utilities.policies[agent].parameters()
+        assert all(map(th.equal, parameters, others))
+    for agent, space in with_it.exploration_spaces.items():
+        assert space.np_random.bit_generator.state == without.exploration_spaces[agent].np_random.bit_generator.state
+
+
 def test_off_policy_training_that_stops_within_a_block_evaluates_as_one_that_did_not(tmp_path):
     class StopAt(BaseCallback):
         def _on_step(self):

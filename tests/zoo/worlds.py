@@ -62,3 +62,24 @@ class Faulty(RandomLength):
             return observations, {**rewards, "right": float(self.fault.split()[0])}
         shape = (2,) if self.fault == "wrong shape" else (1,)
         return {**observations, "right": np.full(shape, np.nan if "nan" in self.fault else 1.0, np.float32)}, rewards
+
+
+class SavedFaulty(Faulty):
+    """A faulty world that can save its state. It goes wrong ``faults`` times in all, over all instances."""
+
+    metadata = {"name": "saved_faulty", "render_modes": []}  # noqa: RUF012
+    faults = 1
+
+    def _go_wrong(self, observations: dict[str, np.ndarray], rewards: dict[str, float]) -> tuple[Any, Any]:
+        if SavedFaulty.faults == 0:
+            return observations, rewards
+        SavedFaulty.faults -= 1
+        return super()._go_wrong(observations, rewards)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"steps": self.steps, "remaining": self.remaining, "rng": self.rng.bit_generator.state}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        self.steps, self.remaining = snapshot["steps"], snapshot["remaining"]
+        self.rng.bit_generator.state = snapshot["rng"]
+        self.agents = list(self.possible_agents)

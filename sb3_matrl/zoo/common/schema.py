@@ -158,7 +158,7 @@ class Schema:
         owners = [cls.__name__ for cls in _other_classes(self.cls) if name in constructor_arguments(cls)]
         if not owners or name in constructor_arguments(self.cls):
             return unknown("hyper-parameter", name, self.arguments)
-        others = f" and {len(owners) - 1} others'" if len(owners) > 1 else ""
+        others = {1: "", 2: " and another's"}.get(len(owners), f" and {len(owners) - 1} others'")
         own = next((one for one in _COUNTERPARTS.get(name, ()) if one in self.arguments), None)
         answer = f"has {own!r}" if own else f"has: {', '.join(self.arguments)}"
         return f"hyper-parameter {name!r} is {owners[0]}'s{others}; {self.cls.__name__} {answer}"

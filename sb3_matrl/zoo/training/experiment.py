@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
+from sb3_matrl.common.callbacks import has_replay_buffer
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.envs.making import check_env, env_source
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
@@ -85,6 +87,8 @@ def prepare(options: TrainOptions) -> Experiment:
     check_options(options, hyperparameters)
     model, hyperparameters = _build_model(options, hyperparameters)
     env = evaluation_env(options, hyperparameters, model)
+    if has_replay_buffer(model):
+        _check_turns(options, env)
     return Experiment(options, hyperparameters, model, env, RunStart(model.num_timesteps))
 
 
@@ -159,6 +163,15 @@ def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tup
     algorithm = algorithm_spec(options.algo).load_class()
     model: MultiAgentAlgorithm = algorithm(env=source, **hyperparameters.model_arguments(), **arguments)
     return model, hyperparameters
+
+
+def _check_turns(options: TrainOptions, env: JointVecEnv) -> None:
+    """
+    :raises ValueError: if agents take turns, which off-policy algorithms would find out in the training
+    """
+    env.reset()
+    if not np.array_equal(env.acting, env.alive):
+        raise ValueError(f"in {options.env} agents take turns: --algo {options.algo} needs agents that all act in every step")
 
 
 def evaluation_env(options: TrainOptions, hyperparameters: Hyperparameters, model: MultiAgentAlgorithm) -> JointVecEnv:
