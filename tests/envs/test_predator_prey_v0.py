@@ -112,6 +112,16 @@ def test_those_that_have_caught_wait_or_leave():
         assert rewards <= 0
 
 
+def test_a_snapshot_with_predators_and_prey_that_have_left_the_grid_is_restored():
+    env = placed([4, 6, 0, 15], [5, 11])
+    step(env, CATCH, CATCH, NOOP, NOOP)
+    snapshot = env.snapshot()
+    other = predator_prey_v0.parallel_env(size=4, n_agents=4, n_prey=2)
+    other.restore(snapshot)
+    np.testing.assert_array_equal(other.state(), env.state())
+    assert other._core.cells[0].tolist() == [16, 16, 0, 15] and 16 in other._core.prey[0]
+
+
 def test_predators_and_prey_never_share_a_cell_or_leave_the_grid():
     core = PredatorPreyCore(50, PredatorPreyOptions(size=4, n_agents=6, n_prey=7, max_cycles=1000))
     core.seed(range(50))
