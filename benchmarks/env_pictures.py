@@ -51,6 +51,9 @@ _LARGE = {"width": 640, "height": 480}
 PICTURES = {
     "checkers_v0": Picture("checkers_v0", 12),
     "switch_v0": Picture("switch_v0", 4),
+    "stag_hunt_v0": Picture("stag_hunt_v0", 1),
+    "escalation_v0": Picture("escalation_v0", 4),
+    "predator_prey_v0": Picture("predator_prey_v0", 6),
     "pong_v3": Picture("pong_v3", 60),
     "ant": Picture("ant_2x4", 20, _LARGE),
     "halfcheetah": Picture("halfcheetah_2x3", 20, _LARGE),
