@@ -1,12 +1,13 @@
 """
-Seconds of learning iterations of BenchMARL's IPPO in one of this repository's environments.
+Seconds of learning iterations, and returns, of BenchMARL's IPPO or MAPPO in one of this repository's environments.
 
 Runs in the virtual environment that `make benchmarl` makes, which has no Stable-Baselines3:
 
     .venv-benchmarl/bin/python -m benchmarks.benchmarl_peer '{"env": "checkers_v0", ...}'
 
 The argument is a :class:`Task` as JSON; the last line of the output is the result as JSON. Every agent has an actor and a
-critic of its own, as independent learners do; evaluation, logging to files and checkpoints are off. An iteration lasts from
+critic of its own, as independent learners do; critics of MAPPO see the environment's state. Evaluation, logging to files and
+checkpoints are off. An iteration lasts from
 the end of one rollout to the end of the next: its gradient steps, and the collection of the next rollout. Observations are
 not normalised, because BenchMARL does not do that by default.
 """
@@ -23,7 +24,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch as th
-from benchmarl.algorithms import IppoConfig  # type: ignore[import-not-found]
+from benchmarl.algorithms import IppoConfig, MappoConfig  # type: ignore[import-not-found]
 from benchmarl.environments.common import TaskClass  # type: ignore[import-not-found]
 from benchmarl.experiment import Experiment, ExperimentConfig  # type: ignore[import-not-found]
 from benchmarl.experiment.callback import Callback  # type: ignore[import-not-found]
@@ -33,6 +34,8 @@ from torchrl.data import Composite  # type: ignore[import-not-found]
 from torchrl.envs import EnvBase, MarlGroupMapType, PettingZooWrapper  # type: ignore[import-not-found]
 
 from sb3_matrl.envs import make
+
+ALGORITHMS = {"ippo": IppoConfig, "mappo": MappoConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Task:
     :param activation: class of the hidden layers' activation in ``torch.nn``
     :param iterations: measured iterations
     :param warm_up: iterations before them
+    :param algorithm: ``"ippo"`` or ``"mappo"``
+    :param settings: name -> value of settings of BenchMARL's algorithm or experiment that are not its defaults
     """
 
     env: str
@@ -62,6 +67,8 @@ class Task:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     net_arch: list[int] = field(default_factory=lambda: [64, 64])
     activation: str = "Tanh"
+    algorithm: str = "ippo"
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -90,7 +97,7 @@ class WorldTask(TaskClass):  # type: ignore[misc]
             categorical_actions=True,
             device=device,
             seed=seed,
-            return_state=False,
+            return_state=self.config["state"],
             # Agents of a group would need like spaces.
             group_map=MarlGroupMapType.ONE_GROUP_PER_AGENT if self.config["unlike"] else None,
         )
@@ -111,7 +118,7 @@ class WorldTask(TaskClass):  # type: ignore[misc]
         return dict(env.group_map)
 
     def state_spec(self, env: EnvBase) -> Composite | None:
-        return None
+        return Composite({"state": env.observation_spec["state"].clone()}) if self.config["state"] else None
 
     def action_mask_spec(self, env: EnvBase) -> Composite | None:
         return None
@@ -136,17 +143,23 @@ class WorldTask(TaskClass):  # type: ignore[misc]
 
 
 class Clock(Callback):  # type: ignore[misc]
-    """Time at the end of every rollout, and the number of gradient steps."""
+    """Time and mean return of the episodes at the end of every rollout, and the number of gradient steps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
         self.rows: list[int] = []
+        self.returns: list[float | None] = []
         self.gradient_steps = 0
 
     def on_batch_collected(self, batch: Any) -> None:
         self.times.append(time.perf_counter())
         self.rows.append(batch.numel())
+        groups = self.experiment.train_group_map
+        # (..., n_agents, 1) per group; a copy's episode ends with that of its last agent.
+        returns = sum(batch["next", group, "episode_reward"].sum(dim=-2) for group in groups)
+        ended = returns[batch["next", "done"]]
+        self.returns.append(float(ended.mean()) if len(ended) else None)
 
     def on_train_step(self, batch: Any, group: str) -> None:
         self.gradient_steps += 1
@@ -173,6 +186,9 @@ def experiment_config(task: Task, folder: str) -> ExperimentConfig:
         "loggers": [],
         "create_json": False,
         "save_folder": folder,
+        **{
+            name: value for name, value in task.settings.items() if name not in ALGORITHMS[task.algorithm].__dataclass_fields__
+        },
     }
     for name, value in changes.items():
         if not hasattr(config, name):
@@ -192,6 +208,7 @@ def describe_env(task: Task) -> dict[str, Any]:
         "env_kwargs": task.env_kwargs,
         "continuous": any(continuous),
         "unlike": len(set(observations)) > 1,
+        "state": task.algorithm == "mappo",
         "n_agents": len(observations),
     }
 
@@ -202,11 +219,13 @@ def measure(task: Task) -> dict[str, Any]:
 
     :param task: what is measured
     :return: seconds of the iterations, joint steps and gradient steps of one iteration (of one agent's networks, summed over
-        agents), and versions
+        agents), the team's mean return of the episodes that ended in each rollout, and versions
     """
     clock, options = Clock(), describe_env(task)
-    algorithm = IppoConfig.get_from_yaml()
+    algorithm = ALGORITHMS[task.algorithm].get_from_yaml()
     algorithm.share_param_critic = False
+    for name in task.settings.keys() & vars(algorithm).keys():
+        setattr(algorithm, name, task.settings[name])
     layers = {"num_cells": task.net_arch, "layer_class": th.nn.Linear, "activation_class": getattr(th.nn, task.activation)}
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(
@@ -226,6 +245,7 @@ def measure(task: Task) -> dict[str, Any]:
         "seconds": seconds,
         "env_steps": clock.rows[-1],
         "gradient_steps": steps,
+        "returns": clock.returns,
         "versions": {name: version(name) for name in ("benchmarl", "torchrl", "tensordict", "torch")},
     }
 
