@@ -125,12 +125,17 @@ class CheckersCore(GridCore):
         self._view = _VIEWS[options.observation]
         view_high = np.concatenate([[1, 1], np.tile(self._view.max(initial=1), 9 * self._view.shape[1])])
         super().__init__(num_envs, options, _STARTS, view_high, state_size=4 * _N_CELLS + 1)
-        values = [np.zeros(2), options.lemon_rewards, options.apple_rewards]
+        # Nobody can enter an agent's cell, but a damaged file may hold a grid on which that happens.
+        values = [np.zeros(2), options.lemon_rewards, options.apple_rewards, np.zeros(2), np.zeros(2)]
         self._fruit_values = np.array(values, dtype=np.float64) + options.step_cost  # (content eaten, agent)
         self._offsets = np.arange(num_envs)[:, None] * len(_GRID_AT_START)
         self._grid = np.empty((num_envs, len(_GRID_AT_START)), dtype=np.int64)  # content of every cell
         self._apples_left = np.empty(num_envs, dtype=np.int64)
         self._start(np.ones(num_envs, dtype=bool))
+
+    def highest_values(self) -> dict[str, int]:
+        """As in all grid worlds, and the contents of the cells."""
+        return {**super().highest_values(), "_grid": _AGENT_1}
 
     def _start(self, copies: np.ndarray) -> None:
         self._grid[copies] = _GRID_AT_START

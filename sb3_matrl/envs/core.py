@@ -19,7 +19,7 @@ from pettingzoo import ParallelEnv
 
 from sb3_matrl.envs.option_checks import check_choice, check_turns
 from sb3_matrl.envs.rendering import Window
-from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_saved, restored, saved
+from sb3_matrl.envs.snapshot import Snapshot, check_keys, check_range, check_saved, restored, saved
 
 # copy -> agent -> info
 CopyInfos = dict[int, dict[str, dict[str, Any]]]
@@ -108,6 +108,14 @@ class BatchedCore(ABC):
         """Whether :meth:`snapshot` is supported."""
         return bool(self.changing)
 
+    def highest_values(self) -> dict[str, int]:
+        """
+        Highest valid values of integer arrays in :attr:`changing`, whose lowest is 0; :meth:`restore` refuses other values.
+
+        A core names the arrays that it uses as indices: a damaged file would otherwise cause an error in a later step.
+        """
+        return {}
+
     def snapshot(self) -> Snapshot:
         """
         Save the complete state of all copies.
@@ -131,6 +139,8 @@ class BatchedCore(ABC):
         check_keys(what, snapshot, self.changing)
         for name in self.changing:
             check_saved(f"{what}: {name!r}", getattr(self, name), snapshot[name])
+        for name, high in self.highest_values().items():
+            check_range(f"{what}: {name!r}", snapshot[name], high)
         for name in self.changing:
             setattr(self, name, restored(getattr(self, name), snapshot[name]))
 

@@ -92,6 +92,10 @@ class EscalationCore(SeededCore, SquareGridCore):
         self.lit = np.zeros(num_envs, dtype=np.int64)
         self.streak = np.zeros(num_envs, dtype=np.int64)
 
+    def highest_values(self) -> dict[str, int]:
+        """As in all grid worlds, and the last cell for the lit one."""
+        return {**super().highest_values(), "lit": self._n_cells - 1, "streak": self.options.max_cycles}
+
     def _start(self, copies: np.ndarray) -> None:
         drawn = (self._uniform(3, copies) * self._n_cells).astype(np.int64)
         self.cells = np.where(copies[:, None], drawn[:, :2], self.cells)

@@ -170,6 +170,10 @@ class GridCore(BatchedCore):
         """
         return type(self)(num_envs, self.options)  # type: ignore[call-arg]  # subclasses choose the rest
 
+    def highest_values(self) -> dict[str, int]:
+        """The last cell of the grid, and the length of an episode."""
+        return {"cells": len(self.floor) * len(self.floor[0]) - 1, "steps": self.options.max_cycles}
+
     def seed(self, seeds: Sequence[int | None]) -> None:
         """Do nothing: there is no randomness."""
 

@@ -47,6 +47,20 @@ def check_array(what: str, value: Any, model: np.ndarray) -> None:
         raise ValueError(f"{what} must be {expected}, got shape {value.shape} and dtype {value.dtype}")
 
 
+def check_range(what: str, values: np.ndarray, high: int) -> None:
+    """
+    Check the integers in a snapshot.
+
+    :param what: name of the entry, for the message
+    :param values: integers of any shape
+    :param high: highest valid value
+    :raises ValueError: if a value is below 0 or above ``high``
+    """
+    wrong = values[(values < 0) | (values > high)]
+    if wrong.size:
+        raise ValueError(f"{what} must be integers from 0 to {high}, got {wrong.flat[0]}")
+
+
 def saved(what: str, value: Any) -> Any:
     """
     Copy an attribute for a snapshot.

@@ -106,6 +106,10 @@ class StagHuntCore(SeededCore, SquareGridCore):
         self._animals_at_start = np.array([(last // 2) * size + size // 2, (last - 1) * size, size + last])
         self.animals = np.tile(self._animals_at_start, (num_envs, 1))
 
+    def highest_values(self) -> dict[str, int]:
+        """As in all grid worlds, and the last cell for animals."""
+        return {**super().highest_values(), "animals": self._n_cells - 1}
+
     def _start(self, copies: np.ndarray) -> None:
         self.animals = np.where(copies[:, None], self._animals_at_start, self.animals)
 

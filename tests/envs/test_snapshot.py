@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_matrl.envs import checkers_v0, escalation_v0, matrix_game_v0, predator_prey_v0, stag_hunt_v0, switch_v0
+from sb3_matrl.envs import checkers_v0, escalation_v0, make, matrix_game_v0, predator_prey_v0, stag_hunt_v0, switch_v0
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep
 
 WORLDS = {
@@ -165,6 +165,46 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_changes_nothing(changes, me
     with pytest.raises(ValueError, match=message):
         core.restore({**snapshot, **changes})
     np.testing.assert_array_equal(core.state(), before)
+
+
+@pytest.mark.parametrize(
+    ("world", "name", "high"),
+    [
+        ("checkers_v0", "cells", 23),
+        ("checkers_v0", "steps", 100),
+        ("checkers_v0", "_grid", 4),
+        ("switch_v0", "cells", 20),
+        ("stag_hunt_v0", "animals", 15),
+        ("escalation_v0", "lit", 24),
+        ("escalation_v0", "streak", 50),
+        ("predator_prey_v0", "cells", 100),
+        ("predator_prey_v0", "prey", 100),
+    ],
+)
+def test_numbers_outside_the_grid_are_refused_and_change_nothing(world, name, high):
+    core = make(world).make_core(2)
+    core.reset()
+    before = core.snapshot()
+    for value in (-1, high + 1, np.iinfo(np.int64).min, np.iinfo(np.int64).max):
+        spoilt = core.snapshot()
+        spoilt[name].flat[-1] = value
+        with pytest.raises(ValueError, match=rf"{name}' must be integers from 0 to {high}, got {value}$"):
+            core.restore(spoilt)
+        assert_equal_lists(list(core.snapshot().values()), list(before.values()))
+    for value in (0, high):
+        spoilt[name].flat[-1] = value
+        core.restore(spoilt)
+        play(core, 20, seed=0)
+
+
+def test_grid_of_checkers_with_agents_in_other_places_is_played():
+    core = checkers_v0.parallel_env(lemon_rewards=(-5, -5), apple_rewards=(1, 1)).make_core(1)
+    core.reset()
+    snapshot = core.snapshot()
+    snapshot["_grid"][:, :24] = 3
+    core.restore(snapshot)
+    for _ in range(20):
+        assert core.step(np.array([[1, 1]])).rewards.tolist() == [[-0.01, -0.01]]
 
 
 def test_missing_entries_and_other_things_than_dicts_are_refused():
