@@ -10,10 +10,13 @@ import pytest
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from sb3_matrl import MATRL
-from sb3_matrl.common.registry import algorithm_names, algorithm_spec
+from sb3_matrl.common.registry import algorithm_spec
+from sb3_matrl.off_policy.off_policy_algorithm import OffPolicyMultiAgent
 from sb3_matrl.stacked.kernels import KERNELS
+from tests.algorithms import OFF_POLICY, ON_POLICY, VALUE_BASED
 from tests.stacked.backends import require_kernel
 
 WORLDS: dict[str, dict[str, Any]] = {
@@ -101,14 +104,54 @@ def check(env: str, algorithm: str, learner: str, folder: Path, backend: str = "
     model.env.close()  # type: ignore[union-attr]
 
 
+def make_off_policy(env: str, algorithm: str) -> OffPolicyMultiAgent:
+    env_id, _, pixels = env.partition(" ")
+    policy, policy_kwargs = policy_of(algorithm, bool(pixels))
+    small = {"n_envs": N_ENVS, "learning_starts": 8, "batch_size": 4, "buffer_size": 64, "train_freq": 2}
+    cls = algorithm_spec(algorithm).load_class()
+    model: OffPolicyMultiAgent = cls(
+        policy, env_id, env_kwargs=WORLDS[env], policy_kwargs=policy_kwargs, seed=0, device="cpu", **small
+    )
+    return model
+
+
+def takes(algorithm: str, env: str) -> bool:
+    """Whether an off-policy algorithm has such actions."""
+    return algorithm == "maddpg" or (algorithm in VALUE_BASED) != continuous(env)
+
+
+def check_off_policy(env: str, algorithm: str, folder: Path) -> None:
+    """Some gradient steps, as :func:`check`; then a step more, with the saved replay buffer."""
+    model, losses = make_off_policy(env, algorithm), Losses()
+    model.learn(24, callback=losses, log_interval=None)
+    logged = [(key, value) for seen in losses.seen for key, value in seen.items() if isinstance(value, (int, float))]
+    assert any("loss" in key for key, _ in logged) and model._n_updates == 4 * model.gradient_steps
+    assert all(np.isfinite(value) for _, value in logged), [key for key, value in logged if not np.isfinite(value)]
+    first = model.env.reset()  # type: ignore[union-attr]
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "buffer")
+    loaded = type(model).load(folder / "model", device="cpu")
+    loaded.load_replay_buffer(folder / "buffer")
+    actions, _ = model.predict(first, deterministic=True)
+    again, _ = loaded.predict(first, deterministic=True)
+    for agent, action in actions.items():
+        np.testing.assert_array_equal(action, again[agent])
+        space = model.env.action_spaces[agent]  # type: ignore[union-attr]
+        assert all(space.contains(np.asarray(one, dtype=space.dtype)) for one in action)
+    loaded.set_logger(Logger(None, []))
+    loaded.train(1)
+    assert loaded._n_updates == model._n_updates + 1
+    model.env.close()  # type: ignore[union-attr]
+
+
 def continuous(env: str) -> bool:
-    """Whether masks make no sense, because the env's actions are continuous."""
+    """Whether the env's actions are continuous, so that masks make no sense."""
     return env not in ("checkers_v0", "switch_v0", "matrix_game_v0") and not env.startswith("pong")
 
 
 @pytest.mark.expensive
 @pytest.mark.parametrize("env", WORLDS)
-@pytest.mark.parametrize("algorithm", algorithm_names())
+@pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_every_algorithm_runs_in_every_environment(env: str, algorithm: str, tmp_path: Path) -> None:
     check(env, algorithm, "PPO", tmp_path)
 
@@ -133,6 +176,26 @@ def test_every_backend_runs_in_every_environment(env: str, learner: str, backend
         pytest.skip("masks are for discrete actions")
     require_kernel(backend)
     check(env, "matrl", learner, tmp_path, backend)
+
+
+@pytest.mark.expensive
+@pytest.mark.parametrize(("algorithm", "env"), [(one, env) for one in OFF_POLICY for env in WORLDS if takes(one, env)])
+def test_every_off_policy_algorithm_runs_in_every_environment_that_it_takes(algorithm: str, env: str, tmp_path: Path) -> None:
+    check_off_policy(env, algorithm, tmp_path)
+
+
+@pytest.mark.expensive
+@pytest.mark.parametrize(("algorithm", "env"), [(one, env) for one in OFF_POLICY for env in WORLDS if not takes(one, env)])
+def test_every_off_policy_algorithm_refuses_the_others(algorithm: str, env: str) -> None:
+    kinds = ("Box", "Discrete") if algorithm in ("iddpg", "comix") else ("Discrete", "Box")
+    message = rf"agent '\w+': {algorithm.upper()} takes {kinds[0]} actions, not {kinds[1]}\(.*: use "
+    with pytest.raises(ValueError, match=message):
+        make_off_policy(env, algorithm)
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+def test_value_based_algorithms_run_on_checkers(algorithm: str, tmp_path: Path) -> None:
+    check_off_policy("checkers_v0", algorithm, tmp_path)
 
 
 def test_matrl_runs_on_the_hopper(tmp_path: Path) -> None:
