@@ -15,6 +15,7 @@ from gymnasium.utils import seeding
 from sb3_matrl.envs.core import BatchedCore, CopyInfos, CoreStep
 from sb3_matrl.envs.mujoco_library import (
     DERIVED,
+    MAX_STEPS,
     ROBOTS,
     Library,
     RobotArguments,
@@ -28,7 +29,7 @@ from sb3_matrl.envs.mujoco_library import (
 from sb3_matrl.envs.mujoco_robots import RULES, Motion, RobotRules
 from sb3_matrl.envs.mujoco_views import NotSelectedError, Selection, find_selections
 from sb3_matrl.envs.option_checks import check_choice, check_integer
-from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys, check_saved, restored, saved
+from sb3_matrl.envs.snapshot import Snapshot, check_array, check_keys, check_range, check_saved, restored, saved
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,7 @@ class MujocoCore(BatchedCore):
         check_keys(what, snapshot, own)
         for name in ("physics", "elapsed_steps", "alive"):
             check_array(f"{what}: {name!r}", snapshot[name], own[name])
+        check_range(f"{what}: 'elapsed_steps'", snapshot["elapsed_steps"], MAX_STEPS)
         check_keys(f"{what}: 'derived'", snapshot["derived"], DERIVED)
         for name in DERIVED:
             check_array(f"{what}: {name!r}", snapshot["derived"][name], own["derived"][name])

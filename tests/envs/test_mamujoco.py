@@ -130,7 +130,8 @@ def test_snapshots_that_do_not_fit_are_refused():
         ({"derived": {}}, "'derived' lacks"),
         ({"derived": {**good["derived"], "xpos": np.zeros(3)}}, "'xpos' must be an array of shape"),
         ({"generator": {}}, "'generator' must be the state of a PCG64"),
-        ({"elapsed_steps": -1}, "'elapsed_steps' must be an integer of at least 0"),
+        ({"elapsed_steps": -1}, "'elapsed_steps' must be an integer from 0 to"),
+        ({"elapsed_steps": 2**63}, "'elapsed_steps' must be an integer from 0 to"),
         ({"running": 1}, "'running' must be of type bool"),
         ({"extra": 1}, "has unknown"),
     ]:

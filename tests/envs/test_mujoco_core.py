@@ -223,6 +223,8 @@ def test_snapshots_that_do_not_fit_are_refused_and_change_nothing():
         ({"generators": [{}, {}]}, r"'generators'\[0\] must be the state of a PCG64"),
         ({"generators": good["generators"][:1]}, "'generators' must have 2 entries"),
         ({"elapsed_steps": np.zeros(2)}, "'elapsed_steps' must be an array of shape"),
+        ({"elapsed_steps": np.array([0, -1])}, "'elapsed_steps' must be integers from 0 to .*, got -1"),
+        ({"elapsed_steps": np.array([2**63 - 1, 0])}, "'elapsed_steps' must be integers from 0 to"),
         ({"alive": one_dead}, "'alive' must be equal for the agents of a copy"),
         ({"extra": 1}, "has unknown"),
     ]:
@@ -231,8 +233,9 @@ def test_snapshots_that_do_not_fit_are_refused_and_change_nothing():
     single = make("hopper_3x1")
     single.reset(seed=0)
     fits = single.snapshot()
-    with pytest.raises(ValueError, match="env copy 1, snapshot of hopper_3x1: 'elapsed_steps' must be"):
-        core.restore_separate([fits, {**fits, "elapsed_steps": -1}])
+    for steps in (-1, 2**63):
+        with pytest.raises(ValueError, match="env copy 1, snapshot of hopper_3x1: 'elapsed_steps' must be"):
+            core.restore_separate([fits, {**fits, "elapsed_steps": steps}])
     np.testing.assert_equal(core.snapshot(), untouched.snapshot())
 
 
