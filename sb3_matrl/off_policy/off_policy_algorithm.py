@@ -157,6 +157,15 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         :param mode: whether gradient steps follow
         """
 
+    def refresh(self) -> None:
+        """Called before networks are used for a while: notice whatever changed them from outside."""
+
+    def start_gradients(self) -> None:
+        """Called before a backward pass, when the gradients of all optimisers are zero."""
+
+    def share_gradients(self) -> None:
+        """Called after a backward pass, before gradients are clipped."""
+
     def on_episode_end(self, copy: int) -> None:
         """
         Called when an episode is over.
@@ -380,6 +389,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         :return: False if the callback asked to stop
         """
         self.set_training_mode(False)
+        self.refresh()
         self._finish_step()
         if any(self._block):  # resumed in the middle of a rollout, whose start the callbacks have seen
             self._notice_moves()
@@ -495,6 +505,7 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         if gradient_steps <= 0 or self.replay_buffer.size() == 0:
             return
         self.set_training_mode(True)
+        self.refresh()
         self._update_learning_rate(self.optimizers())
         logged: list[dict[str, th.Tensor]] = []
         for _ in range(gradient_steps):
@@ -533,8 +544,10 @@ class OffPolicyMultiAgent(MultiAgentAlgorithm):
         """
         for optimizer in optimizers.values():
             optimizer.zero_grad()
+        self.start_gradients()
         total: Any = sum(losses.values())
         total.backward()
+        self.share_gradients()
         limit = self.argument("max_grad_norm")
         norms = {name: _clip(optimizer, limit) for name, optimizer in optimizers.items()}
         self._check_finite(losses, norms)

@@ -60,7 +60,7 @@ class QMIX(MixedValues):
     def build_team(self) -> dict[str, tuple[th.nn.Module, th.nn.Module | None]]:
         sizes = {name: self.arguments[name] for name in ("mixing_embed_dim", "hypernet_layers", "hypernet_embed")}
         self.mixer = QMixer(len(self.possible_agents), self.state_size, **sizes).to(self.device)
-        self.mixer_target = deepcopy(self.mixer)
+        self.mixer_target = deepcopy(self.mixer).requires_grad_(False)
         return {"mixer": (self.mixer, self.mixer_target)}
 
     def mix(self, values: th.Tensor, batch: JointBatch) -> th.Tensor:

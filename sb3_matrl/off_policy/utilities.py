@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecTransposeImage
 from stable_baselines3.dqn.policies import DQNPolicy
+
+from sb3_matrl.off_policy.network_stack import NetworkStack, alike_agents, is_watched
 
 # agent -> (B, n_actions)
 Values = dict[str, th.Tensor]
@@ -21,11 +24,27 @@ class Utilities:
     Q-networks of all agents and their targets.
 
     :param policies: agent -> SB3's ``DQNPolicy`` with the agent's networks
+    :param stacked: whether alike networks are evaluated together, which gives the same numbers up to rounding; otherwise SB3's
+        networks are called agent by agent
     """
 
-    def __init__(self, policies: Mapping[str, DQNPolicy]) -> None:
+    def __init__(self, policies: Mapping[str, DQNPolicy], stacked: bool = False) -> None:
         self.policies = dict(policies)
         self.agents = list(policies)
+        groups = alike_agents(policies) if stacked else []
+        self.stacks = [NetworkStack({agent: policies[agent] for agent in agents}) for agents in groups]
+        self._watched = False
+
+    def refresh(self) -> None:
+        """Notice parameters that were replaced, and hooks that watch the networks, before networks are used."""
+        if self.stacks:
+            self._watched = any(map(is_watched, self.policies.values()))
+            for stack in self.stacks:
+                stack.refresh()
+
+    @property
+    def _usable(self) -> list[NetworkStack]:
+        return [] if self._watched else self.stacks
 
     def values(self, observations: Mapping[str, Any]) -> Values:
         """
@@ -34,26 +53,65 @@ class Utilities:
         :param observations: agent -> tensor (B, \\*shape), or a dict of such
         :return: agent -> (B, n_actions)
         """
-        return {agent: policy.q_net(observations[agent]) for agent, policy in self.policies.items()}
+        values: Values = {}
+        for stack in self._usable:
+            values |= zip(stack.agents, stack.values(stack.features(observations)).unbind(), strict=True)
+        return self._complete(values, lambda agent: self.policies[agent].q_net(observations[agent]))
 
     def target_values(self, observations: Mapping[str, Any]) -> Values:
         """Values of all actions by the target networks; see :meth:`values`."""
-        return {agent: policy.q_net_target(observations[agent]) for agent, policy in self.policies.items()}
+        values: Values = {}
+        for stack in self._usable:
+            values |= zip(stack.agents, stack.target_values(stack.features(observations)).unbind(), strict=True)
+        return self._complete(values, lambda agent: self.policies[agent].q_net_target(observations[agent]))
 
-    def parameters(self) -> list[th.nn.Parameter]:
-        """:return: parameters that are trained, agent by agent"""
-        return [parameter for policy in self.policies.values() for parameter in policy.q_net.parameters()]
+    def both_values(self, observations: Mapping[str, Any]) -> tuple[Values, Values]:
+        """Values of all actions by the networks and by the targets, without gradient; see :meth:`values`."""
+        values: Values = {}
+        targets: Values = {}
+        with th.no_grad():
+            for stack in self._usable:
+                by_networks, by_targets = stack.both_values(stack.features(observations))
+                values |= zip(stack.agents, by_networks.unbind(), strict=True)
+                targets |= zip(stack.agents, by_targets.unbind(), strict=True)
+            return (
+                self._complete(values, lambda agent: self.policies[agent].q_net(observations[agent])),
+                self._complete(targets, lambda agent: self.policies[agent].q_net_target(observations[agent])),
+            )
+
+    def _complete(self, values: Values, value_of: Callable[[str], th.Tensor]) -> Values:
+        """Values of all agents in their order, those of agents outside of stacks by a function."""
+        return {agent: values[agent] if agent in values else value_of(agent) for agent in self.agents}
+
+    def start_gradients(self) -> None:
+        """Forget the gradients of the last step, before a backward pass."""
+        for stack in self.stacks:
+            stack.start_gradients()
+
+    def share_gradients(self) -> None:
+        """Give all parameters their gradients, after a backward pass."""
+        for stack in self.stacks:
+            stack.share_gradients()
+
+    def follow(self, tau: float) -> None:
+        """Move the targets towards the networks; running statistics of batch normalisation are copied."""
+        for stack in self.stacks:
+            stack.follow(tau)
+        stacked = {agent for stack in self.stacks for agent in stack.agents}
+        for agent, pair in zip(self.agents, self.target_pairs(), strict=True):
+            if agent not in stacked:
+                polyak_update(*pair, tau)
+        for policy in self.policies.values():
+            statistics = [get_parameters_by_name(net, ["running_"]) for net in (policy.q_net, policy.q_net_target)]
+            polyak_update(*statistics, 1.0)
 
     def target_pairs(self) -> list[tuple[list[th.Tensor], list[th.Tensor]]]:
         """:return: parameters and those of the target that follows them, agent by agent"""
         return [(list(policy.q_net.parameters()), list(policy.q_net_target.parameters())) for policy in self.policies.values()]
 
-    def statistics_pairs(self) -> list[tuple[list[th.Tensor], list[th.Tensor]]]:
-        """:return: running statistics of batch normalisation and those of the target, agent by agent"""
-        return [
-            (get_parameters_by_name(policy.q_net, ["running_"]), get_parameters_by_name(policy.q_net_target, ["running_"]))
-            for policy in self.policies.values()
-        ]
+    def parameters(self) -> list[th.nn.Parameter]:
+        """:return: parameters that are trained, agent by agent"""
+        return [parameter for policy in self.policies.values() for parameter in policy.q_net.parameters()]
 
     def set_training_mode(self, mode: bool) -> None:
         """Put the networks into training or evaluation mode; targets stay in evaluation mode."""
@@ -103,3 +161,17 @@ def network_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
     if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
         return VecTransposeImage.transpose_space(space)  # type: ignore[arg-type]
     return space
+
+
+def fast_options(optimizer_class: type[th.optim.Optimizer], given: Mapping[str, Any]) -> dict[str, bool]:
+    """
+    Options with which an optimiser treats all parameters in few operations, equal up to rounding.
+
+    :param optimizer_class: class of the optimiser
+    :param given: its other options
+    :return: ``fused`` or ``foreach``, where the class has it and the user has not chosen
+    """
+    if {"fused", "foreach", "capturable", "differentiable"} & set(given):
+        return {}
+    known = inspect.signature(optimizer_class).parameters
+    return next(({name: True} for name in ("fused", "foreach") if name in known), {})

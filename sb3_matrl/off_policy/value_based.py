@@ -22,7 +22,14 @@ from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
 from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
-from sb3_matrl.off_policy.utilities import Utilities, chosen_values, greedy_actions, legal_values, network_space
+from sb3_matrl.off_policy.utilities import (
+    Utilities,
+    chosen_values,
+    fast_options,
+    greedy_actions,
+    legal_values,
+    network_space,
+)
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.utils.suggest import unknown
 
@@ -31,6 +38,7 @@ _OF_DQN = (
     *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps", "max_grad_norm"),
     *("target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
 )
+BACKENDS = ("auto", "sb3", "torch")
 LOSSES = {"huber": th.nn.functional.smooth_l1_loss, "mse": th.nn.functional.mse_loss}
 
 
@@ -79,6 +87,8 @@ class ValueBased(OffPolicyMultiAgent):
     :param norm_reward: whether to divide rewards by the running standard deviation of the discounted return
     :param on_nan: NaN or infinite numbers in a gradient step end the training (``"stop"``), or that step is skipped
         (``"skip"``); either way nothing is changed by it
+    :param backend: code of the networks: ``"sb3"`` calls SB3's agent by agent; ``"torch"`` computes agents with like networks
+        together, equal up to rounding; ``"auto"`` takes ``"torch"`` for two or more agents, and ``"sb3"`` for one
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -124,6 +134,7 @@ class ValueBased(OffPolicyMultiAgent):
         double_q: bool = True,
         norm_reward: bool = False,
         on_nan: str = "stop",
+        backend: str = "auto",
         **added: Any,
     ) -> None:
         self.exploration_rate = 0.0
@@ -133,6 +144,8 @@ class ValueBased(OffPolicyMultiAgent):
         super().check_arguments()
         if self.argument("loss", "mse") not in LOSSES:
             raise ValueError(unknown("loss", str(self.argument("loss")), LOSSES))
+        if self.arguments["backend"] not in BACKENDS:
+            raise ValueError(unknown("backend", str(self.arguments["backend"]), BACKENDS))
         self.double_q: bool = self.arguments["double_q"]
         self.target_update_interval: int = self.arguments["target_update_interval"]
         self.exploration_schedule = LinearSchedule(
@@ -143,9 +156,16 @@ class ValueBased(OffPolicyMultiAgent):
 
     # ------------------------------------------------------------------ networks
 
+    @property
+    def computes_together(self) -> bool:
+        """Whether agents with like networks are computed together."""
+        backend = self.arguments["backend"]
+        return backend == "torch" or (backend == "auto" and len(self.possible_agents) > 1)
+
     def build_networks(self, arguments: LearnerArguments) -> dict[str, dict[str, Any]]:
         policies = {agent: self._build_policy(agent, arguments) for agent in self.possible_agents}
-        self.utilities = Utilities(policies)
+        self.utilities = Utilities(policies, stacked=self.computes_together)
+        self.team_modules: dict[str, tuple[th.nn.Module, th.nn.Module | None]] = {}
         if self.n_envs > self.target_update_interval:
             warnings.warn(
                 f"n_envs={self.n_envs} is greater than target_update_interval={self.target_update_interval}: the targets are "
@@ -155,12 +175,11 @@ class ValueBased(OffPolicyMultiAgent):
         if not self.is_team:
             return {agent: {"policy": policy, "policy.optimizer": policy.optimizer} for agent, policy in policies.items()}
         parts: dict[str, dict[str, Any]] = {agent: {"policy": policy} for agent, policy in policies.items()}
-        modules = self.build_team()
+        self.team_modules = modules = self.build_team()
         trained = [*self.utilities.parameters(), *(one for module, _ in modules.values() for one in module.parameters())]
         self.optimizer = self._build_optimizer(trained)
         team = {name: module for name, (module, _) in modules.items()}
         team |= {f"{name}_target": target for name, (_, target) in modules.items() if target is not None}
-        self.team_modules = modules
         return {**parts, self.team_name: {**team, "optimizer": self.optimizer}}
 
     def build_team(self) -> dict[str, tuple[th.nn.Module, th.nn.Module | None]]:
@@ -190,6 +209,7 @@ class ValueBased(OffPolicyMultiAgent):
         """One optimiser for the team, of the class that all policies have."""
         policies = list(self.utilities.policies.values())
         first = policies[0]
+        options = first.optimizer_kwargs
         if any(
             (one.optimizer_class, one.optimizer_kwargs) != (first.optimizer_class, first.optimizer_kwargs) for one in policies
         ):
@@ -197,7 +217,9 @@ class ValueBased(OffPolicyMultiAgent):
                 f"policy_kwargs: {type(self).__name__} has one optimiser for all agents, so that optimizer_class and "
                 "optimizer_kwargs must be the same for all"
             )
-        return first.optimizer_class(parameters, lr=self.lr_schedule(1), **first.optimizer_kwargs)  # type: ignore[call-arg]
+        if self.computes_together:
+            options = {**fast_options(first.optimizer_class, options), **options}
+        return first.optimizer_class(parameters, lr=self.lr_schedule(1), **options)  # type: ignore[call-arg]
 
     def set_training_mode(self, mode: bool) -> None:
         self.utilities.set_training_mode(mode)
@@ -210,14 +232,10 @@ class ValueBased(OffPolicyMultiAgent):
 
     def update_targets(self) -> None:
         """Move all targets towards their networks by ``tau``."""
-        pairs = [(module, target) for module, target in getattr(self, "team_modules", {}).values() if target is not None]
-        for parameters, targets in [
-            *self.utilities.target_pairs(),
-            *((list(module.parameters()), list(target.parameters())) for module, target in pairs),
-        ]:
-            polyak_update(parameters, targets, self.tau)
-        for statistics, targets in self.utilities.statistics_pairs():
-            polyak_update(statistics, targets, 1.0)
+        self.utilities.follow(self.tau)
+        for module, target in self.team_modules.values():
+            if target is not None:
+                polyak_update(module.parameters(), target.parameters(), self.tau)
 
     def next_actions(self, batch: JointBatch, target_values: Mapping[str, th.Tensor]) -> dict[str, th.Tensor]:
         """
@@ -238,8 +256,20 @@ class ValueBased(OffPolicyMultiAgent):
         :return: (B, n)
         """
         with th.no_grad():
-            values = self.utilities.target_values(batch.next_observations)
-            return chosen_values(values, self.next_actions(batch, values))
+            if self.double_q:
+                choosing, values = self.utilities.both_values(batch.next_observations)
+            else:
+                choosing = values = self.utilities.target_values(batch.next_observations)
+            return chosen_values(values, greedy_actions(choosing, batch.next_masks))
+
+    def start_gradients(self) -> None:
+        self.utilities.start_gradients()
+
+    def share_gradients(self) -> None:
+        self.utilities.share_gradients()
+
+    def refresh(self) -> None:
+        self.utilities.refresh()
 
     # ------------------------------------------------------------------ acting
 
@@ -283,8 +313,10 @@ class ValueBased(OffPolicyMultiAgent):
             masked = legal_values(values, None if legal is None else th.as_tensor(legal.copy(), device=self.device))
             actions = masked.argmax(dim=1).cpu().numpy() + space.start
         if not deterministic:
+            # From the global generator: drawing from the space would change the training after an evaluation.
             for row in np.flatnonzero(np.random.rand(len(actions)) < self.exploration_rate).tolist():
-                actions[row] = space.sample() if legal is None else space.sample(legal[row].astype(np.int8))
+                choices = np.arange(space.n) if legal is None else np.flatnonzero(legal[row])
+                actions[row] = space.start + np.random.choice(choices)
         return np.asarray(actions if batched else actions[0])
 
     def player(self, agent: Any) -> FrozenAgent:
