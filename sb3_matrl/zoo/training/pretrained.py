@@ -11,12 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
+from sb3_matrl.common.arguments import constructor_arguments
 from sb3_matrl.common.callbacks import has_replay_buffer
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.envs.making import EnvSource
 from sb3_matrl.files.checkpoints import buffer_of
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
-from sb3_matrl.files.model_files import zip_path
+from sb3_matrl.files.model_files import read_model, zip_path
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.names import to_yaml
 from sb3_matrl.zoo.training.options import TrainOptions
@@ -55,6 +56,7 @@ def load_pretrained(
             return _share_one_agent(load_sb3_agent(path, options.trust, "cpu"), env, hyperparameters, arguments)
         overrides = {key: value for key, value in hyperparameters.model_arguments().items() if key not in ARCHITECTURE}
         cls = algorithm_spec(options.algo).load_class()
+        _check_fixed(options.algo, path)
         model: MultiAgentAlgorithm = cls.load(path, env=env, **overrides, **arguments)
         if has_replay_buffer(model):
             _load_buffer(model, path)
@@ -68,6 +70,20 @@ def load_pretrained(
         )
     kept = {key: to_yaml(model.arguments[key]) for key in ARCHITECTURE if key in hyperparameters.values}
     return model, hyperparameters.changed(**kept)
+
+
+def _check_fixed(algorithm: str, path: Path) -> None:
+    """
+    Check that a model's networks are those of the algorithm, which fixes the kind of critics, for example.
+
+    :raises ValueError: if they are not
+    """
+    spec = algorithm_spec(algorithm)
+    defaults, saved = constructor_arguments(spec.load_class()), read_model(path).arguments
+    for name in spec.fixed.keys() & set(ARCHITECTURE):
+        found = saved.get(name, defaults[name].default)
+        if found != spec.fixed[name]:
+            raise ValueError(f"its networks have {name}={found!r}, those of {algorithm} {name}={spec.fixed[name]!r}")
 
 
 def _load_buffer(model: Any, path: Path) -> None:
@@ -107,6 +123,9 @@ def _share_one_agent(
         ):
             if learned != offered:
                 raise ValueError(f"its {kind} space is {learned}, that of {agent} is {offered}: it learned something else")
+        if type(own.policy) is not learner.policy_class:
+            kinds = (learner.policy_class.__name__, type(own.policy).__name__)
+            raise ValueError(f"its policy is a {kinds[0]}, that of {agent} a {kinds[1]}, whose critic sees something else")
         _give_parameters(model, agent, learner.get_parameters())
     return model, kept
 
@@ -114,7 +133,10 @@ def _share_one_agent(
 def _give_parameters(model: MultiAgentAlgorithm, agent: str, learned: Mapping[str, Any]) -> None:
     """Load parameters of one agent: those that the algorithm keeps for each, which may be without an optimiser of its own."""
     if not has_replay_buffer(model):
-        model.agents[agent].set_parameters(learned)
+        try:
+            model.agents[agent].set_parameters(learned)
+        except RuntimeError as error:  # torch lists the parameters that do not fit
+            raise ValueError(f"its networks are not like those of {agent}: {' '.join(str(error).split())}") from error
         return
     own = model.get_parameters()[agent]
     model.set_parameters({agent: {name: value for name, value in learned.items() if name in own}}, exact_match=False)
