@@ -19,21 +19,19 @@ class ActionValues:
     """
     Values of actions at fixed observations, without gradients.
 
-    The part of a critic that depends on the observation alone, up to the first layer, is computed once.
+    The part of the first layer that depends on the observation alone is computed once.
 
     :param critics: critics that are alike (:func:`alike_critics`), or a single one
-    :param observations: for each critic its agent's observations, (B, *shape) or a dict of such tensors
+    :param observations: for each critic its agent's observations, (B, \\*shape) or a dict of such tensors
     """
 
     def __init__(self, critics: Sequence[ContinuousCritic], observations: Sequence[Any]) -> None:
-        first, *others = (list(layers) for layers in zip(*map(_network, critics), strict=True))
         with th.no_grad():
-            features = [c.extract_features(o, c.features_extractor) for c, o in zip(critics, observations, strict=True)]
-            weight, bias = _linear(first)
-            size = features[0].shape[-1]
-            self._base = _product(bias, _together(features), weight[:, :size])[:, :, None]
-            self._action_weight = weight[:, size:]
-            self._layers = [_linear(layers) if isinstance(layers[0], nn.Linear) else layers[0] for layers in others]
+            parts = [_first_layer(critic, own) for critic, own in zip(critics, observations, strict=True)]
+            self._base = _together([base for base, _ in parts])[:, :, None]
+            self._action_weight = _together([weight for _, weight in parts])
+            _, *later = zip(*map(_network, critics), strict=True)
+            self._layers = [_linear(layers) if isinstance(layers[0], nn.Linear) else layers[0] for layers in later]
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -42,11 +40,29 @@ class ActionValues:
         """
         n, batch, samples, size = actions.shape
         with th.no_grad():
-            values = th.bmm(actions.reshape(n, batch * samples, size), self._action_weight)
-            values.view(n, batch, samples, -1).add_(self._base)
+            if size == 1:
+                values = th.addcmul(self._base, actions, self._action_weight[:, None])
+            else:
+                values = th.bmm(actions.reshape(n, batch * samples, size), self._action_weight).view(n, batch, samples, -1)
+                values += self._base
+            values = values.view(n, batch * samples, -1)
             for layer in self._layers:
-                values = _product(layer[1], values, layer[0]) if isinstance(layer, tuple) else layer(values)
+                values = _product(layer[1], values, layer[0]) if isinstance(layer, tuple) else _activate(layer, values)
         return values.view(n, batch, samples)
+
+
+def _first_layer(critic: ContinuousCritic, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    """Outputs of a critic's first layer without the actions, (B, width), and its weights for them, (size, width)."""
+    features = critic.extract_features(observations, critic.features_extractor)
+    first: Any = _network(critic)[0]
+    size = features.shape[1]
+    return nn.functional.linear(features, first.weight[:, :size], first.bias), first.weight[:, size:].T
+
+
+def _activate(activation: nn.Module, values: th.Tensor) -> th.Tensor:
+    """Apply an activation; the most common one in place."""
+    activated: th.Tensor = values.relu_() if isinstance(activation, nn.ReLU) else activation(values)
+    return activated
 
 
 def _product(biases: th.Tensor, rows: th.Tensor, weights: th.Tensor) -> th.Tensor:
@@ -58,7 +74,7 @@ def _product(biases: th.Tensor, rows: th.Tensor, weights: th.Tensor) -> th.Tenso
 
 def alike_critics(critics: Mapping[str, ContinuousCritic]) -> list[list[str]]:
     """
-    Groups of agents whose critics have the same layers, so that they can be evaluated together.
+    Groups of agents whose critics have the same layers after the observations, so that they can be evaluated together.
 
     :param critics: agent -> critic
     :return: groups of agents, each in the given order
@@ -98,13 +114,14 @@ def best_actions(
 
 def _layers_of(critic: ContinuousCritic) -> Hashable:
     """What alike critics have in common; ``None`` if a layer other than the linear ones has parameters."""
-    network = list(_network(critic))
-    if any(list(layer.parameters()) for layer in network if not isinstance(layer, nn.Linear)):
+    first, *others = _network(critic)
+    if any(list(layer.parameters()) for layer in others if not isinstance(layer, nn.Linear)):
         return None
-    return (critic.features_extractor.features_dim, *(repr(layer) for layer in network))
+    action_size = first.in_features - critic.features_extractor.features_dim
+    return (action_size, first.out_features, *(repr(layer) for layer in others))
 
 
-def _network(critic: ContinuousCritic) -> nn.Sequential:
+def _network(critic: ContinuousCritic) -> Any:
     network = critic.q_networks[0]
     assert isinstance(network, nn.Sequential)
     return network

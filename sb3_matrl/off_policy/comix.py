@@ -136,7 +136,7 @@ class COMIX(DDPGFamily):
                 arguments.of("policy", agent),
                 network_space(observation_space),
                 action_space,  # type: ignore[arg-type]
-                arguments.of("policy_kwargs", agent),
+                self.policy_kwargs_of(agent, arguments),
                 self.device,
             )
         except (TypeError, ValueError, AssertionError) as error:

@@ -18,7 +18,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_matrl.common.arguments import PerAgent
+from sb3_matrl.common.arguments import LearnerArguments, PerAgent
+from sb3_matrl.off_policy.agent_networks import with_fused_adam
 from sb3_matrl.off_policy.exploration_noise import TeamNoise
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
 
@@ -114,6 +115,16 @@ class DDPGFamily(OffPolicyMultiAgent):
         self.__dict__.pop("_followed", None)
         self.noise = TeamNoise(self.arguments["action_noise"], self._spaces["action"], self.n_envs)
         super()._setup_model()
+
+    def policy_kwargs_of(self, agent: str, arguments: LearnerArguments) -> dict[str, Any]:
+        """
+        Keyword arguments of an agent's policy; a single agent keeps SB3's Adam, to which it is equal bit for bit.
+
+        :param agent: name of the agent
+        :param arguments: constructor arguments by agent
+        """
+        given = arguments.of("policy_kwargs", agent)
+        return dict(given or {}) if len(self.possible_agents) == 1 else with_fused_adam(given, self.device)
 
     # ------------------------------------------------------------------ training
 

@@ -80,7 +80,7 @@ class DeterministicGradient(DDPGFamily):
                     network_space(self._spaces["observation"][agent]),
                     self._spaces["action"][agent],
                     self.lr_schedule,
-                    arguments.of("policy_kwargs", agent),
+                    self.policy_kwargs_of(agent, arguments),
                     self.device,
                     self.critic_input_size,
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -30,16 +29,17 @@ def own_values(one: ContinuousCritic, observations: Any, actions: th.Tensor) -> 
         return th.cat([one.q1_forward(observations, actions[:, k]) for k in range(actions.shape[1])], dim=1)
 
 
+@pytest.mark.parametrize("actions", [1, 2])
 @pytest.mark.parametrize("kwargs", [{}, {"net_arch": []}, {"net_arch": [8], "activation_fn": nn.LeakyReLU}])
-def test_values_equal_the_critics(kwargs: dict[str, Any]) -> None:
+def test_values_equal_the_critics(kwargs: dict[str, Any], actions: int) -> None:
     th.manual_seed(0)
-    critics = [critic(box(5), **kwargs) for _ in range(3)]
-    observations, actions = th.randn(3, 7, 5), th.rand(3, 7, 4, 2) * 2 - 1
-    values = ActionValues(critics, list(observations))(actions)
+    critics = [critic(box(size), actions, **kwargs) for size in (5, 3, 5)]
+    observations, taken = [th.randn(7, size) for size in (5, 3, 5)], th.rand(3, 7, 4, actions) * 2 - 1
+    values = ActionValues(critics, observations)(taken)
     for k, one in enumerate(critics):
-        expected = own_values(one, observations[k], actions[k]).numpy()
+        expected = own_values(one, observations[k], taken[k]).numpy()
         assert values[k].numpy() == pytest.approx(expected, abs=1e-6)
-        alone = ActionValues([one], [observations[k]])(actions[k : k + 1])[0]
+        alone = ActionValues([one], [observations[k]])(taken[k : k + 1])[0]
         assert alone.numpy() == pytest.approx(expected, abs=1e-6)
 
 
@@ -60,11 +60,11 @@ def test_critics_are_alike_if_all_their_layers_are() -> None:
         "other features": critic(box(4)),
         "wider": critic(box(5), net_arch=[16, 9]),
         "leaky": critic(box(5), activation_fn=nn.LeakyReLU),
-        "same sum of sizes": critic(box(4), actions=3),
+        "other features and action": critic(box(4), actions=3),
         "learned activation": critic(box(5), activation_fn=nn.PReLU),
         "learned activation too": critic(box(5), activation_fn=nn.PReLU),
-        "one number as an array": critic(spaces.Box(np.zeros(5, np.float32), np.ones(5, np.float32))),
+        "other shape": critic(spaces.Box(-1.0, 1.0, (2, 3))),
     }
     groups = alike_critics(critics)
-    assert groups[0] == ["a", "b", "one number as an array"]
-    assert sorted(len(group) for group in groups[1:]) == [1] * 7
+    assert groups[:2] == [["a", "b", "other features", "other shape"], ["longer action", "other features and action"]]
+    assert sorted(len(group) for group in groups[2:]) == [1] * 4
