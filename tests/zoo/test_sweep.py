@@ -96,6 +96,21 @@ def test_search_leaves_table_picture_record_and_best_parameters(searched):
     assert "3 trials: 3 complete, 0 stopped early, 0 failed" in printed and "best - default" in printed
 
 
+def test_algorithms_are_searched_like_other_parameters(tmp_path):
+    off = ["--buffer_size=400", "--learning_starts=40", "--batch_size=8", "--exploration_steps=50"]
+    kept = ("${", "--env", "--n_timesteps", "--eval", "--device", "--n_envs")
+    command = [word for word in SWEEP["command"] if word.startswith(kept)]
+    parameters = {"algo": {"values": ["vdn", "qmix"]}, "gradient_steps": {"values": [1, 2]}}
+    words = ["--n-trials", "4", "--comparison-seeds", "1", "--comparison-episodes", "2"]
+    folder = search(tmp_path, *words, method="grid", command=[*command[:-1], *off, command[-1]], parameters=parameters)
+    table = rows(folder)
+    assert {(row["algo"], row["gradient_steps"]) for row in table} == {(a, g) for a in ("vdn", "qmix") for g in "12"}
+    record = json.loads((folder / "summary.json").read_text())
+    best = load_hyperparameters(folder / "best.yml", record["best"]["algo"], "matrix_game_v0")
+    assert record["best"]["algo"] in ("vdn", "qmix") and best["exploration_fraction"] == pytest.approx(50 / 300_000)
+    assert len(record["comparison"]["default"]) == 1
+
+
 def test_best_file_trains(tmp_path, copied):
     folder = search(tmp_path, "--n-trials", "3", "--out", str(tmp_path / "tuned.yml"))
     words = [

@@ -133,13 +133,34 @@ def test_parameters_are_tried_before_any_trial(tmp_path, parameters, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["matrl_checkers", "matrl_switch", "matrl_matrix_game"])
-def test_shipped_sweeps_are_valid(name):
+def test_parameters_are_tried_with_every_algorithm_of_the_sweep(tmp_path):
+    command = [word for word in SWEEP["command"] if "algo" not in word and "n_steps" not in word and "epochs" not in word]
+    parameters = {"algo": {"values": ["vdn", "qmix"]}, "gamma": {"min": 0.9, "max": 0.99}}
+    first = check_parameters(read_sweep(write_sweep(tmp_path, "a", command=command, parameters=parameters)))
+    assert first.algo == "vdn"
+    mixed = {**parameters, "mixing_embed_dim": {"values": [8, 16]}}
+    with pytest.raises(ValueError, match=r"parameter mixing_embed_dim = 8: .* is QMIX's and another's; VDN has"):
+        check_parameters(read_sweep(write_sweep(tmp_path, "b", command=command, parameters=mixed)))
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "env"),
+    [
+        ("matrl_checkers", "matrl", "checkers_v0"),
+        ("matrl_switch", "matrl", "switch_v0"),
+        ("matrl_matrix_game", "matrl", "matrix_game_v0"),
+        ("value_checkers", "vdn", "checkers_v0"),
+        ("maddpg_hopper", "maddpg", "hopper_3x1"),
+    ],
+)
+def test_shipped_sweeps_are_valid(name, algorithm, env):
+    if env == "hopper_3x1":
+        pytest.importorskip("gymnasium_robotics")
     path = find_sweep_file(name)
     config = read_sweep(path)
     first = check_parameters(config)
     assert path == SWEEPS_FOLDER / f"{name}.yaml" and config.name == name
-    assert first.algo == "matrl" and first.env == f"{name.removeprefix('matrl_')}_v0"
+    assert (first.algo, first.env) == (algorithm, env)
 
 
 def test_missing_file_is_said(tmp_path):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sb3_matrl.evaluation import mean_confidence_interval
 from sb3_matrl.zoo.sweeping.objective import metric_of
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
-from sb3_matrl.zoo.sweeping.trial import train, trial_options
+from sb3_matrl.zoo.sweeping.trial import CHOICES, train, trial_options
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Comparison:
 
 def compare(config: SweepConfig, values: Mapping[str, Any], seeds: Sequence[int], episodes: int) -> Comparison:
     """
-    Train with the best trial's parameters and with those of the conf file, for as long as a trial; evaluate at the end.
+    Train with the best trial's parameters and with those of the conf file, for as long as a trial; evaluate at the end. Both
+    have the best trial's algorithm.
 
     :param config: the sweep
     :param values: parameters of the best trial; ``seed`` is replaced
@@ -54,7 +55,8 @@ def compare(config: SweepConfig, values: Mapping[str, Any], seeds: Sequence[int]
     :raises KeyboardInterrupt: after Ctrl-C or SIGTERM
     """
     constants = {parameter.name: parameter.values[0] for parameter in config.parameters if parameter.is_constant}
-    settings = {"best": {**values}, "default": constants}
+    chosen = {name: values[name] for name in CHOICES if name in values}
+    settings = {"best": {**values}, "default": {**constants, **chosen}}
     results: dict[str, list[float]] = {name: [] for name in settings}
     tasks = [(name, seed) for seed in seeds for name in settings]
     for name, seed in tqdm(tasks, unit="run", desc="comparison"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from sb3_matrl.zoo.training.training_run import TrainingRun
 DIVERGED = (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError)
 # Value of --log-interval.
 EVALUATIONS_ONLY = -2
+# Parameters of a sweep that decide which other ones there are.
+CHOICES = ("algo", "env")
 # Called after each evaluation; training continues if it returns true.
 AfterEvaluation = Callable[[MultiAgentEvalCallback], bool]
 
@@ -77,22 +80,31 @@ def _read_words(config: SweepConfig, values: dict[str, Any]) -> TrainOptions:
 
 def check_parameters(config: SweepConfig) -> TrainOptions:
     """
-    Build a model for both ends of every parameter, and one for the first values of all parameters.
+    Build a model for both ends of every parameter, with every algorithm and environment of the sweep, and one for the first
+    values of all parameters.
 
     :param config: the sweep
     :return: options with the first values of all parameters
     :raises ValueError: on a parameter with a wrong name, type or range
     """
-    constants = {parameter.name: parameter.values[0] for parameter in config.parameters if parameter.is_constant}
-    for parameter in config.parameters:
-        for value in parameter.extremes():
-            try:
-                _try(trial_options(config, {**constants, parameter.name: value}, seed=0))
-            except DIVERGED as error:
-                raise ValueError(f"parameter {parameter.name} = {value!r}: {error}") from error
+    for settings in _settings(config):
+        for parameter in config.parameters:
+            for value in parameter.extremes() if parameter.name not in CHOICES else ():
+                try:
+                    _try(trial_options(config, {**settings, parameter.name: value}, seed=0))
+                except DIVERGED as error:
+                    raise ValueError(f"parameter {parameter.name} = {value!r}: {error}") from error
     first = trial_options(config, {parameter.name: parameter.extremes()[0] for parameter in config.parameters}, seed=0)
     _try(first)
     return first
+
+
+def _settings(config: SweepConfig) -> list[dict[str, Any]]:
+    """Constants of a sweep, with every choice of the parameters that decide which hyper-parameters there are."""
+    constants = {parameter.name: parameter.values[0] for parameter in config.parameters if parameter.is_constant}
+    worlds = [parameter for parameter in config.parameters if parameter.name in CHOICES]
+    choices = product(*(parameter.extremes() for parameter in worlds))
+    return [{**constants, **{one.name: value for one, value in zip(worlds, chosen, strict=True)}} for chosen in choices]
 
 
 def _try(options: TrainOptions) -> None:
