@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 @pytest.mark.e2e
 def test_table_and_record_state_the_steps_of_all(finished: tuple[Path, dict[str, Any], list[float]]) -> None:
     out, record, _ = finished
-    # ippo: 3 rollouts of 100 steps, 2 epochs of 2 minibatches. qmix: 25 blocks of 12 steps, the first 3 without updates, then 2
+    # ippo: 3 rollouts of 100 steps, 2 epochs of 2 minibatches. qmix: 25 blocks of 12 steps, the first 3 without updates, 2
     # gradient steps each. rare: 15 blocks of 20 steps, the first 2 without updates: 40 steps are not more than the warm-up.
     expected = {"ippo": (300, 12), "qmix": (300, 44), "rare": (300, 13)}
     assert {row["setting"]: (row["env_steps"], row["gradient_steps"]) for row in record["table"]} == expected
