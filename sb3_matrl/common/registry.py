@@ -112,6 +112,19 @@ def algorithm_spec(name: str) -> AlgorithmSpec:
     return names[name] or _load_entry_point(name)
 
 
+def installed_algorithms() -> list[AlgorithmSpec]:
+    """Registered algorithms without those whose packages are missing."""
+    found = []
+    for name in algorithm_names():
+        try:
+            spec = algorithm_spec(name)
+            spec.load_class()
+        except (ImportError, ValueError):
+            continue
+        found.append(spec)
+    return found
+
+
 def _load_entry_point(name: str) -> AlgorithmSpec:
     (entry, *_) = entry_points(group=ENTRY_POINT_GROUP, name=name)
     spec = entry.load()

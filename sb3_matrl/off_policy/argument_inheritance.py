@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
+from sb3_matrl.common.foreign_arguments import unknown_argument
+
 Init = TypeVar("Init", bound=Callable[..., None])
 
 
@@ -16,7 +18,7 @@ def adds_arguments_to(base: type[Any]) -> Callable[[Init], Init]:
 
     :func:`inspect.signature`, ``help``, command lines and model files then see all arguments: those of the base class first,
     in their order, then the constructor's own, which are keyword-only. An argument of its own that the base class has, too,
-    changes the default. A call with other arguments is an error that names the class.
+    changes the default. A call with other arguments is a ``TypeError`` that names the class, and what it has instead.
 
     :param base: class whose constructor gets ``*args`` and ``**kwargs``
     """
@@ -34,6 +36,9 @@ def adds_arguments_to(base: type[Any]) -> Callable[[Init], Init]:
 
         @functools.wraps(init)
         def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+            strangers = [name for name in kwargs if name not in signature.parameters]
+            if strangers:
+                raise TypeError(unknown_argument(type(self), strangers[0], list(signature.parameters)[1:]))
             init(**signature.bind(self, *args, **kwargs).arguments)
 
         checked.__signature__ = signature  # type: ignore[attr-defined]

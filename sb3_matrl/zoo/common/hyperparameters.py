@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sb3_matrl.common.registry import algorithm_names, algorithm_spec
+from sb3_matrl.common.registry import algorithm_names, algorithm_spec, installed_algorithms
 from sb3_matrl.envs.wrappers import Wrappers
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.python_text import read_python_text
-from sb3_matrl.zoo.common.schema import ZOO_ARGUMENTS, Schema, installed_algorithms
+from sb3_matrl.zoo.common.schema import ZOO_ARGUMENTS, Schema
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 HYPERPARAMS_FOLDER = Path(__file__).parents[1] / "hyperparams"

@@ -13,7 +13,8 @@ from typing import Any, Union, get_args, get_origin
 
 from sb3_matrl.common.argument_checks import value_fault
 from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec, constructor_arguments
-from sb3_matrl.common.registry import AlgorithmSpec, algorithm_names, algorithm_spec
+from sb3_matrl.common.foreign_arguments import unknown_argument
+from sb3_matrl.common.registry import AlgorithmSpec, algorithm_spec
 from sb3_matrl.envs.wrappers import read_wrappers
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.common.names import (
@@ -44,21 +45,6 @@ ZOO_ARGUMENTS = {
 _ZOO_DEFAULTS: dict[str, Any] = {"policy": "MlpPolicy", "env_kwargs": {}}
 _TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping", list: "a list"}
 _TYPE_NAMES[type(None)] = "null"
-#: Argument -> arguments of other algorithms with the same purpose, for messages.
-_COUNTERPARTS: dict[str, tuple[str, ...]] = {
-    "n_steps": ("train_freq",),
-    "train_freq": ("n_steps",),
-    **dict.fromkeys(("n_epochs", "br_n_epochs"), ("gradient_steps",)),
-    "gradient_steps": ("n_epochs",),
-    "ent_coef": ("exploration_final_eps", "action_noise"),
-    **dict.fromkeys(("exploration_fraction", "exploration_final_eps"), ("action_noise", "ent_coef")),
-    "action_noise": ("exploration_final_eps", "ent_coef"),
-    "team_reward": ("share_reward",),
-    "share_reward": ("team_reward",),
-    "mixing_embed_dim": ("joint_embed_dim",),
-    "joint_embed_dim": ("mixing_embed_dim",),
-    "state": ("critic_input",),
-}
 
 
 @dataclass(frozen=True)
@@ -155,34 +141,11 @@ class Schema:
     def _unknown(self, name: str) -> str:
         if name in self.spec.fixed:
             return f"{name!r} is fixed by the algorithm {self.spec.name!r}; choose another algorithm to change it"
-        owners = [cls.__name__ for cls in _other_classes(self.cls) if name in constructor_arguments(cls)]
-        if not owners or name in constructor_arguments(self.cls):
-            return unknown("hyper-parameter", name, self.arguments)
-        others = {1: "", 2: " and another's"}.get(len(owners), f" and {len(owners) - 1} others'")
-        own = next((one for one in _COUNTERPARTS.get(name, ()) if one in self.arguments), None)
-        answer = f"has {own!r}" if own else f"has: {', '.join(self.arguments)}"
-        return f"hyper-parameter {name!r} is {owners[0]}'s{others}; {self.cls.__name__} {answer}"
+        return unknown_argument(self.cls, name, self.arguments, "hyper-parameter")
 
 
 def _is_settable(argument: ArgumentSpec, spec: AlgorithmSpec) -> bool:
     return argument.name not in NOT_IN_FILES and argument.name not in spec.fixed and bool(yaml_types(argument))
-
-
-def installed_algorithms() -> list[AlgorithmSpec]:
-    """Registered algorithms without those whose packages are missing."""
-    found = []
-    for name in algorithm_names():
-        try:
-            spec = algorithm_spec(name)
-            spec.load_class()
-        except (ImportError, ValueError):
-            continue
-        found.append(spec)
-    return found
-
-
-def _other_classes(cls: type[Any]) -> list[type[Any]]:
-    return [other for other in dict.fromkeys(spec.load_class() for spec in installed_algorithms()) if other is not cls]
 
 
 def yaml_types(argument: ArgumentSpec) -> tuple[type, ...]:
