@@ -273,9 +273,10 @@ class MultiAgentAlgorithm(MultiAgentModel):
     def _skip_update(self, error: NonFiniteError) -> None:
         """Raise, or warn once and continue; all agents are as before the update."""
         if self.on_nan == "stop":
+            steps = [name for name in ("learning_rate", "br_learning_rate", "max_grad_norm") if name in self.arguments]
             raise NonFiniteError(
                 f"{error}. The update was not applied: all agents are as before it, and the model can be saved. Try a smaller "
-                "learning_rate, br_learning_rate or max_grad_norm, or smaller rewards; on_nan='skip' continues without it"
+                f"{' or '.join(steps)}, or smaller rewards; on_nan='skip' continues without it"
             ) from error
         if self.skipped_updates == 0:
             warnings.warn(f"{error}. The update is skipped, and so will be all others like it (on_nan='skip')", stacklevel=4)

@@ -119,7 +119,7 @@ def _read_into(path: Path, document: dict[str, Any], buffer: JointReplayBuffer) 
         _check_piece(path, name, piece, array[rows])
         array[rows] = piece.numpy()
     try:
-        _check_values(buffer, final_rows)
+        check_values(buffer, final_rows)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -131,8 +131,12 @@ def _check_piece(path: Path, name: str, piece: Any, place: np.ndarray) -> None:
         raise ValueError(f"{path} is damaged: {name} has numbers that are NaN or infinite")
 
 
-def _check_values(buffer: JointReplayBuffer, final_rows: int) -> None:
+def check_values(buffer: JointReplayBuffer, final_rows: int) -> None:
     """
+    Check the content of a buffer that came from a file.
+
+    :param buffer: buffer
+    :param final_rows: number of its final moments
     :raises ValueError: if an action is outside its space, a mask has no legal action, or final moments are used twice
     """
     for agent, actions in buffer.actions.items():
@@ -141,7 +145,7 @@ def _check_values(buffer: JointReplayBuffer, final_rows: int) -> None:
             raise ValueError(f"an action of {agent} is outside its space")
         if isinstance(space, spaces.Box) and actions.size and float(np.abs(actions).max()) > 1.0:
             raise ValueError(f"an action of {agent} is outside [-1, 1]")
-    for agent, masks in {**buffer.moments.masks}.items():
+    for agent, masks in buffer.moments.masks.items():
         if not masks.any(axis=-1).all():
             raise ValueError(f"a mask of {agent} leaves no legal action")
     places = buffer.final_places()

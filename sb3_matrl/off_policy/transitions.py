@@ -12,6 +12,9 @@ from gymnasium import spaces
 from sb3_matrl.vec_env.masks import MaskReader, observed_mask_name
 from sb3_matrl.vec_env.step import JointObservation, JointStep
 
+# agent -> actions (num_envs, *action shape)
+Actions = dict[str, np.ndarray]
+# agent -> bool (num_envs, n_actions)
 Masks = dict[str, np.ndarray]
 
 
@@ -50,7 +53,7 @@ class JointTransition:
     """
 
     before: Moment
-    actions: dict[str, np.ndarray]
+    actions: Actions
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -110,7 +113,7 @@ class TransitionReader:
     def transition(
         self,
         before: Moment,
-        actions: dict[str, np.ndarray],
+        actions: Actions,
         step: JointStep,
         columns: slice | list[int],
     ) -> JointTransition:

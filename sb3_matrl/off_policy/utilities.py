@@ -102,8 +102,8 @@ class Utilities:
             if agent not in stacked:
                 polyak_update(*pair, tau)
         for policy in self.policies.values():
-            statistics = [get_parameters_by_name(net, ["running_"]) for net in (policy.q_net, policy.q_net_target)]
-            polyak_update(*statistics, 1.0)
+            own, following = (get_parameters_by_name(net, ["running_"]) for net in (policy.q_net, policy.q_net_target))
+            polyak_update(own, following, 1.0)
 
     def target_pairs(self) -> list[tuple[list[th.Tensor], list[th.Tensor]]]:
         """:return: parameters and those of the target that follows them, agent by agent"""

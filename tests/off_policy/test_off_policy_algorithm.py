@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.vdn import VDN
@@ -232,11 +233,14 @@ def test_exploration_draws_for_every_agent_and_copy():
 def test_sampled_predictions_explore_with_the_last_rate():
     model = build(VDN, "switch_v0").learn(60)
     model.exploration_rate = 0.4
+    before = {agent: generator.bit_generator.state for agent, generator in model.generators.items()}
     observations = {agent: np.zeros((4000, 2), np.float32) for agent in model.possible_agents}
     greedy, sampled = (model.predict(observations, deterministic=kind)[0] for kind in (True, False))
     for agent in model.possible_agents:
         assert (greedy[agent] == greedy[agent][0]).all()
         assert np.mean(sampled[agent] != greedy[agent]) == pytest.approx(0.4 * 4 / 5, abs=0.04)
+    # An evaluation in between must not change the training.
+    assert before == {agent: generator.bit_generator.state for agent, generator in model.generators.items()}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -407,3 +411,73 @@ def test_such_steps_can_be_skipped():
     with pytest.warns(UserWarning, match="skipped"):
         model.learn(24, reset_num_timesteps=False)
     assert (model.skipped_updates, model._n_updates) == (4, updates)
+
+
+# ---------------------------------------------------------------------- damaged files
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state["pending"].pop("rewards"), "not a joint transition"),
+        (lambda state: state["pending"].update(rewards=th.zeros(3, 7)), "does not fit the environment"),
+        (lambda state: state["pending"]["after"].update(observations={}), "does not fit the environment"),
+        (lambda state: state["pending"]["actions"].update(agent_0=th.full((3,), 77)), "outside its space"),
+        (lambda state: state["progress"].update(stored=-1), "progress should be the numbers"),
+        (lambda state: state["progress"].pop("n_calls"), "progress should be the numbers"),
+        (lambda state: state.update(extra=[]), "extra is a list"),
+        (lambda state: state.update(normalizers={"team": {}}), "statistics of the rewards"),
+    ],
+)
+def test_a_damaged_state_of_a_training_is_an_error_that_names_the_file(tmp_path, change, message):
+    build(VDN).learn(N_STEPS, callback=Save(50, "step", tmp_path))
+    documents, tensors = read_archive(tmp_path / "model.zip")
+    change(tensors["training"])
+    documents.pop("manifest")
+    write_archive(tmp_path / "bad.zip", documents, tensors)
+    with pytest.raises(ValueError, match=rf"bad.*{message}"):
+        VDN.load(tmp_path / "bad", env="checkers_v0", device="cpu").learn(60, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("change", [lambda parameters: parameters.pop("mixer"), lambda parameters: parameters.update(more={})])
+def test_parameters_must_be_those_of_the_model(tmp_path, change):
+    model = build(QMIX)
+    parameters = model.get_parameters()
+    change(parameters["team"])
+    with pytest.raises(ValueError, match="parameters of team: missing or unknown"):
+        model.set_parameters(parameters)
+    with pytest.raises(ValueError, match="without those of"):
+        model.set_parameters({"team": parameters["team"]})
+
+
+def test_the_parts_of_the_team_have_a_name_that_no_agent_has():
+    class Named(Paid):
+        def __init__(self):
+            super().__init__()
+            self.possible_agents = ["team", "team_"]
+            box, actions = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+            self._observation_spaces = dict.fromkeys(self.possible_agents, box)
+            self._action_spaces = dict.fromkeys(self.possible_agents, actions)
+            self.ends = dict.fromkeys(self.possible_agents, (3, "terminated"))
+
+    assert list(build(VDN, Named).get_parameters()) == ["team", "team_", "team__"]
+
+
+class Reordered(trio.Trio):
+    def __init__(self):
+        super().__init__()
+        self.possible_agents = ["c", "a", "b"]
+
+
+def test_an_env_that_lists_its_agents_otherwise_gives_the_same_columns():
+    settings = {**trio.SETTINGS, "state": "observations"}
+    model = QMIX(**settings)
+    model.set_env(make_joint_vec_env(Reordered, n_envs=3, seed=0))
+    model.learn(120)
+    batch = model.sample(200)
+    assert not batch.alive[:, 0].all() and batch.alive[:, 2].all()  # a dies first, c last
+    sizes = [3, 2, 4]
+    parts = th.split(batch.states, sizes, dim=1)
+    expected = [batch.observations["a"], batch.observations["b"]["observation"], batch.observations["c"].flatten(1)]
+    for i, (part, seen) in enumerate(zip(parts, expected, strict=True)):
+        assert th.equal(part, seen * batch.alive[:, i : i + 1])
