@@ -157,6 +157,26 @@ def test_offline_run_holds_config_history_summary_and_model(tmp_path, offline, c
 
 
 @pytest.mark.e2e
+def test_off_policy_run_is_tracked_and_filmed(tmp_path, offline):
+    small = ["n_envs:4", "buffer_size:400", "learning_starts:100", "batch_size:8", "policy_kwargs.net_arch:[8]"]
+    words = ["--algo", "qmix", "--env", "checkers_v0", "-n", "800", "--eval-freq", "400", "--eval-episodes", "2"]
+    words += ["--seed", "3", "--verbose", "0", "--track", "--record", "--progress", "-params", *small]
+    assert main([*words, "-f", str(tmp_path / "logs")]) == 0
+    run_folder = tmp_path / "logs" / "qmix" / "checkers_v0_1"
+    file, records = read_run(offline, run_folder)
+    (run,) = records["run"]
+    config = items(run.config.update)
+    assert (config["algo"], config["buffer_size"], config["exploration_fraction"]) == ("qmix", 400, 1.0)
+    history = [items(record.item) for record in records["history"]]
+    seen = {key for row in history for key in row}
+    assert {"eval/mean_reward", "train/td_error_abs", "train/q_tot", "rollout/exploration_rate", "train/n_updates"} <= seen
+    assert not any("metagame" in key for key in seen)
+    assert (file.parent / "files" / history[-1]["video/path"]).is_file()
+    (model,) = (artifact for artifact in records["artifact"] if artifact.type == "model")
+    assert {entry.path for entry in model.manifest.contents} == {"checkers_v0.zip", "best_model.zip", "config.yml"}
+
+
+@pytest.mark.e2e
 def test_video_is_sent(tmp_path, offline):
     pytest.importorskip("imageio_ffmpeg")
     words = ["--env", "checkers_v0", "-n", "400", *QUICK, "--track", "--record", "-f", str(tmp_path / "logs")]
