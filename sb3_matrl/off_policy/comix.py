@@ -155,9 +155,9 @@ class COMIX(DDPGFamily):
         parameters = [parameter for module in modules for parameter in module.parameters()]
         return first.optimizer_class(parameters, lr=self.lr_schedule(1), **first.optimizer_kwargs)  # type: ignore[call-arg]
 
-    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+    def target_pairs(self) -> list[list[tuple[th.nn.Module, th.nn.Module]]]:
         critics = [(networks.critic, networks.critic_target) for networks in self.networks.values()]
-        return [*critics, (self.mixer, self.mixer_target)]
+        return [[*critics, (self.mixer, self.mixer_target)]]
 
     # ------------------------------------------------------------------ training
 

@@ -170,23 +170,26 @@ class DDPGFamily(OffPolicyMultiAgent):
             networks.set_training_mode(mode)
 
     @abstractmethod
-    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
-        """:return: networks and the targets that follow them"""
+    def target_pairs(self) -> list[list[tuple[th.nn.Module, th.nn.Module]]]:
+        """
+        :return: networks and the targets that follow them, in groups that are updated one after the other: networks of
+            different groups may share parameters, and their targets as well
+        """
 
     @cached_property
-    def _followed(self) -> list[list[th.Tensor]]:
-        """Parameters of networks, those of their targets, running statistics of batch normalisation and the targets' ones."""
-        networks, targets = (list(side) for side in zip(*self.target_pairs(), strict=True))
-        return [_parameters(networks), _parameters(targets), _statistics(networks), _statistics(targets)]
+    def _followed(self) -> list[tuple[list[th.Tensor], list[th.Tensor], list[th.Tensor], list[th.Tensor]]]:
+        """By group: parameters of networks and of targets, running statistics of batch normalisation and the targets' ones."""
+        groups = [[list(side) for side in zip(*pairs, strict=True)] for pairs in self.target_pairs()]
+        return [(*map(_parameters, sides), *map(_statistics, sides)) for sides in groups]  # type: ignore[misc]
 
     def update_targets(self) -> None:
         """Move all targets towards their networks by ``tau``, as SB3's ``polyak_update``; running statistics are copied."""
-        parameters, targets, statistics, following = self._followed
         with th.no_grad():
-            th._foreach_mul_(targets, 1.0 - self.tau)
-            th._foreach_add_(targets, parameters, alpha=self.tau)
-            if statistics:
-                th._foreach_copy_(following, statistics)
+            for parameters, targets, statistics, following in self._followed:
+                th._foreach_mul_(targets, 1.0 - self.tau)
+                th._foreach_add_(targets, parameters, alpha=self.tau)
+                if statistics:
+                    th._foreach_copy_(following, statistics)
 
 
 def _check_bounds(agent: str, space: spaces.Space[Any]) -> None:

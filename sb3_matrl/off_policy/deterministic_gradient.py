@@ -95,9 +95,9 @@ class DeterministicGradient(DDPGFamily):
             for agent, networks in self.networks.items()
         }
 
-    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
-        critics = [(networks.critic, networks.critic_target) for networks in self.networks.values()]
-        return critics + [(networks.actor, networks.actor_target) for networks in self.networks.values()]
+    def target_pairs(self) -> list[list[tuple[th.nn.Module, th.nn.Module]]]:
+        networks = self.networks.values()
+        return [[(one.critic, one.critic_target) for one in networks], [(one.actor, one.actor_target) for one in networks]]
 
     def gradient_step(self, batch: JointBatch) -> dict[str, th.Tensor]:
         rows = {agent: live_rows(batch.alive[:, i]) for i, agent in enumerate(self.possible_agents)}

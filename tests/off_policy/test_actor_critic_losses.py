@@ -258,7 +258,7 @@ def test_scaled_rewards(algorithm: Any, env: Any) -> None:
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_targets_follow_all_networks_after_a_gradient_step(algorithm: Any, env: Any) -> None:
     model = trained(algorithm, env)
-    pairs = model.target_pairs()
+    pairs = [pair for group in model.target_pairs() for pair in group]
     assert len(pairs) == (4 if algorithm is COMIX else 6)
     before = [[target.clone() for target in follower.parameters()] for _, follower in pairs]
     model.gradient_step(model.sample(20))

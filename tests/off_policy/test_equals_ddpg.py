@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from stable_baselines3 import DDPG
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_matrl.off_policy.deterministic_gradient import DeterministicGradient
 from sb3_matrl.off_policy.iddpg import IDDPG
@@ -92,10 +92,26 @@ def test_one_agent_with_other_settings_is_ddpg(algorithm: type[DeterministicGrad
     assert_equal(ours(algorithm, 15, **settings).learn(90), ddpg(15, **settings).learn(90))
 
 
+class LearnedFeatures(BaseFeaturesExtractor):
+    """A features extractor with parameters, and with running statistics."""
+
+    def __init__(self, observation_space: gym.spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=5)
+        self.layers = th.nn.Sequential(th.nn.Linear(3, 5), th.nn.BatchNorm1d(5))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        features: th.Tensor = self.layers(observations)
+        return features
+
+
 @pytest.mark.parametrize(
     "policy_kwargs",
-    [{"n_critics": 2}, {"share_features_extractor": True, "features_extractor_class": FlattenExtractor}],
-    ids=["two critics", "shared features"],
+    [
+        {"n_critics": 2},
+        {"features_extractor_class": LearnedFeatures},
+        {"features_extractor_class": LearnedFeatures, "share_features_extractor": True},
+    ],
+    ids=["two critics", "learned features", "shared features"],
 )
 def test_one_independent_agent_with_other_critics_is_ddpg(policy_kwargs: dict[str, Any]) -> None:
     settings = {"policy_kwargs": {"net_arch": [8], **policy_kwargs}}
