@@ -19,6 +19,7 @@ from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.cartpole import CartPoleParallelEnv
+from tests.files.hostile import WRONG, Members, changed_document, read_members, write_members
 from tests.matrl.test_backends import build, parameters
 from tests.matrl.test_equals_sb3 import COMMON, assert_same_learner, single_agent
 from tests.matrl.test_exact_resume import SaveAfter, assert_same
@@ -236,6 +237,28 @@ def test_a_joint_vec_env_made_without_states() -> None:
     assert model.state_space == env.state_space
     with pytest.raises(ValueError, match=r"the model reads the env's states: make the JointVecEnv.*states=True"):
         model.set_env(env)
+
+
+HUGE = {"type": "Box", "low": 0.0, "high": 1.0, "shape": [2**40], "dtype": "float32"}
+OTHER = {**HUGE, "shape": [5]}
+
+
+@pytest.mark.parametrize("state_space", [*WRONG, HUGE, OTHER, {**OTHER, "shape": [97, 1]}], ids=lambda value: str(value)[:30])
+def test_a_damaged_state_space_is_an_error_of_the_file(state_space: Any, saved_members: Members, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        assert document["state_space"]["shape"] == [97]
+        document["state_space"] = state_space
+
+    write_members(tmp_path / "damaged.zip", changed_document(saved_members, change))
+    with pytest.raises(ValueError, match="damaged"):
+        MATRL.load(tmp_path / "damaged", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def saved_members(tmp_path_factory: pytest.TempPathFactory) -> Members:
+    path = tmp_path_factory.mktemp("model") / "model.zip"
+    central().save(path)
+    return read_members(path)
 
 
 def test_pictures_are_no_joint_observations() -> None:
