@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from sb3_matrl.common.agents import SpacesVecEnv, Team, group_env, learner_groups
 from sb3_matrl.common.argument_checks import checked_arguments
 from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
+from sb3_matrl.common.env_checks import check_fits
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.normalize import build_normalizers
 from sb3_matrl.common.registry import class_of_file
@@ -247,7 +248,7 @@ class MultiAgentModel(BaseAlgorithm):
 
     def _set_env(self, env: Any, force_reset: bool, env_kwargs: Mapping[str, Any] | None) -> None:
         new = env if isinstance(env, JointVecEnv) else self._make_env(env, env_kwargs, self.state_space is not None)
-        self._check_spaces(new)
+        check_fits(new, self._spaces, self.state_space)
         if new.num_envs != self.n_envs:
             raise ValueError(
                 f"the env has {new.num_envs} copies, the model was built for {self.n_envs}: pass n_envs to load()"
@@ -258,31 +259,6 @@ class MultiAgentModel(BaseAlgorithm):
             self.team = replace(self.team, agents=list(new.agents))
         if force_reset or reordered:
             self._last_obs = self._state = self._resume_from = None
-
-    def _check_spaces(self, env: JointVecEnv) -> None:
-        if set(env.agents) != set(self.possible_agents):
-            raise ValueError(
-                f"the env's agents are {env.agents}, the model's {self.possible_agents}: it is another environment"
-            )
-        theirs = {"observation": env.observation_spaces, "action": env.action_spaces}
-        for kind, ours in self._spaces.items():
-            for agent, space in ours.items():
-                if space != theirs[kind][agent]:
-                    raise ValueError(
-                        f"{agent}'s {kind} space is {theirs[kind][agent]} in the env and {space} in the model: it is another "
-                        "environment, or the same one with other arguments (env_kwargs)"
-                    )
-        self._check_state_space(env)
-
-    def _check_state_space(self, env: JointVecEnv) -> None:
-        if self.state_space is None:
-            return
-        if not env.with_states:
-            raise ValueError(
-                "the model reads the env's states: make the JointVecEnv with make_joint_vec_env(..., states=True)"
-            )
-        if env.state_space != self.state_space:
-            raise ValueError(f"the state space is {env.state_space} in the env and {self.state_space} in the model")
 
     # ------------------------------------------------------------------ acting
 
