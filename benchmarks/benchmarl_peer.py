@@ -1,15 +1,14 @@
 """
-Seconds of learning iterations, and returns, of BenchMARL's IPPO or MAPPO in one of this repository's environments.
+Seconds of learning iterations, and returns, of an algorithm of BenchMARL in one of this repository's environments.
 
 Runs in the virtual environment that `make benchmarl` makes, which has no Stable-Baselines3:
 
     .venv-benchmarl/bin/python -m benchmarks.benchmarl_peer '{"env": "checkers_v0", ...}'
 
-The argument is a :class:`Task` as JSON; the last line of the output is the result as JSON. Every agent has an actor and a
-critic of its own, as independent learners do; critics of MAPPO see the environment's state. Evaluation, logging to files and
-checkpoints are off. An iteration lasts from
-the end of one rollout to the end of the next: its gradient steps, and the collection of the next rollout. Observations are
-not normalised, because BenchMARL does not do that by default.
+The argument is a :class:`Task` as JSON; the last line of the output is the result as JSON. Every agent has networks of its
+own, as independent learners do; critics of MAPPO and the mixer of QMIX see the environment's state. Evaluation, logging to
+files and checkpoints are off. An iteration lasts from the end of one rollout to the end of the next: its gradient steps, and
+the collection of the next rollout. Observations are not normalised, because BenchMARL does not do that by default.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import torch as th
-from benchmarl.algorithms import IppoConfig, MappoConfig  # type: ignore[import-not-found]
+from benchmarl.algorithms import IppoConfig, MappoConfig, QmixConfig, VdnConfig  # type: ignore[import-not-found]
 from benchmarl.environments.common import TaskClass  # type: ignore[import-not-found]
 from benchmarl.experiment import Experiment, ExperimentConfig  # type: ignore[import-not-found]
 from benchmarl.experiment.callback import Callback  # type: ignore[import-not-found]
@@ -35,7 +35,9 @@ from torchrl.envs import EnvBase, MarlGroupMapType, PettingZooWrapper  # type: i
 
 from sb3_matrl.envs import make
 
-ALGORITHMS = {"ippo": IppoConfig, "mappo": MappoConfig}
+ALGORITHMS = {"ippo": IppoConfig, "mappo": MappoConfig, "vdn": VdnConfig, "qmix": QmixConfig}
+# Those that read the environment's state.
+WITH_STATE = ("mappo", "qmix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,12 @@ class Task:
     :param n_envs: number of copies
     :param n_steps: steps of a rollout per copy
     :param batch_size: rows of a minibatch
-    :param n_epochs: epochs
+    :param n_epochs: epochs; of VDN and QMIX gradient steps after a rollout
     :param net_arch: units of the hidden layers
     :param activation: class of the hidden layers' activation in ``torch.nn``
     :param iterations: measured iterations
     :param warm_up: iterations before them
-    :param algorithm: ``"ippo"`` or ``"mappo"``
+    :param algorithm: name of one of :data:`ALGORITHMS`
     :param settings: name -> value of settings of BenchMARL's algorithm or experiment that are not its defaults
     """
 
@@ -148,12 +150,14 @@ class Clock(Callback):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
+        self.cpu_times: list[float] = []
         self.rows: list[int] = []
         self.returns: list[float | None] = []
         self.gradient_steps = 0
 
     def on_batch_collected(self, batch: Any) -> None:
         self.times.append(time.perf_counter())
+        self.cpu_times.append(time.process_time())
         self.rows.append(batch.numel())
         groups = self.experiment.train_group_map
         # (..., n_agents, 1) per group; a copy's episode ends with that of its last agent.
@@ -181,6 +185,10 @@ def experiment_config(task: Task, folder: str) -> ExperimentConfig:
         "on_policy_n_envs_per_worker": task.n_envs,
         "on_policy_n_minibatch_iters": task.n_epochs,
         "on_policy_minibatch_size": task.batch_size,
+        "off_policy_collected_frames_per_batch": task.rows,
+        "off_policy_n_envs_per_worker": task.n_envs,
+        "off_policy_n_optimizer_steps": task.n_epochs,
+        "off_policy_train_batch_size": task.batch_size,
         "evaluation": False,
         "render": False,
         "loggers": [],
@@ -208,7 +216,7 @@ def describe_env(task: Task) -> dict[str, Any]:
         "env_kwargs": task.env_kwargs,
         "continuous": any(continuous),
         "unlike": len(set(observations)) > 1,
-        "state": task.algorithm == "mappo",
+        "state": task.algorithm in WITH_STATE,
         "n_agents": len(observations),
     }
 
@@ -218,12 +226,14 @@ def measure(task: Task) -> dict[str, Any]:
     Train and measure.
 
     :param task: what is measured
-    :return: seconds of the iterations, joint steps and gradient steps of one iteration (of one agent's networks, summed over
-        agents), the team's mean return of the episodes that ended in each rollout, and versions
+    :return: seconds of the iterations, on the clock and of this process, joint steps and gradient steps of one iteration (of
+        one agent's networks, summed over agents), the team's mean return of the episodes that ended in each rollout, and
+        versions
     """
     clock, options = Clock(), describe_env(task)
     algorithm = ALGORITHMS[task.algorithm].get_from_yaml()
-    algorithm.share_param_critic = False
+    if hasattr(algorithm, "share_param_critic"):
+        algorithm.share_param_critic = False
     for name in task.settings.keys() & vars(algorithm).keys():
         setattr(algorithm, name, task.settings[name])
     layers = {"num_cells": task.net_arch, "layer_class": th.nn.Linear, "activation_class": getattr(th.nn, task.activation)}
@@ -238,11 +248,15 @@ def measure(task: Task) -> dict[str, Any]:
             callbacks=[clock],
         )
         experiment.run()
-    seconds = [end - start for start, end in zip(clock.times, clock.times[1:], strict=False)][task.warm_up :]
+    seconds, cpu_seconds = (
+        [end - start for start, end in pairwise(times)][task.warm_up :]
+        for times in (clock.times, clock.cpu_times)
+    )
     groups = len(experiment.train_group_map)
     steps = clock.gradient_steps // len(clock.times) // groups * options["n_agents"]
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "env_steps": clock.rows[-1],
         "gradient_steps": steps,
         "returns": clock.returns,
