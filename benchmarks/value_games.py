@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[type[ValueBased], dict[str, Any]]] = {
     "qtran-base": (QTRAN, {"variant": "base"}),
     "qtran-alt": (QTRAN, {"variant": "alt"}),
     # Instead of uniform draws Q-DPP has a temperature of the values, whose range is 20.
-    "qdpp": (QDPP, {"loss": "mse", "exploration_initial_eps": 100.0, "exploration_final_eps": 100.0}),
+    "qdpp": (QDPP, {"loss": "mse", "temperature": 100.0}),
 }
 SETTINGS: dict[str, Any] = {
     "n_envs": 20,

@@ -23,8 +23,6 @@ from sb3_matrl.off_policy.mixers import present_values
 #: How long features are: 1, or between 0 and 1 as learned.
 FEATURE_NORMS = ("unit", "learned")
 HIDDEN_SIZE = 64
-#: Smallest jitter for which the kernel's determinant is exact enough in float32.
-SMALLEST_JITTER = 1e-4
 # Temperatures below this one count as this one; it draws an action of the largest value.
 _SMALLEST_TEMPERATURE = 1e-6
 
@@ -75,7 +73,7 @@ def log_det(features: th.Tensor, present: th.Tensor, jitter: float, norm: str = 
 
     :param features: (B, n, d) features of the chosen pairs
     :param present: bool (B, n), agents whose pair is in Y
-    :param jitter: weight of the identity in K
+    :param jitter: weight of the identity in K; at least 0.0001, so that float32 is exact enough
     :param norm: ``"unit"`` sets the diagonal of K to 1 exactly
     :return: (B,)
     """

@@ -15,7 +15,6 @@ from sb3_matrl.common.model import legal_actions
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.determinantal import (
     FEATURE_NORMS,
-    SMALLEST_JITTER,
     DiversityFeatures,
     chosen_features,
     log_det,
@@ -65,8 +64,8 @@ class QDPP(ValueBased):
 
     K_u is the Gram matrix of diversity features of the agents' observations and actions, of length 1; its log-determinant is 0
     if they are orthogonal, and very negative if agents do alike things. y = r + gamma (1 - d) Q_tot^-(o', u') with u' the
-    greedy choice, agent by agent, given the choices before. The agents explore by the same sampler, with the exploration rate
-    as the temperature of their values, and without uniform draws after the warm-up.
+    greedy choice, agent by agent, given the choices before. The agents explore by the same sampler, in which the exploration
+    rate is the temperature of their values, and without uniform draws after the warm-up.
 
     The arguments are those of :class:`~sb3_matrl.off_policy.value_based.ValueBased`, and
 
@@ -76,6 +75,7 @@ class QDPP(ValueBased):
     :param logdet_coef: weight of the log-determinant
     :param jitter: weight of the identity in the kernel, between 0.0001 and 1; bounds the punishment of equal features
     :param feature_norm: ``"unit"`` for features of length 1, ``"learned"`` for lengths between 0 and 1 that are learned
+    :param temperature: temperature of the sampler at an exploration rate of 1, in units of the team's reward
     """
 
     is_team = True
@@ -90,6 +90,7 @@ class QDPP(ValueBased):
         logdet_coef: float = 1.0,
         jitter: float = 0.01,
         feature_norm: str = "unit",
+        temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -100,6 +101,7 @@ class QDPP(ValueBased):
             logdet_coef=logdet_coef,
             jitter=jitter,
             feature_norm=feature_norm,
+            temperature=temperature,
             **kwargs,
         )
 
@@ -110,12 +112,6 @@ class QDPP(ValueBased):
         self.feature_norm: str = self.arguments["feature_norm"]
         if self.feature_norm not in FEATURE_NORMS:
             raise ValueError(unknown("feature_norm", self.feature_norm, FEATURE_NORMS))
-        if not SMALLEST_JITTER <= self.jitter <= 1.0:
-            raise ValueError(f"jitter must be between {SMALLEST_JITTER} and 1, got {self.jitter!r}")
-        if not 0.0 <= self.logdet_coef < np.inf:
-            raise ValueError(f"logdet_coef must be a finite number that is not negative, got {self.logdet_coef!r}")
-        if self.arguments["feature_dim"] < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {self.arguments['feature_dim']!r}")
 
     # ------------------------------------------------------------------ networks
 
@@ -173,10 +169,14 @@ class QDPP(ValueBased):
         The networks choose the actions (``double_q``), or the targets; the targets evaluate them.
         """
         observations, present = batch.next_observations, batch.counts_next()
-        values, features = self.utilities.target_values(observations), self._features(observations, self.features_target)
-        choosing = (self.utilities.values(observations), self._features(observations)) if self.double_q else (values, features)
-        actions = self._sample(*choosing, batch.next_masks, present, temperature=None)
-        own = th.stack(list(greedy_actions(choosing[0], batch.next_masks).values()), dim=1)
+        features = self._features(observations, self.features_target)
+        if self.double_q:
+            choosing, values = self.utilities.both_values(observations)
+            actions = self._sample(choosing, self._features(observations), batch.next_masks, present, temperature=None)
+        else:
+            choosing = values = self.utilities.target_values(observations)
+            actions = self._sample(values, features, batch.next_masks, present, temperature=None)
+        own = th.stack(list(greedy_actions(choosing, batch.next_masks).values()), dim=1)
         agreement = ((actions == own) | ~present).all(dim=1).to(th.float32).mean()
         return self._q_tot(values, features, actions, present)[0], agreement
 
@@ -188,6 +188,11 @@ class QDPP(ValueBased):
         return present_values(chosen, present).sum(dim=1) + self.logdet_coef * diversity, diversity
 
     # ------------------------------------------------------------------ acting
+
+    @property
+    def sampling_temperature(self) -> float:
+        """Temperature with which the agents explore now."""
+        return float(self.arguments["temperature"] * self.exploration_rate)
 
     def _sample(
         self,
@@ -209,7 +214,7 @@ class QDPP(ValueBased):
         present = th.as_tensor(moment.alive, device=self.device)
         with th.no_grad():
             values, features = self.utilities.values(tensors), self._features(tensors)
-            actions = self._sample(values, features, masks, present, self.exploration_rate).cpu().numpy()
+            actions = self._sample(values, features, masks, present, self.sampling_temperature).cpu().numpy()
         return {agent: actions[:, i] + self.exploration_spaces[agent].start for i, agent in enumerate(policies)}
 
     def predict(  # type: ignore[override]
@@ -228,8 +233,8 @@ class QDPP(ValueBased):
             observations of all agents that are alive, because an agent without an entry counts as dead
         :param state: not used
         :param episode_start: not used
-        :param deterministic: every agent's own best action; otherwise the joint action is drawn by Q-DPP's sampler, with
-            ``exploration_rate`` as the temperature
+        :param deterministic: every agent's own best action; otherwise the joint action is drawn by Q-DPP's sampler, at
+            :attr:`sampling_temperature`
         :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
             is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
         :return: agent, as named in ``observation`` -> action, and ``None``
@@ -257,7 +262,7 @@ class QDPP(ValueBased):
                 raise ValueError(f"predict wants equally many observations of every agent, got {sorted(counts)}")
             legal = {agent: self._mask_rows(mask, values[agent]) for agent, mask in masks.items() if mask is not None}
             present = th.ones(counts.pop(), len(values), dtype=th.bool, device=self.device)
-            actions = self._sample(values, self._features(tensors), legal, present, self.exploration_rate).cpu().numpy()
+            actions = self._sample(values, self._features(tensors), legal, present, self.sampling_temperature).cpu().numpy()
         return {agent: actions[:, i] + self.exploration_spaces[agent].start for i, agent in enumerate(values)}
 
     def _mask_rows(self, mask: np.ndarray, values: th.Tensor) -> th.Tensor:

@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.dqn.policies import QNetwork
 
@@ -101,11 +100,6 @@ class QTRAN(ValueBased):
         self.variant: str = self.arguments["variant"]
         if self.variant not in VARIANTS:
             raise ValueError(unknown("variant", self.variant, VARIANTS))
-        for name in ("opt_coef", "nopt_coef"):
-            if not 0.0 <= self.arguments[name] < np.inf:
-                raise ValueError(f"{name} must be a finite number that is not negative, got {self.arguments[name]!r}")
-        if self.arguments["joint_embed_dim"] < 1:
-            raise ValueError(f"joint_embed_dim must be at least 1, got {self.arguments['joint_embed_dim']!r}")
 
     # ------------------------------------------------------------------ networks
 

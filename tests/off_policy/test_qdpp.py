@@ -174,7 +174,8 @@ def test_one_agent_is_vdn() -> None:
 
 
 def test_behaviour_is_the_sampler_at_the_exploration_rate() -> None:
-    settings = {"buffer_size": 8_000, "learning_starts": 4_000, "train_freq": 1, "learning_rate": 0.0, "feature_dim": 2}
+    settings = {"buffer_size": 8_000, "learning_starts": 4_000, "train_freq": 1, "learning_rate": 0.0}
+    settings |= {"feature_dim": 2, "temperature": 1.4}
     model = QDPP("MlpPolicy", game, n_envs=4_000, seed=0, device="cpu", **settings)
     moments, choose = [], model.choose_actions
 
@@ -183,8 +184,8 @@ def test_behaviour_is_the_sampler_at_the_exploration_rate() -> None:
         return moments[-1]
 
     model.choose_actions = watched
-    model.exploration_rate = 0.7
-    model.exploration_schedule = lambda progress: 0.7
+    model.exploration_rate = 0.5
+    model.exploration_schedule = lambda progress: 0.5
     model.learn(8_000)
     (actions,) = moments
     observation = {agent: th.ones(1, 1) for agent in model.possible_agents}
@@ -283,6 +284,7 @@ def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path: 
         ({"jitter": 1.5}, "jitter must be between 0.0001 and 1, got 1.5"),
         ({"logdet_coef": -1.0}, "logdet_coef must be a finite number that is not negative, got -1.0"),
         ({"feature_dim": 0}, "feature_dim must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
         ({"loss": "l1"}, "loss 'l1' is unknown"),
     ],
 )
