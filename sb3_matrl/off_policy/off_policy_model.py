@@ -315,12 +315,18 @@ class OffPolicyModel(MultiAgentAlgorithm):
 
     @property
     def policy(self) -> th.nn.Module:  # type: ignore[override]
-        """All networks as one module, for tools that look at parameters and gradients such as ``wandb.watch``."""
+        """
+        All networks as one module, for tools that look at parameters and gradients such as ``wandb.watch``; it cannot be set.
+        Dots in the names of agents are underscores here.
+        """
         policies = th.nn.Module()
         for learner, parts in self.parts.items():
             for name, part in parts.items():
+                key = f"{learner}/{name}".replace(".", "_")
+                while hasattr(policies, key):  # names that differ in dots only
+                    key += "_"
                 if isinstance(part, th.nn.Module):
-                    policies.add_module(f"{learner}/{name}".replace(".", "_"), part)
+                    policies.add_module(key, part)
         return policies
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
 from sb3_matrl.off_policy.replay import JointBatch
@@ -35,7 +36,7 @@ from sb3_matrl.utils.suggest import unknown
 
 # Arguments that an agent gets as SB3's DQN.
 _OF_DQN = (
-    *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps", "max_grad_norm"),
+    *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "gradient_steps", "max_grad_norm"),
     *("target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
 )
 BACKENDS = ("auto", "sb3", "torch")
@@ -320,14 +321,25 @@ class ValueBased(OffPolicyMultiAgent):
         return np.asarray(actions if batched else actions[0])
 
     def player(self, agent: Any) -> FrozenAgent:
-        return FrozenAgent(self.utilities.policies[self.known_name(agent)])
+        name = self.known_name(agent)
+        # SB3's policy counts actions from 0.
+        return FrozenAgent(JointModelPlayer(self, name) if self._start_of(name) else self.utilities.policies[name])
+
+    def _start_of(self, agent: str) -> int:
+        return int(self.exploration_spaces[agent].start)
 
     def make_agent(self, agent: str) -> DQN:
         """
         One agent as SB3's DQN, with copies of its networks and an empty replay buffer.
 
         :param agent: name of the agent
+        :raises ValueError: if its actions do not begin with 0, which SB3's DQN does not know
         """
+        if self._start_of(agent):
+            raise ValueError(
+                f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {self._spaces['action'][agent]}: use predict() of "
+                "the whole model"
+            )
         arguments = LearnerArguments(self.arguments, self.possible_agents)
         env = SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), self._spaces["action"][agent])
         before = random_generators()
@@ -336,6 +348,7 @@ class ValueBased(OffPolicyMultiAgent):
                 arguments.of("policy", agent),
                 env,
                 **{name: self.arguments[name] for name in _OF_DQN},
+                train_freq=(self.train_freq.frequency, self.train_freq.unit.value),
                 policy_kwargs=dict(arguments.of("policy_kwargs", agent) or {}),
                 buffer_size=1,
                 device=self.device,

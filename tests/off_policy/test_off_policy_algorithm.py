@@ -1,6 +1,8 @@
 """Training, resuming, files, acting and errors of the off-policy algorithms."""
 
 import inspect
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -21,6 +23,7 @@ from tests.matrl.test_exact_resume import flat, played
 from tests.off_policy import trio
 from tests.vec_env.toys import Saving, ToyEnv, late_entry, plain
 from tests.vec_env.turn_toys import TurnGame
+from tests.worlds.two_step_game import TwoStepGame
 
 ALGORITHMS = [IQL, VDN, QMIX]
 SMALL = {
@@ -93,6 +96,7 @@ ENVS = {
     "checkers_v0": ("MlpPolicy", {}),
     "switch_v0": ("MlpPolicy", {"env_kwargs": {"n_agents": 3}, "vec_env": "dummy", "norm_reward": True}),
     SavingTrio: (trio.POLICIES, {"state": "observations", "double_q": False}),
+    TwoStepGame: ("MlpPolicy", {"n_envs": 1, "train_freq": (2, "episode"), "gradient_steps": -1}),
 }
 
 
@@ -130,6 +134,17 @@ def test_a_stopped_training_continues_in_the_same_process(algorithm):
     assert model.num_timesteps == 201 and model.replay_buffer.added == 66
     model.learn(N_STEPS - 201, reset_num_timesteps=False)
     assert_same(model, build(algorithm).learn(N_STEPS))
+
+
+def test_a_finished_training_continues_as_one_longer_training(tmp_path):
+    settings = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2}
+    model = build(VDN, **settings).learn(216)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    np.random.seed(7)
+    resumed = VDN.load(tmp_path / "model", env="checkers_v0", device="cpu")
+    resumed.load_replay_buffer(tmp_path / "buffer")
+    assert_same(resumed.learn(204, reset_num_timesteps=False), build(VDN, **settings).learn(420))
 
 
 def test_the_last_block_is_finished_after_a_resume(tmp_path):
@@ -258,6 +273,30 @@ def test_an_agent_is_sb3s_dqn(tmp_path, algorithm):
     assert list(model.agents) == ["agent_0", "agent_1"] and len(model.agents) == 2
     with pytest.raises(KeyError):
         model.agents["agent_2"]
+
+
+@pytest.mark.e2e
+def test_an_agent_plays_where_this_package_is_not_installed(tmp_path):
+    model = build(VDN).learn(120)
+    model.agents["agent_0"].save(tmp_path / "agent")
+    code = (
+        "import sys, numpy as np; sys.modules['sb3_matrl'] = None; from stable_baselines3 import DQN;"
+        f"print(DQN.load({str(tmp_path / 'agent')!r}, device='cpu').predict(np.ones((1, 47), np.float32) / 2)[0][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = model.predict({"agent_0": np.ones((1, 47), np.float32) / 2}, deterministic=True)[0]["agent_0"][0]
+    assert int(done.stdout) == expected
+
+
+def test_actions_that_do_not_begin_with_0():
+    model = VDN(**trio.SETTINGS).learn(60)
+    with pytest.raises(ValueError, match=r"agent 'c': SB3's DQN plays actions from 0 on"):
+        model.agents["c"]
+    observations = np.random.default_rng(0).random((40, 2, 2), dtype=np.float32)
+    mask = np.random.default_rng(1).random((40, 3)) < 0.5
+    mask[:, 1] = True
+    actions, _ = model.player("c").predict(observations, deterministic=True, action_masks=mask)
+    assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
 
 
 def test_an_agent_plays_frozen_and_keeps_to_its_masks():
