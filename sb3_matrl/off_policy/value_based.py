@@ -174,11 +174,13 @@ class ValueBased(OffPolicyMultiAgent):
                 stacklevel=2,
             )
         if not self.is_team:
+            for policy in policies.values():
+                policy.optimizer = self._build_optimizer(policy, list(policy.q_net.parameters()))
             return {agent: {"policy": policy, "policy.optimizer": policy.optimizer} for agent, policy in policies.items()}
         parts: dict[str, dict[str, Any]] = {agent: {"policy": policy} for agent, policy in policies.items()}
         self.team_modules = modules = self.build_team()
         trained = [*self.utilities.parameters(), *(one for module, _ in modules.values() for one in module.parameters())]
-        self.optimizer = self._build_optimizer(trained)
+        self.optimizer = self._build_optimizer(self._common_optimizer(policies), trained)
         team = {name: module for name, (module, _) in modules.items()}
         team |= {f"{name}_target": target for name, (_, target) in modules.items() if target is not None}
         return {**parts, self.team_name: {**team, "optimizer": self.optimizer}}
@@ -206,21 +208,27 @@ class ValueBased(OffPolicyMultiAgent):
             raise ValueError(f"agent {agent!r}: {error}") from error
         return built.to(self.device)
 
-    def _build_optimizer(self, parameters: list[th.nn.Parameter]) -> th.optim.Optimizer:
-        """One optimiser for the team, of the class that all policies have."""
-        policies = list(self.utilities.policies.values())
-        first = policies[0]
-        options = first.optimizer_kwargs
-        if any(
-            (one.optimizer_class, one.optimizer_kwargs) != (first.optimizer_class, first.optimizer_kwargs) for one in policies
-        ):
+    def _common_optimizer(self, policies: Mapping[str, DQNPolicy]) -> DQNPolicy:
+        """
+        A policy that names the optimiser of the team.
+
+        :raises ValueError: if the policies name different ones
+        """
+        first, *others = policies.values()
+        wanted = first.optimizer_class, first.optimizer_kwargs
+        if any((one.optimizer_class, one.optimizer_kwargs) != wanted for one in others):
             raise ValueError(
                 f"policy_kwargs: {type(self).__name__} has one optimiser for all agents, so that optimizer_class and "
                 "optimizer_kwargs must be the same for all"
             )
+        return first
+
+    def _build_optimizer(self, policy: DQNPolicy, parameters: list[th.nn.Parameter]) -> th.optim.Optimizer:
+        """The optimiser that a policy names, for some parameters."""
+        options = policy.optimizer_kwargs
         if self.computes_together:
-            options = {**fast_options(first.optimizer_class, options), **options}
-        return first.optimizer_class(parameters, lr=self.lr_schedule(1), **options)  # type: ignore[call-arg]
+            options = {**fast_options(policy.optimizer_class, options), **options}
+        return policy.optimizer_class(parameters, lr=self.lr_schedule(1), **options)  # type: ignore[call-arg]
 
     def set_training_mode(self, mode: bool) -> None:
         self.utilities.set_training_mode(mode)

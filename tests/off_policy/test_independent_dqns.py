@@ -55,6 +55,7 @@ SETTINGS = {
     "policy_kwargs": {"net_arch": [16]},
     "device": "cpu",
 }
+OURS = {"double_q": False, "backend": "sb3", "seed": 0}
 
 
 def samples(batch, agent, i):
@@ -69,7 +70,7 @@ def samples(batch, agent, i):
 
 @pytest.mark.parametrize("limits, exact", [((7, 7), True), ((40, 25), False)], ids=["together", "deaths"])
 def test_each_agent_is_dqn(limits, exact):
-    model = IQL("MlpPolicy", SideBySide, seed=0, double_q=False, env_kwargs={"limits": limits}, **SETTINGS)
+    model = IQL("MlpPolicy", SideBySide, env_kwargs={"limits": limits}, **OURS, **SETTINGS)
     references = {}
     for agent, env_id in ENVS.items():
         references[agent] = DQN("MlpPolicy", env_id, **SETTINGS)
