@@ -36,7 +36,7 @@ class IQL(ValueBased):
         norms = self.minimise(of_agent, optimizers)
         logged = {f"{agent}/train/loss": loss.detach() for agent, loss in of_agent.items()}
         logged["train/loss"] = th.stack(list(logged.values())).mean()
-        logged["train/td_error_abs"] = (values.detach() - targets)[batch.alive].abs().mean()
+        logged["train/td_error_abs"] = _mean_over((values.detach() - targets).abs(), batch.alive)
         logged["train/grad_norm"] = th.stack(list(norms.values())).mean()
         return logged
 

@@ -111,6 +111,7 @@ class OffPolicyMultiAgent(OffPolicyModel):
         super()._setup_model()
         self.n_calls = self._episode_num = 0
         self._block = [0, 0]  # steps and episodes since the last gradient steps
+        self._now: Moment | None = None
         self._pending: JointTransition | None = None
         self._pending_episodes: list[dict[str, Any]] = []
 
@@ -205,7 +206,7 @@ class OffPolicyMultiAgent(OffPolicyModel):
         """Play and store one joint step; False if the callback asked to stop."""
         env = self.env
         assert env is not None
-        before = self._moment(self.position.observations)
+        before = self.moment
         actions, buffer_actions = self.buffer_actions(self._sample_action(before))
         new_obs, rewards, dones, infos = env.step(actions)  # type: ignore[arg-type]
         self._check_turns()
@@ -228,14 +229,19 @@ class OffPolicyMultiAgent(OffPolicyModel):
         self._finish_step()
         return True
 
-    def _moment(self, observations: Any) -> Moment:
+    @property
+    def moment(self) -> Moment:
+        """What the agents know when they choose the next actions."""
         assert self.env is not None
-        return Moment(
-            observations=observations,
-            masks=self.env.action_masks,
-            alive=self.env.alive[:, self.reader.columns(self.env.agents)],
-            states=self.env.states if self.stored_state_size else None,
-        )
+        observations = self.position.observations
+        if self._now is None or self._now.observations is not observations:
+            self._now = Moment(
+                observations=observations,
+                masks=self.env.action_masks,
+                alive=self.env.alive[:, self.reader.columns(self.env.agents)],
+                states=self.env.states if self.stored_state_size else None,
+            )
+        return self._now
 
     def _transition(self, before: Moment, actions: Actions) -> JointTransition:
         assert self.env is not None and self.env.last_step is not None
@@ -280,6 +286,7 @@ class OffPolicyMultiAgent(OffPolicyModel):
         self.rewards.observe(transition)
         observations: Any = transition.after.observations
         self._last_obs, self._pending, self._pending_episodes = observations, None, []
+        self._now = transition.after
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self.n_calls += 1
         self._on_step()
@@ -316,8 +323,10 @@ class OffPolicyMultiAgent(OffPolicyModel):
                 self._skip_update(error)
         self._n_updates += len(logged)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for key in logged[0] if logged else ():
-            self.logger.record(key, float(th.stack([one[key] for one in logged]).mean()))
+        if logged:
+            means = th.stack([th.stack(list(one.values())) for one in logged]).mean(dim=0).tolist()
+            for key, value in zip(logged[0], means, strict=True):
+                self.logger.record(key, value)
         if self.on_nan == "skip":
             self.logger.record("train/skipped_updates", self.skipped_updates)
 

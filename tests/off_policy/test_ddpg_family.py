@@ -113,7 +113,7 @@ def test_dummy_and_batched_envs_give_the_same_training() -> None:
 
 def test_noise_is_added_to_scaled_actions_and_clipped() -> None:
     model = build(IDDPG, ContinuousTrio, action_noise=0.7).learn(60)
-    moment = model._moment(model.position.observations)
+    moment = model.moment
     actions = model.choose_actions(moment)
     np.random.seed(5)
     played, stored = model.buffer_actions(actions)

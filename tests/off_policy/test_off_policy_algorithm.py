@@ -229,7 +229,7 @@ def test_no_action_is_illegal(eps):
 
 def test_exploration_draws_for_every_agent_and_copy():
     model = build(VDN, "switch_v0", n_envs=2, exploration_initial_eps=0.5, exploration_final_eps=0.5).learn(80)
-    moment = model._moment(model.position.observations)
+    moment = model.moment
     greedy = model.greedy(moment)
     generators = {agent: generator.bit_generator.state for agent, generator in model.generators.items()}
     np.random.seed(5)
