@@ -262,6 +262,8 @@ def run_trials(tasks: Sequence[dict[str, Any]], jobs: int) -> list[dict[str, Any
             result = future.result()
             if result is not None:
                 rows.append({**futures[future], **result})
+                if result["differences"]:
+                    tqdm.write(f"{futures[future]}: {result}")
                 bar.set_postfix(identical=sum(not row["differences"] for row in rows), of=len(rows))
     return rows
 

@@ -41,6 +41,7 @@ EXAMPLES = """\
   sb3-matrl train --algo matrl --env checkers_v0 --seed 0 --progress
   sb3-matrl train --algo ippo --env switch_v0 -n 100000 --env-kwargs n_agents:2 clock:true
   sb3-matrl train --algo matrl --env checkers_v0 --conf-file paper
+  sb3-matrl train --algo qmix --env checkers_v0 -n 200000 --eval-freq 20000
   sb3-matrl train --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
   sb3-matrl train --env checkers_v0 -i logs/matrl/checkers_v0_1/checkers_v0.zip -n 50000 --record
   sb3-matrl train --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"

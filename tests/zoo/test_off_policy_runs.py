@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ CONTINUOUS = "tests.worlds.continuous_games:ContinuousGame"
 SMALL = {"buffer_size": 400, "learning_starts": 40, "batch_size": 8, "train_freq": 3, "n_envs": 4}
 NETWORKS = {"policy_kwargs.net_arch": [8]}
 QUICK = ["--eval-freq", "60", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu", "--seed", "3", "--save-freq", "50"]
+
+
+def also_e2e(values: Iterable[Any], *always: Any) -> list[Any]:
+    """Parameters of a test; those that are not in ``always`` are tested with the end-to-end tests."""
+    return [value if value in always else pytest.param(value, marks=pytest.mark.e2e) for value in values]
 
 
 def train(folder: Path, algorithm: str = "qmix", env: str = GAME, *words: str, code: int = 0, **changes: Any) -> RunFolder:
@@ -74,7 +80,7 @@ def stopped(tmp_path: Path, whole: RunFolder) -> RunFolder:
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("algorithm", OFF_POLICY)
+@pytest.mark.parametrize("algorithm", also_e2e(OFF_POLICY, "qmix", "comix"))
 def test_a_run_leaves_everything_behind(tmp_path: Path, algorithm: str) -> None:
     env = CONTINUOUS if algorithm in ("iddpg", "comix") else GAME
     run = train(tmp_path / "run", algorithm, env)
@@ -134,7 +140,7 @@ def test_a_killed_run_is_resumed_exactly(stopped: RunFolder, whole: RunFolder) -
     assert len(buffers(stopped.checkpoints)) == 2, "the latest two; none is left over"
 
 
-@pytest.mark.parametrize("step", range(20, 24))
+@pytest.mark.parametrize("step", also_e2e(range(20, 24), 21))
 def test_a_signal_at_any_step_of_a_block_costs_nothing(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -159,7 +165,7 @@ def test_a_signal_at_any_step_of_a_block_costs_nothing(
     assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("at_evaluation", [1, 2, 3, 4])  # sampled and greedy at 60 steps, and at the end
+@pytest.mark.parametrize("at_evaluation", also_e2e([1, 2, 3, 4], 2))  # sampled and greedy at 60 steps, and at the end
 def test_an_evaluation_that_was_interrupted_is_repeated(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, at_evaluation: int
 ) -> None:
@@ -178,7 +184,7 @@ def test_an_evaluation_that_was_interrupted_is_repeated(
     assert differences(run, whole) == []
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+@pytest.mark.parametrize("damage", also_e2e(["missing", "cut", "changed"], "changed"))
 def test_a_damaged_replay_buffer_is_told_and_the_checkpoint_before_is_taken(
     stopped: RunFolder, whole: RunFolder, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -374,6 +380,7 @@ def test_the_report_shows_values_and_exploration(whole: RunFolder, tmp_path: Pat
     assert "Meta-game" not in page and "Greedy agreement" not in page
 
 
+@pytest.mark.e2e
 def test_reports_compare_off_and_on_policy_runs(whole: RunFolder, tmp_path: Path) -> None:
     other = tmp_path / "ippo"
     small = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "policy_kwargs.net_arch:[8]"]
