@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch as th
 from torch import nn
 
-from sb3_matrl.off_policy.joint_values import perceptron
+from sb3_matrl.off_policy.agent_perceptrons import AgentPerceptrons
 from sb3_matrl.off_policy.mixers import present_values
 
 #: How long features are: 1, or between 0 and 1 as learned.
@@ -29,30 +29,40 @@ _SMALLEST_TEMPERATURE = 1e-6
 
 class DiversityFeatures(nn.Module):
     """
-    Features b_i(o_i, a) of one agent's actions: rows of a perceptron with one hidden layer of 64, divided by their lengths.
+    Features b_i(o_i, a) of the agents' actions: rows of a perceptron with one hidden layer of 64, divided by their lengths.
 
-    :param input_size: number of entries of an observation's features
-    :param n_actions: number of actions
-    :param feature_dim: number of entries of a feature
+    :param input_sizes: n numbers of entries of an observation's features
+    :param n_actions: n numbers of actions
+    :param feature_dim: number of entries of a diversity feature
     :param norm: ``"unit"`` for length 1; ``"learned"`` for lengths in (0, 1) from a second perceptron with a sigmoid
     :raises ValueError: if the norm is unknown
     """
 
-    def __init__(self, input_size: int, n_actions: int, feature_dim: int, norm: str = "unit") -> None:
+    def __init__(self, input_sizes: Sequence[int], n_actions: Sequence[int], feature_dim: int, norm: str = "unit") -> None:
         super().__init__()
         if norm not in FEATURE_NORMS:
             raise ValueError(f"feature_norm must be one of {', '.join(FEATURE_NORMS)}, got {norm!r}")
-        self.shape = (n_actions, feature_dim)
-        self.directions = perceptron(input_size, HIDDEN_SIZE, n_actions * feature_dim)
-        self.lengths = perceptron(input_size, HIDDEN_SIZE, n_actions) if norm == "learned" else None
+        self.feature_dim = feature_dim
+        sizes = list(zip(input_sizes, n_actions, strict=True))
+        self.directions = AgentPerceptrons([(width, HIDDEN_SIZE, count * feature_dim) for width, count in sizes])
+        self.lengths = None
+        if norm == "learned":
+            self.lengths = AgentPerceptrons([(width, HIDDEN_SIZE, count) for width, count in sizes])
 
-    def forward(self, inputs: th.Tensor) -> th.Tensor:
+    def forward(self, inputs: Sequence[th.Tensor], agents: Sequence[int] | None = None) -> list[th.Tensor]:
         """
-        :param inputs: (B, input_size)
-        :return: (B, n_actions, feature_dim)
+        Features of all actions of some or all agents.
+
+        :param inputs: for each of the agents (B, input size)
+        :param agents: indices of the agents; ``None`` for all, in order
+        :return: for each of the agents (B, A_i, feature_dim)
         """
-        features: th.Tensor = nn.functional.normalize(self.directions(inputs).view(-1, *self.shape), dim=2)
-        return features if self.lengths is None else features * self.lengths(inputs).sigmoid().unsqueeze(2)
+        rows = [one.unflatten(1, (-1, self.feature_dim)) for one in self.directions(inputs, agents)]
+        features = [nn.functional.normalize(one, dim=2) for one in rows]
+        if self.lengths is None:
+            return features
+        lengths = self.lengths(inputs, agents)
+        return [one * length.sigmoid().unsqueeze(2) for one, length in zip(features, lengths, strict=True)]
 
 
 def chosen_features(features: Sequence[th.Tensor], actions: th.Tensor) -> th.Tensor:

@@ -9,30 +9,17 @@ An absent agent counts as a utility and an encoding of 0, and takes no part in t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch as th
 from torch import nn
 
+from sb3_matrl.off_policy.agent_perceptrons import AgentPerceptrons, perceptron
 from sb3_matrl.off_policy.mixers import present_values
 
 #: Names of the variants: one joint value (base), or one counterfactual network per agent (alt).
 VARIANTS = ("base", "alt")
-
-
-def perceptron(*sizes: int) -> nn.Sequential:
-    """
-    Linear layers with ReLU between them.
-
-    :param sizes: widths of the input, of the hidden layers and of the output
-    :return: the network
-    """
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 class StateValue(nn.Module):
@@ -68,7 +55,7 @@ class ActionEncoders(nn.Module):
     def __init__(self, hidden_sizes: Sequence[int], n_actions: Sequence[int], embed_dim: int) -> None:
         super().__init__()
         sizes = list(zip(hidden_sizes, n_actions, strict=True))
-        self.encoders = nn.ModuleList(perceptron(width + count, embed_dim, embed_dim) for width, count in sizes)
+        self.networks = AgentPerceptrons([(width + count, embed_dim, embed_dim) for width, count in sizes])
         self.n_actions = list(n_actions)
 
     def forward(self, hidden: Sequence[th.Tensor], actions: th.Tensor, present: th.Tensor) -> th.Tensor:
@@ -78,11 +65,10 @@ class ActionEncoders(nn.Module):
         :param present: bool (B, n)
         :return: (B, n, embed_dim), zeros for absent agents
         """
-        rows = []
-        for encoder, layer, action, count in zip(self.encoders, hidden, actions.unbind(1), self.n_actions, strict=True):
-            one_hot = nn.functional.one_hot(action, count).to(layer.dtype)
-            rows.append(encoder(th.cat([layer, one_hot], dim=1)))
-        return present_values(th.stack(rows, dim=1), present.unsqueeze(2))
+        inputs = []
+        for layer, action, count in zip(hidden, actions.unbind(1), self.n_actions, strict=True):
+            inputs.append(th.cat([layer, nn.functional.one_hot(action, count).to(layer.dtype)], dim=1))
+        return present_values(th.stack(self.networks(inputs), dim=1), present.unsqueeze(2))
 
 
 class JointValue(nn.Module):
@@ -126,9 +112,10 @@ class CounterfactualValues(nn.Module):
     def __init__(self, hidden_sizes: Sequence[int], n_actions: Sequence[int], state_size: int, embed_dim: int) -> None:
         super().__init__()
         self.encoders = ActionEncoders(hidden_sizes, n_actions, embed_dim)
-        inputs = [state_size + width + embed_dim for width in hidden_sizes]
-        sizes = list(zip(inputs, n_actions, strict=True))
-        self.networks = nn.ModuleList(perceptron(width, embed_dim, embed_dim, count) for width, count in sizes)
+        sizes = list(zip(hidden_sizes, n_actions, strict=True))
+        self.networks = AgentPerceptrons(
+            [(state_size + width + embed_dim, embed_dim, embed_dim, count) for width, count in sizes]
+        )
 
     def forward(
         self, hidden: Sequence[th.Tensor], actions: th.Tensor, present: th.Tensor, state: th.Tensor
@@ -143,7 +130,8 @@ class CounterfactualValues(nn.Module):
         encodings = self.encoders(hidden, actions, present)
         others = encodings.sum(dim=1, keepdim=True) - encodings
         inputs = [th.cat([state, layer, other], dim=1) for layer, other in zip(hidden, others.unbind(1), strict=True)]
-        return [network(one) for network, one in zip(self.networks, inputs, strict=True)]
+        values: list[th.Tensor] = self.networks(inputs)
+        return values
 
 
 def chosen_values(values: Sequence[th.Tensor], actions: th.Tensor) -> th.Tensor:

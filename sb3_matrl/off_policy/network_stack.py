@@ -162,9 +162,29 @@ class NetworkStack:
             values = self._forward(th.cat([features, features]), layers)
         return values[: len(self.agents)], values[len(self.agents) :]
 
-    def _forward(self, values: th.Tensor, layers: Sequence[tuple[th.Tensor, th.Tensor]]) -> th.Tensor:
+    def hidden_and_values(self, features: th.Tensor, target: bool = False) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Last hidden layers and values of all actions.
+
+        :param features: (n, B, features)
+        :param target: whether by the target networks, without gradient
+        :return: (n, B, width) and (n, B, n_actions)
+        """
+        layers = [(layer.weights, layer.biases) for layer in self.layers]
+        if target:
+            layers = [(layer.all_weights[1], layer.all_biases[1]) for layer in self.layers]
+        hidden = self._forward(features, layers[:-1], self._steps[:-1])
+        return hidden, self._forward(hidden, layers[-1:], self._steps[-1:])
+
+    def _forward(
+        self,
+        values: th.Tensor,
+        layers: Sequence[tuple[th.Tensor, th.Tensor]],
+        steps: Sequence[nn.Module | None] | None = None,
+    ) -> th.Tensor:
+        """Outputs of some of the networks' steps, all by default; a step is an activation function, or the next layer."""
         remaining = iter(layers)
-        for activation in self._steps:
+        for activation in self._steps if steps is None else steps:
             if activation is None:
                 weights, biases = next(remaining)
                 values = th.baddbmm(biases, values, weights.transpose(1, 2))

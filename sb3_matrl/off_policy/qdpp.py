@@ -34,27 +34,36 @@ Tensors = dict[str, th.Tensor]
 
 class ObservationFeatures(th.nn.Module):
     """
-    Diversity features of one agent's actions, from its observations.
+    Diversity features of the agents' actions, from their observations.
 
-    :param policy: policy of the agent; its class of features extractor is used, with parameters of its own
+    :param policies: agent -> policy; its class of features extractor is used, with parameters of its own
     :param feature_dim: number of entries of a feature
     :param norm: see :class:`~sb3_matrl.off_policy.determinantal.DiversityFeatures`
     """
 
-    def __init__(self, policy: DQNPolicy, feature_dim: int, norm: str) -> None:
+    def __init__(self, policies: Mapping[str, DQNPolicy], feature_dim: int, norm: str) -> None:
         super().__init__()
-        self.observation_space, self.normalize_images = policy.observation_space, policy.normalize_images
-        self.extractor = policy.make_features_extractor()
-        n_actions = int(policy.q_net.action_space.n)
-        self.features = DiversityFeatures(self.extractor.features_dim, n_actions, feature_dim, norm)
+        self.agents = list(policies)
+        self._preprocessing = [(policy.observation_space, policy.normalize_images) for policy in policies.values()]
+        self.extractors = th.nn.ModuleList(policy.make_features_extractor() for policy in policies.values())
+        sizes: Any = [extractor.features_dim for extractor in self.extractors]
+        n_actions = [int(policy.q_net.action_space.n) for policy in policies.values()]
+        self.features = DiversityFeatures(sizes, n_actions, feature_dim, norm)
 
-    def forward(self, observations: Any) -> th.Tensor:
+    def forward(self, observations: Mapping[str, Any]) -> list[th.Tensor]:
         """
-        :param observations: (B, \\*shape), or a dict of such tensors
-        :return: (B, n_actions, feature_dim)
+        Features of the agents that have observations, in the agents' order.
+
+        :param observations: agent -> (B, \\*shape), or a dict of such tensors
+        :return: for each of them (B, A_i, feature_dim)
         """
-        inputs = preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
-        features: th.Tensor = self.features(self.extractor(inputs))
+        chosen = [i for i, agent in enumerate(self.agents) if agent in observations]
+        inputs = []
+        for i in chosen:
+            space, normalize_images = self._preprocessing[i]
+            rows = preprocess_obs(observations[self.agents[i]], space, normalize_images=normalize_images)
+            inputs.append(self.extractors[i](rows))
+        features: list[th.Tensor] = self.features(inputs, None if len(chosen) == len(self.agents) else chosen)
         return features
 
 
@@ -116,17 +125,10 @@ class QDPP(ValueBased):
     # ------------------------------------------------------------------ networks
 
     def build_team(self) -> dict[str, tuple[th.nn.Module, th.nn.Module | None]]:
-        size = self.arguments["feature_dim"]
-        policies = self.utilities.policies.values()
-        networks = [ObservationFeatures(policy, size, self.feature_norm) for policy in policies]
-        self.features = th.nn.ModuleList(networks).to(self.device)
+        networks = ObservationFeatures(self.utilities.policies, self.arguments["feature_dim"], self.feature_norm)
+        self.features = networks.to(self.device)
         self.features_target = deepcopy(self.features).requires_grad_(False)
         return {"features": (self.features, self.features_target)}
-
-    def _features(self, observations: Mapping[str, Any], networks: th.nn.ModuleList | None = None) -> list[th.Tensor]:
-        """Features of all actions of the agents that have observations, n tensors (B, A_i, d), in the agents' order."""
-        pairs = zip(self.possible_agents, networks or self.features, strict=True)
-        return [network(observations[agent]) for agent, network in pairs if agent in observations]
 
     # ------------------------------------------------------------------ learning
 
@@ -160,7 +162,7 @@ class QDPP(ValueBased):
         :param present: bool (B, n), agents that take part
         :return: (B,) and (B,)
         """
-        return self._q_tot(values, self._features(observations), actions, present)
+        return self._q_tot(values, self.features(observations), actions, present)
 
     def _next_team_values(self, batch: JointBatch) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -169,10 +171,10 @@ class QDPP(ValueBased):
         The networks choose the actions (``double_q``), or the targets; the targets evaluate them.
         """
         observations, present = batch.next_observations, batch.counts_next()
-        features = self._features(observations, self.features_target)
+        features = self.features_target(observations)
         if self.double_q:
             choosing, values = self.utilities.both_values(observations)
-            actions = self._sample(choosing, self._features(observations), batch.next_masks, present, temperature=None)
+            actions = self._sample(choosing, self.features(observations), batch.next_masks, present, temperature=None)
         else:
             choosing = values = self.utilities.target_values(observations)
             actions = self._sample(values, features, batch.next_masks, present, temperature=None)
@@ -213,7 +215,7 @@ class QDPP(ValueBased):
         masks = {agent: th.as_tensor(mask, device=self.device) for agent, mask in moment.masks.items()}
         present = th.as_tensor(moment.alive, device=self.device)
         with th.no_grad():
-            values, features = self.utilities.values(tensors), self._features(tensors)
+            values, features = self.utilities.values(tensors), self.features(tensors)
             actions = self._sample(values, features, masks, present, self.sampling_temperature).cpu().numpy()
         return {agent: actions[:, i] + self.exploration_spaces[agent].start for i, agent in enumerate(policies)}
 
@@ -262,7 +264,7 @@ class QDPP(ValueBased):
                 raise ValueError(f"predict wants equally many observations of every agent, got {sorted(counts)}")
             legal = {agent: self._mask_rows(mask, values[agent]) for agent, mask in masks.items() if mask is not None}
             present = th.ones(counts.pop(), len(values), dtype=th.bool, device=self.device)
-            actions = self._sample(values, self._features(tensors), legal, present, self.sampling_temperature).cpu().numpy()
+            actions = self._sample(values, self.features(tensors), legal, present, self.sampling_temperature).cpu().numpy()
         return {agent: actions[:, i] + self.exploration_spaces[agent].start for i, agent in enumerate(values)}
 
     def _mask_rows(self, mask: np.ndarray, values: th.Tensor) -> th.Tensor:

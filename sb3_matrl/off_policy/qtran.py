@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch as th
-from stable_baselines3.dqn.policies import QNetwork
 
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.joint_values import (
@@ -115,10 +114,8 @@ class QTRAN(ValueBased):
         return {"joint": (self.joint, self.joint_target), "state_value": (self.state_value, None)}
 
     def _outputs(self, observations: Mapping[str, Any], target: bool = False) -> Outputs:
-        policies = self.utilities.policies.items()
-        networks = {agent: policy.q_net_target if target else policy.q_net for agent, policy in policies}
-        hidden = [_last_hidden_layer(network, observations[agent]) for agent, network in networks.items()]
-        return Outputs(hidden, [network.q_net[-1](layer) for network, layer in zip(networks.values(), hidden, strict=True)])
+        hidden, values = zip(*self.utilities.hidden_and_values(observations, target).values(), strict=True)
+        return Outputs(list(hidden), list(values))
 
     def _legal(self, masks: Mapping[str, th.Tensor]) -> list[th.Tensor | None]:
         return [masks.get(agent) for agent in self.possible_agents]
@@ -202,9 +199,3 @@ class QTRAN(ValueBased):
 
     def _mean_over_networks(self, values: th.Tensor, present: th.Tensor) -> th.Tensor:
         return values[:, 0] if self.variant == "base" else mean_over_present(values, present)
-
-
-def _last_hidden_layer(network: QNetwork, observations: Any) -> th.Tensor:
-    """Last hidden layer (B, width) of a Q-network; without one the features of the observations."""
-    layer: th.Tensor = network.q_net[:-1](network.extract_features(observations, network.features_extractor))
-    return layer

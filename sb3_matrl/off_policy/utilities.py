@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecTransposeImage
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
 from sb3_matrl.off_policy.network_stack import NetworkStack, alike_agents, is_watched
 
@@ -79,6 +79,25 @@ class Utilities:
                 self._complete(targets, lambda agent: self.policies[agent].q_net_target(observations[agent])),
             )
 
+    def hidden_and_values(
+        self, observations: Mapping[str, Any], target: bool = False
+    ) -> dict[str, tuple[th.Tensor, th.Tensor]]:
+        """
+        Last hidden layers, and values of all actions; without a hidden layer the features of the observations.
+
+        :param observations: agent -> tensor (B, \\*shape), or a dict of such
+        :param target: whether by the target networks
+        :return: agent -> (B, width) and (B, n_actions)
+        """
+        outputs: dict[str, tuple[th.Tensor, th.Tensor]] = {}
+        for stack in self._usable:
+            hidden, values = stack.hidden_and_values(stack.features(observations), target)
+            outputs |= zip(stack.agents, zip(hidden.unbind(), values.unbind(), strict=True), strict=True)
+        for agent in set(self.agents) - set(outputs):
+            policy = self.policies[agent]
+            outputs[agent] = _hidden_and_values(policy.q_net_target if target else policy.q_net, observations[agent])
+        return {agent: outputs[agent] for agent in self.agents}
+
     def _complete(self, values: Values, value_of: Callable[[str], th.Tensor]) -> Values:
         """Values of all agents in their order, those of agents outside of stacks by a function."""
         return {agent: values[agent] if agent in values else value_of(agent) for agent in self.agents}
@@ -117,6 +136,11 @@ class Utilities:
         """Put the networks into training or evaluation mode; targets stay in evaluation mode."""
         for policy in self.policies.values():
             policy.set_training_mode(mode)
+
+
+def _hidden_and_values(network: QNetwork, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    hidden = network.q_net[:-1](network.extract_features(observations, network.features_extractor))
+    return hidden, network.q_net[-1](hidden)
 
 
 def legal_values(values: th.Tensor, mask: th.Tensor | None) -> th.Tensor:

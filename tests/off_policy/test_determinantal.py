@@ -100,8 +100,8 @@ def test_gradient_of_log_det(norm: str) -> None:
 
 
 def test_gradients_stay_finite_in_float32_for_twenty_agents_with_equal_features() -> None:
-    network = DiversityFeatures(3, 2, 4)
-    features = network(th.randn(6, 3)).repeat_interleave(20, dim=1)[:, :20]
+    network = DiversityFeatures([3], [2], 4)
+    features = network([th.randn(6, 3)])[0].repeat_interleave(20, dim=1)[:, :20]
     loss = log_det(features, th.ones(6, 20, dtype=th.bool), 1e-4).sum()
     loss.backward()
     assert loss.isfinite() and all(one.grad is not None and one.grad.isfinite().all() for one in network.parameters())
@@ -113,19 +113,24 @@ def test_numbers_that_are_not_finite_reach_the_result() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_features_have_length_one_or_less(norm: str) -> None:
-    features = DiversityFeatures(3, 5, 7, norm)(10.0 * th.randn(4, 3))
-    lengths = features.norm(dim=2)
-    assert features.shape == (4, 5, 7)
-    if norm == "unit":
-        th.testing.assert_close(lengths, th.ones(4, 5))
-    else:
-        assert (lengths < 1.0).all() and (lengths > 0.0).all() and lengths.std() > 0.0
+@pytest.mark.parametrize("counts", [[5, 5], [5, 2]])
+def test_features_have_length_one_or_less(norm: str, counts: list[int]) -> None:
+    network = DiversityFeatures([3, 3], counts, 7, norm)
+    inputs = [10.0 * th.randn(4, 3) for _ in counts]
+    features = network(inputs)
+    th.testing.assert_close(network(inputs[1:], [1]), features[1:])
+    for count, one in zip(counts, features, strict=True):
+        lengths = one.norm(dim=2)
+        assert one.shape == (4, count, 7)
+        if norm == "unit":
+            th.testing.assert_close(lengths, th.ones(4, count))
+        else:
+            assert (lengths < 1.0).all() and (lengths > 0.0).all() and lengths.std() > 0.0
 
 
 def test_unknown_norm() -> None:
     with pytest.raises(ValueError, match="feature_norm must be one of unit, learned, got 'l2'"):
-        DiversityFeatures(3, 5, 7, "l2")
+        DiversityFeatures([3], [5], 7, "l2")
 
 
 def sequential_law(

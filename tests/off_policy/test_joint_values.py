@@ -20,8 +20,12 @@ from sb3_matrl.off_policy.joint_values import (
     counterfactual_targets,
     mean_over_present,
 )
+from tests.off_policy.test_agent_perceptrons import alone
 
-WIDTHS, COUNTS, STATE, EMBED, ROWS = [4, 3, 5], [2, 4, 3], 3, 6, 7
+STATE, EMBED, ROWS = 3, 6, 7
+# Widths of the hidden layers and numbers of actions: unlike agents, and alike ones, which are computed together.
+WIDTHS, COUNTS = [4, 3, 5], [2, 4, 3]
+SIZES = [(WIDTHS, COUNTS), ([4, 4, 4], [3, 3, 3])]
 PRESENT = th.tensor([[True, True, True]] * 4 + [[True, False, True], [False, False, True], [True, True, False]])
 
 
@@ -33,42 +37,44 @@ def double_precision() -> object:
     th.set_default_dtype(th.float32)
 
 
-def random_inputs() -> tuple[list[th.Tensor], th.Tensor, th.Tensor]:
+def random_inputs(widths: list[int] = WIDTHS, counts: list[int] = COUNTS) -> tuple[list[th.Tensor], th.Tensor, th.Tensor]:
     """Hidden layers, actions and states of ROWS rows."""
-    hidden = [th.randn(ROWS, width) for width in WIDTHS]
-    actions = th.stack([th.randint(count, (ROWS,)) for count in COUNTS], dim=1)
+    hidden = [th.randn(ROWS, width) for width in widths]
+    actions = th.stack([th.randint(count, (ROWS,)) for count in counts], dim=1)
     return hidden, actions, th.randn(ROWS, STATE)
 
 
 def slow_encoding(encoders: ActionEncoders, hidden: list[th.Tensor], actions: th.Tensor, row: int, left_out: int) -> th.Tensor:
     """Sum of the present agents' encodings in one row, without those of ``left_out``."""
     total = th.zeros(EMBED)
-    for i, encoder in enumerate(encoders.encoders):
+    for i, count in enumerate(encoders.n_actions):
         if i == left_out or not PRESENT[row, i]:
             continue
-        one_hot = th.zeros(COUNTS[i])
+        one_hot = th.zeros(count)
         one_hot[actions[row, i]] = 1.0
-        total = total + encoder(th.cat([hidden[i][row], one_hot]))
+        total = total + alone(encoders.networks, i)(th.cat([hidden[i][row], one_hot]))
     return total
 
 
-def test_joint_value_equals_a_loop_over_rows_and_agents() -> None:
-    network = JointValue(WIDTHS, COUNTS, STATE, EMBED)
-    hidden, actions, state = random_inputs()
+@pytest.mark.parametrize(("widths", "counts"), SIZES)
+def test_joint_value_equals_a_loop_over_rows_and_agents(widths: list[int], counts: list[int]) -> None:
+    network = JointValue(widths, counts, STATE, EMBED)
+    hidden, actions, state = random_inputs(widths, counts)
     values = network(hidden, actions, PRESENT, state)
     for row in range(ROWS):
         encoding = slow_encoding(network.encoders, hidden, actions, row, left_out=-1)
         th.testing.assert_close(values[row], network.network(th.cat([state[row], encoding]))[0])
 
 
-def test_counterfactual_values_equal_a_loop_over_rows_and_agents() -> None:
-    network = CounterfactualValues(WIDTHS, COUNTS, STATE, EMBED)
-    hidden, actions, state = random_inputs()
+@pytest.mark.parametrize(("widths", "counts"), SIZES)
+def test_counterfactual_values_equal_a_loop_over_rows_and_agents(widths: list[int], counts: list[int]) -> None:
+    network = CounterfactualValues(widths, counts, STATE, EMBED)
+    hidden, actions, state = random_inputs(widths, counts)
     values = network(hidden, actions, PRESENT, state)
-    assert [one.shape for one in values] == [(ROWS, count) for count in COUNTS]
+    assert [one.shape for one in values] == [(ROWS, count) for count in counts]
     for row, i in itertools.product(range(ROWS), range(3)):
         others = slow_encoding(network.encoders, hidden, actions, row, left_out=i)
-        expected = network.networks[i](th.cat([state[row], hidden[i][row], others]))
+        expected = alone(network.networks, i)(th.cat([state[row], hidden[i][row], others]))
         th.testing.assert_close(values[i][row], expected)
 
 

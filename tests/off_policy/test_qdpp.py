@@ -14,6 +14,7 @@ from sb3_matrl.envs import matrix_game_v0
 from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.vdn import VDN
+from tests.off_policy.test_agent_perceptrons import alone
 from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio
 
@@ -43,10 +44,15 @@ class SlowQdpp:
         """Agent -> values (A,) and features (A, d)."""
         networks = self.model.features_target if target else self.model.features
         found = {}
-        for agent, network in zip(self.agents, networks, strict=True):
+        for i, agent in enumerate(self.agents):
             policy, own = self.model.utilities.policies[agent], row_of(observations[agent], row)
             values = (policy.q_net_target if target else policy.q_net)(own)
-            found[agent] = values[0].double().numpy(), network(own)[0].double().numpy()
+            flat = policy.q_net.extract_features(own, policy.q_net.features_extractor)
+            rows = alone(networks.features.directions, i)(flat).view(len(values[0]), -1)
+            rows = rows / rows.norm(dim=1, keepdim=True)
+            if networks.features.lengths is not None:
+                rows = rows * alone(networks.features.lengths, i)(flat).sigmoid().view(-1, 1)
+            found[agent] = values[0].double().numpy(), rows.double().numpy()
         return found
 
     def kernel(self, features: list[np.ndarray]) -> np.ndarray:
@@ -128,19 +134,14 @@ def test_the_value_of_the_team_is_at_most_the_sum_of_the_agents() -> None:
 class Orthonormal(th.nn.Module):
     """Features that are unit vectors, different for every agent and action."""
 
-    def __init__(self, first: int, n_actions: int, size: int) -> None:
-        super().__init__()
-        self.rows = th.eye(size)[first : first + n_actions]
-
-    def forward(self, observations: Any) -> th.Tensor:
-        rows = next(iter(observations.values())) if isinstance(observations, dict) else observations
-        return self.rows.expand(len(rows), *self.rows.shape)
+    def forward(self, observations: Any) -> list[th.Tensor]:
+        rows = th.eye(9).expand(len(observations["a"]), 9, 9)
+        return [rows[:, :2], rows[:, 2:6], rows[:, 6:]]
 
 
 def test_with_fixed_orthonormal_features_it_is_vdn() -> None:
     qdpp, vdn = (trained(algorithm, learning_starts=10**6) for algorithm in (QDPP, VDN))
-    networks = th.nn.ModuleList([Orthonormal(0, 2, 9), Orthonormal(2, 4, 9), Orthonormal(6, 3, 9)])
-    qdpp.features = qdpp.features_target = networks
+    qdpp.features = qdpp.features_target = Orthonormal()
     assert_same_training(qdpp, vdn)
 
 
@@ -233,10 +234,9 @@ def test_sampled_actions_are_legal_and_joint() -> None:
 
 def test_joint_samples_avoid_equal_features() -> None:
     model = QDPP("MlpPolicy", game, seed=0, device="cpu", jitter=1e-4, feature_dim=2)
-    for network in model.features:  # action k has feature e_k, whatever the observation
-        for parameter in network.features.directions[-1].parameters():
-            parameter.data.zero_()
-        network.features.directions[-1].bias.data = th.eye(2).flatten()
+    directions = model.features.features.directions  # action k gets feature e_k, whatever the observation
+    directions.weights[-1].data.zero_()
+    directions.biases[-1].data[:, 0] = th.eye(2).flatten()
     for policy in model.utilities.policies.values():
         policy.q_net.q_net[-1].weight.data.zero_()
         policy.q_net.q_net[-1].bias.data.zero_()

@@ -63,14 +63,14 @@ class SlowQtran:
         for i, agent in enumerate(self.agents):
             hidden[agent], values = self.utility(agent, row_of(observations[agent], row), target)
             one_hot = th.nn.functional.one_hot(th.tensor(actions[agent]), len(values)).float()
-            encodings[agent] = network.encoders.encoders[i](th.cat([hidden[agent], one_hot]))
+            encodings[agent] = network.encoders.networks.networks[i](th.cat([hidden[agent], one_hot]))
         if self.model.variant == "base":
             return {"": network.network(th.cat([state, sum(encodings[agent] for agent in live)]))[0]}
         results = {}
         for i, agent in enumerate(self.agents):
             if agent in live:
                 others = sum((encodings[other] for other in live if other != agent), th.zeros_like(encodings[agent]))
-                results[agent] = network.networks[i](th.cat([state, hidden[agent], others]))
+                results[agent] = network.networks.networks[i](th.cat([state, hidden[agent], others]))
         return results
 
     @th.no_grad()
@@ -135,6 +135,18 @@ def test_losses_equal_a_loop_with_deaths_masks_and_ends(variant: str, double_q: 
         assert float(logged[name]) == pytest.approx(value, rel=2e-4, abs=1e-5), name
     total = sum(expected[f"train/{name}_loss"] for name in ("td", "opt", "nopt"))
     assert float(logged["train/loss"]) == pytest.approx(total, rel=2e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_alike_agents_computed_together_equal_sb3s_networks(variant: str) -> None:
+    settings = {"learning_starts": 10, "train_freq": 2, "batch_size": 8, "seed": 0, "device": "cpu", "variant": variant}
+    together, apart = (QTRAN("MlpPolicy", game, **settings, backend=backend) for backend in ("torch", "sb3"))
+    for model in (together, apart):
+        np.random.seed(0)
+        model.learn(30)
+    assert together.utilities.stacks and not apart.utilities.stacks
+    for one, other in zip(together.policy.parameters(), apart.policy.parameters(), strict=True):
+        th.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -232,7 +244,7 @@ def test_state_of_observations_and_a_network_without_hidden_layers() -> None:
     settings = {"learning_starts": 10, "train_freq": 2, "batch_size": 8, "seed": 0, "device": "cpu"}
     model = QTRAN("MlpPolicy", game, **settings, state="observations", policy_kwargs={"net_arch": []}).learn(30)
     assert model.state_size == 2 and model._n_updates > 0
-    assert model.joint.encoders.encoders[0][0].in_features == 1 + 2
+    assert model.joint.encoders.networks.weights[0].shape == (2, 1 + 2, 64)
 
 
 @pytest.mark.parametrize(
