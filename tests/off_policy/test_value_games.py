@@ -78,19 +78,24 @@ def episode(model: QDPP, deterministic: bool) -> float:
 
 @pytest.mark.expensive
 def test_qdpp_nearly_solves_the_multi_step_game() -> None:
-    model = QDPP(
-        "MlpPolicy",
-        MultiStepGame,
-        n_envs=4,
-        seed=0,
-        device="cpu",
-        learning_rate=5e-4,
-        learning_starts=1_000,
-        batch_size=128,
-        train_freq=1,
-        target_update_interval=800,
-        exploration_fraction=0.5,
-        buffer_size=30_000,
-        policy_kwargs={"net_arch": [64, 64]},
-    ).learn(30_000)
-    assert episode(model, deterministic=True) > 11.0
+    returns = []
+    for seed in range(3):
+        model = QDPP(
+            "MlpPolicy",
+            MultiStepGame,
+            n_envs=8,
+            seed=seed,
+            device="cpu",
+            learning_rate=5e-4,
+            learning_starts=1_000,
+            batch_size=128,
+            train_freq=1,
+            target_update_interval=800,
+            exploration_fraction=0.8,
+            temperature=5.0,
+            buffer_size=30_000,
+            policy_kwargs={"net_arch": [64, 64]},
+        ).learn(30_000)
+        returns.append(np.mean([episode(model, deterministic=False) for _ in range(50)]))
+    assert np.mean(returns) > 11.0, returns
+
