@@ -172,6 +172,20 @@ def test_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, capsys
     assert read_model(damaged).counters["num_timesteps"] == 400
 
 
+def test_run_that_was_killed_after_its_last_step_is_finished(tmp_path):
+    # The last rollout of 100 steps ends at 200, beyond the 150 that were asked for.
+    words = ["--env", "matrix_game_v0", "-n", "150"]
+    assert train(tmp_path / "whole", *words) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    run = RunFolder(tmp_path / "run", "matrix_game_v0")
+    run.learning_curve.unlink()
+    assert run.checkpoint_steps() == [200]
+    with pytest.raises(SystemExit):
+        main(["--resume", str(run.path), "-n", "120"])
+    assert main(["--resume", str(run.path)]) == 0
+    assert run.is_finished and differences(run, RunFolder(tmp_path / "whole", "matrix_game_v0")) == []
+
+
 def test_run_of_another_environment_is_refused(tmp_path, finished, capsys):
     shutil.copytree(finished, tmp_path / "run")
     run = RunFolder(tmp_path / "run", "matrix_game_v0")

@@ -79,7 +79,8 @@ def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tup
     run.check_origin(checkpoint)
     model = run.load(checkpoint)
     run.check_model(model)
-    _check_steps(model.num_timesteps, start.steps + run.hyperparameters.n_timesteps, folder)
+    fewer = run.hyperparameters.n_timesteps < stored.hyperparameters.n_timesteps
+    _check_steps(model.num_timesteps, start.steps + run.hyperparameters.n_timesteps, fewer, folder)
     env = evaluation_env(run.options, run.hyperparameters, model)
     return Experiment(run.options, run.hyperparameters, model, env, start, checkpoint), folder
 
@@ -260,10 +261,13 @@ def _warnings_on_screen() -> Iterator[None]:
         print(f"warning: {warning.message}", file=sys.stderr)
 
 
-def _check_steps(steps: int, total: int, folder: RunFolder) -> None:
+def _check_steps(steps: int, total: int, fewer: bool, folder: RunFolder) -> None:
     """
+    :param steps: steps of the checkpoint
+    :param total: steps after which the training ends; the last rollout may go beyond them
+    :param fewer: whether the run is to have fewer steps than before
     :raises ValueError: if the training is complete
     """
-    if steps >= total and (folder.is_finished or steps > total):
+    if steps >= total and (folder.is_finished or (fewer and steps > total)):
         state = "is finished: it" if folder.is_finished else "was stopped after it"
         raise ValueError(f"{folder.path} {state} has trained for {steps} steps; to continue, ask for more with -n")
