@@ -3,7 +3,8 @@ Speed of VDN and QMIX beside BenchMARL's, in one run: `python -m benchmarks.off_
 
 Checkers in 20 copies, utilities of 128 and 128 units, batches of 128, a gradient step per 10 joint steps, the state for QMIX's
 mixer. Both run by turns in processes of their own with one thread; BenchMARL (`make benchmarl` installs it) plays 400 joint
-steps and then takes 40 gradient steps; ours takes 2 gradient steps after every step of all copies. Rates are medians over the measured parts of all rounds, by the clock and by the processor time of the process.
+steps and then takes 40 gradient steps; ours takes 2 gradient steps after every step of all copies. Rates are medians over the
+measured parts of all rounds, by the clock and by the processor time of the process.
 """
 
 from __future__ import annotations

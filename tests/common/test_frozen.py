@@ -264,11 +264,13 @@ def learn_against(strategy: list[float], payoffs: list[list[float]]) -> np.ndarr
     return model.agents[row].policy.get_distribution(th.ones(1, 1)).distribution.probs[0].detach().numpy()  # type: ignore[union-attr]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("heads", "best"), [(0.9, 0), (0.1, 1)])
 def test_matching_pennies_against_a_fixed_mixture_is_answered_best(heads: float, best: int) -> None:
     assert learn_against([heads, 1 - heads], [[1, -1], [-1, 1]])[best] > 0.9
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("fixed", [1, 2])
 def test_a_fixed_hand_of_rock_paper_scissors_is_beaten(fixed: int) -> None:
     payoffs = [[0, -1, 1], [1, 0, -1], [-1, 1, 0]]

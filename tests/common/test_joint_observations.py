@@ -78,5 +78,5 @@ def test_action_masks_are_left_out() -> None:
 
 def test_images_are_rejected() -> None:
     picture = spaces.Box(0, 255, (36, 36, 3), np.uint8)
-    with pytest.raises(ValueError, match="cannot take images.*'eye'.*of agent 'a': use state='env'"):
+    with pytest.raises(ValueError, match=r"cannot take images.*'eye'.*of agent 'a': use state='env'"):
         JointObservations({"a": spaces.Dict({"eye": picture})}, {"a": spaces.Discrete(2)})

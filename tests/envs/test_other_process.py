@@ -15,6 +15,7 @@ def other_process():
         yield pool
 
 
+@pytest.mark.e2e
 def test_importing_the_environments_loads_no_optional_package(other_process):
     assert other_process.apply(loaded, ({"sb3_matrl"},)) == ["sb3_matrl"]
     assert other_process.apply(loaded, (OPTIONAL,)) == []

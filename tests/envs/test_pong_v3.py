@@ -152,6 +152,7 @@ def play_still(env, n_steps):
     return [env.step(dict.fromkeys(env.agents, 0)) for _ in range(n_steps)]
 
 
+@pytest.mark.e2e
 def test_game_ends_when_someone_has_21_points(ram):
     env, fresh = make("pong_v3"), ram
     env.reset(seed=1)
@@ -182,6 +183,7 @@ def test_who_does_not_serve_in_time_pays():
     assert (-1, 0) in paid
 
 
+@pytest.mark.e2e
 def test_seed_decides_how_long_nobody_moves():
     def start(env, seed):
         return env.reset(seed=seed)[0]["first_0"].tobytes()
@@ -205,6 +207,7 @@ def test_time_limit_truncates_and_does_not_terminate():
     assert all(last[3].values()) and env.agents == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "options",
     [{}, {"stack": 3}, {"observation": "pixels"}, {"observation": "pixels", "frame_skip": 1, "stack": 2}],

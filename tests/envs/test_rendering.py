@@ -176,6 +176,7 @@ def test_missing_pygame_is_explained(monkeypatch):
         env.render()
 
 
+@pytest.mark.e2e
 def test_importing_and_playing_does_not_load_pygame():
     code = (
         "import sys; from sb3_matrl.envs import checkers_v0; env = checkers_v0.parallel_env('human'); env.reset(); "

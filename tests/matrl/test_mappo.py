@@ -314,6 +314,7 @@ class Weather(ParallelEnv):
         return np.array([self.weather], np.float32)
 
 
+@pytest.mark.e2e
 def test_a_central_critic_knows_what_no_agent_sees() -> None:
     errors = {}
     for critic in ("own", "central"):

@@ -57,7 +57,7 @@ def assert_same_training(model: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
-@pytest.mark.parametrize("moment", ["step", "end"])
+@pytest.mark.parametrize("moment", ["step", pytest.param("end", marks=pytest.mark.e2e)])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(
     tmp_path: Path, algorithm: Any, env: Any, moment: str
 ) -> None:

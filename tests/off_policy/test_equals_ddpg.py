@@ -66,14 +66,15 @@ def assert_equal(model: DeterministicGradient, reference: DDPG) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [IDDPG, MADDPG])
-@pytest.mark.parametrize("limit", [100, 15])
-@pytest.mark.parametrize("noise", [None, normal, wandering])
+@pytest.mark.parametrize("limit", [pytest.param(100, marks=pytest.mark.e2e), 15])
+@pytest.mark.parametrize("noise", [None, *(pytest.param(one, marks=pytest.mark.e2e) for one in (normal, wandering))])
 def test_one_agent_is_ddpg(algorithm: type[DeterministicGradient], limit: int, noise: Any) -> None:
     settings = {} if noise is None else {"action_noise": noise()}
     model = ours(algorithm, limit, **settings).learn(130)
     assert_equal(model, ddpg(limit, **({} if noise is None else {"action_noise": noise()})).learn(130))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("algorithm", [IDDPG, MADDPG])
 @pytest.mark.parametrize(
     "settings",
@@ -104,6 +105,7 @@ class LearnedFeatures(BaseFeaturesExtractor):
         return features
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
@@ -118,6 +120,7 @@ def test_one_independent_agent_with_other_critics_is_ddpg(policy_kwargs: dict[st
     assert_equal(ours(IDDPG, 15, **settings).learn(90), ddpg(15, **settings).learn(90))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("algorithm", [IDDPG, MADDPG])
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_second_training_is_ddpgs(algorithm: type[DeterministicGradient], reset: bool) -> None:

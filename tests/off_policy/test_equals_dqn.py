@@ -54,11 +54,12 @@ def assert_equal(model, reference):
 
 
 @pytest.mark.parametrize("algorithm", [IQL, VDN])
-@pytest.mark.parametrize("limit", [None, 12])
+@pytest.mark.parametrize("limit", [pytest.param(None, marks=pytest.mark.e2e), 12])
 def test_one_agent_is_dqn(algorithm, limit):
     assert_equal(ours(algorithm, limit).learn(600), dqn(limit).learn(600))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "settings",
     [
@@ -74,6 +75,7 @@ def test_one_agent_with_other_settings_is_dqn(settings):
     assert_equal(ours(VDN, 12, **settings).learn(400), dqn(12, **settings).learn(400))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_second_training_is_dqns(reset):
     # One after the other, because both draw from the global generators.

@@ -107,7 +107,7 @@ def never_stopped(env):
 
 
 @pytest.mark.parametrize("env", ENVS)
-@pytest.mark.parametrize("moment", ["step", "start", "end"])
+@pytest.mark.parametrize("moment", ["step", *(pytest.param(one, marks=pytest.mark.e2e) for one in ("start", "end"))])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, env, moment):
     policy, settings = ENVS[env]
     stopped = build(QMIX, env, policy, **settings)

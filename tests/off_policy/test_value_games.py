@@ -98,4 +98,3 @@ def test_qdpp_nearly_solves_the_multi_step_game() -> None:
         ).learn(30_000)
         returns.append(np.mean([episode(model, deterministic=False) for _ in range(50)]))
     assert np.mean(returns) > 11.0, returns
-

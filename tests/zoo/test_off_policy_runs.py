@@ -397,6 +397,21 @@ def test_the_doctor_reads_models(whole: RunFolder, part: str, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "a model of QMIX" in printed and "learner agent_0" in printed and "learner team" in printed
     assert "continues exactly" in printed
+    buffer = "rl_model_replay_buffer_120_steps_" if part == "last_model" else "none is beside the model"
+    assert re.search(rf"(ok|-) +replay buffer +.*{buffer}", printed)
+
+
+def test_the_doctor_tells_a_missing_buffer_from_a_damaged_one(
+    whole: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(whole.last_model, tmp_path / "model.zip")
+    assert doctor.main([str(tmp_path / "model.zip")]) == 0
+    assert re.search(r"- +replay buffer +the replay buffer .* is missing: without it", capsys.readouterr().out)
+    buffer = buffer_of(whole.last_model)
+    assert buffer is not None
+    (tmp_path / buffer.name).write_bytes(buffer.read_bytes()[:1000])
+    assert doctor.main([str(tmp_path / "model.zip")]) == 1
+    assert re.search(r"WRONG +replay buffer .*damaged", capsys.readouterr().out)
 
 
 def test_a_single_agent_of_a_continuous_team_is_plain_ddpg(tmp_path: Path) -> None:

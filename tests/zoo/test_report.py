@@ -154,6 +154,7 @@ def test_final_table_holds_the_returns_of_the_last_evaluation(tmp_path):
         assert f"{returns.mean():.2f}".replace("-", "\N{MINUS SIGN}") in words
 
 
+@pytest.mark.e2e
 def test_report_of_one_run_is_in_its_folder_and_of_several_in_the_current_one(tmp_path, monkeypatch):
     runs = [synthetic_run(tmp_path / f"matrl/checkers_v0_{k}") for k in (1, 2)]
     monkeypatch.chdir(tmp_path)
@@ -305,6 +306,7 @@ def test_run_of_another_algorithm_lacks_the_meta_game(tmp_path):
     assert links == {"learning", "returns", "play", "settings"} == {one["id"] for one in page.of("section")} - {"runs"}
 
 
+@pytest.mark.e2e
 def test_large_log_gives_a_small_page(tmp_path):
     run = synthetic_run(tmp_path / "run", rows=20_000, evaluations=1000)
     report(run, "--no-frames")

@@ -10,8 +10,9 @@ from typing import Any
 import torch as th
 
 from sb3_matrl.common.registry import class_of_file
-from sb3_matrl.files.archive import read_archive
+from sb3_matrl.files.archive import check_archive, read_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
+from sb3_matrl.files.checkpoints import BUFFER_DOCUMENT, buffer_of
 from sb3_matrl.files.model_files import SavedModel, read_model, zip_path
 from sb3_matrl.zoo.diagnosis.findings import Finding
 
@@ -36,7 +37,8 @@ def check_model(path: Path) -> Iterator[Finding]:
     yield _describe_environment(documents.get("run"), saved)
     yield _describe_arguments(saved)
     yield from _describe_model(saved)
-    others = sorted(set(documents) - {"manifest", "model", "run"}) + sorted(
+    yield from _describe_buffer(zip_path(path), saved)
+    others = sorted(set(documents) - {"manifest", "model", "run", BUFFER_DOCUMENT}) + sorted(
         set(tensors) - {"training"} - _agent_members(saved)
     )
     if others:
@@ -108,6 +110,24 @@ def _named_tensors(parts: Mapping[str, Any], prefix: str = "") -> dict[str, th.T
         elif isinstance(value, Mapping):
             found |= _named_tensors(value, f"{prefix}{name}.")
     return found
+
+
+def _describe_buffer(path: Path, saved: SavedModel) -> Iterator[Finding]:
+    """Check the replay buffer of an off-policy algorithm, a file of its own."""
+    if "buffer_size" not in saved.arguments:
+        return
+    subject, without = "replay buffer", "without it a training continues with an empty one"
+    try:
+        buffer = buffer_of(path)
+        if buffer is not None:
+            check_archive(buffer)
+    except FileNotFoundError as error:
+        yield Finding(subject, None, f"{error}: {without}")
+    except ValueError as error:
+        yield Finding(subject, False, str(error))
+    else:
+        text = f"none is beside the model; {without}" if buffer is None else f"{buffer}, {buffer.stat().st_size:,} bytes"
+        yield Finding(subject, None if buffer is None else True, text)
 
 
 def _describe_resuming(saved: SavedModel) -> Finding:
