@@ -249,8 +249,7 @@ def measure(task: Task) -> dict[str, Any]:
         )
         experiment.run()
     seconds, cpu_seconds = (
-        [end - start for start, end in pairwise(times)][task.warm_up :]
-        for times in (clock.times, clock.cpu_times)
+        [end - start for start, end in pairwise(times)][task.warm_up :] for times in (clock.times, clock.cpu_times)
     )
     groups = len(experiment.train_group_map)
     steps = clock.gradient_steps // len(clock.times) // groups * options["n_agents"]
