@@ -82,6 +82,10 @@ benchmarks: setup benchmarl  ## Every experiment of docs/results.md (hours)
 		--out logs/grid_worlds_paper_300k
 	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_one_hot.yml
 	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_leave.yml
+	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/value_based.yml
+	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/actor_critic.yml
+	$(BIN)/python -m benchmarks.value_games
+	$(BIN)/python -m benchmarks.off_policy_speed
 	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 ant_4x2 swimmer_2x1 halfcheetah_2x3 walker2d_2x3 pong_v3 \

@@ -28,7 +28,7 @@ def zero_sum(record: dict[str, Any]) -> str:
     cells = {
         (row["setting"], row["game"], row["ent_coef"]): with_interval(row, "nash_conv", "ci95") for row in record["table"]
     }
-    settings = dict.fromkeys(row["setting"] for row in record["rows"])
+    settings = dict.fromkeys(row["setting"] for row in record["table"])
     rows = [[setting, *(cells.get((setting, *column), "") for column in columns)] for setting in settings]
     return markdown(["", *(f"{game}, entropy {ent_coef:g}" for game, ent_coef in columns)], rows)
 
@@ -203,6 +203,8 @@ RENDERERS = {
     "hopper_3x1": comparison,
     "swimmer_2x1": comparison,
     "ant_2x4": comparison,
+    "value_based_checkers": comparison,
+    "value_based_switch": comparison,
     "sweep_checkers": sweep,
     "zero_sum": zero_sum,
     "speed": speed,
