@@ -39,7 +39,7 @@ METHODS: dict[str, tuple[type[ValueBased], dict[str, Any]]] = {
 }
 SETTINGS: dict[str, Any] = {
     "n_envs": 20,
-    "learning_rate": 2e-3,  # falls to 0
+    "learning_rate": 2e-3,
     "learning_starts": 500,
     "batch_size": 128,
     "train_freq": 1,
