@@ -256,6 +256,7 @@ class RecordedWandbRun:
     def finish(self, exit_code: int) -> None: ...
 
 
+@pytest.mark.e2e
 def test_documented_wandb_keys_are_those_of_a_tracked_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     run = RecordedWandbRun(tmp_path)

@@ -95,6 +95,7 @@ def test_agents_in_another_order_are_matched_by_name(order: tuple[str, ...], vec
     loaded.env.close()
 
 
+@pytest.mark.e2e
 def test_another_order_after_set_env_is_saved_and_loaded_by_name(tmp_path: Path) -> None:
     path = saved(tmp_path, policy="MlpLstmPolicy", learner_class=RecurrentPPO, policy_kwargs={"lstm_hidden_size": 4})
     model = moved(MATRL.load(path), lambda: Crew(("cid", "ann", "bea"))).learn(16, reset_num_timesteps=False)

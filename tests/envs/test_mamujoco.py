@@ -287,6 +287,7 @@ def test_pictures_are_drawn_without_a_display(monkeypatch):
     env.close()
 
 
+@pytest.mark.e2e
 def test_restored_environment_draws_the_same_robot():
     env, fresh = (make("hopper_3x1", render_mode="rgb_array", width=96, height=64) for _ in range(2))
     env.reset(seed=0)

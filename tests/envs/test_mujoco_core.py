@@ -370,6 +370,7 @@ def test_a_window_shows_the_librarys_environment(monkeypatch):
     assert make("hopper_3x1", render_mode="human").core_obstacle == "render_mode 'human' shows one robot in a window"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("mode", ["rgb_array", "depth_array"])
 def test_pictures_of_copy_0_are_those_of_the_separate_copy(mode, monkeypatch):
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):

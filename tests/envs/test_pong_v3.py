@@ -46,6 +46,7 @@ def random_actions(n_steps, seed):
     return [{agent: int(rng.integers(6)) for agent in ("first_0", "second_0")} for _ in range(n_steps)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("frame_skip", [1, 3])
 def test_pixels_are_those_of_supersuits_wrappers(frame_skip):
     reference = supersuit.max_observation_v0(machine(obs_type="grayscale_image"), 2)
@@ -176,6 +177,7 @@ def test_game_ends_when_someone_has_21_points(ram):
     assert np.array_equal(fresh.state(), env.state())
 
 
+@pytest.mark.e2e
 def test_who_does_not_serve_in_time_pays():
     env = make("pong_v3", frame_skip=60, noop_max=0)
     env.reset()
@@ -243,6 +245,7 @@ def test_restored_game_saves_the_same_snapshot_and_shows_the_same_screen():
     assert snapshot["actions"].shape == (30, 2) and np.array_equal(snapshot["memory"], np.round(255 * env.state()))
 
 
+@pytest.mark.e2e
 def test_ended_game_is_restored_but_not_continued():
     env = make("pong_v3", frame_skip=60, noop_max=0)
     env.reset()
@@ -363,6 +366,7 @@ def test_joint_vec_env_continues_with_new_games_after_a_snapshot_of_an_earlier_v
     assert [len(saved["env"]["actions"]) for saved in venv.snapshot()["envs"]["copies"]] == [1, 1]
 
 
+@pytest.mark.e2e
 def test_joint_vec_env_can_save_and_go_on():
     venv, other = (make_joint_vec_env("pong_v3", n_envs=2, vec_env="dummy", seed=seed) for seed in (0, 1))
     rng = np.random.default_rng(0)
@@ -384,6 +388,7 @@ def test_a_copy_goes_on_from_the_same_state():
     assert_same(play(copy, 40, seed=1), play(env, 40, seed=1))
 
 
+@pytest.mark.e2e
 def test_passes_pettingzoos_parallel_tests_without_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

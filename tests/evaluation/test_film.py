@@ -90,6 +90,7 @@ def test_result_is_that_of_the_episodes_played(tmp_path):
     np.testing.assert_array_equal(played(Scripted()).agent_returns, expected.agent_returns)
 
 
+@pytest.mark.e2e
 def test_sampled_actions_follow_from_the_seed_and_touch_no_global_stream(tmp_path):
     import torch as th
 

@@ -187,6 +187,7 @@ def test_divergences_are_those_over_legal_actions() -> None:
         assert distances[i] == pytest.approx((np.abs(p - q).sum(axis=1) / 2)[live].max(), rel=1e-3)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("env", [TICTACTOE, CONNECT_FOUR])
 def test_evaluation_never_plays_an_illegal_move_where_without_masks_it_would(env: str) -> None:
     model = make(env=env).learn(48)

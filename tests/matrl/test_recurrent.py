@@ -174,6 +174,7 @@ def after_rollout(**arguments: Any) -> MATRL:
     return model
 
 
+@pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_rows_of_dead_agents_do_not_influence_anyone() -> None:
     def run(poison: float) -> list[th.Tensor]:

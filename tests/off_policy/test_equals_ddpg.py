@@ -130,6 +130,7 @@ def test_a_second_training_is_ddpgs(algorithm: type[DeterministicGradient], rese
     assert_equal(model, reference)
 
 
+@pytest.mark.e2e
 def test_a_number_is_normal_noise() -> None:
     assert_equal(ours(IDDPG, 15, action_noise=0.3).learn(100), ddpg(15, action_noise=normal()).learn(100))
 

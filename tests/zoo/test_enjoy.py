@@ -77,6 +77,7 @@ def test_model_can_be_chosen(logs, capsys, words, path):
     assert f"{path}, trained for" in printed and f"{result.mean:.2f}" in printed
 
 
+@pytest.mark.e2e
 def test_one_kind_of_policy_can_be_chosen(logs, capsys):
     assert {policy for policy, _ in enjoy(logs, capsys, "--env", "switch_v0", "--deterministic", "--n-episodes", "2")} == {
         "greedy"
@@ -221,7 +222,10 @@ def test_run_can_be_given_by_its_path(logs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("form", ["run in the log folder", "path of the run", "model"])
-@pytest.mark.parametrize(("name", "action"), [(":left", 2), (":right", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [(":left", 2), pytest.param(":right", 0, marks=pytest.mark.e2e), pytest.param("", 0, marks=pytest.mark.e2e)],
+)
 def test_an_agent_can_come_from_another_run(logs, tmp_path, capsys, form, name, action):
     world = WORLD.replace(":", "-")
     home, run = logs / "matrl" / f"{world}_1", tmp_path / "ippo" / f"{world}_7"

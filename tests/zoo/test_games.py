@@ -56,6 +56,7 @@ def test_intervals_agree_with_the_normal_approximation():
     assert mean_interval([]) is None
 
 
+@pytest.mark.e2e
 def test_rotational_steps_agree_with_the_independent_numbers():
     rows = rotational(RotationalOptions()).record["rows"]
     compared = [(row["steps"], row["independent"]) for row in rows if row["independent"] != "unknown"]

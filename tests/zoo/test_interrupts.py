@@ -22,7 +22,11 @@ def test_signal_stops_at_the_next_step():
 
 @pytest.mark.parametrize(
     ("backend", "optimizer"),
-    [*product(["sb3", "torch"], ["learner", "best response"]), ("native", "learner")],
+    [
+        *product(["torch"], ["learner", "best response"]),
+        ("native", "learner"),
+        *(pytest.param("sb3", one, marks=pytest.mark.e2e) for one in ("learner", "best response")),
+    ],
 )
 def test_update_is_broken_off_and_undone(tmp_path, backend, optimizer):
     require_kernel(backend)

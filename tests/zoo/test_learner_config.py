@@ -191,6 +191,7 @@ def test_paper_file_has_tables_5_and_6():
     assert pong["policy"] == "CnnPolicy" and pong.env_kwargs == {"observation": "pixels"}
 
 
+@pytest.mark.e2e
 def test_pong_can_be_trained_from_pixels():
     h = load_hyperparameters(find_conf_file("ippo", "pixels"), "ippo", "pong_v3")
     h = Hyperparameters.from_mapping("matrl", {**h.as_mapping(), "n_envs": 1, "n_steps": 2, "batch_size": 2}, "here")
@@ -250,6 +251,7 @@ def test_aec_environments_are_wrapped_before_they_are_converted():
 # ---------------------------------------------------------------- whole runs
 
 
+@pytest.mark.e2e
 def test_mixed_learners_share_and_frozen_from_the_command_line(tmp_path):
     opponent, run = tmp_path / "opponent", tmp_path / "run"
     game = ["--env", "switch_v0", "--env-kwargs", "n_agents:4"]
@@ -274,6 +276,7 @@ def test_mixed_learners_share_and_frozen_from_the_command_line(tmp_path):
     assert all((frozen[key] == value).all() for key, value in expected.items())
 
 
+@pytest.mark.e2e
 def test_agent_that_was_a_function_is_asked_for_before_anything_is_done(tmp_path, capsys):
     def first_action(observation):
         return np.zeros(len(observation), dtype=int)
@@ -291,6 +294,7 @@ def test_agent_that_was_a_function_is_asked_for_before_anything_is_done(tmp_path
     assert capsys.readouterr().err.endswith("which a file cannot hold: give --agent agent_0=RUN\n")
 
 
+@pytest.mark.e2e
 def test_wrapped_world_is_trained_resumed_and_kept_in_the_configuration(tmp_path, capsys):
     wrapper = "env_wrapper:[{supersuit.frame_stack_v1: {stack_size: 3}}, supersuit.agent_indicator_v0]"
     assert train(tmp_path / "run", "--env", "matrix_game_v0", "-params", wrapper, "policy_kwargs.net_arch:[4]") == 0

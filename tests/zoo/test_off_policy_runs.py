@@ -140,6 +140,7 @@ def test_a_killed_run_is_resumed_exactly(stopped: RunFolder, whole: RunFolder) -
     assert len(buffers(stopped.checkpoints)) == 2, "the latest two; none is left over"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("step", also_e2e(range(20, 24), 21))
 def test_a_signal_at_any_step_of_a_block_costs_nothing(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, step: int
@@ -165,6 +166,7 @@ def test_a_signal_at_any_step_of_a_block_costs_nothing(
     assert differences(run, whole) == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("at_evaluation", also_e2e([1, 2, 3, 4], 2))  # sampled and greedy at 60 steps, and at the end
 def test_an_evaluation_that_was_interrupted_is_repeated(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, at_evaluation: int
@@ -184,6 +186,7 @@ def test_an_evaluation_that_was_interrupted_is_repeated(
     assert differences(run, whole) == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("damage", also_e2e(["missing", "cut", "changed"], "changed"))
 def test_a_damaged_replay_buffer_is_told_and_the_checkpoint_before_is_taken(
     stopped: RunFolder, whole: RunFolder, capsys: pytest.CaptureFixture[str], damage: str
@@ -291,6 +294,7 @@ def test_a_fault_of_the_environment_ends_the_run_with_a_checkpoint(
         assert load_model(run.last_model).num_timesteps == 408
 
 
+@pytest.mark.e2e
 def test_numbers_that_are_not_finite_end_the_run_or_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wild: dict[str, Any] = {"learning_rate": 1e30, "max_grad_norm": 1e30}
     run = train(tmp_path / "stop", "vdn", code=1, **wild)
@@ -303,6 +307,7 @@ def test_numbers_that_are_not_finite_end_the_run_or_are_skipped(tmp_path: Path, 
 # ---------------------------------------------------------------- models that are trained further
 
 
+@pytest.mark.e2e
 def test_a_model_is_trained_further_with_its_replay_buffer(
     tmp_path: Path, whole: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,6 +318,7 @@ def test_a_model_is_trained_further_with_its_replay_buffer(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.e2e
 def test_a_model_without_its_replay_buffer_begins_with_an_empty_one(
     tmp_path: Path, whole: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

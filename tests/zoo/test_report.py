@@ -240,6 +240,7 @@ def test_log_without_a_whole_row_is_named_and_the_rest_is_reported(tmp_path, cap
     assert "progress.csv cannot be used" in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.e2e
 def test_damaged_evaluations_are_named_and_the_rest_is_reported(tmp_path):
     run = synthetic_run(tmp_path / "run")
     whole = (run / "evaluations.npz").read_bytes()

@@ -64,6 +64,7 @@ def test_refusal_of_the_server_is_one_line(tmp_path, monkeypatch, capsys, online
     assert "W&B did not take the sweep: permission denied; check network and key, or search locally" in fails(tmp_path, capsys)
 
 
+@pytest.mark.e2e
 def test_agent_needs_the_repositorys_folder(tmp_path, monkeypatch, capsys, online):
     monkeypatch.chdir(tmp_path)
     assert "start the sweep in the repository's folder" in fails(tmp_path, capsys)

@@ -114,6 +114,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.e2e
 def test_offline_run_holds_config_history_summary_and_model(tmp_path, offline, capsys):
     words = ["--env", "matrix_game_v0", "-n", "800", "--seed", "3", *QUICK, "--track", "--wandb-project-name", "mine"]
     assert main([*words, "--wandb-group", "night", "-tags", "a", "b", "-f", str(tmp_path / "logs")]) == 0
@@ -216,6 +217,7 @@ def test_run_that_wandb_agent_starts_is_part_of_its_sweep(tmp_path, offline, mon
     assert row["global_step"] == 400 and math.isfinite(row["eval/mean_reward"])
 
 
+@pytest.mark.e2e
 def test_run_ended_by_a_signal_keeps_its_model_and_says_so(tmp_path, offline, monkeypatch):
     words = ["--env", "tests.evaluation.worlds:InterruptsItself", "-n", "1e9", *QUICK, "--track", "-f", str(tmp_path / "logs")]
     monkeypatch.setattr(InterruptsItself, "steps", 0)
@@ -237,6 +239,7 @@ class StandIn:
         return lambda *arguments, **options: self.told.append((name, options))
 
 
+@pytest.mark.e2e
 def test_resumed_run_is_the_same_one_for_wandb(tmp_path, offline, monkeypatch):
     runs = []
 

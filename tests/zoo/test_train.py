@@ -43,7 +43,11 @@ def parameters(model):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "env_id"), [("matrl", "checkers_v0"), *((name, "matrix_game_v0") for name in ON_POLICY)]
+    ("algorithm", "env_id"),
+    [
+        ("matrl", "checkers_v0"),
+        *(pytest.param(name, "matrix_game_v0", marks=pytest.mark.e2e) for name in ON_POLICY),
+    ],
 )
 def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
     train(tmp_path, "--algo", algorithm, "--env", env_id, "-n", "200", "--seed", "5", "--save-freq", "100")
@@ -90,6 +94,7 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
         assert f"\n{policy} " in printed
 
 
+@pytest.mark.e2e
 def test_same_seed_gives_the_same_run_and_folders_are_numbered(tmp_path):
     words = ["--env", "checkers_v0", "-n", "100"]
     train(tmp_path, *words, "--seed", "1")
@@ -99,6 +104,7 @@ def test_same_seed_gives_the_same_run_and_folders_are_numbered(tmp_path):
     assert th.equal(first, second) and not th.equal(first, third)
 
 
+@pytest.mark.e2e
 def test_drawn_seed_is_noted_so_that_the_run_can_be_repeated(tmp_path):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "100")
     folder = tmp_path / "matrl" / "matrix_game_v0_1"
@@ -118,6 +124,7 @@ def test_config_of_a_run_is_a_conf_file(tmp_path):
     assert list(MATRL.load(tmp_path / "matrl" / "switch_v0_2" / "switch_v0").agents) == ["agent_0", "agent_1"]
 
 
+@pytest.mark.e2e
 def test_paper_file_trains(tmp_path):
     train(tmp_path, "--env", "checkers_v0", "--conf-file", "paper", "-n", "100")
     model = MATRL.load(tmp_path / "matrl" / "checkers_v0_1" / "best_model")
@@ -182,6 +189,7 @@ def test_options_of_the_evaluation_change_those_of_the_training(tmp_path):
 # ---------------------------------------------------------------- going on from a model
 
 
+@pytest.mark.e2e
 def test_trained_agent_goes_on_as_sb3_would(tmp_path):
     train(tmp_path, "--env", "checkers_v0", "-n", "200", "--seed", "1")
     path = tmp_path / "matrl" / "checkers_v0_1" / "checkers_v0.zip"
@@ -204,6 +212,7 @@ def test_trained_agent_goes_on_as_sb3_would(tmp_path):
     assert th.equal(parameters(twin), parameters(model))
 
 
+@pytest.mark.e2e
 def test_trained_agent_keeps_its_networks_and_learners(tmp_path):
     words = ["--env", "matrix_game_v0", "-n", "100", "--learner_class=A2C", "--policy_kwargs.activation_fn=relu"]
     small = ["-params", "n_envs:4", "n_steps:25", "policy_kwargs.net_arch:[5]"]
@@ -233,6 +242,7 @@ def test_trained_agent_of_another_environment_is_refused(tmp_path, capsys):
 # ---------------------------------------------------------------- videos
 
 
+@pytest.mark.e2e
 def test_record_films_the_last_model(tmp_path, capsys):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     train(tmp_path, "--env", "checkers_v0", "-n", "100", "--record")
@@ -453,6 +463,7 @@ def test_all_agents_begin_with_the_trusted_one(sb3_file):
     experiment.close()
 
 
+@pytest.mark.e2e
 def test_training_with_a_trusted_agent_can_be_resumed(tmp_path, sb3_file):
     words = ["--env", "matrix_game_v0", "-n", "100", "-i", str(sb3_file), "--trust", "--run-dir", str(tmp_path / "run")]
     assert main([*words, *QUICK, *SMALL[:-1]]) == 0

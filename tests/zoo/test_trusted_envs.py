@@ -99,6 +99,7 @@ def test_resume_accepts_what_is_trusted(run_folder: Path, capsys: Any, words: li
     assert CALLS
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("words", [[], ["--trust"]])
 def test_report_shows_frames_of_trusted_environments(run_folder: Path, words: list[str]) -> None:
     assert report.main([str(run_folder), *words]) == 0

@@ -48,6 +48,7 @@ def test_turns_and_masks_are_kept_in_play(logs, capsys, words):
     assert all(table[key] == (0.0, 0.0) for key in table if key[1] == "team")
 
 
+@pytest.mark.e2e
 def test_a_turn_based_game_is_filmed(logs, tmp_path, capsys):
     path = tmp_path / "game.mp4"
     assert enjoy(["-f", str(logs), "--env", CONNECT_FOUR, "--n-episodes", "1", "--record", str(path)]) == 0
@@ -104,6 +105,7 @@ def test_runs_of_any_id_are_found_again(tmp_path, env_id):
     assert second.last_model.parent == second.path
 
 
+@pytest.mark.e2e
 def test_report_has_pictures_of_a_game_with_a_colon_and_a_slash_in_its_id(logs, tmp_path, capsys):
     run = find_run_folder(logs, "matrl", CONNECT_FOUR)
     assert report([str(run.path), "--frames", "2", "--out", str(tmp_path / "page.html")]) == 0
