@@ -12,6 +12,7 @@ from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import OtherAgents, RandomLength
+from tests.marks import quick_cases
 
 
 def small_model(**changes):
@@ -187,7 +188,7 @@ def test_evaluations_file_holds_every_evaluation(trained):
     assert [path.name for path in folder.iterdir()] == ["evaluations.npz"]
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("deterministic", quick_cases([False, True], [False]))
 def test_best_model_is_that_of_the_best_evaluation(tmp_path, deterministic):
     after, best = Recorder(), Recorder()
     callback = evaluation(

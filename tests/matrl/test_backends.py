@@ -21,6 +21,7 @@ from sb3_matrl.files.model_files import read_model
 from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.on_policy.joint_updates import BACKENDS
 from sb3_matrl.stacked.native_kernel import native_obstacle
+from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import SaveAfter, assert_same
 from tests.stacked.backends import require_kernel
 from tests.vec_env.toys import ToyEnv, early_death
@@ -65,10 +66,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-QUICK = ("agents that leave", "normalised")
-
-
-@pytest.mark.parametrize("world", [one if one in QUICK else pytest.param(one, marks=pytest.mark.e2e) for one in WORLDS])
+@pytest.mark.parametrize("world", quick_cases(WORLDS, ["normalised"]))
 def test_a_resumed_training_is_the_one_that_never_stopped(world: str, backend: str, tmp_path: Path) -> None:
     arguments = {**WORLDS[world], "backend": backend}
     whole = build(**arguments).learn(240)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.training_state import TrainingState
+from tests.marks import quick_cases
 from tests.matrl.test_action_masks import WALK
 from tests.vec_env.toys import plain, saving
 
@@ -76,8 +78,13 @@ def never_stopped(env, vec_env):
     return model
 
 
-@pytest.mark.parametrize("vec_env", ["batched", "dummy", pytest.param("subproc", marks=pytest.mark.e2e)])
-@pytest.mark.parametrize("env", SHIPPED)
+@pytest.mark.parametrize(
+    ("env", "vec_env"),
+    quick_cases(
+        product(SHIPPED, ["batched", "dummy", "subproc"]),
+        [("checkers_v0", "dummy"), ("switch_v0", "batched"), ("predator_prey_v0", "batched")],
+    ),
+)
 @pytest.mark.parametrize("stop", [pytest.param(120, marks=pytest.mark.e2e), 267])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, vec_env, env, stop):
     stopped = build(env=env, env_kwargs=SHIPPED[env], vec_env=vec_env)
@@ -199,7 +206,7 @@ def resumed_and_whole(path, stop, **options):
     return resumed, whole
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick_cases(CASES, ["recurrent and PPO", "shared", "frozen", "masks"]))
 def test_learners_of_all_kinds_resume_in_the_middle_of_a_rollout(tmp_path, case):
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, **CASES[case]())
     assert_same_carried(resumed, whole)

@@ -21,6 +21,7 @@ from sb3_matrl.off_policy.comix import COMIX
 from sb3_matrl.off_policy.iddpg import IDDPG
 from sb3_matrl.off_policy.maddpg import MADDPG
 from sb3_matrl.vec_env import make_joint_vec_env
+from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import flat
 from tests.off_policy.continuous_trio import SETTINGS, ContinuousTrio, MixedTrio
 from tests.off_policy.test_off_policy_algorithm import Save, assert_same, equal
@@ -56,7 +57,7 @@ def assert_same_training(model: Any, other: Any) -> None:
             assert np.array_equal(memory["noise_prev"], theirs["noise_prev"])
 
 
-@pytest.mark.parametrize(("algorithm", "env"), CASES)
+@pytest.mark.parametrize(("algorithm", "env"), quick_cases(CASES, [(MADDPG, MixedTrio)]))
 @pytest.mark.parametrize("moment", ["step", pytest.param("end", marks=pytest.mark.e2e)])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(
     tmp_path: Path, algorithm: Any, env: Any, moment: str

@@ -10,6 +10,7 @@ from sb3_matrl.common.arguments import constructor_arguments
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.vdn import VDN
+from tests.marks import quick_cases
 from tests.off_policy.trio import SETTINGS
 
 ALGORITHMS = [IQL, VDN, QMIX]
@@ -133,7 +134,7 @@ def test_the_loss_against_loops(algorithm, settings):
     assert float(model.gradient_step(batch)["train/loss"]) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", quick_cases(ALGORITHMS, [QMIX]))
 def test_what_the_dead_see_and_do_changes_nothing(algorithm):
     state = {} if algorithm is not QMIX else {"state": "env"}
     one, other = trained(algorithm, **state), trained(algorithm, **state)

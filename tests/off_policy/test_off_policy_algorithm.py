@@ -19,6 +19,7 @@ from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.vdn import VDN
 from sb3_matrl.vec_env import make_joint_vec_env
+from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import flat, played
 from tests.off_policy import trio
 from tests.vec_env.toys import Saving, ToyEnv, late_entry, plain
@@ -106,7 +107,7 @@ def never_stopped(env):
     return build(QMIX, env, policy, **settings).learn(N_STEPS)
 
 
-@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("env", quick_cases(ENVS, ["checkers_v0"]))
 @pytest.mark.parametrize("moment", ["step", *(pytest.param(one, marks=pytest.mark.e2e) for one in ("start", "end"))])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, env, moment):
     policy, settings = ENVS[env]

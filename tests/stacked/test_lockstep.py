@@ -19,6 +19,7 @@ from torch import nn
 from sb3_matrl import MATRL
 from sb3_matrl.matrl import coordinator
 from sb3_matrl.on_policy.batch import AgentBatch
+from tests.marks import quick_cases
 from tests.vec_env.toys import ToyEnv
 
 N_STEPS, N_ENVS = 32, 4
@@ -129,10 +130,7 @@ def numbers(model: MATRL) -> dict[str, th.Tensor]:
     return found
 
 
-QUICK = ("Box", "deaths, masks", "different settings")
-
-
-@pytest.mark.parametrize("case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.e2e) for case in CASES])
+@pytest.mark.parametrize("case", quick_cases(CASES, ["Box"]))
 def test_hundreds_of_stacked_steps_equal_those_of_sb3(case: str, doubles: None) -> None:
     reference = make(case, "sb3")
     assert reference.collect_rollouts(reference._init_callback(None))

@@ -22,6 +22,7 @@ from sb3_matrl.vec_env.copy_arrays import CopyArrays
 from sb3_matrl.vec_env.describe import describe
 from sb3_matrl.vec_env.errors import DataFault
 from sb3_matrl.vec_env.value_checks import ObservationCheck
+from tests.marks import quick_cases
 from tests.vec_env import toys
 from tests.vec_env.kinds import EVERY_IN_WORKERS, EVERY_KIND, IN_PROCESS, IN_WORKERS
 from tests.vec_env.reference import random_actions
@@ -49,7 +50,6 @@ TRAJECTORIES: dict[str, tuple[Any, bool, int]] = {
     "MuJoCo": (HALFCHEETAH, True, 20),
     "Pong": (partial(pong_v3.parallel_env, max_cycles=12), False, 15),
 }
-SLOW = ("Pong",)
 
 
 def everything(venv: Any, n_steps: int) -> list[Any]:
@@ -66,7 +66,9 @@ def everything(venv: Any, n_steps: int) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.e2e) if n in SLOW else n for n in TRAJECTORIES])
+@pytest.mark.parametrize(
+    "name", quick_cases(TRAJECTORIES, ["deaths", "late entries", "lists the dead", "agents leave", "every kind of space"])
+)
 def test_every_kind_gives_the_same_trajectory(name: str) -> None:
     factory, batched, n_steps = TRAJECTORIES[name]
     runs = {}

@@ -6,6 +6,7 @@ from sb3_matrl.files.checkpoints import latest_checkpoint
 from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.train import main
+from tests.marks import quick_cases
 
 WORLD = "tests.zoo.worlds:Faulty"
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
@@ -20,14 +21,15 @@ FAULTS = [
     ("exception", "dummy", ["ZeroDivisionError: a bug in the world"]),
     ("exception", "subproc", ["ZeroDivisionError: a bug in the world"]),
 ]
+KILLED = ("killed", "subproc", ["it was killed by signal 9"])
 
 
-@pytest.mark.parametrize(("fault", "vec_env", "texts"), [*FAULTS, ("killed", "subproc", ["it was killed by signal 9"])])
+@pytest.mark.parametrize(("fault", "vec_env", "texts"), quick_cases([*FAULTS, KILLED], [FAULTS[0], *FAULTS[3:]]))
 def test_fault_in_a_rollout_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, capsys, fault, vec_env, texts):
     check_end(tmp_path / "run", capsys, fault, vec_env, "-1", texts)
 
 
-@pytest.mark.parametrize(("fault", "vec_env", "texts"), FAULTS)
+@pytest.mark.parametrize(("fault", "vec_env", "texts"), quick_cases(FAULTS, FAULTS[2:5]))
 def test_fault_in_an_evaluation_does_so_too(tmp_path, capsys, fault, vec_env, texts):
     check_end(tmp_path / "run", capsys, fault, vec_env, "200", texts)
 

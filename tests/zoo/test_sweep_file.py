@@ -3,6 +3,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from sb3_matrl.zoo.sweeping.sweep_file import SWEEPS_FOLDER, Hyperband, find_sweep_file, read_sweep
 from sb3_matrl.zoo.sweeping.trial import Budget, check_parameters, trial_options, with_budget
+from tests.marks import quick_cases
 from tests.zoo.sweeps import SWEEP, write_sweep
 
 
@@ -145,13 +146,16 @@ def test_parameters_are_tried_with_every_algorithm_of_the_sweep(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "algorithm", "env"),
-    [
-        ("matrl_checkers", "matrl", "checkers_v0"),
-        ("matrl_switch", "matrl", "switch_v0"),
-        ("matrl_matrix_game", "matrl", "matrix_game_v0"),
-        ("value_checkers", "vdn", "checkers_v0"),
-        ("maddpg_hopper", "maddpg", "hopper_3x1"),
-    ],
+    quick_cases(
+        [
+            ("matrl_checkers", "matrl", "checkers_v0"),
+            ("matrl_switch", "matrl", "switch_v0"),
+            ("matrl_matrix_game", "matrl", "matrix_game_v0"),
+            ("value_checkers", "vdn", "checkers_v0"),
+            ("maddpg_hopper", "maddpg", "hopper_3x1"),
+        ],
+        quick=[("matrl_matrix_game", "matrl", "matrix_game_v0")],
+    ),
 )
 def test_shipped_sweeps_are_valid(name, algorithm, env):
     if env == "hopper_3x1":
