@@ -193,8 +193,45 @@ def long_training(record: dict[str, Any]) -> str:
     return long_run.table(record["rows"])
 
 
+def value_games(record: dict[str, Any]) -> str:
+    """Greedy returns of every method, and what seed 0 learned beside the published tables."""
+    rows = [
+        [row["game"], row["method"], ", ".join(f"{value:g}" for value in row["greedy_returns"])] for row in record["table"]
+    ]
+    tables = [markdown(["game", "method", "greedy return by seed"], rows)]
+    first = {(run["game"], run["method"]): run["learned"] for run in record["runs"] if run["seed"] == 0}
+    lines = []
+    for row in record["table"]:
+        published = row["published"] or {}
+        for place, learned in first[row["game"], row["method"]].items():
+            theirs = {"q_tot": published.get(place)} if place else published
+            for kind in ("utilities", "q_tot"):
+                if theirs.get(kind):
+                    name = " ".join(filter(None, (row["game"], place)))
+                    lines.append([name, row["method"], kind, _matrix(learned[kind]), _matrix(theirs[kind])])
+    return "\n\n".join([*tables, markdown(["game and state", "method", "values", "learned, seed 0", "published"], lines)])
+
+
+def _matrix(values: list[list[float]]) -> str:
+    return "; ".join(", ".join(f"{value:.2f}" for value in row) for row in values)
+
+
+def off_policy_speed(record: dict[str, Any]) -> str:
+    """Joint steps per second of both libraries, by the clock and by processor time, and their ratio."""
+    rows = []
+    for name, rates in record["results"].items():
+        for kind, title in (("env_steps_per_second", "clock"), ("env_steps_per_cpu_second", "processor")):
+            speeds = (f"{rates[who][kind]:,.0f}" for who in ("sb3-matrl", "BenchMARL"))
+            rows.append([name, title, *speeds, f"{rates[f'ratio_of_{kind}']:.1f}"])
+    return markdown(["algorithm", "time", "sb3-matrl, steps/s", "BenchMARL, steps/s", "ratio"], rows)
+
+
 RENDERERS = {
     "kill_test": kill_test,
+    "kill_test_qmix": kill_test,
+    "value_games": value_games,
+    "off_policy_speed": off_policy_speed,
+    "actor_critic_hopper": comparison,
     "corruption_test": corruption,
     "pong": pong,
     "long_run": long_training,
