@@ -14,11 +14,12 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import set_random_seed
 
+from sb3_matrl.common.acting_model import legal_actions
 from sb3_matrl.common.agents import Team
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.joint_observations import JointObservations
-from sb3_matrl.common.model import legal_actions
+from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
@@ -314,20 +315,13 @@ class OffPolicyModel(MultiAgentAlgorithm):
         return [part for parts in self.parts.values() for part in parts.values() if isinstance(part, th.optim.Optimizer)]
 
     @property
-    def policy(self) -> th.nn.Module:  # type: ignore[override]
+    def policy(self) -> PolicyView:  # type: ignore[override]
         """
         All networks as one module, for tools that look at parameters and gradients such as ``wandb.watch``; it cannot be set.
         Dots in the names of agents are underscores here.
         """
-        policies = th.nn.Module()
-        for learner, parts in self.parts.items():
-            for name, part in parts.items():
-                key = f"{learner}/{name}".replace(".", "_")
-                while hasattr(policies, key):  # names that differ in dots only
-                    key += "_"
-                if isinstance(part, th.nn.Module):
-                    policies.add_module(key, part)
-        return policies
+        named = {f"{learner}/{name}": part for learner, parts in self.parts.items() for name, part in parts.items()}
+        return self._view_of({name: part for name, part in named.items() if isinstance(part, th.nn.Module)})
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """

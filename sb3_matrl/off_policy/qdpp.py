@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_matrl.common.model import legal_actions
+from sb3_matrl.common.acting_model import legal_actions
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.determinantal import (
     FEATURE_NORMS,
