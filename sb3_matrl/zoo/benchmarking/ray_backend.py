@@ -11,12 +11,23 @@ import importlib
 import importlib.util
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sb3_matrl.zoo.benchmarking.execution import GRACE_SECONDS, Handle, Launcher, worker_command, worker_environment
+from sb3_matrl.zoo.benchmarking.execution import (
+    GRACE_SECONDS,
+    POLL_SECONDS,
+    Handle,
+    Launcher,
+    worker_command,
+    worker_environment,
+)
 from sb3_matrl.zoo.benchmarking.plan import PlannedRun
+
+# Time for a cancelled run to save its training: less than that after which the benchmark ends the whole task.
+SAVING_SECONDS = GRACE_SECONDS - 5.0
 
 
 def require_ray() -> None:
@@ -29,7 +40,10 @@ def require_ray() -> None:
 
 def run_process(command: list[str], environment: dict[str, str], folder: str, log: str) -> int:
     """
-    Run a command; if the task is cancelled, end the command, too.
+    Run a command; if the task is cancelled, ask the command to end, and wait until it has.
+
+    ray cancels a task by :func:`_thread.interrupt_main`, which raises ``KeyboardInterrupt`` as soon as Python code runs, but
+    does not end a system call: waiting for the process in one would hold it back until the process ends by itself.
 
     :param command: words of the command
     :param environment: environment variables; ray sets CUDA_VISIBLE_DEVICES
@@ -43,11 +57,23 @@ def run_process(command: list[str], environment: dict[str, str], folder: str, lo
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=variables, cwd=folder
         )
     try:
-        return process.wait()
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+        return process.returncode
     except BaseException:
-        process.terminate()
-        process.wait(GRACE_SECONDS)
+        _end(process)
         raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and kill it if it has not ended after ``SAVING_SECONDS``, or on another interrupt."""
+    try:
+        process.terminate()
+        process.wait(SAVING_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
 
 
 class RayHandle:

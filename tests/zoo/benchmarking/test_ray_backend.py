@@ -1,14 +1,17 @@
 """With a stand-in for ray, which is not needed to run the tests."""
 
+import _thread
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from sb3_matrl.zoo.benchmarking import ray_backend
+from sb3_matrl.zoo.benchmarking import execution, ray_backend
 from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher, require_ray, run_process
 from tests.zoo.benchmarking.small import plan
 
@@ -106,22 +109,52 @@ def test_tasks_are_interrupted_first_and_forced_then(ray, run):
     assert [call[1] for call in ray.calls if call[0] == "cancel"] == [False, True]
 
 
-def test_cancelled_task_ends_its_process(tmp_path, monkeypatch):
-    started = []
+# A training that saves what it has when it is asked to end, and one that does not listen.
+SAVES = """
+import signal, sys, time
 
-    class Interrupted(subprocess.Popen):
-        def wait(self, timeout=None):
-            if not started:
-                started.append(self)
-                raise KeyboardInterrupt
-            return super().wait(timeout)
+def save(*_):
+    open(sys.argv[1] + "/saved", "w").close()
+    raise SystemExit(0)
 
-    monkeypatch.setattr(ray_backend.subprocess, "Popen", Interrupted)
-    begin = time.monotonic()
+signal.signal(signal.SIGTERM, save)
+open(sys.argv[1] + "/ready", "w").close()
+time.sleep(60)
+"""
+STUBBORN = SAVES.replace("raise SystemExit(0)", "return").replace("time.sleep(60)", "[time.sleep(0.1) for _ in range(600)]")
+
+
+def cancel_when_ready(folder):
+    """Cancel the task that this thread runs, as ray's worker does: :func:`_thread.interrupt_main` in another thread."""
+
+    def cancel():
+        while not (folder / "ready").exists():
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("script", "seconds"), [(SAVES, 25.0), (STUBBORN, 0.2)], ids=["saves", "stubborn"])
+def test_cancelled_task_lets_its_process_save_and_leaves_none_behind(tmp_path, monkeypatch, script, seconds):
+    monkeypatch.setattr(ray_backend, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ray_backend, "SAVING_SECONDS", seconds)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        ray_backend.subprocess, "Popen", lambda *words, **given: started.append(popen(*words, **given)) or started[0]
+    )
+    begin, thread = time.monotonic(), cancel_when_ready(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        command = [sys.executable, "-c", "import time; time.sleep(60)"]
-        run_process(command, dict(os.environ), str(tmp_path), str(tmp_path / "log"))
-    assert started[0].poll() == -15 and time.monotonic() - begin < 50
+        run_process([sys.executable, "-c", script, str(tmp_path)], dict(os.environ), str(tmp_path), str(tmp_path / "log"))
+    thread.join()
+    assert started[0].wait(5) == (0 if script is SAVES else -signal.SIGKILL)
+    assert (tmp_path / "saved").exists() and time.monotonic() - begin < 20
+
+
+def test_cancelled_process_has_less_time_than_its_task():
+    assert 0 < ray_backend.SAVING_SECONDS < execution.GRACE_SECONDS
 
 
 def test_missing_ray_is_told(monkeypatch):
