@@ -28,6 +28,7 @@ setup(
     package_data={
         "sb3_matrl": ["py.typed"],
         "sb3_matrl.zoo": ["hyperparams/*.yml", "sweeps/*.yaml"],
+        "sb3_matrl.zoo.hub": ["templates/*.j2"],
         "sb3_matrl.zoo.reporting": ["templates/*.j2", "templates/*.css"],
     },
     ext_modules=[KERNEL] if os.name == "posix" else [],
@@ -52,6 +53,7 @@ setup(
     entry_points={"console_scripts": ["sb3-matrl = sb3_matrl.zoo.main:main", "sb3-matrl-doctor = sb3_matrl.zoo.doctor:main"]},
     extras_require={
         "track": ["wandb>=0.22"],
+        "hub": ["huggingface_hub>=1.30"],
         "render": ["pygame-ce>=2.5"],
         "record": ["imageio-ffmpeg>=0.5"],
         "sweep": ["optuna>=4.0"],

@@ -9,7 +9,7 @@ from importlib import import_module
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.zoo.common.cli import StrictParser, algorithm, device, environment, user_errors
 from sb3_matrl.zoo.common.completion_scripts import SCRIPTS, read_command
-from sb3_matrl.zoo.main import COMMANDS
+from sb3_matrl.zoo.main import COMMANDS, module_of
 
 EXAMPLES = """\
   sb3-matrl completion bash > ~/.local/share/bash-completion/completions/sb3-matrl
@@ -33,7 +33,7 @@ def completion_script(shell: str) -> str:
     from sb3_matrl.envs import registered_ids
 
     values = {algorithm: algorithm_names(), environment: registered_ids(), device: ("auto", "cpu", "cuda")}
-    parsers = {name: import_module(f"sb3_matrl.zoo.{name}").build_parser() for name in COMMANDS}
+    parsers = {name: import_module(module_of(name)).build_parser() for name in COMMANDS}
     return SCRIPTS[shell]([read_command((name,), parser, values) for name, parser in parsers.items()])
 
 

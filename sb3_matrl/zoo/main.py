@@ -13,13 +13,15 @@ from sb3_matrl.zoo.common.cli import StrictParser, user_errors
 from sb3_matrl.zoo.common.invocation import CONSOLE, script_form, set_form
 from sb3_matrl.zoo.common.screen import output_without_reader_discarded
 
-#: Name -> purpose. The command ``name`` is the function ``main`` of the module ``sb3_matrl.zoo.<name>``.
+#: Name -> purpose. A command is the function ``main`` of the module that :func:`module_of` names.
 COMMANDS = {
     "train": "train agents",
     "enjoy": "play trained agents: returns, window, video",
     "benchmark": "compare algorithms over environments and seeds",
     "sweep": "search hyper-parameters",
     "report": "write an HTML page about runs",
+    "push-to-hub": "send trained agents to the Hugging Face Hub",
+    "load-from-hub": "fetch trained agents from the Hugging Face Hub",
     "games": "make the paper's table and figures of exact games",
     "doctor": "check the installation or a saved model",
     "completion": "print a script for shell completion",
@@ -30,9 +32,17 @@ EXAMPLES = """\
 """
 
 
+def module_of(name: str) -> str:
+    """
+    :param name: one of ``COMMANDS``, or the name of its script
+    :return: name of the command's module
+    """
+    return f"sb3_matrl.zoo.{name.replace('-', '_')}"
+
+
 def build_parser() -> StrictParser:
     """:return: parser of a command line without a command"""
-    listed = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
+    listed = "\n".join(f"  {name:<15}{purpose}" for name, purpose in COMMANDS.items())
     parser = StrictParser("", f"Multi-agent trust region learning.\n\ncommands:\n{listed}", EXAMPLES)
     parser.usage = f"{parser.prog} COMMAND ...\n       {parser.prog} --version"
     parser.add_argument("--version", action="version", version=f"sb3-matrl {__version__}", help="print the version")
@@ -82,4 +92,4 @@ def run_command(name: str, words: Sequence[str]) -> int:
     if folder not in sys.path:
         sys.path.append(folder)
     with output_without_reader_discarded():
-        return int(import_module(f"sb3_matrl.zoo.{name}").main(words))
+        return int(import_module(module_of(name)).main(words))

@@ -36,7 +36,9 @@ def command_prefix(command: str) -> list[str]:
     :return: first words of a command line, e.g. ``["sb3-matrl", "train"]`` or ``["python", "zoo/train.py"]``
     """
     words = shlex.split(os.environ.get(VARIABLE, CONSOLE))
-    return [word.replace("{command}", command) for word in words if command or word != "{command}"]
+    file = f"{command.replace('-', '_')}.py"  # as Python files are named
+    given = [word.replace("{command}.py", file).replace("{command}", command) for word in words]
+    return [word for word in given if word]
 
 
 def in_used_form(text: str) -> str:
@@ -44,4 +46,4 @@ def in_used_form(text: str) -> str:
     :param text: with commands in the form ``sb3-matrl train ...``
     :return: the text with the commands in the form in which this process was started
     """
-    return re.sub(r"(?<!\S)sb3-matrl (\w+)", lambda found: shlex.join(command_prefix(found[1])), text)
+    return re.sub(r"(?<!\S)sb3-matrl ([\w-]+)", lambda found: shlex.join(command_prefix(found[1])), text)

@@ -1,0 +1,1 @@
+"""Trained agents on the Hugging Face Hub: the files of a repository, its model card, sending and fetching."""
