@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
@@ -22,6 +23,24 @@ from sb3_matrl.stacked.storage import Stack, after_step, before_step
 
 _ACTIVATIONS = ("tanh", "relu", "leaky_relu")  # in the order of kernel.cpp
 _INFINITE = float("inf")
+_n_threads: int | None = None
+
+
+def set_kernel_threads(count: int | None) -> None:
+    """
+    Set the number of threads that update learners in parallel, in this process.
+
+    The kernel's threads sleep when they have no work. PyTorch's own do not, and slow down a busy machine.
+
+    :param count: number of threads; -1 for one per core, ``None`` for as many as PyTorch uses
+    """
+    global _n_threads
+    _n_threads = _cores() if count == -1 else count
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -151,8 +170,8 @@ class NativeKernel:
     """
     Gradient steps of all learners of a stack, as :class:`~sb3_matrl.stacked.lockstep.Lockstep` takes them.
 
-    Learners are updated in parallel by as many threads as torch uses. With the matrix product of torch's MKL, a learner's
-    result depends neither on their number nor on the other learners.
+    Learners are updated in parallel by as many threads as torch uses, or as :func:`set_kernel_threads` says. With the matrix
+    product of torch's MKL, a learner's result depends neither on their number nor on the other learners.
 
     :param stack: layout of the networks, float32 on the CPU
     :raises ValueError: if the stack's type or device is another one, or if the kernel is not available
@@ -192,7 +211,8 @@ class NativeKernel:
         before_step(optimizers)
         library = _library()
         learners = (_Learner * len(tasks))(*(task.learner for task in tasks))
-        n_threads = min(th.get_num_threads(), len(tasks)) if library.set_threads else 1
+        wanted = th.get_num_threads() if _n_threads is None else _n_threads
+        n_threads = min(wanted, len(tasks)) if library.set_threads else 1
         call = _Call(ctypes.addressof(learners), len(tasks), n_threads, library.sgemm, library.set_threads)
         library.update(byref(call))
         for i, learner in enumerate(learners):

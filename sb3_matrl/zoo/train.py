@@ -109,6 +109,11 @@ def _add_training_flags(parser: StrictParser) -> None:
     add("--env-timeout", type=float, metavar="SECONDS", help=timeout)
     add("--device", type=device, help="auto, cpu, cuda, ...")
     add("--num-threads", type=thread_count, help="threads of PyTorch; one is fastest for small networks; -1: PyTorch's choice")
+    add(
+        "--kernel-threads",
+        type=thread_count,
+        help="threads of the native backend, which updates agents in parallel with the same result; -1: one per core",
+    )
 
 
 def _add_resume_flags(parser: StrictParser) -> None:

@@ -18,7 +18,7 @@ from sb3_matrl.stacked import native_kernel
 from sb3_matrl.stacked.kernels import make_kernel
 from sb3_matrl.stacked.lockstep import Lockstep, StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
-from sb3_matrl.stacked.native_kernel import NativeKernel, native_obstacle
+from sb3_matrl.stacked.native_kernel import NativeKernel, native_obstacle, set_kernel_threads
 from sb3_matrl.stacked.storage import Stack
 
 REASON = native_obstacle()
@@ -42,10 +42,11 @@ LOSSES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "approx_kl")
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Restore torch's number of threads."""
+    """Restore the numbers of threads."""
     before = th.get_num_threads()
     yield
     th.set_num_threads(before)
+    set_kernel_threads(None)
 
 
 @dataclass(frozen=True)
@@ -330,8 +331,9 @@ def test_results_depend_on_neither_threads_nor_other_learners(threads: None) -> 
     case = Case(spaces=(DISCRETE,) * 5, n_inputs=(11, 7, 11, 9, 11), pi=(64, 48), vf=(64, 64), activation=nn.LeakyReLU)
     epochs = shuffled(5, 600, 96, 3)
     results = []
-    for n_threads in (1, 2, 2):
-        th.set_num_threads(n_threads)
+    for of_torch, of_kernel in ((1, None), (2, None), (1, 3), (1, -1)):
+        th.set_num_threads(of_torch)
+        set_kernel_threads(of_kernel)
         results.append(run(NativeKernel, case, epochs, [SETTINGS] * 5))
     assert all(th.equal(results[0].parameters, one.parameters) for one in results[1:])
     assert all(th.equal(results[0].moments, one.moments) for one in results[1:])

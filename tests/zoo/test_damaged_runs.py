@@ -74,6 +74,7 @@ def test_mutated_checkpoints(run: RunFolder, seed: int, name: str) -> None:
     ("name", "value"),
     [
         ("num_threads", 10**9),
+        ("kernel_threads", 10**9),
         ("n_eval_envs", 10**9),
         ("n_eval_envs", 0),
         ("seed", -1),

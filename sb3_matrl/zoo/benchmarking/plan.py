@@ -185,6 +185,7 @@ def _train_words(options: BenchmarkOptions, env: str, setting: Setting, seed: in
     words = ["--algo", setting.algo, "--env", env, "--seed", str(seed), "--run-dir", str(path), "--verbose", "0"]
     words += ["--eval-freq", str(options.eval_freq), "--eval-episodes", str(options.eval_episodes)]
     words += ["--vec-env", options.vec_env, "--device", options.device, "--num-threads", str(options.num_threads)]
+    words += ["--kernel-threads", str(options.num_threads)]
     if options.n_timesteps is not None:
         words += ["-n", str(options.n_timesteps)]
     if options.conf_file is not None:

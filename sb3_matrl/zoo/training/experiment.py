@@ -15,6 +15,7 @@ from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.callbacks import has_replay_buffer
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.envs.making import check_env, env_source
+from sb3_matrl.stacked.native_kernel import set_kernel_threads
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file, load_hyperparameters
 from sb3_matrl.zoo.common.policies import with_policies
@@ -109,7 +110,7 @@ def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
 
 def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> None:
     """
-    Check what can be checked without a model; also set the number of threads.
+    Check what can be checked without a model; also set the numbers of threads.
 
     :param options: options of the command line
     :param hyperparameters: hyper-parameters of the training
@@ -120,6 +121,7 @@ def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> No
         require_wandb()
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
+    set_kernel_threads(options.kernel_threads)
     check_env(options.env, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
     if options.record:
         _check_recordable(options, hyperparameters)

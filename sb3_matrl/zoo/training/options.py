@@ -10,7 +10,8 @@ from typing import Any
 # them: the evaluations of a run are one table.
 MAY_CHANGE = frozenset(
     {"eval_freq", "n_eval_envs", "save_freq", "save_every_minutes", "keep_checkpoints", "log_interval", "record", "verbose"}
-    | {"progress", "device", "num_threads", "track", "wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"}
+    | {"progress", "device", "num_threads", "kernel_threads"}
+    | {"track", "wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"}
 )
 
 
@@ -48,6 +49,7 @@ class TrainOptions:
     env_timeout: float | None = None
     device: str = "auto"
     num_threads: int = 1
+    kernel_threads: int = -1
     verbose: int = 1
     progress: bool = False
     track: bool = False

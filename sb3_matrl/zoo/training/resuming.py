@@ -51,10 +51,11 @@ _RANGES: dict[str, Callable[[str], Any]] = {
     "keep_checkpoints": non_negative_count,
     "log_interval": log_interval,
     "num_threads": thread_count,
+    "kernel_threads": thread_count,
     "device": device,
 }
 # Largest values of options in a run folder; on the command line they are the user's own.
-_LARGEST = {"n_eval_envs": MAX_COPIES, "num_threads": 1024}
+_LARGEST = {"n_eval_envs": MAX_COPIES, "num_threads": 1024, "kernel_threads": 1024}
 
 
 def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tuple[Experiment, RunFolder]:
