@@ -123,7 +123,8 @@ def test_a_command_gets_the_words_after_it(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_every_command_but_completion_has_a_script() -> None:
-    assert sorted(path.stem for path in (ROOT / "zoo").glob("*.py")) == sorted([*(name.replace("-", "_") for name in SCRIPTS), "_script"])
+    names = [name.replace("-", "_") for name in SCRIPTS]
+    assert sorted(path.stem for path in (ROOT / "zoo").glob("*.py")) == sorted([*names, "_script"])
 
 
 @pytest.mark.parametrize(
