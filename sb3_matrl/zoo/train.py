@@ -148,6 +148,8 @@ def _add_output_flags(parser: StrictParser) -> None:
     add("--save-freq", type=count, help="steps between checkpoints; -1: not by steps")
     add("--save-every-minutes", type=float, metavar="MINUTES", help="minutes between checkpoints; 0: not by the clock")
     add("--keep-checkpoints", type=non_negative_count, metavar="K", help="number of latest checkpoints to keep; 0: all")
+    snapshots = "number of evenly spaced models to keep beside the checkpoints, for crossplay; 0: none"
+    add("--snapshots", type=non_negative_count, metavar="N", help=snapshots)
     add("--record", help="film a greedy episode of the last model, as video.mp4", **_SWITCH)
     add("--verbose", type=int, choices=[0, 1, 2], help="0: only the summary, 1: tables, 2: with every key")
     add("-P", "--progress", help="show a progress bar", **_SWITCH)

@@ -10,6 +10,7 @@ from typing import Any
 # them: the evaluations of a run are one table.
 MAY_CHANGE = frozenset(
     {"eval_freq", "n_eval_envs", "save_freq", "save_every_minutes", "keep_checkpoints", "log_interval", "record", "verbose"}
+    | {"snapshots"}
     | {"progress", "device", "num_threads", "kernel_threads"}
     | {"track", "wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"}
 )
@@ -44,6 +45,7 @@ class TrainOptions:
     save_freq: int = -1
     save_every_minutes: float = 10.0
     keep_checkpoints: int = 3
+    snapshots: int = 0
     record: bool = False
     vec_env: str = "auto"
     env_timeout: float | None = None

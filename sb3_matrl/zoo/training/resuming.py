@@ -49,6 +49,7 @@ _RANGES: dict[str, Callable[[str], Any]] = {
     "eval_episodes": positive_count,
     "n_eval_envs": positive_count,
     "keep_checkpoints": non_negative_count,
+    "snapshots": non_negative_count,
     "log_interval": log_interval,
     "num_threads": thread_count,
     "kernel_threads": thread_count,

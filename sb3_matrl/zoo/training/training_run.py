@@ -39,6 +39,7 @@ from sb3_matrl.zoo.training.interrupts import (
 from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.output_formats import RunLogger, event_file_errors_printed_once, make_logger
 from sb3_matrl.zoo.training.resuming import prepare_resumed
+from sb3_matrl.zoo.training.snapshots import SnapshotCallback, snapshot_folder
 from sb3_matrl.zoo.training.tracking import Tracker, TrackEvaluations, WandbOptions
 
 # Errors of the disk, which end a run with a message. Other OSErrors are bugs and keep their traceback.
@@ -205,7 +206,7 @@ class TrainingRun:
     def _train(self) -> int:
         model = self.experiment.model
         start, steps_before = time.perf_counter(), model.num_timesteps
-        self._learn([self.checkpoints, StopOnSignal(self.watch), self.evaluation])
+        self._learn([self.checkpoints, *self._make_snapshots(), StopOnSignal(self.watch), self.evaluation])
         seconds, steps = time.perf_counter() - start, model.num_timesteps - steps_before
         model.save(self.folder.last_model, {**self.experiment.documents, **self.checkpoints.buffer})
         try:
@@ -271,6 +272,12 @@ class TrainingRun:
             parts={"evaluation": self.evaluation, "log": logger, "start": self.experiment.start},
             documents=self.experiment.documents,
         )
+
+    def _make_snapshots(self) -> list[BaseCallback]:
+        """The callback of ``--snapshots``, if there are to be any."""
+        count, experiment = self.experiment.options.snapshots, self.experiment
+        steps = experiment.start.steps, experiment.total_timesteps
+        return [SnapshotCallback(snapshot_folder(self.folder), count, *steps, experiment.documents)] if count else []
 
     # ------------------------------------------------------------------ results
 
