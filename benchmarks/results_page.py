@@ -67,7 +67,7 @@ def speed(record: dict[str, Any]) -> str:
 
 def speed_peers(record: dict[str, Any]) -> str:
     """Speeds beside other software, gradient steps of MATRL and IPPO, time per agent, memory, and `make train`."""
-    tables = [_speed_table(column) for column in record["columns"]]
+    tables = [_speed_summary(record), *(_speed_table(column) for column in record["columns"])]
     tables += ["MATRL's time / IPPO's with as many gradient steps:\n\n" + _equal_steps(record)]
     tables += ["Milliseconds per iteration and agent:\n\n" + _time_per_agent(record)]
     if "memory" in record:
@@ -77,6 +77,20 @@ def speed_peers(record: dict[str, Any]) -> str:
         rows = [[row["backend"], f"{row['steps']:,}", f"{row['median_seconds']:.1f}"] for row in record["train"]]
         tables.append("`make train`:\n\n" + markdown(["backend", "steps", "seconds"], rows))
     return "\n\n".join([*tables, *record["skipped"]])
+
+
+def _speed_summary(record: dict[str, Any]) -> str:
+    """Columns by contestant: ratios to PettingZoo's tutorial, and the native kernel's time over the floor."""
+    ours = [f"{algorithm} ({backend})" for algorithm in ("ippo", "matrl") for backend in record["backends"]]
+    peers = [row["contestant"] for row in record["columns"][0]["rows"] if "BenchMARL" in row["contestant"]]
+    lines = []
+    for column in record["columns"]:
+        rows = {row["contestant"]: row for row in column["rows"]}
+        ratios = (f"{rows[name]['ratio']['median']:.2f}" if name in rows else "" for name in (*ours, *peers))
+        fastest = rows[f"ippo ({record['backends'][-1]})"]
+        lines.append([column["label"], str(column["agents"]), *ratios, f"{fastest['times_floor']:.2f}"])
+    header = ["times the tutorial", "agents", *ours, *peers, f"ippo ({record['backends'][-1]}) / floor"]
+    return markdown(header, lines)
 
 
 def _speed_table(column: dict[str, Any]) -> str:

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from benchmarks.shared import build_model, write_record, zoo_settings
 from benchmarks.speed_columns import COLUMNS
 from benchmarks.speed_peers import ITERATIONS as PEER_ROUNDS
+from benchmarks.speed_peers import PARTS, compare
 from benchmarks.speed_peers import RESULT as PEER_RESULT
-from benchmarks.speed_peers import compare
 from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_names, algorithm_spec
 from sb3_matrl.envs import make
@@ -129,12 +129,16 @@ def main() -> None:
     parser.add_argument(
         "--columns", nargs="+", choices=COLUMNS, default=[], help="with --peers: what to measure; default: all"
     )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="with --peers: what to measure again; default: everything"
+    )
+    parser.add_argument("--earlier", type=Path, help="with --peers: checkout of an earlier version that trains in turns, too")
     parser.add_argument("--quick", action="store_true", help="with --peers: tiny rollouts, to test the script in seconds")
     args = parser.parse_args()
     if (args.columns or args.quick) and not args.peers:
         parser.error("--columns and --quick need --peers")
     if args.peers:
-        compare(args.columns, args.iterations or PEER_ROUNDS, args.out or PEER_RESULT, args.quick)
+        compare(args.columns, args.iterations or PEER_ROUNDS, args.out or PEER_RESULT, args.quick, args.parts, args.earlier)
         return
     iterations = args.iterations or ITERATIONS
     th.set_num_threads(1)

@@ -53,6 +53,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARL_PYTHON = ROOT / ".venv-benchmarl/bin/python"
 RESULT = Path("benchmarks/results/speed_peers.json")
 ITERATIONS, WARM_UP, BENCHMARL_ITERATIONS = 7, 1, 3
+PARTS = ("columns", "memory", "train")
 QUICK_COLUMNS = ("checkers", "checkers_64", "hopper", "n2", "n4")
 TRAIN = ("zoo/train.py", "--algo", "matrl", "--env", "checkers_v0", "--seed", "0", "--verbose", "0")
 TRAIN_STEPS, TRAIN_REPEATS = 200_000, 3
@@ -241,21 +242,24 @@ def measure_memory(backends: Sequence[str], iterations: int = 3) -> list[dict[st
     return rows
 
 
-def measure_train(steps: int, repeats: int) -> list[dict[str, Any]]:
+def measure_train(steps: int, repeats: int, earlier: Path | None = None) -> list[dict[str, Any]]:
     """
     Total time of `make train`'s command, imports and files included, with the backend "sb3" and with the default, in turns.
 
     :param steps: steps to train for
     :param repeats: trainings of each
+    :param earlier: checkout of an earlier version, which takes its turns too; ``None`` for none
     """
-    variants = {"sb3": ("--hyperparams", "backend:sb3"), "default": ()}
+    variants = {"sb3": (ROOT, ("--hyperparams", "backend:sb3")), "default": (ROOT, ())}
+    if earlier is not None:
+        variants = {f"version {_commit(earlier)}": (earlier, ()), **variants}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
-        for name, options in variants.items():
+        for name, (root, options) in variants.items():
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 command = (*TRAIN, "-n", str(steps), "--run-dir", str(Path(folder) / "run"), *options)
-                _python(Path(sys.executable), *command, check=True)
+                _python(Path(sys.executable), *command, check=True, root=root)
                 seconds[name].append(time.perf_counter() - start)
     return [
         {"backend": name, "steps": steps, "seconds": times, "median_seconds": float(np.median(times))}
@@ -263,17 +267,29 @@ def measure_train(steps: int, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def _python(python: Path, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run Python in the repository's folder, on one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def _commit(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _python(python: Path, *arguments: str, check: bool = False, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run Python in a repository's folder, with one thread of PyTorch."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [str(python), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return done
 
 
-def compare(columns: Sequence[str], iterations: int, out: Path, quick: bool) -> dict[str, Any]:
+def compare(
+    columns: Sequence[str],
+    iterations: int,
+    out: Path,
+    quick: bool,
+    parts: Sequence[str] = PARTS,
+    earlier: Path | None = None,
+) -> dict[str, Any]:
     """
     The whole comparison; the record is written after every part of it, the figure beside it at the end.
 
@@ -281,10 +297,42 @@ def compare(columns: Sequence[str], iterations: int, out: Path, quick: bool) -> 
     :param iterations: measured rounds
     :param out: path of the JSON file
     :param quick: whether to shrink everything to seconds, for a test
+    :param parts: those of :data:`PARTS` to measure; the others stay as they are in the record
+    :param earlier: see :func:`measure_train`
     :return: the record
     """
     th.set_num_threads(1)
     backends, skipped = usable_backends()
+    if "columns" in parts:
+        measured = measure_columns(columns, backends, skipped, iterations, out, quick)
+    else:
+        measured = json.loads(out.read_text(encoding="utf-8"))
+    record = {key: value for key, value in measured.items() if key != "machine"}
+    if "memory" in parts:
+        record["memory"] = measure_memory(backends, 1 if quick else 3)
+    if "train" in parts:
+        record["train"] = measure_train(2_000 if quick else TRAIN_STEPS, 1 if quick else TRAIN_REPEATS, earlier)
+    write_record(out, record)
+    draw(record, out.with_suffix(".png"))
+    for reason in record["skipped"]:
+        print(reason)
+    return record
+
+
+def measure_columns(
+    columns: Sequence[str], backends: list[str], skipped: list[str], iterations: int, out: Path, quick: bool
+) -> dict[str, Any]:
+    """
+    The columns of the comparison; the record is written after each.
+
+    :param columns: as for :func:`compare`
+    :param backends: backends that can be used here
+    :param skipped: reasons why others are left out, to which that of BenchMARL is added
+    :param iterations: measured rounds
+    :param out: path of the JSON file
+    :param quick: as for :func:`compare`
+    :return: the record
+    """
     record: dict[str, Any] = {
         "iterations": iterations,
         "quick": quick,
@@ -301,10 +349,4 @@ def compare(columns: Sequence[str], iterations: int, out: Path, quick: bool) -> 
             reason = measure_benchmarl(column, one, 1 if quick else BENCHMARL_ITERATIONS)
             skipped += [reason] if reason is not None and reason not in skipped else []
         records.write_record(out, record)
-    record["memory"] = measure_memory(backends, 1 if quick else 3)
-    record["train"] = measure_train(2_000 if quick else TRAIN_STEPS, 1 if quick else TRAIN_REPEATS)
-    write_record(out, record)
-    draw(record, out.with_suffix(".png"))
-    for reason in skipped:
-        print(reason)
     return record
