@@ -24,6 +24,7 @@ from sb3_matrl.zoo.playing.enjoy_options import EnjoyOptions
 from sb3_matrl.zoo.training.options import TrainOptions
 
 EXAMPLES = """\
+  sb3-matrl enjoy --pretrained --render
   sb3-matrl enjoy --algo matrl --env checkers_v0
   sb3-matrl enjoy --algo matrl --env checkers_v0 --render --n-episodes 3
   sb3-matrl enjoy --algo ippo --env switch_v0 --exp-id 2 --load-best --deterministic
@@ -53,6 +54,7 @@ def _add_models(parser: StrictParser) -> None:
     run = parser.add_mutually_exclusive_group()
     run.add_argument("--exp-id", type=count, default=0, help="number of the run; 0: the latest")
     run.add_argument("--run-dir", type=path, help="folder of the run, inside or outside the log folder")
+    run.add_argument("--pretrained", action="store_true", help="trained agents that come with sb3-matrl, instead of a run")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--load-best", action="store_true", help="the best model instead of the last one")
     which.add_argument("--load-checkpoint", type=positive_count, metavar="STEPS", help="checkpoint after that many steps")

@@ -29,6 +29,7 @@ from sb3_matrl.zoo.playing.players import (
     open_run_folder,
     trained_hyperparameters,
 )
+from sb3_matrl.zoo.playing.shipped_agents import find_shipped
 from sb3_matrl.zoo.training.options import TrainOptions
 
 MAX_COPIES = 32
@@ -44,6 +45,8 @@ def find_run(options: EnjoyOptions) -> RunFolder:
     """
     if options.run_dir is None:
         algo, env_id = options.algo or TrainOptions.algo, options.env or TrainOptions.env
+        if options.pretrained:
+            return find_shipped(algo, env_id)
         return find_run_folder(Path(options.log_folder), algo, env_id, options.exp_id)
     folder, algo = open_run_folder(Path(options.run_dir))
     for flag, given, trained in (("--algo", options.algo, algo), ("--env", options.env, folder.env_id)):
