@@ -20,9 +20,9 @@ from sb3_matrl.off_policy.agent_networks import build_critic
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.central_critic import action_size
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.mixers import MIXERS, make_mixer, present_values
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.off_policy.value_based import LOSSES

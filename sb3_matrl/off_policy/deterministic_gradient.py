@@ -19,8 +19,8 @@ from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.off_policy.agent_networks import build_networks
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.random_state import isolated_random_streams

@@ -10,7 +10,7 @@ import torch as th
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
 from sb3_matrl.off_policy.deterministic_gradient import DeterministicGradient, Values, mean_over
-from sb3_matrl.off_policy.replay import JointBatch
+from sb3_matrl.off_policy.joint_batch import JointBatch
 
 
 class IDDPG(DeterministicGradient):

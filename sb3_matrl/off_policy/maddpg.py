@@ -18,7 +18,7 @@ from sb3_matrl.off_policy.central_critic import action_size, encoded_action, joi
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
 from sb3_matrl.off_policy.deterministic_gradient import OF_SINGLE_AGENTS, DeterministicGradient, Values, mean_over
 from sb3_matrl.off_policy.gumbel import greedy_one_hot, gumbel_noise, masked_logits, sample_actions, straight_through
-from sb3_matrl.off_policy.replay import JointBatch
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.random_state import isolated_random_streams
 

@@ -18,9 +18,9 @@ from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.common.training_state import TrainingState
 from sb3_matrl.files.model_files import SavedModel
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_model import OffPolicyModel
 from sb3_matrl.off_policy.off_policy_state import OffPolicyState
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.replay_files import check_values
 from sb3_matrl.off_policy.transitions import Actions, JointTransition, Moment
 

@@ -20,9 +20,9 @@ from sb3_matrl.off_policy.determinantal import (
     log_det,
     sample_actions,
 )
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.mixers import present_values
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import Values, chosen_values, greedy_actions
 from sb3_matrl.off_policy.value_based import LOSSES, ValueBased

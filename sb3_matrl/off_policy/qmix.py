@@ -8,8 +8,8 @@ from typing import Any
 import torch as th
 
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.mixers import QMixer
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.team_value import MixedValues
 from sb3_matrl.off_policy.value_based import ValueBased
 

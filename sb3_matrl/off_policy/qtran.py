@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.joint_values import (
     VARIANTS,
     CounterfactualValues,
@@ -23,7 +24,6 @@ from sb3_matrl.off_policy.joint_values import (
     mean_over_present,
 )
 from sb3_matrl.off_policy.mixers import present_values
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.utilities import legal_values
 from sb3_matrl.off_policy.value_based import ValueBased
 from sb3_matrl.utils.suggest import unknown

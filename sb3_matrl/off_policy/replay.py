@@ -7,8 +7,8 @@ or of a copy ended, the final observations are stored apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,79 +18,15 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.utils import get_device
 
 from sb3_matrl.common.joint_observations import JointObservations
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.observation_blocks import ObservationBlocks
-from sb3_matrl.off_policy.transitions import JointTransition, Masks, Moment
+from sb3_matrl.off_policy.stored_moments import FinalMoments, ObservationRows, StoredMoments
+from sb3_matrl.off_policy.transitions import JointTransition, Moment
 from sb3_matrl.utils.memory import memory_size
 from sb3_matrl.vec_env.masks import options_of
 
 # Flags of a row and agent.
 _ALIVE, _NEXT_ALIVE, _TERMINATED, _TRUNCATED = range(4)
-_SMALLEST_POOL = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointBatch:
-    """
-    A batch of joint transitions; columns of agents are in the model's order.
-
-    :param observations: agent -> (B, \\*shape), or a dict of such tensors, as SB3's networks take them
-    :param next_observations: the same after the step; the final one where an agent's episode ended
-    :param actions: agent -> int64 (B,), index of a Discrete action, or float32 (B, size), Box action scaled to [-1, 1]
-    :param rewards: float32 (B, n); 0 for agents that were not alive
-    :param alive: bool (B, n), agents that acted
-    :param next_alive: bool (B, n), agents that continue their episode
-    :param terminated: bool (B, n), agents whose episode ended by the rules in this step
-    :param truncated: bool (B, n), agents whose episode was cut off in this step
-    :param done: bool (B,), whether the episode of the copy is over
-    :param masks: agent -> bool (B, n_actions), legal actions; only agents that have masks
-    :param next_masks: the same after the step
-    :param states: float32 (B, size), or ``None``
-    :param next_states: the same after the step
-    :param handle_timeout_termination: whether values are bootstrapped where an episode was cut off
-    """
-
-    observations: dict[str, Any]
-    next_observations: dict[str, Any]
-    actions: dict[str, th.Tensor]
-    rewards: th.Tensor
-    alive: th.Tensor
-    next_alive: th.Tensor
-    terminated: th.Tensor
-    truncated: th.Tensor
-    done: th.Tensor
-    masks: dict[str, th.Tensor]
-    next_masks: dict[str, th.Tensor]
-    states: th.Tensor | None = None
-    next_states: th.Tensor | None = None
-    handle_timeout_termination: bool = True
-
-    @property
-    def _cut(self) -> th.Tensor:
-        """Agents whose value at the final observation counts: cut off without an end by the rules, bool (B, n)."""
-        if not self.handle_timeout_termination:
-            return th.zeros_like(self.truncated)
-        return self.truncated & ~self.terminated
-
-    def team_rewards(self, how: str) -> th.Tensor:
-        """
-        Reward of the team.
-
-        :param how: ``"sum"`` of the agents' rewards, or ``"mean"`` over all n agents
-        :return: (B,)
-        """
-        return self.rewards.sum(dim=1) if how == "sum" else self.rewards.mean(dim=1)
-
-    def bootstrap(self) -> th.Tensor:
-        """:return: float (B, n), factor of an agent's next value: 0 where its episode ended, 1 elsewhere"""
-        return (~self.terminated & (self.next_alive | self._cut)).to(self.rewards.dtype)
-
-    def team_bootstrap(self) -> th.Tensor:
-        """:return: float (B,), factor of the team's next value: 0 where the copy's episode ended, unless it was cut off"""
-        return (~self.done | self._cut.any(dim=1)).to(self.rewards.dtype)
-
-    def counts_next(self) -> th.Tensor:
-        """:return: bool (B, n), agents that have a part in the team's next value: those that continue or were cut off"""
-        return self.next_alive | self._cut
 
 
 class JointReplayBuffer:
@@ -131,7 +67,7 @@ class JointReplayBuffer:
         self.added = 0
         rows = (self.buffer_size, n_envs)
         # Moments: one row more than transitions, for the moment after the last one.
-        self.moments = _Moments(observation_spaces, state_size, (self.buffer_size + 1, n_envs))
+        self.moments = StoredMoments(observation_spaces, state_size, (self.buffer_size + 1, n_envs))
         self.actions = {
             agent: np.zeros((*rows, *_action_shape(space)), _action_dtype(space)) for agent, space in action_spaces.items()
         }
@@ -140,7 +76,7 @@ class JointReplayBuffer:
         self.dones = np.zeros(rows, bool)
         # Place of a row's final moment in the pool; -1 if the moment after it is the next row.
         self.final = np.full(rows, -1, np.int32)
-        self.pool = _Pool(observation_spaces, state_size)
+        self.pool = FinalMoments(observation_spaces, state_size)
         self._last: Moment | None = None
 
     @property
@@ -294,7 +230,7 @@ class JointReplayBuffer:
         )
         return batch if self.joint_observations is None else self._with_observations(batch, now, after)
 
-    def _with_observations(self, batch: JointBatch, now: _Rows, after: _Rows) -> JointBatch:
+    def _with_observations(self, batch: JointBatch, now: ObservationRows, after: ObservationRows) -> JointBatch:
         """The batch with all observations as its states; zeros for agents that have no part in them."""
         encode, blocks = self.joint_observations.encode, self.moments.blocks  # type: ignore[union-attr]
         present = dict(zip(self.agents, batch.alive.cpu().numpy().T, strict=True))
@@ -308,7 +244,7 @@ class JointReplayBuffer:
     def _actions(self, agent: str, array: np.ndarray) -> th.Tensor:
         return self._tensor(array.astype(np.int64) if isinstance(self.action_spaces[agent], spaces.Discrete) else array)
 
-    def _observations(self, rows: _Rows) -> dict[str, Any]:
+    def _observations(self, rows: ObservationRows) -> dict[str, Any]:
         observations = self.moments.blocks.by_agent([self._tensor(array) for array in rows.arrays])
         for agent, key in self._images:
             if key is None:
@@ -316,172 +252,6 @@ class JointReplayBuffer:
             else:
                 observations[agent][key] = _channels_first(observations[agent][key])
         return observations
-
-
-@dataclass
-class _Rows:
-    """
-    Moments read from a buffer.
-
-    :param arrays: one array (B, k, \\*shape) per block of observations
-    :param masks: agent -> bool (B, n_actions)
-    :param states: (B, size), or ``None``
-    """
-
-    arrays: list[np.ndarray]
-    masks: Masks
-    states: np.ndarray | None
-
-    def replace(self, places: np.ndarray, rows: _Rows) -> None:
-        """Replace the rows at some places."""
-        for array, values in zip(self.arrays, rows.arrays, strict=True):
-            array[places] = values
-        for agent, mask in self.masks.items():
-            mask[places] = rows.masks.get(agent, True)
-        if self.states is not None:
-            self.states[places] = rows.states
-
-
-class _Moments:
-    """
-    Observations, masks and states of moments; (\\*rows, ...) each.
-
-    :param observation_spaces: agent -> space
-    :param state_size: number of entries of a state; 0 for none
-    :param rows: leading axes
-    """
-
-    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int, rows: tuple[int, ...]) -> None:
-        self.rows = rows
-        self.blocks = ObservationBlocks(observation_spaces, rows)
-        self.states = np.zeros((*rows, state_size), np.float32) if state_size else None
-        self.masks: Masks = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        states = 0 if self.states is None else self.states.nbytes
-        return self.blocks.nbytes + states + sum(mask.nbytes for mask in self.masks.values())
-
-    def arrays(self, masks: Iterable[str]) -> list[np.ndarray]:
-        """All arrays, with the masks of some agents in that order."""
-        states = [] if self.states is None else [self.states]
-        return [*self.blocks.arrays, *states, *(self.masks[agent] for agent in masks)]
-
-    def require_mask(self, agent: str, size: int) -> np.ndarray:
-        """Masks of an agent; made with all actions legal when the first mask of the agent comes."""
-        if agent not in self.masks:
-            self.masks[agent] = np.ones((*self.rows, size), bool)
-        return self.masks[agent]
-
-    def write(self, slot: int, moment: Moment) -> None:
-        """Write the moment of all copies."""
-        self.blocks.write(slot, moment.observations)
-        for agent, mask in moment.masks.items():
-            self.require_mask(agent, mask.shape[1])[slot] = mask
-        for agent in self.masks.keys() - moment.masks.keys():
-            self.masks[agent][slot] = True
-        if self.states is not None:
-            self.states[slot] = moment.states
-
-    def hold(self, slot: int, moment: Moment) -> bool:
-        """Whether the slot holds the moment of all copies."""
-        if not self.blocks.holds(slot, moment.observations):
-            return False
-        if self.states is not None and not np.array_equal(self.states[slot], np.asarray(moment.states)):
-            return False
-        return all(
-            agent in self.masks and np.array_equal(self.masks[agent][slot], mask) for agent, mask in moment.masks.items()
-        )
-
-    def read(self, *index: np.ndarray) -> _Rows:
-        """Rows at integer indices of the leading axes; copies of them."""
-        return _Rows(
-            arrays=[array[index] for array in self.blocks.arrays],
-            masks={agent: mask[index] for agent, mask in self.masks.items()},
-            states=None if self.states is None else self.states[index],
-        )
-
-
-class _Pool:
-    """Final moments of episodes; grows as needed, and places of overwritten rows are used again."""
-
-    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int) -> None:
-        self._arguments = observation_spaces, state_size
-        self.agents = list(observation_spaces)
-        self.moments = _Moments(*self._arguments, (0,))
-        self.free: list[int] = []
-
-    def release(self, places: np.ndarray) -> None:
-        """Free places; those below 0 are none."""
-        self.free += places[places >= 0].tolist()
-
-    def add(self, moments: _Moments, slot: int, copies: np.ndarray) -> np.ndarray:
-        """
-        Copy moments.
-
-        :param moments: where they are
-        :param slot: their row
-        :param copies: int (k,), copies of the environment
-        :return: int (k,), places in the pool
-        """
-        while len(self.free) < len(copies):
-            self._grow()
-        places = np.array([self.free.pop() for _ in range(len(copies))], dtype=np.int64)
-        for agent, mask in moments.masks.items():
-            self.moments.require_mask(agent, mask.shape[-1])
-        rows = moments.read(np.full(len(copies), slot), copies)
-        for array, values in zip(self.moments.blocks.arrays, rows.arrays, strict=True):
-            array[places] = values
-        for agent, mask in rows.masks.items():
-            self.moments.masks[agent][places] = mask
-        if self.moments.states is not None:
-            self.moments.states[places] = rows.states
-        return places
-
-    def reserve(self, n_places: int, masks: Mapping[str, int]) -> None:
-        """
-        Take the first places of an empty pool.
-
-        :param n_places: number of places
-        :param masks: agent -> number of actions, for agents that have masks
-        """
-        while len(self.free) < n_places:
-            self._grow()
-        self.free = [place for place in self.free if place >= n_places]
-        for agent, size in masks.items():
-            self.moments.require_mask(agent, size)
-
-    def overwrite(self, places: np.ndarray, copies: np.ndarray, transition: JointTransition) -> None:
-        """Write final observations over those of the next episode, where an agent's or a copy's episode ended."""
-        final, done = transition.final, transition.dones[copies]
-        assert final is not None
-        ended = (transition.terminated | transition.truncated)[copies] | done[:, None]
-        for array, block in zip(self.moments.blocks.arrays, self.moments.blocks.layout.values(), strict=True):
-            for j, (agent, key) in enumerate(block):
-                which = ended[:, self.agents.index(agent)]
-                values = final.observations[agent] if key is None else final.observations[agent][key]
-                array[places[which], j] = values[copies[which]]
-        for agent, mask in self.moments.masks.items():
-            which = ended[:, self.agents.index(agent)]
-            mask[places[which]] = final.masks[agent][copies[which]] if agent in final.masks else True
-        if self.moments.states is not None and done.any():
-            assert final.states is not None
-            self.moments.states[places[done]] = final.states[copies[done]]
-
-    def _grow(self) -> None:
-        """Double the number of places."""
-        old = self.moments
-        size = old.rows[0]
-        new = _Moments(*self._arguments, (max(2 * size, _SMALLEST_POOL),))
-        for target, source in zip(new.blocks.arrays, old.blocks.arrays, strict=True):
-            target[:size] = source
-        for agent, mask in old.masks.items():
-            new.require_mask(agent, mask.shape[-1])[:size] = mask
-        if new.states is not None and old.states is not None:
-            new.states[:size] = old.states
-        self.free += range(new.rows[0] - 1, size - 1, -1)
-        self.moments = new
 
 
 def check_replay_memory(

@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
-from sb3_matrl.off_policy.replay import JointBatch
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.transitions import JointTransition
 
 TEAM_REWARDS = ("sum", "mean")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch as th
 
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.mixers import present_values
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.utilities import chosen_values
 from sb3_matrl.off_policy.value_based import LOSSES, ValueBased
 

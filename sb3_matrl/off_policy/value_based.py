@@ -20,8 +20,8 @@ from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.files.model_files import SavedModel
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import (
     Utilities,

@@ -11,8 +11,8 @@ import torch as th
 from scipy.stats import chisquare
 
 from sb3_matrl.envs import matrix_game_v0
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.qdpp import QDPP
-from sb3_matrl.off_policy.replay import JointBatch
 from sb3_matrl.off_policy.vdn import VDN
 from tests.off_policy.test_agent_perceptrons import alone
 from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same

@@ -11,8 +11,8 @@ import pytest
 import torch as th
 
 from sb3_matrl.envs import matrix_game_v0
+from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.qtran import QTRAN
-from sb3_matrl.off_policy.replay import JointBatch
 from tests.marks import quick_cases
 from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio

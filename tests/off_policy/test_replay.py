@@ -8,7 +8,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_matrl.common.joint_observations import JointObservations
-from sb3_matrl.off_policy.replay import JointBatch, JointReplayBuffer
+from sb3_matrl.off_policy.joint_batch import JointBatch
+from sb3_matrl.off_policy.replay import JointReplayBuffer
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.transitions import Moment, TransitionReader
 from sb3_matrl.vec_env import make_joint_vec_env
