@@ -45,14 +45,15 @@ def checked(algorithm="matrl", **values):
 def test_schema_has_the_constructors_arguments_and_defaults():
     parameters = inspect.signature(MATRL.__init__).parameters
     values = checked().as_mapping()
-    own = {"n_timesteps": 1_000_000, "env_wrapper": None, "env_kwargs": {}, "policy": "MlpPolicy", "learner_class": "PPO"}
+    zoo = {"n_timesteps": 1_000_000, "env_wrapper": None, "callback": None}
+    own = {**zoo, "env_kwargs": {}, "policy": "MlpPolicy", "learner_class": "PPO"}
     assert {name: values[name] for name in own} == own
     for name in values.keys() - own:
         assert values[name] == parameters[name].default, name
     set_elsewhere = {"self", "env", "metagame", "best_response", "verbose", "seed", "device", "vec_env", "tensorboard_log"}
     set_elsewhere.add("env_timeout")
     no_yaml = {"_init_setup_model", "rollout_buffer_class", "rollout_buffer_kwargs"}
-    assert set(parameters) - set_elsewhere - no_yaml == values.keys() - {"n_timesteps", "env_wrapper"}
+    assert set(parameters) - set_elsewhere - no_yaml == values.keys() - zoo.keys()
 
 
 def test_written_and_read_again_it_is_the_same(tmp_path):
@@ -204,6 +205,7 @@ def test_a_constructors_argument_is_a_hyper_parameter_and_a_flag(counting):
     assert conf.as_mapping() == {
         "n_timesteps": 1_000_000,
         "env_wrapper": None,
+        "callback": None,
         "pace": {"a": "lin_0.1", "b": 1.0},
         "horizon": 7,
     }

@@ -155,7 +155,11 @@ def test_wrong_exploration_is_rejected(algorithm: str, overrides: dict[str, Any]
         ("matrl", "gradient_steps", "'gradient_steps' is IQL's and 7 others'; MATRL has 'n_epochs'"),
         ("ippo", "train_freq", "'train_freq' is IQL's and 7 others'; MATRL has 'n_steps'"),
         ("iql", "team_reward", "'team_reward' is VDN's and 4 others'; IQL has 'share_reward'"),
-        ("vdn", "mixing_embed_dim", "'mixing_embed_dim' is QMIX's and another's; VDN has: n_timesteps, env_wrapper, policy"),
+        (
+            "vdn",
+            "mixing_embed_dim",
+            "'mixing_embed_dim' is QMIX's and another's; VDN has: n_timesteps, env_wrapper, callback, policy",
+        ),
         ("qmix", "cem_samples", "'cem_samples' is COMIX's; QMIX has: n_timesteps"),
         ("qmix", "gradient_step", "hyper-parameter 'gradient_step' is unknown; did you mean 'gradient_steps'"),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 
 from sb3_matrl.common.registry import algorithm_names, algorithm_spec, installed_algorithms
 from sb3_matrl.envs.wrappers import Wrappers
-from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.utils.suggest import did_you_mean, unknown
+from sb3_matrl.zoo.common.listed_callbacks import Entry, read_callbacks
 from sb3_matrl.zoo.common.python_text import read_python_text
 from sb3_matrl.zoo.common.schema import ZOO_ARGUMENTS, Schema
 from sb3_matrl.zoo.common.yaml_files import read_yaml
@@ -25,7 +26,8 @@ EXPLORATION_STEPS, _EXPLORATION = "exploration_steps", "exploration_fraction"
 @dataclass(frozen=True)
 class Hyperparameters:
     """
-    Hyper-parameters of one algorithm: those of the zoo (``n_timesteps``, ``env_wrapper``) and constructor arguments.
+    Hyper-parameters of one algorithm: those of the zoo (``n_timesteps``, ``env_wrapper``, ``callback``) and constructor
+    arguments.
 
     ``hyperparameters["learning_rate"]`` is the value in YAML's types. Names, defaults and types are those of the constructor:
     see :class:`~sb3_matrl.zoo.common.schema.Schema`.
@@ -88,6 +90,11 @@ class Hyperparameters:
         """Wrappers of the environment, the innermost first: ``[supersuit.frame_stack_v1: {stack_size: 4}]``."""
         wrappers: Wrappers = self.values["env_wrapper"]
         return wrappers
+
+    @property
+    def callbacks(self) -> list[Entry]:
+        """Callbacks of the training, with their arguments: ``[{StopTrainingOnMaxEpisodes: {max_episodes: 100}}]``."""
+        return read_callbacks(self.values["callback"])
 
     def as_mapping(self) -> dict[str, Any]:
         """All values in YAML's types; :meth:`from_mapping` gives an equal object back."""
@@ -165,9 +172,15 @@ def find_conf_file(algorithm: str, conf_file: str | None) -> Path:
     :param conf_file: a path, or the name of a shipped file such as ``paper``; ``value_based_paper`` is the ``paper`` of the
         algorithms whose file is ``value_based``
     :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is Python
     """
     own = algorithm_spec(algorithm).conf_file
     name = own if conf_file is None else conf_file
+    if name.endswith((".py", ".pyc")):
+        raise ValueError(
+            f"{name} is Python, and reading it would run its code: write the hyper-parameters as YAML, keyed by env id, like "
+            f"{HYPERPARAMS_FOLDER / 'matrl.yml'}"
+        )
     shipped = {path.stem: path for path in sorted(HYPERPARAMS_FOLDER.glob("*.yml"))}
     # A file of the current folder named like a shipped one is meant only where the user names it.
     if Path(name).is_file() and not (conf_file is None and name in shipped):
@@ -200,7 +213,8 @@ def load_hyperparameters(
     key = env_id if env_id in content else "default"
     if key not in content:
         known = ", ".join(map(str, content))
-        raise ValueError(f"{path} has no entry for {env_id!r} and no entry 'default'; it has: {known}")
+        guess = did_you_mean(env_id, map(str, content))
+        raise ValueError(f"{path} has no entry for {env_id!r} and no entry 'default'{guess + ' It' if guess else '; it'} has: {known}")
     where = f"{path.name}, {key}"
     changes = expand_normalize(overrides or {}, "command line")
     entry = entry_of(algorithm, content[key], where)

@@ -17,6 +17,7 @@ from sb3_matrl.common.foreign_arguments import unknown_argument
 from sb3_matrl.common.registry import AlgorithmSpec, algorithm_spec
 from sb3_matrl.envs.wrappers import read_wrappers
 from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.common.listed_callbacks import read_callbacks
 from sb3_matrl.zoo.common.names import (
     CLASS_ARGUMENTS,
     ON_POLICY_CLASSES,
@@ -40,6 +41,7 @@ NOT_IN_FILES = (
 ZOO_ARGUMENTS = {
     "n_timesteps": ArgumentSpec("n_timesteps", 1_000_000, int, per_agent=False),
     "env_wrapper": ArgumentSpec("env_wrapper", None, list[Any] | dict[str, Any] | str | None, per_agent=False),
+    "callback": ArgumentSpec("callback", None, list[Any] | dict[str, Any] | str | None, per_agent=False),
 }
 # Defaults of the zoo where the constructor has none or another one.
 _ZOO_DEFAULTS: dict[str, Any] = {"policy": "MlpPolicy", "env_kwargs": {}}
@@ -237,6 +239,7 @@ def _check_frozen(sources: Mapping[str, Any]) -> None:
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "env_wrapper": read_wrappers,
+    "callback": read_callbacks,
     "share": _check_share,
     "frozen": _check_frozen,
 }
