@@ -21,7 +21,8 @@ class OpenSpielTables:
     ``player_1``, ...
 
     - ``agents``: names of the n agents
-    - ``observations``: agent -> float32 (m, size), observation in each of its m information states
+    - ``names``: agent -> OpenSpiel's names of its m information states
+    - ``observations``: agent -> float32 (m, size), observations in them
     - ``masks``: agent -> bool (m, n_actions), legal actions there
 
     :param game: ``pyspiel.Game``
@@ -42,10 +43,10 @@ class OpenSpielTables:
         self.agents = [f"player_{player}" for player in range(game.num_players())]
         self._players = [_Player() for _ in self.agents]
         self._tree = self._traversed(max_histories)
-        names = [name for player in self._players for name in player.rows]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{game} cannot be evaluated exactly: information states of two players have the same name")
         players = dict(zip(self.agents, self._players, strict=True))
+        self.names = {agent: list(player.rows) for agent, player in players.items()}
+        if len(set().union(*self.names.values())) < sum(map(len, self.names.values())):
+            raise ValueError(f"{game} cannot be evaluated exactly: information states of two players have the same name")
         self.observations = {agent: np.array(player.observations) for agent, player in players.items()}
         self.masks = {agent: player.masks(game.num_distinct_actions()) for agent, player in players.items()}
 

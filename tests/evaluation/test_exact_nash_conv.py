@@ -1,0 +1,111 @@
+"""Exact NashConv of policies that networks are."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import PPO
+
+from sb3_matrl import MATRL
+from sb3_matrl.envs import make
+from sb3_matrl.evaluation import Player, RandomPolicy, exact_nash_conv
+from sb3_matrl.evaluation.exact_nash_conv import exact_game
+from sb3_matrl.evaluation.policy_tables import UnreadablePolicy
+from sb3_matrl.vec_env import make_joint_vec_env
+
+KUHN, LEDUC = "openspiel:kuhn_poker", "openspiel:leduc_poker"
+SMALL: dict[str, Any] = {"n_envs": 4, "n_steps": 16, "batch_size": 32, "seed": 0, "device": "cpu"}
+SMALL |= {"policy_kwargs": {"net_arch": [8]}}
+
+
+def model(env: str = KUHN, learner_class: Any = MaskablePPO, policy: str = "MlpPolicy", **arguments: Any) -> MATRL:
+    return MATRL(policy, env, **{**SMALL, "learner_class": learner_class, **arguments})
+
+
+def test_uniform_play_in_kuhn_poker() -> None:
+    found = exact_nash_conv(RandomPolicy, KUHN)
+    assert found.nash_conv == pytest.approx(11 / 12)
+    assert found.agents == ("player_0", "player_1")
+    np.testing.assert_allclose(found.values, [0.125, -0.125])
+    np.testing.assert_allclose(found.gains, found.best_responses - found.values)
+
+
+@pytest.mark.parametrize("norm_obs", [False, True])
+def test_networks_are_read_as_predict_plays_them(norm_obs: bool) -> None:
+    """Shares of sampled actions in every information state of Leduc poker approach the probabilities in the table."""
+    trained = model(LEDUC, norm_obs=norm_obs).learn(64)
+    game = make(LEDUC).exact_game(20_000)
+    tables = {}
+    for agent in game.agents:
+        observations, masks = game.observations[agent], game.masks[agent]
+        policy = trained.agents[agent].policy
+        seen = trained.player(agent).normalizer.normalize(observations) if norm_obs else observations
+        with th.no_grad():
+            distribution = policy.get_distribution(th.as_tensor(seen), action_masks=masks)
+            tables[agent] = (
+                np.exp([distribution.log_prob(th.full((len(masks),), action)).double().numpy() for action in range(3)]).T
+                * masks
+            )
+        actions, _ = trained.predict({agent: observations}, deterministic=True, action_masks={agent: masks})
+        assert (tables[agent].argmax(axis=1) == actions[agent]).all()
+        tables[agent] /= tables[agent].sum(axis=1, keepdims=True)
+    values, best = game.values(tables)
+    found = exact_nash_conv(trained, LEDUC)
+    np.testing.assert_allclose(found.values, values, atol=1e-6)
+    np.testing.assert_allclose(found.best_responses, best, atol=1e-6)
+    greedy = exact_nash_conv(trained, LEDUC, deterministic=True)
+    assert greedy.nash_conv > found.nash_conv
+
+
+def test_sources_of_policies_can_be_mixed() -> None:
+    trained = model().learn(64)
+    whole = exact_nash_conv(trained, KUHN)
+    parts = {"player_0": trained.agents["player_0"], "player_1": Player(trained, "player_1")}
+    assert exact_nash_conv(parts, KUHN).nash_conv == whole.nash_conv
+    uniform = {"player_0": lambda _, masks: masks / masks.sum(axis=1, keepdims=True), "player_1": np.full((6, 2), 0.5)}
+    assert exact_nash_conv(uniform, KUHN).nash_conv == pytest.approx(11 / 12)
+
+
+def test_environments_are_given_in_any_form() -> None:
+    envs = [make(KUHN), make_joint_vec_env(KUHN, 2), lambda: make(KUHN)]
+    assert [exact_nash_conv(RandomPolicy, env).nash_conv for env in envs] == pytest.approx([11 / 12] * 3)
+    three = exact_nash_conv(RandomPolicy, KUHN, env_kwargs={"players": 3})
+    assert three.nash_conv == pytest.approx(exact_nash_conv(RandomPolicy, "openspiel:kuhn_poker(players=3)").nash_conv)
+    assert len(three.values) == 3
+
+
+def test_policies_that_cannot_be_read_are_explained() -> None:
+    with pytest.raises(UnreadablePolicy, match="player_0: its policy has a memory"):
+        exact_nash_conv(model(learner_class=RecurrentPPO, policy="MlpLstmPolicy", policy_kwargs={"lstm_hidden_size": 8}), KUHN)
+    with pytest.raises(
+        UnreadablePolicy, match=r"player_0: its policy gives illegal actions a probability of up to 0\..*MaskablePPO"
+    ):
+        exact_nash_conv(model(LEDUC, learner_class=PPO), LEDUC)
+    with pytest.raises(ValueError, match="no policy for agent 'player_1'; there are policies for"):
+        exact_nash_conv({"player_0": RandomPolicy}, KUHN)
+    with pytest.raises(ValueError, match=r"player_0: expected probabilities of shape \(6, 2\) that sum to 1"):
+        exact_nash_conv({"player_0": np.ones((6, 2)), "player_1": RandomPolicy}, KUHN)
+
+
+def test_environments_that_do_not_know_their_game_are_explained() -> None:
+    with pytest.raises(ValueError, match="switch_v0 does not know its whole game: exact NashConv needs"):
+        exact_nash_conv(RandomPolicy, "switch_v0")
+    with pytest.raises(ValueError, match="does not know its whole game"):
+        exact_nash_conv(RandomPolicy, make_joint_vec_env(KUHN, 2, "dummy"))
+    with pytest.raises(ValueError, match="has more than 100 histories"):
+        exact_nash_conv(RandomPolicy, LEDUC, max_histories=100)
+    assert exact_game(make("checkers_v0")) is None
+
+
+def test_training_in_kuhn_poker_resumes_bit_for_bit(tmp_path: Any) -> None:
+    whole = model().learn(64)
+    whole.save(tmp_path / "model")
+    resumed = MATRL.load(tmp_path / "model", env=KUHN)
+    for one in (whole, resumed):
+        one.learn(64, reset_num_timesteps=False)
+    for agent in whole.agents:
+        own, other = (list(one.agents[agent].policy.parameters()) for one in (whole, resumed))
+        assert all(th.equal(a, b) for a, b in zip(own, other, strict=True))
+    assert exact_nash_conv(whole, KUHN).nash_conv == exact_nash_conv(resumed, KUHN).nash_conv
