@@ -1,14 +1,19 @@
 """CMA-ES on the squared regrets: the paper's solver (Table 3)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from sb3_matrl.metagame.game import Payoffs
+from sb3_matrl.metagame.game import Payoffs, StrategyPayoffs
 from sb3_matrl.metagame.incentives import TOLERANCE, Array, regrets
+from sb3_matrl.metagame.tangent import from_tangent, project_to_simplex, settle, strategy_regrets
 
 _RESTARTS = 4
 _MAX_EVALUATIONS = 6000
+
+#: Candidates (b, d) to profiles (b, ...), their values (b,) and penalties (b,).
+_Evaluation = Callable[[Array], tuple[Array, Array, Array]]
 
 
 def cmaes(payoffs: Payoffs, rng: np.random.Generator) -> Array:
@@ -22,38 +27,72 @@ def cmaes(payoffs: Payoffs, rng: np.random.Generator) -> Array:
     :param rng: draws starts and samples
     :return: (1, n) the best point
     """
-    best, best_value = np.full(payoffs.n_agents, 0.5), np.inf
+    n = payoffs.n_agents
+
+    def evaluate(candidates: Array) -> tuple[Array, Array, Array]:
+        # The boundary transformation sometimes ends outside the cube by a rounding error.
+        rho = np.clip(candidates[:, :n], 0.0, 1.0)
+        return rho, np.sum(regrets(rho, payoffs.gradient(rho)) ** 2, axis=1), np.zeros(len(rho))
+
+    # CMA-ES needs two dimensions; a single agent gets an unused second one.
+    return _minimise(evaluate, max(n, 2), (0.2, 0.8), [0.0, 1.0], rng)
+
+
+def cmaes_strategies(payoffs: StrategyPayoffs, rng: np.random.Generator) -> Array:
+    """
+    Minimise the squared regrets sum_i (max_k u_i(k) - u_i)^2 over profiles of K strategies, on normalised payoffs.
+
+    The search is over tangent coordinates without bounds; a candidate stands for the nearest profile, so that vertices and
+    faces are reached exactly. Candidates further than 1 from the simplex are penalised, which keeps the search near it.
+
+    :param payoffs: normalised payoffs of any number of agents
+    :param rng: draws starts and samples
+    :return: (1, n, K) the best point
+    """
+    k = payoffs.n_strategies
+
+    def evaluate(candidates: Array) -> tuple[Array, Array, Array]:
+        raw = from_tangent(candidates, k)
+        sigma = settle(project_to_simplex(raw))
+        distance = np.linalg.norm(raw - sigma, axis=2)
+        penalty = np.sum(np.maximum(distance - 1.0, 0.0) ** 2, axis=1)
+        return sigma, np.sum(strategy_regrets(sigma, payoffs.gains(sigma)) ** 2, axis=1), penalty
+
+    return _minimise(evaluate, payoffs.n_agents * (k - 1), (-0.3, 0.3), [None, None], rng)
+
+
+def _minimise(
+    evaluate: _Evaluation, dimension: int, start: tuple[float, float], bounds: list[float | None], rng: np.random.Generator
+) -> Array:
+    """Best profile (1, ...) of the runs."""
+    best, best_value = None, np.inf
     for restart in range(_RESTARTS):
-        point, value = _run(payoffs, rng, 2**restart)
-        if value < best_value:
+        options = _options(rng, dimension, 2**restart) | {"bounds": bounds}
+        point, value = _run(evaluate, rng.uniform(*start, size=dimension), options)
+        if best is None or value < best_value:
             best, best_value = point, value
         if best_value <= TOLERANCE**2:
             break
+    assert best is not None
     return best[None]
 
 
-def _run(payoffs: Payoffs, rng: np.random.Generator, population_factor: int) -> tuple[Array, float]:
+def _run(evaluate: _Evaluation, start: Array, options: dict[str, Any]) -> tuple[Array, float]:
     import cma  # takes a second to import, and only this solver needs it
 
-    n = payoffs.n_agents
-    # CMA-ES needs two dimensions; a single agent gets an unused second one.
-    start = rng.uniform(0.2, 0.8, size=max(n, 2))
-    search = cma.CMAEvolutionStrategy(start, 0.3, _options(rng, len(start), population_factor))
-    best, best_value = start[:n], np.inf
+    search = cma.CMAEvolutionStrategy(start, 0.3, options)
+    best, best_value = evaluate(start[None])[0][0], np.inf
     while not search.stop():
         candidates = search.ask()
-        # The boundary transformation sometimes ends outside the cube by a rounding error.
-        rho = np.clip(np.asarray(candidates)[:, :n], 0.0, 1.0)
-        values = np.sum(regrets(rho, payoffs.gradient(rho)) ** 2, axis=1)
-        search.tell(candidates, values)
+        points, values, penalties = evaluate(np.asarray(candidates))
+        search.tell(candidates, values + penalties)
         if values.min() < best_value:
-            best, best_value = rho[values.argmin()], float(values.min())
+            best, best_value = points[values.argmin()], float(values.min())
     return best, best_value
 
 
 def _options(rng: np.random.Generator, dimension: int, population_factor: int) -> dict[str, Any]:
     return {
-        "bounds": [0.0, 1.0],
         "popsize": population_factor * (4 + int(3 * np.log(dimension))),
         "ftarget": TOLERANCE**2,
         "tolfun": 1e-22,

@@ -28,6 +28,9 @@ class SamplePayoffs:
     :param weights: (n, B) centred advantages divided by the number of live samples, 0 where masked
     """
 
+    #: Number of strategies; :class:`StrategySamples` has any number.
+    n_strategies = 2
+
     def __init__(self, ratios: Array, weights: Array) -> None:
         self.n_agents = len(ratios)
         self.ratios = ratios
@@ -145,9 +148,7 @@ class SamplePayoffs:
 
     @cached_property
     def _divisible(self) -> bool:
-        """Whether all products may be divided by their factors without loss."""
-        smallest = min(1.0, float(self.ratios.min()))
-        return smallest > _SAFE_DIVISOR and self.n_agents * np.log10(smallest) > -200.0
+        return divisible(self.ratios)
 
     @cached_property
     def _blocks(self) -> list[tuple[Array, Array]]:
@@ -179,6 +180,16 @@ class SamplePayoffs:
         without[agent] = 1.0
         others = leave_one_out(without) * self.excess
         return np.asarray(others @ (self.weights[agent] * self.excess[agent]))
+
+
+def divisible(ratios: Array) -> bool:
+    """
+    Whether products of mixed ratios may be divided by their factors without loss.
+
+    :param ratios: (n, ...) ratios of n agents
+    """
+    smallest = min(1.0, float(ratios.min()))
+    return smallest > _SAFE_DIVISOR and bool(len(ratios) * np.log10(smallest) > -200.0)
 
 
 def leave_one_out(factors: Array) -> Array:

@@ -1,23 +1,27 @@
 """Nash solvers of the meta-game: named methods, selection among equilibria, and the default that combines them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sb3_matrl.metagame.best_response_dynamics import best_response
-from sb3_matrl.metagame.evolution import cmaes
+from sb3_matrl.metagame.evolution import cmaes, cmaes_strategies
 from sb3_matrl.metagame.exact import closed_form, enumerate_pure, two_agent_incentives, two_agent_points
-from sb3_matrl.metagame.game import MetaGame
+from sb3_matrl.metagame.game import MetaGame, Payoffs, StrategyPayoffs
+from sb3_matrl.metagame.game_checks import is_small
 from sb3_matrl.metagame.incentives import TOLERANCE, Array, regrets
+from sb3_matrl.metagame.strategy_search import best_response_strategies, worst_regrets
+from sb3_matrl.metagame.strategy_supports import enumerate_pure_profiles, enumerate_strategy_supports
+from sb3_matrl.metagame.strategy_table import StrategyTable
 from sb3_matrl.metagame.support import enumerate_supports
-from sb3_matrl.metagame.table_payoffs import MAX_DENSE_AGENTS
+from sb3_matrl.metagame.table_payoffs import TablePayoffs
 from sb3_matrl.utils.suggest import unknown
 
 METHODS = ("auto", "enumeration", "closed-form", "support", "best-response", "cmaes")
 SELECTIONS = ("random", "welfare", "progress")
-#: Largest number of agents for which a method applies.
-_LIMITS = {"enumeration": MAX_DENSE_AGENTS, "closed-form": 2, "support": 8}
+#: Largest number of supports, 2^K - 1 per agent, for the support method.
+_MAX_SUPPORTS = 3**8
 #: Payoff sums closer than this share of the scale count as equal in selection.
 _TIE = 1e-9
 #: Number of mixing agents at the nine points of two agents.
@@ -29,17 +33,30 @@ class Solution:
     """
     Result of :func:`solve`.
 
-    :param rho: (n,) weights on the CURRENT policies
-    :param nash_conv: NashConv at ``rho``, in the game's own payoffs
-    :param method: method that produced ``rho`` (never "auto")
-    :param equilibria: (k, n) equilibria found by this method: all pure ones for enumeration, all for closed form. Empty if
-        it found none; ``rho`` is then the best point seen.
+    :param rho: (n,) weights on the CURRENT policies, column 0 of ``sigma``
+    :param nash_conv: NashConv at the solution, in the game's own payoffs
+    :param method: method that produced it (never "auto")
+    :param equilibria: equilibria found by this method, (k, n) weights on current with two strategies, (k, n, K) distributions
+        with more: all pure ones for enumeration, all for closed form. Empty if it found none; the solution is then the best
+        point seen.
+    :param sigma: (n, K) each agent's distribution over its strategies; may be left out with two strategies
     """
 
     rho: Array
     nash_conv: float
     method: str
     equilibria: Array
+    sigma: Array = field(default_factory=lambda: np.empty((0, 0)))
+
+    def __post_init__(self) -> None:
+        if self.sigma.size == 0:
+            object.__setattr__(self, "sigma", _distributions(self.rho))
+
+    @property
+    def n_pure(self) -> int:
+        """Number of pure profiles among the equilibria."""
+        axes = tuple(range(1, self.equilibria.ndim))
+        return int(np.all((self.equilibria == 0.0) | (self.equilibria == 1.0), axis=axes).sum())
 
 
 def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: np.random.Generator | None = None) -> Solution:
@@ -47,30 +64,31 @@ def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: 
     Find a Nash equilibrium.
 
     A point counts as an equilibrium if no agent gains more than 1e-9 by deviating, in units of that agent's largest
-    difference between its two strategies. Among several equilibria those with the fewest mixing agents come first (never a
-    mixed one if a pure one was found), then ``selection`` decides. If all payoffs are equal, every profile is an equilibrium;
-    ``random`` then draws any pure one, the others return all-predicted.
+    difference between two of its strategies. Among several equilibria those with the fewest strategies in use come first
+    (never a mixed one if a pure one was found), then ``selection`` decides. If all payoffs are equal, every profile is an
+    equilibrium; ``random`` then draws any pure one, the others return one without current.
 
-    :param game: meta-game
-    :param method: ``enumeration`` (all pure equilibria, n <= 12), ``closed-form`` (all equilibria and end points of continua,
-        n <= 2), ``support`` (Newton per support, n <= 8), ``best-response`` (pure dynamics, then a mixed search, any n),
-        ``cmaes`` (the paper's, any n), or ``auto``: the cheapest exact one that applies, then the next until one succeeds; if
-        none does, the best point seen. In a game without a pure equilibrium ``enumeration`` returns the pure profile of least
-        regret, with ``nash_conv > 0`` and no ``equilibria``.
-    :param selection: ``random`` (the paper), ``welfare`` (largest sum of payoffs) or ``progress`` (smallest sum of rho);
-        the latter two break ties by each other, then by order
+    :param game: meta-game of n agents with K strategies
+    :param method: ``enumeration`` (all pure equilibria, K^n <= 4096: n <= 12 with two strategies, n <= 7 with three),
+        ``closed-form`` (all equilibria and end points of continua, n <= 2, K = 2), ``support`` (Newton per support,
+        (2^K - 1)^n <= 6561: n <= 8 with two strategies, n <= 4 with three), ``best-response`` (pure dynamics, then a mixed
+        search, any n and K), ``cmaes`` (the paper's, any n and K), or ``auto``: the cheapest exact one that applies, then the
+        next until one succeeds; if none does, the best point seen. In a game without a pure equilibrium ``enumeration``
+        returns the pure profile of least regret, with ``nash_conv > 0`` and no ``equilibria``.
+    :param selection: ``random`` (the paper), ``welfare`` (largest sum of payoffs) or ``progress`` (smallest sum of the
+        weights on current); the latter two break ties by each other, then by order
     :param rng: source of all random draws; ``None`` uses a generator with a fixed seed, so that a call can be repeated
     :return: the selected equilibrium and all equilibria found
-    :raises ValueError: on an unknown method or selection, or a method that does not apply to this number of agents
+    :raises ValueError: on an unknown method or selection, or a method that does not apply to a game of this size
     """
     if method not in METHODS:
         raise ValueError(unknown("method", method, METHODS))
     if selection not in SELECTIONS:
         raise ValueError(unknown("selection", selection, SELECTIONS))
-    check_applicable(method, game.n_agents)
+    check_applicable(method, game.n_agents, game.n_strategies)
     rng = np.random.default_rng(0) if rng is None else rng
     if method == "auto":
-        return _first_success(game, _order(game.n_agents), selection, rng)
+        return _first_success(game, _order(game.n_agents, game.n_strategies), selection, rng)
     return _attempt(game, method, selection, rng)
 
 
@@ -87,27 +105,47 @@ def solve_two_agents(tables: Array, rng: np.random.Generator) -> Array:
     return np.asarray(points[:, rank.argmin(axis=0), np.arange(len(tables))].T)
 
 
-def check_applicable(method: str, n_agents: int) -> None:
+def check_applicable(method: str, n_agents: int, n_strategies: int = 2) -> None:
     """
     Reject a method that cannot solve games of this size.
 
     :param method: one of ``METHODS``
     :param n_agents: number of agents
-    :raises ValueError: if there are too many agents for it
+    :param n_strategies: number of strategies of each agent
+    :raises ValueError: if there are too many agents or strategies for it
     """
-    limit = _LIMITS.get(method)
-    if limit is not None and n_agents > limit:
-        raise ValueError(f"method {method!r} applies to at most {limit} agents, this game has {n_agents}; use 'auto'")
+    if _applies(method, n_agents, n_strategies):
+        return
+    limit = max((n for n in range(1, n_agents) if _applies(method, n, n_strategies)), default=0)
+    if limit == 0:
+        fitting = max((k for k in range(2, n_strategies) if _applies(method, n_agents, k)), default=2)
+        raise ValueError(
+            f"method {method!r} applies to at most {fitting} strategies per agent, this game has {n_strategies}; use 'auto'"
+        )
+    suffix = "" if n_strategies == 2 else f" with {n_strategies} strategies each"
+    raise ValueError(f"method {method!r} applies to at most {limit} agents{suffix}, this game has {n_agents}; use 'auto'")
 
 
-def _order(n_agents: int) -> Sequence[str]:
+def _applies(method: str, n_agents: int, n_strategies: int) -> bool:
+    match method:
+        case "enumeration":
+            return is_small(n_agents, n_strategies)
+        case "closed-form":
+            return n_agents <= 2 and n_strategies == 2
+        case "support":
+            return is_small(n_agents, n_strategies) and (2**n_strategies - 1) ** n_agents <= _MAX_SUPPORTS
+        case _:
+            return True
+
+
+def _order(n_agents: int, n_strategies: int) -> Sequence[str]:
     """Methods that ``auto`` tries, cheapest exact first."""
-    if n_agents <= _LIMITS["closed-form"]:
+    if _applies("closed-form", n_agents, n_strategies):
         return ("closed-form",)
-    if n_agents > MAX_DENSE_AGENTS:
+    if not is_small(n_agents, n_strategies):
         return ("best-response",)
     order = ("enumeration", "support", "best-response", "cmaes")
-    return [name for name in order if n_agents <= _LIMITS.get(name, n_agents)]
+    return [name for name in order if _applies(name, n_agents, n_strategies)]
 
 
 def _first_success(game: MetaGame, order: Sequence[str], selection: str, rng: np.random.Generator) -> Solution:
@@ -124,41 +162,78 @@ def _first_success(game: MetaGame, order: Sequence[str], selection: str, rng: np
 
 def _attempt(game: MetaGame, method: str, selection: str, rng: np.random.Generator) -> Solution:
     points = _points(game, method, rng)
-    found = regrets(points, game.normalised.gradient(points)).max(axis=1) <= TOLERANCE
+    found = _regrets(game, points) <= TOLERANCE
     equilibria = points[found]
-    rho = _select(game, equilibria if found.any() else points, selection, rng)
-    return Solution(rho=rho, nash_conv=game.nash_conv(rho), method=method, equilibria=equilibria)
+    point = _select(game, equilibria if found.any() else points, selection, rng)
+    rho, sigma = (point, _distributions(point)) if point.ndim == 1 else (point[:, 0].copy(), point)
+    return Solution(rho=rho, nash_conv=game.nash_conv(point), method=method, equilibria=equilibria, sigma=sigma)
+
+
+def _distributions(rho: Array) -> Array:
+    """Profile (n, 2) of two strategies with the given weights (n,) on current."""
+    return np.stack([rho, 1.0 - rho], axis=1)
 
 
 def _points(game: MetaGame, method: str, rng: np.random.Generator) -> Array:
-    """Candidate points (k, n) of a method, k >= 1."""
-    match method:
-        case "enumeration":
-            return enumerate_pure(game.normalised_table)
-        case "closed-form":
-            return closed_form(game.normalised_table)
-        case "support":
-            return enumerate_supports(game.normalised_table, rng)
-        case "cmaes":
-            return cmaes(game.normalised, rng)
+    """Candidate points (k, n) of a method, or (k, n, K) with more than two strategies; k >= 1."""
+    payoffs = game.normalised
+    if isinstance(payoffs, StrategyPayoffs):
+        return _points_of_many_strategies(payoffs, method, rng)
+    return _points_of_two_strategies(payoffs, method, rng)
+
+
+def _points_of_two_strategies(payoffs: Payoffs, method: str, rng: np.random.Generator) -> Array:
+    match method, payoffs:
+        case "enumeration", TablePayoffs():
+            return enumerate_pure(payoffs)
+        case "closed-form", TablePayoffs():
+            return closed_form(payoffs)
+        case "support", TablePayoffs():
+            return enumerate_supports(payoffs, rng)
+        case "cmaes", _:
+            return cmaes(payoffs, rng)
         case _:
-            return best_response(game.normalised, rng)
+            return best_response(payoffs, rng)
+
+
+def _points_of_many_strategies(payoffs: StrategyPayoffs, method: str, rng: np.random.Generator) -> Array:
+    match method, payoffs:
+        case "enumeration", StrategyTable():
+            return enumerate_pure_profiles(payoffs)
+        case "support", StrategyTable():
+            return enumerate_strategy_supports(payoffs, rng)
+        case "cmaes", _:
+            return cmaes_strategies(payoffs, rng)
+        case _:
+            return best_response_strategies(payoffs, rng)
+
+
+def _regrets(game: MetaGame, points: Array) -> Array:
+    """Largest regret (k,) of any agent, in units of its largest incentive."""
+    payoffs = game.normalised
+    if isinstance(payoffs, StrategyPayoffs):
+        return worst_regrets(payoffs, points)
+    return np.asarray(regrets(points, payoffs.gradient(points)).max(axis=1))
 
 
 def _select(game: MetaGame, points: Array, selection: str, rng: np.random.Generator) -> Array:
     """
-    Selected point among those with the fewest mixing agents.
+    Selected point among those with the fewest strategies in use.
 
-    :param points: (k, n) candidates
-    :return: (n,) one of them
+    :param points: (k, n) or (k, n, K) candidates
+    :return: one of them
     """
-    mixing = np.sum((points > 0.0) & (points < 1.0), axis=1)
+    if points.ndim == 2:
+        mixing = np.sum((points > 0.0) & (points < 1.0), axis=1)
+    else:
+        mixing = np.sum(points > 0.0, axis=(1, 2))
     points = points[mixing == mixing.min()]
     if selection == "random":
         return np.asarray(points[rng.integers(len(points))])
     # Rounding makes near-equal values equal, so that the second criterion decides between them.
     unit = _TIE * max(game.scale, np.finfo(np.float64).tiny)
     loss = np.round([-game.expected_payoffs(point).sum() / unit for point in points])
-    regress = np.round(points.sum(axis=1) / _TIE)
+    current = points if points.ndim == 2 else points[:, :, 0]
+    regress = np.round(current.sum(axis=1) / _TIE)
     first, second = (loss, regress) if selection == "welfare" else (regress, loss)
     return np.asarray(points[np.lexsort((second, first))[0]])

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sb3_matrl.metagame.face_stability import directions_at, modes, released
 from sb3_matrl.metagame.game import MetaGame
 from sb3_matrl.metagame.incentives import Array
 
@@ -110,17 +111,56 @@ def _modes(matrix: Array, inward: Array, free: npt.NDArray[np.bool_], tolerance:
     return grows, contracts, bool(np.any(np.abs(values.imag) > tolerance))
 
 
-def fixed_point_type(game: MetaGame, rho: npt.ArrayLike, tolerance: float = 1e-6) -> FixedPointType:
+def classify_strategies(
+    hessian: npt.ArrayLike, sigma: npt.ArrayLike, gradient: npt.ArrayLike, tolerance: float = 1e-6
+) -> FixedPointType:
     """
-    Type of a fixed point of a game; see :func:`classify`.
+    Type of a fixed point of simultaneous gradient ascent over distributions of K strategies.
+
+    The dynamics are sigma_i' = 2 P u_i(. | sigma_-i), P the projection onto the simplex's tangent space: ordinary gradient
+    ascent in the tangent coordinates of :meth:`MetaGame.gradient`, and for K = 2 the ascent in rho of :func:`classify`, whose
+    types these are. What an agent is there, a direction is here: towards an unused strategy it is *held* if the agent would
+    lose, *leaving* if it would gain, and *free* if neither; within the face of the strategies in use all directions are free.
+    The eigenvalues are those of the Hessian restricted to the span of the free directions.
+
+    :param hessian: (n (K-1), n (K-1)) in units of the payoff scale
+    :param sigma: (n, K)
+    :param gradient: (n (K-1),) in units of the payoff scale
+    :param tolerance: largest size of weights, gains, entries and real or imaginary parts that counts as zero
+    :return: type of the fixed point; ``none`` if an agent's strategies in use differ in payoff
+    :raises ValueError: on wrong shapes
+    """
+    matrix, point = _square(hessian), np.asarray(sigma, dtype=np.float64)
+    if point.ndim != 2 or point.shape[0] * (point.shape[1] - 1) != len(matrix):
+        raise ValueError(f"sigma of shape (n, K) needs a hessian of n (K-1) rows, got {point.shape} and {matrix.shape}")
+    directions = directions_at(point, _vector(gradient, len(matrix), "gradient"), tolerance)
+    if np.any(~directions.inward & (np.abs(directions.slopes) > tolerance)):
+        return "none"
+    leaving = directions.inward & (directions.slopes > tolerance)
+    drive = directions.moves @ matrix @ directions.moves.T
+    free = released(drive, directions.inward, np.abs(directions.slopes) <= tolerance, tolerance)
+    held = ~free & ~leaving
+    grows, contracts, turns = modes(matrix, directions, free, tolerance)
+    if leaving.any() or grows:
+        return "saddle" if held.any() or contracts else "unstable"
+    return "rotational" if turns else "stable"
+
+
+def fixed_point_type(game: MetaGame, profile: npt.ArrayLike, tolerance: float = 1e-6) -> FixedPointType:
+    """
+    Type of a fixed point of a game; see :func:`classify`, and :func:`classify_strategies` for more than two strategies.
 
     :param game: meta-game
-    :param rho: (n,) weights on current, usually an equilibrium
+    :param profile: sigma (n, K), or rho (n,) with two strategies; usually an equilibrium
     :param tolerance: largest size that counts as zero, as a share of the payoff scale
     :return: type of the point; a game whose payoffs are all zero is ``stable`` everywhere
     """
     unit = game.scale if game.scale > 0.0 else 1.0
-    return classify(game.hessian(rho) / unit, rho, game.gradient(rho) / unit, tolerance)
+    hessian, gradient = game.hessian(profile) / unit, game.gradient(profile) / unit
+    if game.n_strategies > 2:
+        return classify_strategies(hessian, profile, gradient, tolerance)
+    point = np.asarray(profile, dtype=np.float64)
+    return classify(hessian, point if point.ndim == 1 else point[:, 0], gradient, tolerance)
 
 
 def improvement_lower_bound(
@@ -140,7 +180,8 @@ def improvement_lower_bound(
 
     :param expected_payoffs: (n,) g_i, at all-predicted (Remark 1) or at ``rho`` (Remark C.1)
     :param max_advantage: (n,) eps_i = max |A_i|, >= 0
-    :param total_variation: (n,) alpha_j, the largest total variation distance between current and predicted, in [0, 1]
+    :param total_variation: (n,) alpha_j, the largest total variation distance between current and predicted, in [0, 1]. For a
+        mixture of K strategies pass sum_k sigma_jk alpha_jk over the strategies other than current, and leave out ``rho``.
     :param gamma: discount factor in [0, 1], one or (n,); at 1 there is no bound (-inf) unless nothing changes
     :param rho: (n,) weights on current; ``None``: all agents play predicted
     :return: (n,) lower bounds

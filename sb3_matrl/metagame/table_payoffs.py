@@ -53,6 +53,9 @@ class TablePayoffs:
     :param predicted: (n, 2^n) each agent's payoff from predicted
     """
 
+    #: Number of strategies; :class:`StrategyTable` has any number.
+    n_strategies = 2
+
     def __init__(self, current: Array, predicted: Array) -> None:
         self.n_agents = len(current)
         self.current = current

@@ -235,7 +235,7 @@ def test_best_response_uses_its_later_starts_when_the_path_leads_nowhere(monkeyp
     table[0, 0, :, 1] = 3.0
     solution = solve(MetaGame.from_payoffs(table), "best-response")
     np.testing.assert_allclose(solution.rho, [0.5, 0.5, 0.75], atol=1e-7)
-    monkeypatch.setattr("sb3_matrl.metagame.best_response_dynamics._ITERATIONS", 0)
+    monkeypatch.setattr("sb3_matrl.metagame.least_squares._ITERATIONS", 0)
     stalled = solve(MetaGame.from_payoffs(table), "best-response")
     assert len(stalled.equilibria) == 0
     assert stalled.nash_conv > 0.0
