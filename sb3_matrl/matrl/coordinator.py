@@ -10,14 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_matrl.common.argument_checks import check_range
 from sb3_matrl.common.finite import REFUSED_BY_TORCH, NonFiniteError, check_parameters
 from sb3_matrl.matrl.best_response import (
     BestResponse,
@@ -27,18 +26,17 @@ from sb3_matrl.matrl.best_response import (
     best_respond_together,
     clip_weights,
 )
+from sb3_matrl.matrl.coordinator_config import CoordinatorConfig
+from sb3_matrl.matrl.joint_samples import JointRollout, Samples
 from sb3_matrl.matrl.metagame_report import MetaGameReport
-from sb3_matrl.matrl.mixture import (
-    blend_logits,
-    effective_sample_size,
-    interpolate_parameters,
-    kl,
-    opponent_weights,
-    total_variation,
-)
+from sb3_matrl.matrl.mixture import blend_logits, interpolate_parameters, kl, opponent_weights, total_variation
+from sb3_matrl.matrl.prediction import Parameters, Prediction, Snapshot
+from sb3_matrl.matrl.ratio_scope import scoped_log_ratios
+from sb3_matrl.matrl.report_numbers import clipped_share, game_numbers, over_live, sample_sizes
+from sb3_matrl.matrl.trial_steps import CURRENT, PREDICTED, TrialSteps, read_strategies
 from sb3_matrl.matrl.update_checks import check_ratios, check_response_losses
-from sb3_matrl.metagame import METHODS, SELECTIONS, MetaGame, Solution, check_applicable, solve
-from sb3_matrl.metagame.stability import eigenvalues, fixed_point_type, improvement_lower_bound
+from sb3_matrl.metagame import MetaGame, Solution, check_applicable, solve
+from sb3_matrl.metagame.stability import improvement_lower_bound
 from sb3_matrl.on_policy.batch import (
     AgentBatch,
     action_distribution,
@@ -50,84 +48,6 @@ from sb3_matrl.on_policy.batch import (
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.joint_updates import JointUpdates
 from sb3_matrl.utils.distributions import ActionDistribution, rows_of_distribution
-from sb3_matrl.utils.suggest import unknown
-
-AGGREGATIONS = ("parameters", "distill")
-BEST_RESPONSE_STARTS = ("aggregated", "current", "predicted")
-# The dense payoff table is reported up to this many agents (n 2^n numbers).
-MAX_REPORTED_AGENTS = 4
-# Limit of log-ratios: products of larger ratios could become inf or nan.
-MAX_LOG_RATIO = 20.0
-
-Parameters = dict[str, th.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoordinatorConfig:
-    """
-    Switches and solver of the coordinator, named and documented as the arguments of :class:`~sb3_matrl.MATRL`.
-
-    ``metagame`` and ``best_response`` give every ablation of Sec. 4.
-
-    :raises ValueError: if a value is not one of those documented
-    """
-
-    metagame: bool
-    best_response: bool
-    solver: str
-    selection: str
-    aggregation: str
-    best_response_start: str
-    payoff_clip_range: float | None
-    distill_steps: int
-
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> CoordinatorConfig:
-        """
-        Take the settings from an algorithm's arguments.
-
-        :param arguments: constructor arguments by name
-        """
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
-
-    def __post_init__(self) -> None:
-        choices = {
-            "solver": METHODS,
-            "selection": SELECTIONS,
-            "aggregation": AGGREGATIONS,
-            "best_response_start": BEST_RESPONSE_STARTS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(unknown(name, getattr(self, name), known))
-        check_range("payoff_clip_range", self.payoff_clip_range)
-        check_range("distill_steps", self.distill_steps)
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """A learner's policy at one moment: parameters of its actor, its action distributions and log-densities on the rollout."""
-
-    parameters: Parameters
-    distribution: ActionDistribution
-    log_prob: th.Tensor
-
-
-@dataclass(frozen=True)
-class _Prediction:
-    """
-    The rollout of all learners with their current and predicted policies (lists follow the learners' order).
-
-    The B joint samples of the meta-game are env steps: the ratio of agents that share a learner is the product of theirs,
-    the advantage the sum, over those that acted.
-    """
-
-    batches: list[AgentBatch]
-    current: list[_Snapshot]
-    predicted: list[_Snapshot]
-    ratios: th.Tensor
-    advantages: th.Tensor
-    mask: th.Tensor
 
 
 class MATRLCoordinator:
@@ -146,7 +66,8 @@ class MATRLCoordinator:
     :param group_sizes: name -> number of agents that share the learner, whose buffer has one block of env copies for each of
         them; 1 for all if ``None``
     :param backend: code that takes the gradient steps, see :class:`~sb3_matrl.on_policy.joint_updates.JointUpdates`
-    :raises ValueError: if the solver does not apply to this number of learners, or the backend is unknown
+    :raises ValueError: if the solver does not apply to this number of learners, the backend is unknown, or there are too few
+        copies of the environment for cross-fitted payoffs
     """
 
     def __init__(
@@ -163,13 +84,17 @@ class MATRLCoordinator:
             install_masked_buffer(learner)
         self.joint = JointUpdates(self.learners, backend)
         self.config = config
-        check_applicable(self.config.solver, len(self.learners))
+        self.strategies = read_strategies(config.strategies)
+        check_applicable(config.solver, len(self.learners), len(self.strategies))
+        if config.payoff_fit == "cross" and min(one.n_envs // self.group_sizes[name] for name, one in learners.items()) < 2:
+            raise ValueError("payoff_fit='cross' needs two copies of the environment or more: pass n_envs")
         self.rng = np.random.default_rng() if rng is None else rng
         self.optimizers = {
             name: th.optim.Adam(learner.policy.parameters(), eps=learner.policy.optimizer.defaults.get("eps", 1e-5))
             for name, learner in self.learners.items()
         }
         self._actor_names = {name: actor_parameter_names(learner.policy) for name, learner in self.learners.items()}
+        self.trials = TrialSteps(self.strategies, self.learners, self.joint, config.optimism, config.optimistic_n_epochs)
 
     def update(self, best_response: Mapping[str, BestResponseConfig]) -> MetaGameReport:
         """
@@ -195,10 +120,10 @@ class MATRLCoordinator:
         check_ratios(self.learners, prediction.ratios)
         with _timed(seconds, "metagame"):
             game = self._metagame(prediction)
-            solution = self._solve(game)
-        weights = self._weights(prediction, solution.rho)
+            solution = self._solve(game, prediction)
+        weights = self._weights(prediction, solution.sigma)
         with _timed(seconds, "best_response"):
-            self._aggregate(prediction, solution.rho, configs)
+            self._aggregate(prediction, solution.sigma, configs)
             stats = self._best_respond(prediction, weights, configs)
         self._check_parameters("after the best response")
         check_response_losses(stats)
@@ -206,71 +131,110 @@ class MATRLCoordinator:
 
     def _check_parameters(self, when: str) -> None:
         for name, learner in self.learners.items():
-            check_parameters(name, learner.policy, (learner.policy.optimizer, self.optimizers[name]), when)
+            trials = (of_learner[name] for of_learner in self.trials.optimizers.values())
+            check_parameters(name, learner.policy, (learner.policy.optimizer, self.optimizers[name], *trials), when)
 
-    def _snapshots(self, batches: Mapping[str, AgentBatch]) -> list[_Snapshot]:
+    def _snapshots(self, batches: Mapping[str, AgentBatch]) -> list[Snapshot]:
         """The learners' policies at this moment, in their order."""
         snapshots, evaluated = [], self.joint.log_probs_and_distributions(batches)
         for name, learner in self.learners.items():
             named = dict(learner.policy.named_parameters())
             parameters = {key: named[key].detach().clone() for key in self._actor_names[name]}
             log_prob, distribution = evaluated[name]
-            snapshots.append(_Snapshot(parameters, distribution, log_prob))
+            snapshots.append(Snapshot(parameters, distribution, log_prob))
         return snapshots
 
-    def _predict(self) -> _Prediction:
+    def _predict(self) -> Prediction:
         """Step 2 of Algorithm 1: every agent's own SB3 update against the others' current policies (Eq. 2)."""
-        batches = [agent_batch(learner) for learner in self.learners.values()]
-        by_name = dict(zip(self.learners, batches, strict=True))
-        current = self._snapshots(by_name)
-        self.joint.train(by_name)
-        self._check_parameters("after the predicted step")
-        predicted = self._snapshots(by_name)
-        changes = [new.log_prob - batch.old_log_prob for new, batch in zip(predicted, batches, strict=True)]
-        log_ratios = self._columns([th.where(b.mask, change, 0.0) for b, change in zip(batches, changes, strict=True)])
-        ratios = th.exp(log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
-        advantages = self._columns([th.where(batch.mask, batch.advantages, 0.0) for batch in batches])
-        mask = self._columns([batch.mask for batch in batches]) > 0.0
-        return _Prediction(batches, current, predicted, ratios, advantages, mask)
+        batches = {name: agent_batch(learner) for name, learner in self.learners.items()}
+        rollout = JointRollout(list(self.learners.values()), list(batches.values()), list(self.group_sizes.values()))
+        fitted = self._fitted_copies(rollout.n_envs)
+        policies = [self._snapshots(batches), *self._trial_policies(batches, fitted)]
+        trials = [rollout.log_ratios([one.log_prob for one in policy]) for policy in policies[1:]]
+        changes = trials[0] if len(trials) == 1 else np.stack(trials, axis=2)
+        scope = self.config.ratio_scope
+        ratios = th.exp(th.from_numpy(scoped_log_ratios(changes, rollout.episodes, scope)))
+        judged = None if fitted is None else ~fitted
+        return Prediction(rollout, policies, ratios, Samples.of(rollout, scope, self.config.episode_payoffs, judged))
 
-    def _columns(self, values: list[th.Tensor]) -> th.Tensor:
-        """Sums over the agents that share a learner: from tensors (group size * B,) to one (B, n) of doubles."""
-        sizes = self.group_sizes.values()
-        sums = [value.cpu().double().view(size, -1).sum(dim=0) for value, size in zip(values, sizes, strict=True)]
-        return th.stack(sums, dim=1)
+    def _fitted_copies(self, n_envs: int) -> npt.NDArray[np.bool_] | None:
+        """Copies that the trial steps learn from, bool (n_envs,): a random half, the payoffs are those of the other half."""
+        if self.config.payoff_fit == "same":
+            return None
+        fitted = np.zeros(n_envs, dtype=bool)
+        fitted[self.rng.permutation(n_envs)[: n_envs // 2]] = True
+        return fitted
 
-    def _metagame(self, prediction: _Prediction) -> MetaGame:
-        """Step 3: payoffs of current and predicted policies, estimated on the rollout (Eqs. 3 and 5)."""
-        return MetaGame(
-            prediction.ratios.numpy(),
-            prediction.advantages.numpy(),
-            clip_range=self.config.payoff_clip_range,
-            mask=prediction.mask.numpy(),
-        )
+    def _trial_policies(
+        self, batches: Mapping[str, AgentBatch], fitted: npt.NDArray[np.bool_] | None
+    ) -> Iterator[list[Snapshot]]:
+        """Every trial step begins with the current policies; the learners hold the policies of the first one in the end."""
+        trials = self.strategies[1:]
+        current = self._states() if len(trials) > 1 else []
+        first: list[dict[str, Any]] = []
+        for strategy in trials:
+            if first:
+                self._load(current)
+            self.trials.take(strategy, batches, fitted)
+            self._check_parameters(f"after the {strategy.name} step")
+            yield self._snapshots(batches)
+            first = first or (self._states() if current else [])
+        if first:
+            self._load(first)
 
-    def _solve(self, game: MetaGame) -> Solution:
-        """Step 4: a Nash equilibrium; all predicted when the meta-game is switched off."""
+    def _states(self) -> list[dict[str, Any]]:
+        """Copies of the learners' whole policies, their critics included."""
+        policies = [learner.policy for learner in self.learners.values()]
+        return [{key: value.detach().clone() for key, value in policy.state_dict().items()} for policy in policies]
+
+    def _load(self, states: list[dict[str, Any]]) -> None:
+        for learner, state in zip(self.learners.values(), states, strict=True):
+            learner.policy.load_state_dict(state)
+
+    def _metagame(self, prediction: Prediction) -> MetaGame:
+        """Step 3: payoffs of all strategies, estimated on the rollout (Eqs. 3 and 5)."""
+        samples = prediction.samples
+        ratios = prediction.ratios.numpy()[samples.rows]
+        return MetaGame(ratios, samples.payoffs, clip_range=self.config.payoff_clip_range, mask=samples.mask)
+
+    def _solve(self, game: MetaGame, prediction: Prediction) -> Solution:
+        """Step 4: a Nash equilibrium; all take the last strategy when the meta-game is switched off."""
         if self.config.metagame:
-            return solve(game, method=self.config.solver, selection=self.config.selection, rng=self.rng)
-        rho = np.zeros(game.n_agents)
-        return Solution(rho=rho, nash_conv=game.nash_conv(rho), method="none", equilibria=np.empty((0, game.n_agents)))
+            selection = self.config.selection
+            if selection == "auto":
+                selection = "welfare" if prediction.samples.nearly_common() else "random"
+            return solve(game, method=self.config.solver, selection=selection, rng=self.rng)
+        return _last_strategies(game)
 
-    def _weights(self, prediction: _Prediction, rho: np.ndarray) -> th.Tensor:
-        """Importance weights of the best response before clipping, (B, n)."""
-        return opponent_weights(prediction.ratios, th.as_tensor(rho), prediction.mask)
+    def _weights(self, prediction: Prediction, profile: np.ndarray) -> th.Tensor:
+        """Importance weights of the best response before clipping, (B, n), for rho (n,) or sigma (n, K)."""
+        mask = prediction.mask if self.config.ratio_scope == "step" else None
+        return opponent_weights(prediction.ratios, th.as_tensor(profile), mask)
 
-    def _aggregate(self, prediction: _Prediction, rho: np.ndarray, configs: Mapping[str, BestResponseConfig]) -> None:
-        """Step 5, and the start of step 6: the actors' parameters; critics keep the fit of the predicted step."""
+    def _aggregate(self, prediction: Prediction, sigma: np.ndarray, configs: Mapping[str, BestResponseConfig]) -> None:
+        """Step 5, and the start of step 6: the actors' parameters; critics keep the fit of the first trial step."""
         start = self.config.best_response_start if self.config.best_response else "aggregated"
         for i, name in enumerate(self.learners):
-            weight = {"aggregated": float(rho[i]), "current": 1.0, "predicted": 0.0}[start]
-            if weight == 0.0:
-                continue  # the learner has the predicted parameters
-            current, predicted = prediction.current[i], prediction.predicted[i]
-            self._set_actor(name, interpolate_parameters(current.parameters, predicted.parameters, weight))
-            if self.config.aggregation == "distill" and start == "aggregated" and weight < 1.0:
-                target = blend_logits(current.distribution, predicted.distribution, weight)
+            weights = self._start_weights(start, sigma[i])
+            if weights[1] == 1.0:
+                continue  # the learner has the parameters of the first trial step
+            policies = [policy[i] for policy in prediction.policies]
+            self._set_actor(name, interpolate_parameters([one.parameters for one in policies], weights))
+            if self.config.aggregation == "distill" and start == "aggregated" and weights.max() < 1.0:
+                target = _blended([one.distribution for one in policies], weights)
                 self._distill(name, prediction.batches[i], target, configs[name].br_learning_rate)
+
+    def _start_weights(self, start: str, own: np.ndarray) -> np.ndarray:
+        """
+        Weights (K,) of the strategies in the parameters at which a best response starts.
+
+        :param start: value of ``best_response_start``
+        :param own: the agent's meta-strategy (K,)
+        """
+        if start == "aggregated":
+            return own
+        names = [one.name for one in self.strategies]
+        return np.eye(len(names))[names.index(CURRENT if start == "current" else PREDICTED)]
 
     def _set_actor(self, name: str, parameters: Parameters) -> None:
         named = dict(self.learners[name].policy.named_parameters())
@@ -295,7 +259,7 @@ class MATRLCoordinator:
         policy.optimizer.zero_grad()
 
     def _best_respond(
-        self, prediction: _Prediction, weights: th.Tensor, configs: Mapping[str, BestResponseConfig]
+        self, prediction: Prediction, weights: th.Tensor, configs: Mapping[str, BestResponseConfig]
     ) -> dict[str, BestResponseStats]:
         """Step 6: every agent's clipped, weighted steps against the aggregated policies of the others (Eq. 6)."""
         if not self.config.best_response:
@@ -313,7 +277,7 @@ class MATRLCoordinator:
 
     def _report(
         self,
-        prediction: _Prediction,
+        prediction: Prediction,
         game: MetaGame,
         solution: Solution,
         weights: th.Tensor,
@@ -322,85 +286,70 @@ class MATRLCoordinator:
         seconds: dict[str, float],
     ) -> MetaGameReport:
         clip_ranges = [configs[name].br_clip_range for name in self.learners]
+        rows, acted = prediction.samples.rows, th.from_numpy(prediction.samples.acted)
+        payoff_clips = [self.config.payoff_clip_range] * game.n_agents
         return MetaGameReport(
             agents=tuple(self.learners),
+            strategies=tuple(one.name for one in self.strategies),
             n_equilibria=len(solution.equilibria) if self.config.metagame else -1,
-            clip_fraction=_clipped_share(prediction.ratios, prediction.mask, [self.config.payoff_clip_range] * game.n_agents),
-            weight_clip_fraction=_clipped_share(weights, prediction.mask, clip_ranges),
-            effective_sample_size=_sample_sizes(weights, prediction.mask, clip_ranges),
+            clip_fraction=clipped_share(prediction.ratios[rows], acted, payoff_clips),
+            weight_clip_fraction=clipped_share(weights[rows], acted, clip_ranges),
+            effective_sample_size=sample_sizes(weights[rows], acted, clip_ranges),
             best_response=stats,
             seconds=seconds,
-            **_game_numbers(game, solution),
-            **self._distances(prediction, solution.rho),
-            **self._lower_bounds(prediction, game, solution.rho),
+            **game_numbers(game, solution),
+            **self._distances(prediction, solution.sigma),
+            **self._lower_bounds(prediction, game, solution.sigma),
         )
 
-    def _distances(self, prediction: _Prediction, rho: np.ndarray) -> dict[str, Any]:
-        """Mean KL divergences of the predicted and of the next policies from the current ones, (n,) each."""
-        kl_predicted, kl_next = [], []
-        unchanged = not self.config.best_response and not rho.any()  # the next policies are the predicted ones
+    def _distances(self, prediction: Prediction, sigma: np.ndarray) -> dict[str, Any]:
+        """Mean KL divergences of all strategies, of the predicted and of the next policies from the current ones."""
         by_name = dict(zip(self.learners, prediction.batches, strict=True))
-        evaluated = {} if unchanged else self.joint.log_probs_and_distributions(by_name)
-        for i, name in enumerate(self.learners):
-            batch, current = prediction.batches[i], prediction.current[i].distribution
-            kl_predicted.append(_over_live(kl(current, prediction.predicted[i].distribution), batch))
-            kl_next.append(kl_predicted[i] if unchanged else _over_live(kl(current, evaluated[name][1]), batch))
-        return {"kl_predicted": np.array(kl_predicted), "kl_next": np.array(kl_next)}
+        divergences = np.zeros((len(self.learners), len(prediction.policies)))
+        for k, policies in enumerate(prediction.policies[1:], start=1):
+            for i, (batch, now, policy) in enumerate(zip(by_name.values(), prediction.current, policies, strict=True)):
+                divergences[i, k] = over_live(kl(now.distribution, policy.distribution), batch)
+        if not self.config.best_response and (sigma[:, 1] == 1.0).all():  # the next policies are the predicted ones
+            following = divergences[:, 1]
+        else:
+            evaluated = self.joint.log_probs_and_distributions(by_name)
+            pairs = zip(by_name.items(), prediction.current, strict=True)
+            following = np.array([over_live(kl(now.distribution, evaluated[name][1]), batch) for (name, batch), now in pairs])
+        return {"kl_predicted": divergences[:, 1], "kl_strategies": divergences, "kl_next": following}
 
-    def _lower_bounds(self, prediction: _Prediction, game: MetaGame, rho: np.ndarray) -> dict[str, Any]:
+    def _lower_bounds(self, prediction: Prediction, game: MetaGame, sigma: np.ndarray) -> dict[str, Any]:
         """Remarks 1 and C.1 from samples: maxima over the visited states and the executed actions."""
         gamma = np.array([learner.gamma for learner in self.learners.values()])
         epsilon = prediction.advantages.abs().amax(dim=0).numpy()
-        policies = zip(prediction.batches, prediction.current, prediction.predicted, strict=True)
-        distances = [th.where(batch.mask, total_variation(c.distribution, p.distribution), 0.0) for batch, c, p in policies]
-        # For agents that share a learner, the sum bounds the total variation of their joint policy.
-        alpha = self._columns(distances).clamp(max=1.0).amax(dim=0).numpy()
-        predicted_gain = game.expected_payoffs(np.zeros(game.n_agents))
+        alphas = [self._total_variation(prediction, policies) for policies in prediction.policies[1:]]
+        predicted_gain, gain = game.expected_payoffs(game.pure_profile(1)), game.expected_payoffs(sigma)
+        change = sum(weight * alpha for weight, alpha in zip(sigma.T[1:], alphas, strict=True))
         return {
-            "total_variation": alpha,
-            "predicted_lower_bound": improvement_lower_bound(predicted_gain, epsilon, alpha, gamma),
-            "lower_bound": improvement_lower_bound(game.expected_payoffs(rho), epsilon, alpha, gamma, rho=rho),
+            "total_variation": alphas[0],
+            "predicted_lower_bound": improvement_lower_bound(predicted_gain, epsilon, alphas[0], gamma),
+            "lower_bound": improvement_lower_bound(gain, epsilon, change, gamma),
         }
 
-
-def _game_numbers(game: MetaGame, solution: Solution) -> dict[str, Any]:
-    """Numbers of the meta-game at its solution."""
-    rho, equilibria = solution.rho, solution.equilibria
-    payoffs = game.strategy_payoffs(rho)
-    return {
-        "rho": rho,
-        "method": solution.method,
-        "nash_conv": solution.nash_conv,
-        "n_pure_equilibria": int(np.all((equilibria == 0.0) | (equilibria == 1.0), axis=1).sum()),
-        "current_payoffs": payoffs[:, 0],
-        "predicted_payoffs": payoffs[:, 1],
-        "expected_payoffs": game.expected_payoffs(rho),
-        "payoffs": game.payoffs() if game.n_agents <= MAX_REPORTED_AGENTS else None,
-        "fixed_point": fixed_point_type(game, rho),
-        "eigenvalues": eigenvalues(game.hessian(rho)),
-    }
+    def _total_variation(self, prediction: Prediction, policies: list[Snapshot]) -> np.ndarray:
+        """Largest total variation between current and other policies over the visited states, (n,)."""
+        pairs = zip(prediction.batches, prediction.current, policies, strict=True)
+        distances = [th.where(b.mask, total_variation(now.distribution, one.distribution), 0.0) for b, now, one in pairs]
+        # For agents that share a learner, the sum bounds the total variation of their joint policy.
+        return np.asarray(prediction.rollout.columns(distances).clamp(max=1.0).amax(dim=0).numpy())
 
 
-def _sample_sizes(weights: th.Tensor, mask: th.Tensor, clip_ranges: list[float | None]) -> np.ndarray:
-    """Effective sample size of each agent's clipped weights over its live samples, (n,)."""
-    clipped = [clip_weights(weights[:, i], clip_range)[mask[:, i]].numpy() for i, clip_range in enumerate(clip_ranges)]
-    return np.array([effective_sample_size(column) for column in clipped])
+def _last_strategies(game: MetaGame) -> Solution:
+    """The profile in which all play their last strategy, which need not be an equilibrium."""
+    sigma = game.pure_profile(game.n_strategies - 1)
+    none = np.empty((0, game.n_agents) if game.n_strategies == 2 else (0, *sigma.shape))
+    return Solution(sigma[:, 0].copy(), game.nash_conv(sigma), "none", none, sigma)
 
 
-def _over_live(values: th.Tensor, batch: AgentBatch) -> float:
-    """Mean over the rows in which the agent acted; 0 if it never did."""
-    live = values[batch.mask]
-    return float(live.mean()) if len(live) > 0 else 0.0
-
-
-def _clipped_share(values: th.Tensor, mask: th.Tensor, clip_ranges: list[float | None]) -> np.ndarray:
-    """Share of an agent's live samples whose distance from 1 exceeds the clip, per column."""
-    shares = []
-    for i, clip_range in enumerate(clip_ranges):
-        live = values[:, i][mask[:, i]]
-        outside = (live - 1.0).abs() > clip_range if clip_range is not None else th.zeros(len(live))
-        shares.append(float(outside.double().mean()) if len(live) else 0.0)
-    return np.array(shares)
+def _blended(distributions: list[ActionDistribution], weights: np.ndarray) -> ActionDistribution:
+    """Distribution that stands for the mixture of K policies."""
+    if len(distributions) == 2:  # the two weights sum to one in the logits' precision
+        return blend_logits(*distributions, float(weights[0]))
+    return blend_logits(distributions, weights)
 
 
 @contextmanager

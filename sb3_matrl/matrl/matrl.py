@@ -86,12 +86,30 @@ class MATRL(MultiAgentAlgorithm):
     :param norm_reward: (*) whether to scale rewards by the running standard deviation of the discounted return
     :param clip_obs: (*) largest normalised observation
     :param clip_reward: (*) largest normalised reward
-    :param metagame: whether to solve the meta-game; ``False`` takes the predicted policies as they are (rho = 0)
+    :param metagame: whether to solve the meta-game; ``False`` takes the policies of the last of ``strategies`` as they are, by
+        default the predicted ones (rho = 0)
     :param best_response: whether to take best-response steps; ``False`` ends the iteration with the mixtures
     :param solver: solver of the meta-game, see :func:`sb3_matrl.metagame.solve`
-    :param selection: ``"random"``, ``"welfare"`` or ``"progress"``: which equilibrium to take if there are several
+    :param selection: ``"random"``, ``"welfare"`` or ``"progress"``: which equilibrium to take if there are several; ``"auto"``
+        is ``"welfare"`` where the agents' payoffs are nearly common (correlations of at least 0.9), and ``"random"`` elsewhere
     :param aggregation: ``"parameters"`` or ``"distill"``: how a mixture gets network parameters
     :param best_response_start: ``"aggregated"``, ``"current"`` or ``"predicted"`` parameters
+    :param strategies: strategies of the meta-game: ``"current"``, then one or more trial steps, which all begin at the current
+        policies. ``"predicted"`` is the learner's own update; ``"optimistic"`` one that follows what went well, see
+        ``optimism``; a function, or a pair of a name and a function, a step of your own: it gets an SB3 learner and its
+        :class:`~sb3_matrl.on_policy.batch.AgentBatch` and leaves new parameters in the learner. A file cannot hold a function:
+        pass the strategies again on loading, as ``custom_objects``
+    :param optimism: temperature of the optimistic step, which is the learner's update on other advantages: standardised
+        ones above 0 grow as ``exp(A / optimism)``, those below hardly count
+    :param optimistic_n_epochs: epochs of the optimistic step; ``None`` uses ``n_epochs``
+    :param ratio_scope: what a ratio spans in payoffs and in the best response's weights: ``"step"``, one step; ``"episode"``,
+        the whole episode as far as the rollout holds it; a number, that many last steps of the episode. Only ratios that span
+        several steps see what agents do to each other over time, as in turn-based games. They are clipped as a whole by
+        ``payoff_clip_range`` and ``br_clip_range``
+    :param episode_payoffs: payoffs of ``ratio_scope="episode"``: ``"advantages"``, discounted returns with the critic's value
+        after an episode that the rollout cuts and less its value at the beginning, or ``"returns"``, without a critic
+    :param payoff_fit: ``"same"``: trial steps and payoffs use the whole rollout; ``"cross"``: the trial steps learn from a
+        random half of the env copies and the payoffs come from the other half, so that no step is judged on its own samples
     :param br_learning_rate: (*) learning rate of the best response; ``None`` uses ``learning_rate``
     :param br_n_epochs: (*) epochs of the best response
     :param br_clip_range: (*) clip range of the importance weight of the others' policies; ``None`` for no clipping
@@ -167,6 +185,12 @@ class MATRL(MultiAgentAlgorithm):
         selection: str = "random",
         aggregation: str = "parameters",
         best_response_start: str = "aggregated",
+        strategies: Sequence[Any] = ("current", "predicted"),
+        optimism: float = 0.25,
+        optimistic_n_epochs: int | None = None,
+        ratio_scope: str | int = "step",
+        episode_payoffs: str = "advantages",
+        payoff_fit: str = "same",
         br_learning_rate: PerAgent[float | Schedule | None] = None,
         br_n_epochs: PerAgent[int] = 5,
         br_clip_range: PerAgent[float | None] = 0.2,
@@ -239,7 +263,11 @@ class MATRL(MultiAgentAlgorithm):
 
     @property
     def extra_optimizers(self) -> dict[str, dict[str, th.optim.Optimizer]]:
-        return {name: {"best_response.optimizer": one} for name, one in self.coordinator.optimizers.items()}
+        found = {name: {"best_response.optimizer": one} for name, one in self.coordinator.optimizers.items()}
+        for strategy, optimizers in self.coordinator.trials.optimizers.items():
+            for name, one in optimizers.items():
+                found[name][f"strategies.{strategy}.optimizer"] = one
+        return found
 
     def _best_response_configs(self) -> dict[str, BestResponseConfig]:
         """Learner -> settings of its best response at this moment of the training."""
@@ -279,7 +307,9 @@ class MATRL(MultiAgentAlgorithm):
         for name, learner in self.learners.items():
             check_rollout(self.team.members[name], learner)
         report = self.coordinator.update(self._best_response_configs())
-        check_learner_losses(self.learners, self.logger.name_to_value)
+        trials = self.coordinator.trials.optimizers
+        names = [*self.learners, *(f"{name}/{strategy}" for name in self.learners for strategy in trials)]
+        check_learner_losses(names, self.logger.name_to_value)
         self.report = report
         for key, value in report.scalars().items():
             self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sb3_matrl.matrl.best_response import BestResponseStats
+from sb3_matrl.matrl.report_text import report_text
+
+DEFAULT_STRATEGIES = ("current", "predicted")
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,12 @@ class MetaGameReport:
     :param n_equilibria: number of equilibria that the solver found; -1 with the meta-game switched off
     :param n_pure_equilibria: number of pure equilibria among them
     :param current_payoffs: payoff of the current policy against ``rho`` of the others
-    :param predicted_payoffs: payoff of the predicted policy against ``rho`` of the others
+    :param predicted_payoffs: payoff of the predicted policy (of the first trial step) against ``rho`` of the others
     :param expected_payoffs: payoff at ``rho``, Eq. 3 for the aggregated policies
-    :param payoffs: dense payoffs (n, 2, ..., 2), index 0 current, 1 predicted; ``None`` for more than 4 agents
+    :param payoffs: dense payoffs (n, K, ..., K) of the K strategies in their order; ``None`` for many agents or profiles
     :param fixed_point: type of the fixed point at ``rho`` (Appendix C)
     :param eigenvalues: eigenvalues of the meta-game's Hessian at ``rho``, complex (n,)
-    :param predicted_lower_bound: lower bound of the improvement if all play their predicted policies (Remark 1)
+    :param predicted_lower_bound: lower bound of the improvement if all play the predicted policies (Remark 1)
     :param lower_bound: lower bound for the aggregated policies (Remark C.1)
     :param total_variation: largest total variation between current and predicted policy over the visited states
     :param kl_predicted: mean KL(pi || pi_hat) over the visited states
@@ -36,6 +39,10 @@ class MetaGameReport:
     :param effective_sample_size: effective sample size of the clipped weights, as a share of the samples
     :param best_response: agent -> statistics of its best response; empty when switched off
     :param seconds: phase (predict, metagame, best_response) -> wall-clock time
+    :param strategies: names of the K strategies
+    :param sigma: (n, K) weights of the strategies in the meta-strategies; column 0 is ``rho``
+    :param strategy_payoffs: (n, K) payoff of each strategy against ``sigma`` of the others
+    :param kl_strategies: (n, K) mean KL(pi || strategy) over the visited states
     """
 
     agents: tuple[str, ...]
@@ -58,8 +65,16 @@ class MetaGameReport:
     clip_fraction: np.ndarray
     weight_clip_fraction: np.ndarray
     effective_sample_size: np.ndarray
+    sigma: np.ndarray
+    strategy_payoffs: np.ndarray
+    kl_strategies: np.ndarray
+    strategies: tuple[str, ...] = DEFAULT_STRATEGIES
     best_response: dict[str, BestResponseStats] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """A table for people, see :func:`~sb3_matrl.matrl.report_text.report_text`."""
+        return report_text(self)
 
     def scalars(self) -> dict[str, float | str]:
         """Logger key -> value: ``metagame/*`` for the game, ``<agent>/metagame/*`` and ``<agent>/br/*`` per agent."""
@@ -74,11 +89,21 @@ class MetaGameReport:
             "metagame/eigenvalue_real_max": float(self.eigenvalues.real.max()),
             "metagame/eigenvalue_imag_max": float(np.abs(self.eigenvalues.imag).max()),
         }
+        columns = self._columns()
         for i, agent in enumerate(self.agents):
-            values |= {f"{agent}/metagame/{name}": float(getattr(self, name)[i]) for name in _PER_AGENT}
+            values |= {f"{agent}/metagame/{name}": float(column[i]) for name, column in columns.items()}
         for agent, stats in self.best_response.items():
             values |= {f"{agent}/br/{name}": float(value) for name, value in vars(stats).items()}
         return values | {f"time/{phase}_seconds": seconds for phase, seconds in self.seconds.items()}
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Numbers per agent by name; other strategies than the usual ones add theirs."""
+        columns = {name.replace("predicted", self.strategies[1]): getattr(self, name) for name in _PER_AGENT}
+        if self.strategies != DEFAULT_STRATEGIES:
+            for k, name in enumerate(self.strategies):
+                columns |= {f"sigma_{name}": self.sigma[:, k], f"{name}_payoffs": self.strategy_payoffs[:, k]}
+                columns |= {f"kl_{name}": self.kl_strategies[:, k]} if k > 0 else {}
+        return columns
 
 
 _PER_AGENT = (

@@ -20,15 +20,15 @@ def check_ratios(agents: Iterable[str], ratios: th.Tensor) -> None:
     Check the density ratios of the predicted to the current policies.
 
     :param agents: names, in the order of the columns
-    :param ratios: (B, n)
+    :param ratios: (B, n), or (B, n, K - 1) of several strategies
     :raises NonFiniteError: names the agent
     """
-    bad = (~th.isfinite(ratios)).sum(dim=0).tolist()
+    bad = (~th.isfinite(ratios)).sum(dim=[axis for axis in range(ratios.dim()) if axis != 1]).tolist()
     for agent, count in zip(agents, bad, strict=True):
         if count > 0:
             raise NonFiniteError(
-                f"agent {agent!r}, after the predicted step: {count} of {len(ratios)} log-probabilities of the rollout's "
-                "actions are NaN"
+                f"agent {agent!r}, after the predicted step: {count} of {ratios[:, 0].numel()} log-probabilities of the "
+                "rollout's actions are NaN"
             )
 
 

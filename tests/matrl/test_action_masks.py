@@ -173,8 +173,9 @@ def test_divergences_are_those_over_legal_actions() -> None:
         current[agent] = probabilities(agent)
     prediction = model.coordinator._predict()
     game = model.coordinator._metagame(prediction)
-    distances = model.coordinator._lower_bounds(prediction, game, np.zeros(2))["total_variation"]
-    divergences = model.coordinator._distances(prediction, np.zeros(2))["kl_predicted"]
+    predicted = np.array([[0.0, 1.0], [0.0, 1.0]])
+    distances = model.coordinator._lower_bounds(prediction, game, predicted)["total_variation"]
+    divergences = model.coordinator._distances(prediction, predicted)["kl_predicted"]
     for i, agent in enumerate(model.agents):
         p, q, live = current[agent], probabilities(agent), prediction.batches[i].mask.numpy()
         actions = prediction.batches[i].actions.numpy()

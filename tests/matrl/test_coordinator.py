@@ -64,7 +64,7 @@ class Watched:
 
     def _force(self, rho: np.ndarray) -> None:
         equilibria = rho[None]
-        self.coordinator._solve = lambda game: Solution(rho, game.nash_conv(rho), "forced", equilibria)  # type: ignore[method-assign]
+        self.coordinator._solve = lambda game, _: Solution(rho, game.nash_conv(rho), "forced", equilibria)  # type: ignore[method-assign]
 
     def _actors(self) -> list[dict[str, th.Tensor]]:
         names = self.coordinator._actor_names

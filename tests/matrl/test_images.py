@@ -130,7 +130,8 @@ if sys.argv[1] == "sb3":
 else:
     model = MATRL("CnnPolicy", lambda: Joint(film), br_n_epochs=1, aggregation=sys.argv[1], distill_steps=2, **arguments)
     solve = model.coordinator._solve
-    model.coordinator._solve = lambda game: dataclasses.replace(solve(game), rho=np.array([0.5]))
+    half = {"rho": np.array([0.5]), "sigma": np.array([[0.5, 0.5]])}
+    model.coordinator._solve = lambda *given: dataclasses.replace(solve(*given), **half)
     model.learn(2048)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
