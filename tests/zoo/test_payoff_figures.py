@@ -6,7 +6,6 @@ import pytest
 
 from sb3_matrl.zoo.training.payoff_figures import draw_payoffs, payoff_table
 
-
 STRATEGIES = ("current", "predicted", "optimistic")
 
 
