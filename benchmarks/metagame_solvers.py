@@ -1,8 +1,9 @@
 """
 Accuracy and processor time of the meta-game solvers on random games.
 
-Prints one line per number of agents, kind of game and method (NashConv in units of the payoff scale) and one for 100 agents
-on 4000 samples, and writes them to JSON. Set OMP_NUM_THREADS=1 so that this is the time on one core:
+Prints one line per number of agents, kind of game and method (NashConv in units of the payoff scale), fewer for games with
+three strategies per agent, and one for 100 agents on 4000 samples, and writes them to JSON. Set OMP_NUM_THREADS=1 so that
+this is the time on one core:
 
     OMP_NUM_THREADS=1 python -m benchmarks.metagame_solvers
 """
@@ -23,6 +24,8 @@ ACCEPTED = 1e-6
 #: The slower methods get one in so many of the games.
 SHARES = {"support": 5, "best-response": 5, "cmaes": 50}
 MANY_AGENTS, MANY_SAMPLES = 100, 4000
+#: Games with three strategies per agent: share of the games of two strategies (their supports are more), numbers of agents.
+THREE_STRATEGIES_SHARE, THREE_STRATEGIES_AGENTS = 10, (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Row:
     """One line of the table; NashConv in units of the payoff scale (0 for a zero game), times in processor milliseconds."""
 
     n_agents: int
+    n_strategies: int
     kind: str
     method: str
     games: int
@@ -43,24 +47,25 @@ class Row:
 def from_table(transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Callable[..., MetaGame]:
     """:return: a generator of games whose normal-random table is transformed"""
 
-    def make(n_agents: int, rng: np.random.Generator) -> MetaGame:
-        return MetaGame.from_payoffs(transform(rng.standard_normal((n_agents, *(2,) * n_agents)), rng))
+    def make(n_agents: int, rng: np.random.Generator, n_strategies: int = 2) -> MetaGame:
+        shape = (n_agents, *(n_strategies,) * n_agents)
+        return MetaGame.from_payoffs(transform(rng.standard_normal(shape), rng))
 
     return make
 
 
-def independent_samples(n_agents: int, rng: np.random.Generator, n_samples: int = 500) -> MetaGame:
+def independent_samples(n_agents: int, rng: np.random.Generator, n_strategies: int = 2, n_samples: int = 500) -> MetaGame:
     """:return: a game of ratios that have nothing to do with the advantages: pure noise, the hard case"""
-    ratios = np.exp(0.3 * rng.standard_normal((n_samples, n_agents)))
+    ratios = np.exp(0.3 * rng.standard_normal((n_samples, n_agents, n_strategies - 1)))
     return MetaGame(ratios, rng.standard_normal((n_samples, n_agents)), 0.2)
 
 
-def predicted_samples(n_agents: int, rng: np.random.Generator, n_samples: int = 500) -> MetaGame:
-    """:return: a game of ratios that rise with the agent's own advantage, as after a policy gradient step"""
+def predicted_samples(n_agents: int, rng: np.random.Generator, n_strategies: int = 2, n_samples: int = 500) -> MetaGame:
+    """:return: a game of ratios that rise with the agent's own advantage, as after policy gradient steps of growing size"""
     noise = rng.standard_normal((n_samples, n_agents))
     common = rng.standard_normal((n_samples, 1))
     advantages = 0.5 * noise + common + rng.standard_normal((n_samples, n_agents))
-    return MetaGame(np.exp(0.1 * noise), advantages, 0.2)
+    return MetaGame(np.exp(0.1 * noise[:, :, None] * np.arange(1, n_strategies)), advantages, 0.2)
 
 
 KINDS: dict[str, Callable[..., MetaGame]] = {
@@ -75,28 +80,30 @@ KINDS: dict[str, Callable[..., MetaGame]] = {
 }
 
 
-def methods_for(n_agents: int) -> list[str]:
-    """:return: the methods that claim to solve every game of n agents"""
-    return [*(["closed-form"] if n_agents == 2 else []), "auto", "support", "best-response", "cmaes"]
+def methods_for(n_agents: int, n_strategies: int = 2) -> list[str]:
+    """:return: the methods that claim to solve every game of n agents with so many strategies"""
+    closed = ["closed-form"] if (n_agents, n_strategies) == (2, 2) else []
+    return [*closed, "auto", "support", "best-response", "cmaes"]
 
 
-def measure(n_agents: int, kind: str, method: str, games: int, seed: int) -> Row:
+def measure(n_agents: int, kind: str, method: str, games: int, seed: int, n_strategies: int = 2) -> Row:
     """:return: the line of ``games`` games, the same ones for every method"""
     rng = np.random.default_rng([seed, n_agents, list(KINDS).index(kind)])
     errors, seconds = np.zeros(games), np.zeros(games)
     for k in range(games):
-        game = KINDS[kind](n_agents, rng)
+        game = KINDS[kind](n_agents, rng, n_strategies)
         start = time.process_time()
         solution = solve(game, method, rng=np.random.default_rng([seed, k]))
         seconds[k] = time.process_time() - start
         errors[k] = solution.nash_conv / game.scale if game.scale > 0.0 else solution.nash_conv
-    return summary(n_agents, kind, method, errors, seconds)
+    return summary(n_agents, n_strategies, kind, method, errors, seconds)
 
 
-def summary(n_agents: int, kind: str, method: str, errors: np.ndarray, seconds: np.ndarray) -> Row:
+def summary(n_agents: int, n_strategies: int, kind: str, method: str, errors: np.ndarray, seconds: np.ndarray) -> Row:
     """:return: statistics of the errors and times of some games"""
     return Row(
         n_agents=n_agents,
+        n_strategies=n_strategies,
         kind=kind,
         method=method,
         games=len(errors),
@@ -113,16 +120,16 @@ def measure_many(kind: str, games: int, seed: int) -> Row:
     rng = np.random.default_rng([seed, MANY_AGENTS])
     errors, seconds = np.zeros(games), np.zeros(games)
     for k in range(games):
-        game = KINDS[kind](MANY_AGENTS, rng, MANY_SAMPLES)
+        game = KINDS[kind](MANY_AGENTS, rng, n_samples=MANY_SAMPLES)
         start = time.process_time()
         solution = solve(game, rng=np.random.default_rng([seed, k]))
         seconds[k] = time.process_time() - start
         errors[k] = solution.nash_conv / game.scale
-    return summary(MANY_AGENTS, kind, "auto", errors, seconds)
+    return summary(MANY_AGENTS, 2, kind, "auto", errors, seconds)
 
 
 def measurements(games: int, many: int, seed: int) -> Iterator[Row]:
-    """:return: all lines of the table"""
+    """:return: all lines of the table with two strategies"""
     plan = [(n, kind, method) for n in range(2, 7) for kind in KINDS for method in methods_for(n)]
     for n_agents, kind, method in tqdm(plan, desc="n = 2..6", unit="line", disable=None):
         yield measure(n_agents, kind, method, max(1, games // SHARES.get(method, 1)), seed)
@@ -130,15 +137,24 @@ def measurements(games: int, many: int, seed: int) -> Iterator[Row]:
         yield measure_many(kind, many, seed)
 
 
+def measurements_of_three_strategies(games: int, seed: int) -> Iterator[Row]:
+    """:return: the lines with three strategies"""
+    games = max(1, games // THREE_STRATEGIES_SHARE)
+    plan = [(n, kind, method) for n in THREE_STRATEGIES_AGENTS for kind in KINDS for method in methods_for(n, 3)]
+    for n_agents, kind, method in tqdm(plan, desc="3 strategies", unit="line", disable=None):
+        yield measure(n_agents, kind, method, max(1, games // SHARES.get(method, 1)), seed, 3)
+
+
 def table(rows: list[Row]) -> str:
     """:return: the lines as text"""
     lines = [
-        f"{'n':>4} {'kind':10} {'method':14} {'games':>6} {'max':>9} {'p99':>9} {'<= 1e-6':>8} {'mean ms':>9} {'max ms':>9}"
+        f"{'n':>4} {'K':>2} {'kind':10} {'method':14} {'games':>6} {'max':>9} {'p99':>9} {'<= 1e-6':>8} "
+        f"{'mean ms':>9} {'max ms':>9}"
     ]
     for row in rows:
         lines.append(
-            f"{row.n_agents:4d} {row.kind:10} {row.method:14} {row.games:6d} {row.max:9.1e} {row.percentile_99:9.1e} "
-            f"{row.share_accepted:8.2%} {row.mean_ms:9.2f} {row.max_ms:9.1f}"
+            f"{row.n_agents:4d} {row.n_strategies:2d} {row.kind:10} {row.method:14} {row.games:6d} {row.max:9.1e} "
+            f"{row.percentile_99:9.1e} {row.share_accepted:8.2%} {row.mean_ms:9.2f} {row.max_ms:9.1f}"
         )
     return "\n".join(lines)
 
@@ -154,8 +170,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/metagame_solvers.json"))
     args = parser.parse_args()
     rows = list(measurements(args.games, args.many_games, args.seed))
-    print(table(rows))
-    write_record(args.out, {"seed": args.seed, "accepted": ACCEPTED, "rows": [asdict(row) for row in rows]})
+    more = list(measurements_of_three_strategies(args.games, args.seed))
+    print(table(rows + more))
+    record = {"rows": [asdict(row) for row in rows], "rows_of_three_strategies": [asdict(row) for row in more]}
+    write_record(args.out, {"seed": args.seed, "accepted": ACCEPTED, **record})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,17 @@ def worst_regrets(payoffs: StrategyPayoffs, points: Array) -> Array:
     return np.asarray(strategy_regrets(points, payoffs.gains(points)).max(axis=1))
 
 
+def distinct(points: Array) -> Array:
+    """
+    Points without those that differ from an earlier one by rounding errors.
+
+    :param points: (b, n, K)
+    :return: (k, n, K) in the order of ``points``
+    """
+    _, first = np.unique(np.round(points, 7), axis=0, return_index=True)
+    return np.asarray(points[np.sort(first)])
+
+
 def best_response_strategies(payoffs: StrategyPayoffs, rng: np.random.Generator) -> Array:
     """
     Pure best-response dynamics from several starts; if they cycle, mixed equilibria by :func:`mixed_equilibria`.
@@ -98,6 +109,6 @@ def mixed_equilibria(payoffs: StrategyPayoffs, starts: Array, rng: np.random.Gen
         seen = np.concatenate([seen, batch, settle(np.maximum(ends, 0.0))])
         worst = worst_regrets(payoffs, seen)
         if worst.min() <= TOLERANCE:
-            return np.unique(seen[worst <= TOLERANCE], axis=0)
+            return distinct(seen[worst <= TOLERANCE])
         batch = starts if attempt == 0 else rng.dirichlet(np.ones(k), size=(_BATCH, n))
     return np.asarray(seen[[worst.argmin()]])

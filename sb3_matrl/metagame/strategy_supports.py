@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sb3_matrl.metagame.incentives import TOLERANCE, Array
-from sb3_matrl.metagame.strategy_search import worst_regrets
+from sb3_matrl.metagame.strategy_search import distinct, worst_regrets
 from sb3_matrl.metagame.strategy_table import StrategyTable
 from sb3_matrl.metagame.tangent import one_hot, settle, tangent_basis
 
@@ -58,7 +58,7 @@ def enumerate_strategy_supports(payoffs: StrategyTable, rng: np.random.Generator
             points = np.concatenate([points, _solve_supports(payoffs, supports[extra == size], rng)])
         worst = worst_regrets(payoffs, points)
         if worst.min() <= TOLERANCE:
-            return _distinct(points[worst <= TOLERANCE])
+            return distinct(points[worst <= TOLERANCE])
     return np.asarray(points[[worst.argmin()]])
 
 
@@ -81,11 +81,6 @@ def _possible(payoffs: StrategyTable, subsets: Bools) -> Bools:
         kept = np.stack([np.compress(chosen, undominated, 0).all(axis=0) for chosen in subsets])
         possible &= np.moveaxis(kept, 0, i)
     return possible
-
-
-def _distinct(points: Array) -> Array:
-    _, first = np.unique(np.round(points, 7), axis=0, return_index=True)
-    return np.asarray(points[np.sort(first)])
 
 
 def _solve_supports(payoffs: StrategyTable, supports: Bools, rng: np.random.Generator) -> Array:

@@ -96,6 +96,43 @@ def test_mixture_ratio_at_the_ends_is_exactly_one_or_the_ratio(rng):
     assert th.equal(mixed[:, 1], ratios[:, 1])
 
 
+def sigma_of(rho):
+    return th.stack([rho, 1.0 - rho], dim=1)
+
+
+def test_two_strategies_give_the_same_bits_by_rho_and_by_sigma(rng):
+    ratios, rho = th.tensor(rng.lognormal(size=(8, 3))), th.tensor(rng.random(3))
+    for function in (mixture_ratios, opponent_weights):
+        expected = rho + (1.0 - rho) * ratios if function is mixture_ratios else function(ratios, rho)
+        assert th.equal(function(ratios, rho), expected)
+        assert th.equal(function(ratios, sigma_of(rho)), expected)
+        assert th.equal(function(ratios[:, :, None], sigma_of(rho)), expected)
+
+
+@given(st.integers(2, 5), st.integers(0, 9999))
+@settings(deadline=None)
+def test_mixture_ratio_of_many_strategies_is_mixed_over_current_density(k, seed):
+    rng = np.random.default_rng(seed)
+    densities, sigma = rng.lognormal(size=(6, 3, k)), rng.dirichlet(np.ones(k), size=3)
+    ratios = th.tensor(densities[:, :, 1:] / densities[:, :, :1])
+    expected = (densities * sigma).sum(axis=2) / densities[:, :, 0]
+    np.testing.assert_allclose(mixture_ratios(ratios, th.tensor(sigma)), expected, rtol=1e-12)
+    log_probs = [th.tensor(np.log(densities[:, :, j])) for j in range(k)]
+    mixed = mixture_log_prob(log_probs, th.tensor(sigma.T))
+    np.testing.assert_allclose(mixed, np.log((densities * sigma).sum(axis=2)), rtol=1e-12, atol=1e-12)
+
+
+def test_mixture_of_many_strategies_at_a_vertex_is_exactly_one_of_them(rng):
+    ratios = th.tensor(rng.lognormal(size=(8, 3, 2)))
+    mixed = mixture_ratios(ratios, th.eye(3, **DOUBLE))
+    assert th.equal(mixed[:, 0], th.ones(8, **DOUBLE))
+    assert th.equal(mixed[:, 1], ratios[:, 1, 0])
+    assert th.equal(mixed[:, 2], ratios[:, 2, 1])
+    log_probs = [th.tensor(rng.normal(size=5)) * 100 for _ in range(3)]
+    for chosen, weights in enumerate(np.eye(3)):
+        assert th.equal(mixture_log_prob(log_probs, weights), log_probs[chosen])
+
+
 # ---------------------------------------------------------------- products
 
 
@@ -131,6 +168,19 @@ def test_opponent_weights_equal_the_loop(ratios, data):
     expected = slow_opponent_weights(ratios, rho, mask)
     actual = opponent_weights(th.tensor(ratios), th.tensor(rho), th.tensor(mask))
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-300)
+
+
+@given(st.integers(1, 4), st.integers(3, 4), st.integers(0, 9999))
+@settings(deadline=None, max_examples=30)
+def test_opponent_weights_of_many_strategies_equal_the_loop(n, k, seed):
+    rng = np.random.default_rng(seed)
+    ratios, mask = rng.lognormal(size=(5, n, k - 1)), rng.random((5, n)) < 0.7
+    sigma = rng.dirichlet(np.ones(k), size=n)
+    actual = opponent_weights(th.tensor(ratios), th.tensor(sigma), th.tensor(mask))
+    for b, i in np.ndindex(5, n):
+        others = [j for j in range(n) if j != i and mask[b, j]]
+        expected = math.prod(sigma[j, 0] + sum(sigma[j, s + 1] * ratios[b, j, s] for s in range(k - 1)) for j in others)
+        assert actual[b, i].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_without_a_mask_every_opponent_counts(rng):
@@ -201,6 +251,41 @@ def test_blended_gaussian_has_the_mixture_s_mean_and_variance(rng):
     np.testing.assert_allclose(blended.variance, variance, rtol=1e-10)
 
 
+def test_blended_distributions_of_three_policies_mix_probabilities(rng):
+    weights = np.array([0.2, 0.5, 0.3])
+    categoricals = [categorical(rng, 4, 5) for _ in range(3)]
+    expected = sum(weight * one.probs for weight, one in zip(weights, categoricals, strict=True))
+    np.testing.assert_allclose(blend_logits(categoricals, weights).probs, expected, rtol=1e-9)
+    bernoullis = [Bernoulli(logits=one.logits) for one in categoricals]
+    expected = sum(weight * one.probs for weight, one in zip(weights, bernoullis, strict=True))
+    np.testing.assert_allclose(blend_logits(bernoullis, weights).probs, expected, rtol=1e-12)
+    lists = [[one, Categorical(logits=one.logits[:, :2])] for one in categoricals]
+    for component in range(2):
+        expected = sum(weight * one[component].probs for weight, one in zip(weights, lists, strict=True))
+        np.testing.assert_allclose(blend_logits(lists, weights)[component].probs, expected, rtol=1e-9)
+
+
+def test_blended_gaussian_of_three_policies_has_the_mixture_s_mean_and_variance(rng):
+    policies, weights = [gaussian(rng, 3, 2) for _ in range(3)], [0.2, 0.5, 0.3]
+    parts = list(zip(policies, weights, strict=True))
+    mean = sum(weight * one.mean for one, weight in parts)
+    second_moment = sum(weight * (one.variance + one.mean**2) for one, weight in parts)
+    blended = blend_logits(policies, weights)
+    np.testing.assert_allclose(blended.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(blended.variance, second_moment - mean**2, rtol=1e-10)
+
+
+def test_two_policies_blend_to_the_same_in_both_forms(rng):
+    rho = 0.3
+    for one, other, attribute in [
+        (categorical(rng, 2, 3), categorical(rng, 2, 3), "logits"),
+        (Bernoulli(logits=th.tensor([0.5, 0.3])), Bernoulli(logits=th.tensor([1.0, 0.9])), "probs"),
+        (gaussian(rng, 2, 3), gaussian(rng, 2, 3), "stddev"),
+    ]:
+        by_rho, by_weights = blend_logits(one, other, rho), blend_logits([one, other], [rho, 1.0 - rho])
+        assert th.equal(getattr(by_rho, attribute), getattr(by_weights, attribute))
+
+
 @pytest.mark.parametrize("rho", [0.0, 1.0])
 def test_blending_at_the_ends_gives_one_of_the_two(rho, rng):
     pairs = [
@@ -223,6 +308,10 @@ def test_distributions_of_different_kinds_do_not_blend(rng):
         blend_logits(th.distributions.Laplace(0.0, 1.0), th.distributions.Laplace(0.0, 1.0), 0.5)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         blend_logits([categorical(rng, 2, 3)] * 2, [categorical(rng, 2, 3)], 0.5)
+    with pytest.raises(TypeError, match="cannot blend Categorical with Normal"):
+        blend_logits([categorical(rng, 2, 3), categorical(rng, 2, 3), gaussian(rng, 2, 3)], [0.2, 0.3, 0.5])
+    with pytest.raises(ValueError, match="zip"):
+        blend_logits([categorical(rng, 2, 3), categorical(rng, 2, 3)], [0.2, 0.3, 0.5])
 
 
 # ---------------------------------------------------------------- divergences
@@ -309,6 +398,21 @@ def test_interpolation_at_the_ends_copies_even_what_arithmetic_would_spoil(rho):
     assert th.equal(mixed["w"], chosen["w"])
     mixed["w"].zero_()
     assert chosen["w"].abs().max() > 0, "the copy is independent"
+
+
+def test_interpolated_parameters_of_three_policies_equal_the_weighted_sum(rng):
+    policies, weights = [{"a": th.tensor(rng.normal(size=3))} for _ in range(3)], np.array([0.2, 0.5, 0.3])
+    expected = sum(weight * policy["a"].numpy() for weight, policy in zip(weights, policies, strict=True))
+    np.testing.assert_allclose(interpolate_parameters(policies, weights)["a"], expected, rtol=1e-14)
+
+
+def test_policies_without_weight_do_not_touch_the_parameters():
+    policies = [{"w": th.tensor([1.0 / 3.0, 2.0])}, {"w": th.tensor([math.inf, math.nan])}, {"w": th.tensor([1.0, 0.5])}]
+    for chosen in (0, 2):
+        mixed = interpolate_parameters(policies, np.eye(3)[chosen])
+        assert th.equal(mixed["w"], policies[chosen]["w"])
+        assert mixed["w"] is not policies[chosen]["w"]
+    np.testing.assert_allclose(interpolate_parameters(policies, [0.5, 0.0, 0.5])["w"], [2 / 3, 1.25], rtol=1e-6)
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(1e-3, 1e3)))
