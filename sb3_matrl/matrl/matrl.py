@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,9 @@ from sb3_matrl.on_policy.critic_states import CRITICS, STATES, StateSource
 from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, check_rollout_memory, learner_argument_names
 from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.utils.suggest import unknown
+
+# Beginning of the names of the trial steps' optimisers in files.
+_STRATEGIES = "strategies."
 
 
 class MATRL(MultiAgentAlgorithm):
@@ -266,8 +270,24 @@ class MATRL(MultiAgentAlgorithm):
         found = {name: {"best_response.optimizer": one} for name, one in self.coordinator.optimizers.items()}
         for strategy, optimizers in self.coordinator.trials.optimizers.items():
             for name, one in optimizers.items():
-                found[name][f"strategies.{strategy}.optimizer"] = one
+                found[name][f"{_STRATEGIES}{strategy}.optimizer"] = one
         return found
+
+    def set_parameters(
+        self, load_path_or_dict: str | Path | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
+    ) -> None:
+        """See the base class; optimisers of trial steps that are not among this model's ``strategies`` are left out."""
+        if isinstance(load_path_or_dict, Mapping):
+            known = self.extra_optimizers
+            load_path_or_dict = {
+                name: {
+                    part: value
+                    for part, value in parts.items()
+                    if not part.startswith(_STRATEGIES) or part in known.get(name, {})
+                }
+                for name, parts in load_path_or_dict.items()
+            }
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def _best_response_configs(self) -> dict[str, BestResponseConfig]:
         """Learner -> settings of its best response at this moment of the training."""
