@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +21,7 @@ from sb3_matrl.files.model_files import SavedModel, blame_file, check_names, rea
 from sb3_matrl.files.optimizer_state import check_optimizers
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
 from sb3_matrl.utils.random_state import set_bit_generator
+from sb3_matrl.utils.suggest import unknown
 
 # Arguments that decide how large the networks are: those of the caller are not limited by what a file stores.
 _NETWORKS = {"policy", "policy_kwargs", "learner_class", "learner_kwargs", "frozen"}
@@ -98,12 +99,7 @@ class MultiAgentModel(ActingModel):
                 check_optimizers(self.optimizers())
             return
         given = load_path_or_dict
-        strangers = [name for name in given if name not in self.learners]
-        missing = [name for name in self.learners if name not in given] if exact_match else []
-        if strangers or missing:
-            raise ValueError(
-                f"parameters of unknown agents {strangers}, or without those of {missing}; known: {list(self.learners)}"
-            )
+        check_learners(given, self.learners, exact_match)
         for name, parameters in given.items():
             optimizers = self._optimizers_of(name)
             own = {part: value for part, value in parameters.items() if part not in optimizers}
@@ -228,3 +224,18 @@ class MultiAgentModel(ActingModel):
         for name, normalizer in self.team.normalizers.items():
             # Another number of copies has no use for the running returns of the saved ones.
             normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
+
+
+def check_learners(given: Collection[str], learners: Collection[str], exact_match: bool) -> None:
+    """
+    :param given: learners whose parameters are given
+    :param learners: learners of the model
+    :param exact_match: require all of them
+    :raises ValueError: if one is unknown or missing
+    """
+    for name in given:
+        if name not in learners:
+            raise ValueError(f"parameters: {unknown('agent', str(name), learners)}")
+    missing = [name for name in learners if name not in given]
+    if missing and exact_match:
+        raise ValueError(f"parameters: those of {', '.join(missing)} are missing")

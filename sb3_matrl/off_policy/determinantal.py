@@ -19,6 +19,7 @@ from torch import nn
 
 from sb3_matrl.off_policy.agent_perceptrons import AgentPerceptrons
 from sb3_matrl.off_policy.mixers import present_values
+from sb3_matrl.utils.suggest import unknown
 
 #: How long features are: 1, or between 0 and 1 as learned.
 FEATURE_NORMS = ("unit", "learned")
@@ -41,7 +42,7 @@ class DiversityFeatures(nn.Module):
     def __init__(self, input_sizes: Sequence[int], n_actions: Sequence[int], feature_dim: int, norm: str = "unit") -> None:
         super().__init__()
         if norm not in FEATURE_NORMS:
-            raise ValueError(f"feature_norm must be one of {', '.join(FEATURE_NORMS)}, got {norm!r}")
+            raise ValueError(unknown("feature_norm", str(norm), FEATURE_NORMS))
         self.feature_dim = feature_dim
         sizes = list(zip(input_sizes, n_actions, strict=True))
         self.directions = AgentPerceptrons([(width, HIDDEN_SIZE, count * feature_dim) for width, count in sizes])

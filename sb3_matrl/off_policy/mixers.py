@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch as th
 from torch import nn
 
+from sb3_matrl.utils.suggest import unknown
+
 #: Names of the mixers that :func:`make_mixer` makes.
 MIXERS = ("vdn", "qmix")
 
@@ -117,7 +119,7 @@ def make_mixer(
         return VDNMixer()
     if name == "qmix":
         return QMixer(n_agents, state_size, mixing_embed_dim, hypernet_layers, hypernet_embed)
-    raise ValueError(f"mixer {name!r} is unknown; known: {', '.join(MIXERS)}")
+    raise ValueError(unknown("mixer", str(name), MIXERS))
 
 
 def _hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Sequential:

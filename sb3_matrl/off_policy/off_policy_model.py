@@ -19,6 +19,7 @@ from sb3_matrl.common.agents import Team
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.joint_observations import JointObservations
+from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
@@ -352,12 +353,7 @@ class OffPolicyModel(MultiAgentAlgorithm):
         if isinstance(load_path_or_dict, (str, Path)):
             super().set_parameters(load_path_or_dict, exact_match, device)
             return
-        strangers = [name for name in load_path_or_dict if name not in self.parts]
-        missing = [name for name in self.parts if name not in load_path_or_dict] if exact_match else []
-        if strangers or missing:
-            raise ValueError(
-                f"parameters of unknown agents {strangers}, or without those of {missing}; known: {list(self.parts)}"
-            )
+        check_learners(load_path_or_dict, self.parts, exact_match)
         for learner, given in load_path_or_dict.items():
             self._set_learner_parameters(learner, given, exact_match)
 

@@ -129,7 +129,7 @@ def test_features_have_length_one_or_less(norm: str, counts: list[int]) -> None:
 
 
 def test_unknown_norm() -> None:
-    with pytest.raises(ValueError, match="feature_norm must be one of unit, learned, got 'l2'"):
+    with pytest.raises(ValueError, match=r"feature_norm 'l2' is unknown\. Known: unit, learned"):
         DiversityFeatures([3], [5], 7, "l2")
 
 

@@ -120,7 +120,7 @@ def test_mixers_by_name() -> None:
     assert isinstance(make_mixer("vdn", 2, 0), VDNMixer)
     mixer = make_mixer("qmix", 2, 3, 8, 1)
     assert isinstance(mixer, QMixer) and mixer.embed_dim == 8 and len(mixer.hyper_w1) == 1
-    with pytest.raises(ValueError, match="mixer 'qplex' is unknown; known: vdn, qmix"):
+    with pytest.raises(ValueError, match=r"mixer 'qplex' is unknown\. Known: vdn, qmix"):
         make_mixer("qplex", 2, 3)
 
 

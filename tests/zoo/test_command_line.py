@@ -80,11 +80,11 @@ def test_help_shows_defaults_without_heavy_imports(command: str) -> None:
         ("train --algo matrix", "algorithm 'matrix' is unknown; did you mean 'matrl'?"),
         ("enjoy --load-bets", "flag --load-bets is unknown; did you mean '--load-best'?"),
         ("benchmark --device gpu", "expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
-        ("sweep matrl_checkers --sampler tpr", "invalid choice: 'tpr'"),
+        ("sweep matrl_checkers --sampler tpr", "--sampler: value 'tpr' is unknown; did you mean 'tpe'? Known: tpe, random, grid. See"),
         ("report", "the following arguments are required: RUN"),
         ("games table2", "command 'table2' is unknown; did you mean 'table1'?"),
         ("doctor --second 1", "flag --second is unknown; did you mean '--seconds'?"),
-        ("completion csh", "invalid choice: 'csh'"),
+        ("completion csh", "value 'csh' is unknown; did you mean 'zsh'? Known: bash"),
     ],
 )
 def test_mistakes_are_reported_without_heavy_imports(words: str, message: str) -> None:

@@ -351,7 +351,7 @@ def test_importance_needs_trials_that_differ(values):
     [
         (["--trials", "3"], "flag --trials is unknown; did you mean '--n-trials'"),
         (["--n-trials", "0"], "expected a whole number of at least 1, got '0'"),
-        (["--sampler", "cmaes"], "invalid choice: 'cmaes'"),
+        (["--sampler", "cmaes"], "value 'cmaes' is unknown. Known: tpe, random, grid"),
         (["--storage", "nowhere"], "storage nowhere cannot be used"),
         (["--sampler", "grid"], "parameter learning_rate: a grid needs values"),
         (["--seed", "2", "--comparison-seeds", "3"], "give a --seed of at least 3"),

@@ -92,6 +92,10 @@ class StrictParser(argparse.ArgumentParser):
         single = len(word) > 1 and word[0] == "-" and word[1].isalpha()
         return single and word not in flags and any(flag.startswith(word) for flag in flags)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, unknown("value", str(value), map(str, action.choices)))
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help.")
 

@@ -214,7 +214,8 @@ def load_hyperparameters(
     if key not in content:
         known = ", ".join(map(str, content))
         guess = did_you_mean(env_id, map(str, content))
-        raise ValueError(f"{path} has no entry for {env_id!r} and no entry 'default'{guess + ' It' if guess else '; it'} has: {known}")
+        has = f"{guess} It has" if guess else "; it has"
+        raise ValueError(f"{path} has no entry for {env_id!r} and no entry 'default'{has}: {known}")
     where = f"{path.name}, {key}"
     changes = expand_normalize(overrides or {}, "command line")
     entry = entry_of(algorithm, content[key], where)
