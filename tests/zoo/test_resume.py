@@ -107,7 +107,7 @@ def test_evaluation_that_was_interrupted_is_repeated(tmp_path, whole, monkeypatc
 
 @pytest.mark.parametrize("moment", ["summary", "update"])
 def test_signal_at_other_moments_costs_nothing(tmp_path, whole, monkeypatch, moment):
-    words, target = ["--env", "checkers_v0", "-n", "400"], "sb3_matrl.zoo.training.training_run.returns_table"
+    words, target = ["--env", "checkers_v0", "-n", "400"], "sb3_matrl.zoo.training.training_run.summary"
     with monkeypatch.context() as patch:
         if moment == "update":
             target = "sb3_matrl.matrl.coordinator.MATRLCoordinator.update"
@@ -152,7 +152,7 @@ def test_run_that_another_process_trains_is_refused_until_that_is_gone(tmp_path,
     holder.wait()
     assert main(["--resume", str(tmp_path / "run"), "-n", "200"]) == 0
     with locked_folder(tmp_path / "run", "is in use"):  # and it is free again
-        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / "run" / ".lock").read_text() == f"\n{os.getpid()}"
 
 
 def test_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path, capsys):

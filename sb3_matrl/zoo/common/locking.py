@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
+from io import FileIO
 from multiprocessing.util import register_after_fork
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 LOCK_FILE = ".lock"
 
@@ -27,20 +28,18 @@ def locked_folder(path: Path, in_use: str) -> Iterator[int]:
     :raises ValueError: if another process has locked the folder
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path} {in_use}{_holder(file)}") from None
-        register_after_fork(file, TextIOWrapper.close)
+    with (path / LOCK_FILE).open("a+b", buffering=0) as file:
+        if not lock_descriptor(file.fileno(), blocking=False):
+            raise ValueError(f"{path} {in_use}{_holder(file)}")
+        register_after_fork(file, FileIO.close)
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        # Windows locks the first byte, which other processes then cannot read.
+        file.write(b"\n%d" % os.getpid())
         yield file.fileno()
 
 
-def _holder(file: TextIOWrapper) -> str:
+def _holder(file: FileIO) -> str:
     """Process that locked the folder; empty if it has not written its number yet."""
-    file.seek(0)
-    pid = file.read().strip()
+    file.seek(1)
+    pid = file.read().decode(errors="replace")
     return f" (process {pid})" if pid.isdecimal() else ""
