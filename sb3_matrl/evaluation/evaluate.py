@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -11,8 +11,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_matrl.evaluation.statistics import mean_confidence_interval
+from sb3_matrl.evaluation.statistics import mean_confidence_interval, score_margins, win_rates
 from sb3_matrl.utils.random_state import isolated_random_streams
+from sb3_matrl.utils.reward_structure import RewardStructure, reward_structure
 from sb3_matrl.vec_env import JointObservation, JointVecEnv, make_joint_vec_env
 
 #: Steps after which an evaluated episode is cut by default: a game of the Arcade Learning Environment takes no more.
@@ -80,6 +81,16 @@ class EvaluationResult:
         """Mean return of each agent."""
         return {agent: float(self.agent_returns[:, i].mean()) for i, agent in enumerate(self.agents)}
 
+    @property
+    def win_rates(self) -> dict[str, float]:
+        """Share of the episodes that each agent won, see :func:`~sb3_matrl.evaluation.statistics.win_rates`."""
+        return dict(zip(self.agents, win_rates(self.agent_returns).tolist(), strict=True))
+
+    @property
+    def score_margins(self) -> dict[str, float]:
+        """Mean lead of each agent over the mean of the others."""
+        return dict(zip(self.agents, score_margins(self.agent_returns).tolist(), strict=True))
+
     def confidence_interval(self, level: float = 0.95) -> tuple[float, float]:
         """
         Student-t interval for the mean team return; covers the variance between episodes, not between training runs.
@@ -88,6 +99,17 @@ class EvaluationResult:
         :return: lower and upper end; both NaN for a single episode
         """
         return mean_confidence_interval(self.returns, level)
+
+
+def structure_of(results: Iterable[EvaluationResult]) -> RewardStructure:
+    """
+    Tell from the episodes of several evaluations how the agents' rewards depend on each other.
+
+    :param results: evaluations of the same agents, with different policies where there are any
+    :return: see :func:`~sb3_matrl.utils.reward_structure.reward_structure`
+    """
+    returns = [result.agent_returns for result in results]
+    return reward_structure(np.concatenate(returns) if returns else np.empty((0, 0)))
 
 
 def evaluate_policy(

@@ -1,4 +1,4 @@
-"""Confidence intervals for the mean of a few independent values."""
+"""Confidence intervals for the mean of a few independent values; win rates and score margins of competing agents."""
 
 from __future__ import annotations
 
@@ -20,6 +20,33 @@ def mean_confidence_interval(values: np.ndarray, level: float = 0.95) -> tuple[f
         return math.nan, math.nan
     margin = student_t_quantile(level, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean() - margin), float(values.mean() + margin)
+
+
+def win_rates(agent_returns: np.ndarray) -> np.ndarray:
+    """
+    Share of the episodes that each agent won: no agent has a higher return, and some agent has a lower one.
+
+    Agents of a team that get the same return win together; an episode in which all get the same return is a draw.
+
+    :param agent_returns: returns of n agents in k episodes, shape (k, n)
+    :return: shape (n,), between 0 and 1
+    """
+    returns = np.asarray(agent_returns, dtype=np.float64)
+    rounding = 1e-9 * np.abs(returns).max(initial=0.0)
+    is_highest = returns >= returns.max(axis=1, keepdims=True) - rounding
+    return np.asarray((is_highest & (np.ptp(returns, axis=1, keepdims=True) > rounding)).mean(axis=0))
+
+
+def score_margins(agent_returns: np.ndarray) -> np.ndarray:
+    """
+    Mean difference between each agent's return and the mean return of the other agents.
+
+    :param agent_returns: returns of n agents in k episodes, shape (k, n)
+    :return: shape (n,); zeros for a single agent
+    """
+    returns = np.asarray(agent_returns, dtype=np.float64)
+    others = (returns.sum(axis=1, keepdims=True) - returns) / max(returns.shape[1] - 1, 1)
+    return np.zeros(1) if returns.shape[1] == 1 else np.asarray((returns - others).mean(axis=0))
 
 
 def student_t_quantile(level: float, degrees: int) -> float:

@@ -2,8 +2,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sb3_matrl.evaluation import mean_confidence_interval, student_t_quantile
+from sb3_matrl.evaluation.statistics import score_margins, win_rates
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,25 @@ def test_one_value_has_no_interval():
 
 def test_equal_values_have_an_interval_of_no_width():
     assert mean_confidence_interval(np.full(4, 2.5)) == (2.5, 2.5)
+
+
+def slow_win_rates(returns):
+    """Count wins episode by episode, as the rule is written."""
+    wins = [0] * len(returns[0])
+    for row in returns:
+        for agent, own in enumerate(row):
+            wins[agent] += all(own >= other for other in row) and any(own > other for other in row)
+    return [count / len(returns) for count in wins]
+
+
+@given(st.lists(st.tuples(*[st.integers(-3, 3)] * 3), min_size=1, max_size=8))
+def test_win_rates_and_margins_are_those_of_a_slow_count(rows):
+    returns = np.array(rows, dtype=float)
+    np.testing.assert_allclose(win_rates(returns), slow_win_rates(rows))
+    leads = [[own - (sum(row) - own) / 2 for own in row] for row in rows]
+    np.testing.assert_allclose(score_margins(returns), np.mean(leads, axis=0), atol=1e-12)
+
+
+def test_a_team_wins_together_and_a_draw_is_nobody_s():
+    np.testing.assert_array_equal(win_rates(np.array([[2.0, 2, -2, -2], [0, 0, 0, 0]])), [0.5, 0.5, 0, 0])
+    assert win_rates(np.array([[5.0]])).tolist() == [0.0] and score_margins(np.array([[5.0]])).tolist() == [0.0]
