@@ -46,6 +46,9 @@ _OFF_GRID = _N_CELLS  # extra cell that is always empty, for the parts of window
 _COLUMNS = np.arange(2)  # columns of agent_0 and agent_1
 _STARTS = (6, 22)  # (0, 6) and (2, 6)
 
+# Largest team return with the default rewards, and its number of steps.
+_BEST_RETURN, _BEST_STEPS = 41.26, 37
+
 # Contents of a cell.
 _EMPTY, _LEMON, _APPLE, _AGENT_0, _AGENT_1 = range(5)
 _AGENTS = np.array([_AGENT_0, _AGENT_1])
@@ -102,6 +105,16 @@ class CheckersOptions(GridOptions):
         check_numbers("lemon_rewards", self.lemon_rewards, count=2)
 
 
+def _best_team_return(options: CheckersOptions) -> float | None:
+    default = CheckersOptions()
+    rewards, default_rewards = (
+        (one.step_cost, tuple(one.apple_rewards), tuple(one.lemon_rewards)) for one in (options, default)
+    )
+    if rewards != default_rewards or not _BEST_STEPS <= options.max_cycles <= default.max_cycles:
+        return None
+    return _BEST_RETURN * (2 if options.team_reward else 1)
+
+
 class CheckersCore(GridCore):
     """
     ``num_envs`` copies of Checkers; the module's docstring has the rules.
@@ -122,6 +135,7 @@ class CheckersCore(GridCore):
 
     def __init__(self, num_envs: int = 1, options: CheckersOptions | None = None) -> None:
         options = options or CheckersOptions()
+        self._best_team_return = _best_team_return(options)
         self._view = _VIEWS[options.observation]
         view_high = np.concatenate([[1, 1], np.tile(self._view.max(initial=1), 9 * self._view.shape[1])])
         super().__init__(num_envs, options, _STARTS, view_high, state_size=4 * _N_CELLS + 1)
@@ -132,6 +146,11 @@ class CheckersCore(GridCore):
         self._grid = np.empty((num_envs, len(_GRID_AT_START)), dtype=np.int64)  # content of every cell
         self._apples_left = np.empty(num_envs, dtype=np.int64)
         self._start(np.ones(num_envs, dtype=bool))
+
+    @property
+    def best_team_return(self) -> float | None:
+        """41.26 with the default rewards and at most 100 steps, twice that with ``team_reward``."""
+        return self._best_team_return
 
     def highest_values(self) -> dict[str, int]:
         """As in all grid worlds, and the contents of the cells."""

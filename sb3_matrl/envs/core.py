@@ -65,6 +65,11 @@ class BatchedCore(ABC):
     state_space: spaces.Space[Any]
     alive: np.ndarray
 
+    @property
+    def acting(self) -> np.ndarray:
+        """Bool (num_envs, n_agents), agents that choose the next action: all that are alive, unless agents take turns."""
+        return self.alive
+
     @abstractmethod
     def seed(self, seeds: Sequence[int | None]) -> None:
         """Seed copy ``k`` with ``seeds[k]``; a deterministic environment ignores it."""
@@ -102,6 +107,11 @@ class BatchedCore(ABC):
         :return: copy -> agent -> info, non-empty ones only
         """
         return {}
+
+    @property
+    def best_team_return(self) -> float | None:
+        """Largest possible mean of the team return (sum over agents and steps) with these options; ``None`` if unknown."""
+        return None
 
     @property
     def can_snapshot(self) -> bool:
@@ -307,6 +317,11 @@ class CoreParallelEnv(ParallelEnv[str, np.ndarray, Any], BatchableEnv):  # type:
         self.agents = [agent for agent in acted if not (terminated[agent] or truncated[agent])]
         infos = outcome.infos.get(0, {})
         return self._observations(acted), rewards, terminated, truncated, {agent: infos.get(agent, {}) for agent in acted}
+
+    @property
+    def best_team_return(self) -> float | None:
+        """Largest possible mean of the team return with this environment's options; ``None`` if unknown."""
+        return self._core.best_team_return
 
     @property
     def can_snapshot(self) -> bool:

@@ -136,6 +136,12 @@ class MatrixGameCore(BatchedCore):
         """
         return type(self)(num_envs, self.options)
 
+    @property
+    def best_team_return(self) -> float | None:
+        """Largest sum of the players' expected payoffs, times the number of rounds, n times that with ``team_reward``."""
+        options = self.options
+        return options.game.best_welfare() * options.max_cycles * (options.game.n_players if options.team_reward else 1)
+
     def seed(self, seeds: Sequence[int | None]) -> None:
         """Do nothing: there is no randomness."""
 

@@ -44,6 +44,15 @@ _FLOOR = ("b.###.a", ".......", "d.###.c")
 _N_COLS = 7
 _STARTS = (1, 5, 15, 19)  # (0, 1), (0, 5), (2, 1), (2, 5)
 _TARGETS = tuple("".join(_FLOOR).index(letter) for letter in "abcd")
+# Number of agents, and what those do that have arrived -> largest team return with the default rewards, and its steps.
+_BEST = {
+    (2, "pay"): (7.8, 12),
+    (2, "leave"): (8.3, 12),
+    (3, "pay"): (11.1, 14),
+    (3, "leave"): (12.4, 14),
+    (4, "pay"): (14.4, 15),
+    (4, "leave"): (16.1, 15),
+}
 _POSITIONS = scaled_positions(len(_FLOOR), _N_COLS, row_scale=2, col_scale=6)
 
 
@@ -76,6 +85,15 @@ class SwitchOptions(GridOptions):
         check_choice("finished_agents", self.finished_agents, ["pay", "leave"])
 
 
+def _best_team_return(options: SwitchOptions) -> float | None:
+    default, (best, steps) = SwitchOptions(), _BEST[options.n_agents, options.finished_agents]
+    has_default_rewards = (options.step_cost, options.goal_reward) == (default.step_cost, default.goal_reward)
+    # With team rewards, agents that leave early would get fewer sums.
+    if not has_default_rewards or options.max_cycles < steps or (options.team_reward and options.finished_agents == "leave"):
+        return None
+    return best * (options.n_agents if options.team_reward else 1)
+
+
 class SwitchCore(GridCore):
     """
     ``num_envs`` copies of Switch; the module's docstring has the rules.
@@ -95,6 +113,7 @@ class SwitchCore(GridCore):
 
     def __init__(self, num_envs: int = 1, options: SwitchOptions | None = None) -> None:
         options = options or SwitchOptions()
+        self._best_team_return = _best_team_return(options)
         n_agents = options.n_agents
         super().__init__(num_envs, options, _STARTS[:n_agents], view_high=np.ones(2), state_size=3 * n_agents + 1)
         self.floor = _hide_targets(n_agents)
@@ -102,6 +121,11 @@ class SwitchCore(GridCore):
         self._step_reward, self._goal_reward = float(options.step_cost), float(options.goal_reward)
         self._leave = options.finished_agents == "leave"
         self._arrived = np.zeros((num_envs, n_agents), dtype=bool)
+
+    @property
+    def best_team_return(self) -> float | None:
+        """The best of the module's docstring with the default rewards, n times that with ``team_reward`` and "pay"."""
+        return self._best_team_return
 
     def _start(self, copies: np.ndarray) -> None:
         self._arrived[copies] = False
