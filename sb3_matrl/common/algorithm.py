@@ -143,7 +143,9 @@ class MultiAgentAlgorithm(MultiAgentModel):
                 self._restore_state(self._resume_from)
         self._resume_from = None
         self._notice_moves()
-        fit_tables(self.logger, [*self.possible_agents, *self.learners])
+        # A logger that the user set prints what it was made for.
+        is_short = self.verbose == 1 and not self._custom_logger
+        fit_tables(self.logger, [*self.possible_agents, *self.learners], is_short)
         for name, learner in self.learners.items():
             learner.set_logger(AgentLogger(self.logger, name))
         return total_timesteps, callback

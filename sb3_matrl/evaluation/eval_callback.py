@@ -11,9 +11,17 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 from sb3_matrl.common.callbacks import StopTraining
-from sb3_matrl.evaluation.evaluate import MAX_EPISODE_STEPS, EvaluationResult, check_max_episode_steps, evaluate_policy
+from sb3_matrl.evaluation.evaluate import (
+    MAX_EPISODE_STEPS,
+    EvaluationResult,
+    check_max_episode_steps,
+    evaluate_policy,
+    structure_of,
+)
+from sb3_matrl.evaluation.evaluation_text import evaluation_line
 from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
+from sb3_matrl.utils.reward_structure import RewardStructure
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
 
@@ -32,7 +40,8 @@ class MultiAgentEvalCallback(EventCallback):
     rate of that moment.
 
     Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
-    ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled); ``eval/cut_episodes`` if episodes had no end.
+    ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled); where the agents' returns have a constant sum
+    also ``eval/<agent>/win_rate`` (sampled); ``eval/cut_episodes`` if episodes had no end.
 
     ``evaluations.npz`` holds, for m evaluations of k episodes with n agents: ``timesteps`` (m,), ``results`` and
     ``results_greedy`` (m, k), ``ep_lengths`` and ``ep_lengths_greedy`` (m, k), ``agent_returns`` and
@@ -47,7 +56,7 @@ class MultiAgentEvalCallback(EventCallback):
     :param best_model_save_path: folder for ``best_model.zip``, the latest of equally good models; ``None`` for no file
     :param deterministic: choose the best model by the greedy return instead of the sampled one
     :param seed: seed from which, with the number of steps, the seed of every evaluation is derived
-    :param verbose: 1 to print the results
+    :param verbose: 1 to print the results in one line: team return, or the agents' returns where they have a constant sum
     :param should_stop: function called before every step of an evaluation; if it returns ``True``, the evaluation is
         discarded, remains due, and training ends
     :param documents: name -> value in JSON types, stored in the file of the best model
@@ -179,7 +188,11 @@ class MultiAgentEvalCallback(EventCallback):
         if self.log_path is not None:
             self._save_evaluations(self.log_path / "evaluations.npz")
         self._log()
-        self._keep_best()
+        is_best = self._keep_best()
+        if self.verbose >= 1:
+            print(evaluation_line(self.num_timesteps, sampled, greedy, self._structure(), is_best))
+        if is_best and self.callback_on_new_best is not None:
+            self._continue_training = self.callback_on_new_best.on_step() and self._continue_training
         self._continue_training = self._on_event() and self._continue_training
 
     def _play(self, deterministic: bool) -> EvaluationResult:
@@ -209,30 +222,30 @@ class MultiAgentEvalCallback(EventCallback):
             self.logger.record("eval/cut_episodes", cut)
         for agent, mean in sampled.agent_means.items():
             self.logger.record(f"eval/{agent}/mean_reward", mean)
+        if self._structure() == "constant-sum":
+            for agent, rate in sampled.win_rates.items():
+                self.logger.record(f"eval/{agent}/win_rate", rate)
         # Dump immediately, as SB3 does, so that the results are logged with the current number of steps.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
-        if self.verbose >= 1:
-            print(
-                f"Eval num_timesteps={self.num_timesteps}, episode_reward={sampled.mean:.2f} +/- {sampled.std:.2f}"
-                f" (greedy {greedy.mean:.2f} +/- {greedy.std:.2f})"
-            )
 
-    def _keep_best(self) -> None:
+    def _structure(self) -> RewardStructure:
+        """How the agents' returns in all evaluations so far depend on each other."""
+        return structure_of([*self.sampled, *self.greedy])
+
+    def _keep_best(self) -> bool:
+        """Save the model if no earlier one was better; True if it is better than all of them."""
         self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
         if not self.last_mean_reward >= self.best_mean_reward:  # also if it is NaN
-            return
+            return False
         # Of equally good models keep the latest: in a zero-sum game, for example, the team return is always 0.
         if self.best_model_save_path is not None:
             model: Any = self.model
             model.save(self.best_model_save_path / "best_model.zip", self.documents)
         if self.last_mean_reward == self.best_mean_reward:
-            return
+            return False
         self.best_mean_reward = self.last_mean_reward
-        if self.verbose >= 1:
-            print("New best mean reward!")
-        if self.callback_on_new_best is not None:
-            self._continue_training = self.callback_on_new_best.on_step() and self._continue_training
+        return True
 
     def _save_evaluations(self, path: Path) -> None:
         arrays = {

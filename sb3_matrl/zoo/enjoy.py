@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _play(options: EnjoyOptions) -> int:
     from sb3_matrl.evaluation.film import VideoError  # heavy: after the words are understood
     from sb3_matrl.zoo.common.text_tables import returns_table
+    from sb3_matrl.zoo.playing.display_check import NoScreenError
     from sb3_matrl.zoo.playing.match import play, prepare
 
     with user_errors():
@@ -159,8 +160,8 @@ def _play(options: EnjoyOptions) -> int:
     if options.verbose:
         print(game)
     try:
-        print(returns_table(play(game, options), per_agent=True))
-    except (ImportError, OSError, VideoError) as error:  # no pygame, a full disk, frames that are no pictures
+        print(returns_table(play(game, options)))
+    except (ImportError, OSError, VideoError, NoScreenError) as error:  # no pygame, a full disk, no pictures, no screen
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     if options.record is not None and options.verbose:

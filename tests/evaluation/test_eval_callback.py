@@ -237,6 +237,18 @@ def test_sb3_stopping_rule_works():
     assert model.num_timesteps == 40
 
 
+@pytest.mark.parametrize("make", [small_model, off_policy_model])
+@pytest.mark.parametrize("argument", ["callback_on_new_best", "callback_after_eval"])
+@pytest.mark.parametrize("others", ["none", "before", "after"])
+def test_a_stop_by_an_evaluation_ends_the_training_at_once_and_evaluates_no_more(make, argument, others):
+    rule = Recorder(limit=1) if argument == "callback_after_eval" else StopTrainingOnRewardThreshold(-1.0, verbose=0)
+    callback, watcher = evaluation(eval_freq=40, **{argument: rule}), Recorder()
+    model = make()
+    model.learn(10_000, {"none": callback, "before": [watcher, callback], "after": [callback, watcher]}[others])
+    assert callback.timesteps == [40] and model.num_timesteps == 40
+    assert others == "none" or watcher.steps[-1] == 40
+
+
 def test_sb3_checkpoints_work(tmp_path):
     class AtStep(Recorder):
         def _on_step(self):
@@ -259,9 +271,34 @@ def test_prints_the_results_when_verbose(capsys):
     callback = evaluation(verbose=1)
     small_model().learn(40, callback)
     sampled, greedy = callback.sampled[-1], callback.greedy[-1]
+    agents = ", ".join(f"{agent} {mean:.2f}" for agent, mean in sampled.agent_means.items())
+    assert capsys.readouterr().out == (
+        f"Eval num_timesteps=40, episode_reward={sampled.mean:.2f} +/- {sampled.std:.2f} "
+        f"(greedy {greedy.mean:.2f} +/- {greedy.std:.2f}); {agents}; new best\n"
+    )
+
+
+def test_prints_one_line_per_evaluation_beside_the_short_table(capsys):
+    small_model(verbose=1).learn(200, evaluation(verbose=1))
     printed = capsys.readouterr().out
-    assert f"episode_reward={sampled.mean:.2f} +/- {sampled.std:.2f} (greedy {greedy.mean:.2f}" in printed
-    assert "New best mean reward!" in printed
+    assert printed.count("Eval num_timesteps=") == 3 and printed.count("new best") in (1, 2, 3)
+    # A table per iteration, none for the evaluations.
+    assert printed.count("|    total_timesteps") == 5 and "mean_reward" not in printed
+
+
+def test_competing_agents_are_told_apart(capsys):
+    callback = MultiAgentEvalCallback("matrix_game_v0", n_eval_episodes=10, eval_freq=0)
+    model = MATRL("MlpPolicy", "matrix_game_v0", n_steps=40, batch_size=40, seed=0, device="cpu")
+    model.set_logger(Logger(None, [rows := Rows()]))
+    model.learn(40, callback)
+    sampled, greedy = callback.sampled[-1], callback.greedy[-1]
+    agents = (
+        f"{agent} {mean:.2f} (greedy {greedy.agent_means[agent]:.2f}), won {sampled.win_rates[agent]:.0%}"
+        for agent, mean in sampled.agent_means.items()
+    )
+    assert capsys.readouterr().out == f"Eval num_timesteps=40, episode_reward of {', '.join(agents)}\n"
+    (row,) = (row for _, row in rows.rows if "eval/mean_reward" in row)
+    assert row["eval/agent_1/win_rate"] == np.mean(sampled.agent_returns[:, 1] > 0)
 
 
 def test_continues_from_a_saved_state(tmp_path, trained):

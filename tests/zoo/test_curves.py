@@ -1,32 +1,88 @@
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 
 from sb3_matrl.evaluation import EvaluationResult
-from sb3_matrl.zoo.training.curves import ascii_curve, draw_curve
+from sb3_matrl.zoo.training.curves import LearningCurve, text_plot
 
 
-def result(returns, agents=("a", "b")):
-    returns = np.asarray(returns, dtype=float)
-    shares = np.stack([returns * 0.25, returns * 0.75], axis=1)
-    return EvaluationResult(agents, returns, shares, np.full(len(returns), 7))
+def result(agent_returns):
+    returns = np.asarray(agent_returns, dtype=float)
+    return EvaluationResult(("a", "b"), returns.sum(axis=1), returns, np.full(len(returns), 7))
 
 
-def test_ascii_curve_puts_marks_where_the_values_are():
-    lines = ascii_curve([0, 50, 100], sampled=[0.0, 1.0, 2.0], greedy=[2.0, 2.0, 2.0], width=11, height=3).split("\n")
-    assert lines == [
+TEAM = LearningCurve([1, 2], [result([[1, 0], [2, 0]]), result([[2, 1], [3, 1]])], [result([[1, 1]]), result([[4, 1]])])
+GAME = LearningCurve([1, 2], [result([[1, -1], [-2, 2]]), result([[2, -2]])], [result([[1, -1]]), result([[3, -3]])])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures that are saved."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *rest, **more: figures.append(self) or save(self, *rest, **more))
+    return figures
+
+
+def test_marks_are_where_the_values_are():
+    curves = {"sampled": [0.0, 1.0, 2.0], "greedy": [2.0, 2.0, 2.0]}
+    assert text_plot([0, 50, 100], curves, "team return", {}, width=11, height=3).split("\n") == [
         "      2.00 |o    o    *",
-        "           |     *     ",
-        "      0.00 |*          ",
+        "           |     *",
+        "      0.00 |*",
         "           +-----------",
         "            0       100",
         "            team return over steps: * sampled, o greedy",
     ]
 
 
-def test_ascii_curve_of_constant_values_and_of_one_point():
-    assert "*" in ascii_curve([5], [1.0], [1.0])
-    assert ascii_curve([5, 6], [1.0, 1.0], [1.0, 1.0]).count("*") == 3
+def test_levels_are_lines_with_names_and_the_axis_holds_them():
+    text = text_plot([0, 10], {"sampled": [1.0, 2.0]}, "team return", {"chance": 0.0, "optimum": 4.0}, width=5, height=5)
+    assert text.split("\n") == [
+        "      4.00 |----- optimum",
+        "           |",
+        "           |    *",
+        "           |*",
+        "      0.00 |----- chance",
+        "           +-----",
+        "            0  10",
+        "            team return over steps: * sampled, - chance 0.00, - optimum 4.00",
+    ]
 
 
-def test_picture_is_a_png(tmp_path):
-    draw_curve(tmp_path / "curve.png", "title", [1, 2], [result([1, 2]), result([2, 3])], [result([1, 1]), result([4, 4])])
+def test_constant_values_and_a_single_point_are_drawn():
+    assert "*" in text_plot([5], {"a": [1.0]}, "x", {})
+    assert text_plot([5, 6], {"a": [1.0, 1.0], "b": [1.0, 1.0]}, "x", {}).split("over steps")[0].count("*") == 2
+
+
+def test_text_shows_the_team_or_the_agents_that_compete():
+    assert TEAM.text().endswith("team return over steps: * sampled, o greedy")
+    assert GAME.text().endswith("sampled return over steps: * a, o b")
+    lines = LearningCurve(TEAM.steps, TEAM.sampled, TEAM.greedy, {"chance": 0.0}).text().split("\n")
+    assert lines[11].startswith("      0.00 |---") and lines[11].endswith("chance")
+
+
+def test_best_evaluation_is_the_latest_of_equally_good_ones():
+    kinds = [result([[2, 0]]), result([[3, 1]]), result([[4, 0]]), result([[1, 0]])]
+    assert LearningCurve([10, 20, 30, 40], kinds, kinds).best_steps == 30
+
+
+@pytest.mark.parametrize(
+    ("curve", "labels"),
+    [
+        (TEAM, ["sampled", "greedy"]),
+        (LearningCurve(TEAM.steps, TEAM.sampled, TEAM.greedy, {"chance": -1.0, "optimum": 9.0}),
+         ["sampled", "greedy", "chance, -1.00", "optimum, 9.00"]),
+        (GAME, ["a, sampled", "a, greedy", "b, sampled", "b, greedy"]),
+    ],
+)  # fmt: skip
+def test_picture_has_the_values_and_is_a_png(tmp_path, drawn, curve, labels):
+    curve.draw(tmp_path / "curve.png", "title")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    assert list(lines) == labels
+    if curve is GAME:
+        np.testing.assert_allclose(lines["b, sampled"], [0.5, -2.0])
+        np.testing.assert_allclose(lines["a, greedy"], [1.0, 3.0])
+    else:
+        np.testing.assert_allclose(lines["sampled"], [1.5, 3.5])

@@ -6,6 +6,7 @@ import pytest
 import torch as th
 
 from sb3_matrl import MATRL
+from sb3_matrl.envs.rendering import Window
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.enjoy import main, parse_options
@@ -125,6 +126,36 @@ def test_renders_a_shipped_world_without_a_screen(logs, capsys, monkeypatch):
     monkeypatch.setattr("pygame.time.Clock", lambda: type("Clock", (), {"tick": staticmethod(lambda fps: None)}))
     table = enjoy(logs, capsys, "--env", "switch_v0", "--render", "--n-episodes", "1", "--env-kwargs", "max_cycles:5")
     assert table["sampled", "team"][-1] == "1"
+
+
+@pytest.mark.parametrize("driver", ["offscreen", "dummy"])
+def test_rendering_without_a_screen_ends_with_the_first_frame(logs, capsys, monkeypatch, driver):
+    pygame = pytest.importorskip("pygame")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    shown = []
+    # What SDL falls back to depends on how it was built.
+    monkeypatch.setattr(Window, "show", lambda self, frame: shown.append(frame))
+    monkeypatch.setattr(pygame.display, "get_init", lambda: True)
+    monkeypatch.setattr(pygame.display, "get_driver", lambda: driver)
+    assert main(["-f", str(logs), "--env", "switch_v0", "--render", "--verbose", "0"]) == 2
+    printed = capsys.readouterr()
+    assert len(shown) == 1 and printed.out == ""
+    reason = f"(pygame draws to the driver {driver!r})"
+    assert printed.err == (
+        f"error: --render found no screen to show the game on {reason}: set DISPLAY, or write a video by --record game.mp4\n"
+    )
+
+
+def test_an_error_of_pygame_is_told_in_one_line(logs, capsys, monkeypatch):
+    pygame = pytest.importorskip("pygame")
+
+    def fail(self, frame):
+        raise pygame.error("No available video device")
+
+    monkeypatch.setattr(Window, "show", fail)
+    assert main(["-f", str(logs), "--env", "switch_v0", "--render", "--verbose", "0"]) == 2
+    assert "no screen to show the game on (No available video device)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from sb3_matrl.evaluation import mean_confidence_interval
+from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.report import main
 from sb3_matrl.zoo.reporting.charts import HOVER_POINTS, MAX_POINTS, Series, line_chart, share_chart, thinned
+from sb3_matrl.zoo.reporting.learning_section import learning
 from sb3_matrl.zoo.reporting.media import FilmStrip
 from sb3_matrl.zoo.reporting.page import duration, number
 from sb3_matrl.zoo.reporting.run_loading import load_run, read_evaluations, read_progress, run_names
@@ -152,6 +154,73 @@ def test_final_table_holds_the_returns_of_the_last_evaluation(tmp_path):
         low, high = mean_confidence_interval(returns)
         assert f"[{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}") in words
         assert f"{returns.mean():.2f}".replace("-", "\N{MINUS SIGN}") in words
+
+
+def with_constant_sum(run):
+    """Change the agents' returns of a synthetic run so that their sum is always 0."""
+    arrays = dict(np.load(run / "evaluations.npz"))
+    for ending in ("", "_greedy"):
+        arrays[f"agent_returns{ending}"][..., 1] = -arrays[f"agent_returns{ending}"][..., 0]
+        arrays[f"results{ending}"][:] = 0.0
+    np.savez(run / "evaluations.npz", **arrays)
+    return arrays
+
+
+def test_competing_agents_have_charts_and_tables_of_their_own(tmp_path):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    arrays = with_constant_sum(run)
+    report(run, "--no-frames")
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    titles = [one["aria-label"].split(".")[0] for one in page.of("svg")]
+    assert titles[:2] == ["Return per agent", "Episodes won"] and not any("Team" in title for title in titles)
+    words = " ".join(page.words)
+    means, won = arrays["agent_returns"][-1].mean(axis=0), (arrays["agent_returns"][-1, :, 0] > 0).mean()
+    assert f"left {means[0]:.2f} (won {won:.0%}), right {means[1]:.2f} (won {1 - won:.0%})" in words
+    assert "margin" in words and not any(row == "team" for row in page.words)
+    assert f"{2 * means[0]:.2f}".replace("-", "\N{MINUS SIGN}") in page.words
+
+
+def test_runs_that_compete_and_runs_that_do_not_share_a_page(tmp_path):
+    runs = [synthetic_run(tmp_path / f"matrl/checkers_v0_{k}") for k in (1, 2)]
+    with_constant_sum(runs[1])
+    group = learning([load_run(path, path.name) for path in runs])
+    charts = {chart.title: [entry.label for entry in chart.legend] for chart in group.charts}
+    assert charts["Team return, sampled actions"] == ["checkers_v0_1"]
+    assert {"Return per agent: checkers_v0_1", "Return per agent: checkers_v0_2", "Episodes won: checkers_v0_2"} <= set(charts)
+    assert "Episodes won: checkers_v0_1" not in charts
+
+
+def test_agents_with_equal_returns_have_no_chart_of_their_own(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    arrays = dict(np.load(run / "evaluations.npz"))
+    for ending in ("", "_greedy"):
+        arrays[f"agent_returns{ending}"][..., 1] = arrays[f"agent_returns{ending}"][..., 0]
+        arrays[f"results{ending}"] = arrays[f"agent_returns{ending}"].sum(axis=2)
+    np.savez(run / "evaluations.npz", **arrays)
+    assert [chart.title for chart in learning([load_run(run, "run")]).charts] == ["Team return"]
+
+
+def test_curves_show_chance_and_optimum(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    References(-1.5, 41.26).write(run / "references.json")
+    (chart, *_) = learning([load_run(run, "run")]).charts
+    assert [entry.label for entry in chart.legend] == ["sampled", "greedy", "chance, \N{MINUS SIGN}1.5", "optimum, 41.26"]
+    heights = [numbers_of(line)[:, 1] for (line,) in curves_of(chart)]
+    assert np.ptp(heights[2]) == np.ptp(heights[3]) == 0.0
+    assert heights[3].max() < min(map(np.min, heights[:3])) and heights[2].min() > heights[3].max()  # y points down
+    (run / "references.json").write_text("{")
+    assert load_run(run, "run").problems == ("references.json cannot be used: it is damaged (JSONDecodeError)",)
+
+
+def test_page_says_what_the_meta_game_did(tmp_path):
+    run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
+    report(run, "--no-frames")
+    words = " ".join(" ".join(Page((run / "report.html").read_text(encoding="utf-8")).words).split())
+    # rho of left is 0 and that of right 0.6 in all of the 20 rows.
+    assert (
+        "Meta-game of matrl/checkers_v0_1. The game restricted an agent (rho > 0) in 20 of 20 iterations, 100%: right in 20"
+        in words
+    )
 
 
 @pytest.mark.e2e

@@ -178,6 +178,20 @@ def test_off_policy_run_is_tracked_and_filmed(tmp_path, offline):
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("own", [False, True])
+def test_files_are_where_the_user_wants_them(tmp_path, offline, monkeypatch, capsys, own):
+    if own:
+        (tmp_path / "mine").mkdir()
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path / "mine"))
+    assert main(["--env", "matrix_game_v0", "-n", "400", *QUICK, "--track", "-f", str(tmp_path / "logs")]) == 0
+    run_folder = tmp_path / "logs" / "matrl" / "matrix_game_v0_1"
+    home, other = (tmp_path / "mine", run_folder) if own else (run_folder, tmp_path / "mine")
+    file, records = read_run(offline, home)
+    assert not (other / "wandb").exists() and f"wandb sync {file.parent}" in capsys.readouterr().out
+    assert len(records["history"]) == 1
+
+
+@pytest.mark.e2e
 def test_video_is_sent(tmp_path, offline):
     pytest.importorskip("imageio_ffmpeg")
     words = ["--env", "checkers_v0", "-n", "400", *QUICK, "--track", "--record", "-f", str(tmp_path / "logs")]

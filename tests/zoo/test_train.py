@@ -1,5 +1,6 @@
 import csv
 import errno
+import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
+from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.train import build_parser, main, parse_options
 from sb3_matrl.zoo.training.experiment import prepare
@@ -61,6 +63,7 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
         "evaluations.npz",
         "best_model.zip",
         "learning_curve.png",
+        "references.json",
     }
     assert names == files | {f"{env_id}.zip", "checkpoints", ".lock"}
 
@@ -89,7 +92,10 @@ def test_run_leaves_everything_behind(tmp_path, capsys, algorithm, env_id):
     assert isinstance(next(iter(model.agents.values())), PPO)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"rl_model_100_steps.zip", "rl_model_200_steps.zip"}
     printed = capsys.readouterr().out
-    assert f"{algorithm} on {env_id}, seed 5: 200 steps in" in printed and str(folder) in printed
+    assert f"{algorithm} on {env_id}, seed 5: 200 steps in" in printed and f"Files in {folder}:" in printed
+    optimum = {"checkers_v0": 41.26, "matrix_game_v0": 0.0}[env_id]
+    assert References.read(folder / "references.json").optimum == optimum
+    assert ("Meta-game: " in printed) == bool(fixed["metagame"])
     for policy in ("sampled", "greedy", "random"):
         assert f"\n{policy} " in printed
 
@@ -249,7 +255,9 @@ def test_record_films_the_last_model(tmp_path, capsys):
     path = tmp_path / "matrl" / "checkers_v0_1" / "video.mp4"
     n_frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert n_frames > 1
-    assert "the last model is checkers_v0.zip, video.mp4 shows it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"\n  checkers_v0.zip +last model\n", printed) and re.search(r"\n  video.mp4 +a greedy", printed)
+    assert "Filming" not in printed  # --verbose 0
 
 
 @pytest.mark.parametrize(("verbose", "has_learners"), [("1", False), ("2", True)])
@@ -258,6 +266,25 @@ def test_screen_shows_sb3s_table(tmp_path, capsys, verbose, has_learners):
     printed = capsys.readouterr().out
     assert "|    total_timesteps" in printed and "|    nash_conv" in printed
     assert ("train/approx_kl" in printed) == has_learners
+
+
+def test_output_is_short_and_says_nothing_twice(tmp_path, capsys):
+    train(tmp_path, "--env", "checkers_v0", "-n", "400", "--verbose", "1", "--seed", "0")
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.split("\n") if re.search(r"[a-z]{4}", line) and not line.startswith("|")]
+    assert len(lines) == len(set(lines)) < 40
+    assert printed.count("|    total_timesteps") == 4 and printed.count("Eval num_timesteps=") == 4
+    assert printed.count("|") < 4 * 4 * 20
+    assert " optimum" in printed and "- chance " in printed and "rho" in printed.split("Meta-game: ")[1]
+
+
+def test_competing_agents_are_shown_one_by_one(tmp_path, capsys):
+    train(tmp_path, "--env", "matrix_game_v0", "-n", "400", "--verbose", "1", "--eval-episodes", "10", "--seed", "0")
+    printed = capsys.readouterr().out
+    assert not re.search(r"\bteam\b|ep_rew_mean +\|", printed)
+    assert "|    ep_rew_mean agent_0" in printed and "sampled return over steps: * agent_0, o agent_1" in printed
+    rows = [line.split()[:2] for line in printed.split("\n") if line.startswith(("sampled ", "greedy ", "random "))]
+    assert rows == [[policy, f"agent_{i}"] for policy in ("sampled", "greedy", "random") for i in (0, 1)]
 
 
 def test_progress_bar_is_shown(tmp_path, capsys):
@@ -290,7 +317,7 @@ def test_progress_bar_is_shown(tmp_path, capsys):
         (["-n", "1.5"], "expected a whole number, got '1.5'"),
         (["--eval-episodes", "0"], "argument --eval-episodes: expected a whole number of at least 1"),
         (["--device", "gpu9"], "argument --device: expected auto, cpu, cuda or cuda:<index>, got 'gpu9'"),
-        (["--vec-env", "fast"], "argument -vec/--vec-env: invalid choice: 'fast'"),
+        (["--vec-env", "fast"], "argument -vec/--vec-env: value 'fast' is unknown. Known: auto, batched"),
         (["-params", "learning_rat:1"], "hyper-parameter 'learning_rat' is unknown; did you mean 'learning_rate'?"),
         (["-params", "learning_rate"], "--hyperparams: expected key:value, got 'learning_rate'"),
         (["-params", "n_steps:many"], "command line, n_steps: expected an integer, got 'many'"),

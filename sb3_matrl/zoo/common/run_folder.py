@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "evaluations.npz"
 
     @property
+    def references(self) -> Path:
+        """Team returns for comparison: by chance, and the best possible one."""
+        return self.path / "references.json"
+
+    @property
     def best_model(self) -> Path:
         """Model of the best evaluation."""
         return self.path / "best_model.zip"

@@ -20,6 +20,7 @@ from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
 from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
+from sb3_matrl.zoo.playing.display_check import checked_window
 from sb3_matrl.zoo.playing.enjoy_options import EnjoyOptions
 from sb3_matrl.zoo.playing.players import (
     PlayerLoader,
@@ -160,6 +161,6 @@ def _play_one_copy(
             n_timesteps=options.n_timesteps,
             deterministic=greedy,
             seed=options.seed,
-            on_frame=env.render if options.render else None,
+            on_frame=checked_window(env.render) if options.render else None,
             on_episode=bar.update,
         )

@@ -15,7 +15,8 @@ from matplotlib.image import imsave
 
 from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.making import make_env
-from sb3_matrl.evaluation import isolated_random_streams
+from sb3_matrl.evaluation import EvaluationResult, isolated_random_streams
+from sb3_matrl.evaluation.evaluate import structure_of
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
@@ -120,7 +121,14 @@ def episode_frames(run: Run, n_frames: int, trust: bool = False) -> tuple[tuple[
         Media(_png(picture), f"{run.name}: after {step} steps", f"after {step} steps") for step, picture in strip.frames()
     )
     length = int(result.lengths[0])
-    return frames, f"Greedy episode of {path.name}, seed 0: team return {result.mean:.4g} in {length} steps."
+    return frames, f"Greedy episode of {path.name}, seed 0: {_returns_in_words(result)} in {length} steps."
+
+
+def _returns_in_words(result: EvaluationResult) -> str:
+    """Team return of an episode; returns of the agents if they add up to 0."""
+    if structure_of([result]) != "constant-sum":
+        return f"team return {result.mean:.4g}"
+    return "returns " + ", ".join(f"{mean:.4g} of {agent}" for agent, mean in result.agent_means.items())
 
 
 class FilmStrip:

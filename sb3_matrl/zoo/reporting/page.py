@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sb3_matrl.zoo.common.records import machine
 from sb3_matrl.zoo.reporting import sections
+from sb3_matrl.zoo.reporting.learning_section import learning
 from sb3_matrl.zoo.reporting.media import Gallery
 from sb3_matrl.zoo.reporting.run_loading import Run
 
@@ -47,7 +48,7 @@ def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, n
         date=f"{now:%Y-%m-%d %H:%M}",
         machine=machine(),
         overview=sections.overview(runs),
-        learning=sections.learning(runs),
+        learning=learning(runs),
         metagames=sections.metagames(runs),
         values=sections.value_learning(runs),
         finals=sections.final_returns(runs),

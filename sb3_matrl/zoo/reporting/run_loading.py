@@ -8,13 +8,17 @@ import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult
+from sb3_matrl.evaluation.evaluate import structure_of
+from sb3_matrl.utils.reward_structure import RewardStructure
 from sb3_matrl.utils.suggest import did_you_mean
+from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.common.run_folder import RunFolder, runs_below
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 
@@ -53,6 +57,17 @@ class Progress:
         there = (np.abs(steps) < 1e100) & (np.abs(values) < 1e100)
         return steps[there], values[there]
 
+    def table(self, keys: Sequence[str]) -> np.ndarray:
+        """
+        Values logged under several keys, of the rows that have all of them.
+
+        :param keys: keys of the logger
+        :return: shape (k, number of keys)
+        """
+        missing = np.full(len(self.numbers[STEPS]), np.nan)
+        values = np.stack([self.numbers.get(key, missing) for key in keys], axis=1) if keys else np.empty((0, 0))
+        return np.asarray(values[np.isfinite(values).all(axis=1)])
+
     def has(self, key: str) -> bool:
         """Whether any value was logged under a key."""
         return bool(np.isfinite(self.numbers.get(key, np.empty(0))).any())
@@ -78,6 +93,11 @@ class Evaluations:
     sampled: Sequence[EvaluationResult]
     greedy: Sequence[EvaluationResult]
 
+    @cached_property
+    def structure(self) -> RewardStructure:
+        """How the agents' returns depend on each other."""
+        return structure_of([*self.sampled, *self.greedy])
+
 
 @dataclass(frozen=True)
 class Run:
@@ -92,6 +112,7 @@ class Run:
     :param versions: library -> version that saved the model
     :param progress: content of ``progress.csv``; ``None`` if it cannot be read
     :param evaluations: content of ``evaluations.npz``; ``None`` if it cannot be read
+    :param references: returns for comparison
     :param problems: sentences on what is missing or damaged
     """
 
@@ -103,6 +124,7 @@ class Run:
     versions: Mapping[str, str]
     progress: Progress | None
     evaluations: Evaluations | None
+    references: References
     problems: tuple[str, ...]
 
 
@@ -173,6 +195,7 @@ def load_run(path: Path, name: str) -> Run:
         problems.append(f"{folder.progress.name}: {progress.dropped} cut-off or damaged rows were skipped")
     folder = replace(folder, env_id=env_id)
     config = config_file.get(env_id)
+    references = _read_or_note(problems, References.read, folder.references) or References()
     return Run(
         name=name,
         folder=folder,
@@ -182,6 +205,7 @@ def load_run(path: Path, name: str) -> Run:
         versions=read_versions(saved_model(folder)),
         progress=progress,
         evaluations=evaluations,
+        references=references,
         problems=tuple(problems),
     )
 

@@ -1,14 +1,13 @@
-"""SB3's logger with a state for checkpoints, and its output formats: a shorter table, and files that can be continued."""
+"""SB3's logger with a state for checkpoints, and its output formats: files that can be continued."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from stable_baselines3.common.logger import (
     Figure,
     FormatUnsupportedError,
     HParam,
-    HumanOutputFormat,
     Image,
     KVWriter,
     Logger,
@@ -33,23 +31,6 @@ from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.training.tracking import Tracker
-
-
-class ScreenTable(HumanOutputFormat):
-    """
-    SB3's table on the screen, without the keys of the agents' learners.
-
-    :param agents: names whose keys are left out, except the agents' returns
-    """
-
-    def __init__(self, agents: Iterable[str]) -> None:
-        super().__init__(sys.stdout)
-        self._hidden = tuple(f"{agent}/" for agent in agents)
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Print the visible keys."""
-        shown = [key for key in key_values if not key.startswith(self._hidden) or key.endswith("/ep_rew_mean")]
-        super().write({key: key_values[key] for key in shown}, {key: key_excluded[key] for key in shown}, step)
 
 
 class CsvTable(CSVOutputFormat):
@@ -247,7 +228,7 @@ def _scalar_from_json(data: Any) -> Any:
 
 
 def make_logger(
-    folder: RunFolder, events: Path, purge_step: int | None, hidden: Iterable[str] | None, tracker: Tracker | None
+    folder: RunFolder, events: Path, purge_step: int | None, screen: KVWriter | None, tracker: Tracker | None
 ) -> RunLogger:
     """
     SB3's logger with the outputs of a run; an existing CSV file is continued.
@@ -255,13 +236,13 @@ def make_logger(
     :param folder: run folder, for the CSV file
     :param events: folder of TensorBoard's files
     :param purge_step: step from which TensorBoard hides earlier rows; ``None`` hides nothing
-    :param hidden: agents whose learners' keys the table on the screen leaves out; ``None`` for no table
+    :param screen: table on the screen, or ``None``
     :param tracker: W&B, or ``None``
     """
     table = CsvTable(folder.progress)
     formats: list[KVWriter] = [FileFormat(table, table.path), FileFormat(EventFile(events, purge_step), events)]
-    if hidden is not None:
-        formats.append(ScreenTable(hidden))
+    if screen is not None:
+        formats.append(screen)
     if tracker is not None:
         formats.append(tracker.writer())
     return RunLogger(str(folder.path), formats, table)

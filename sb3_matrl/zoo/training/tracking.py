@@ -111,7 +111,7 @@ class Tracker:
     :param options: place of the run
     :param name: name of the run
     :param config: everything that determines the run
-    :param folder: run folder, whose subfolder ``wandb`` gets the files
+    :param folder: run folder, whose subfolder ``wandb`` gets the files unless the variable ``WANDB_DIR`` names a folder
     :param run_id: id of the run to resume; ``None`` for a new run
     :raises ValueError: if W&B cannot start
     """
@@ -128,7 +128,7 @@ class Tracker:
                 **options.init_arguments(os.environ),
                 name=name,
                 config=dict(config),
-                dir=str(folder),
+                dir=os.environ.get("WANDB_DIR") or str(folder),
                 mode=self.mode,  # type: ignore[arg-type]
                 id=run_id,
                 resume=None if run_id is None else "allow",

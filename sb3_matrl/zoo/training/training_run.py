@@ -13,20 +13,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import HumanOutputFormat
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.callbacks import ResumableCheckpointCallback, has_replay_buffer
 from sb3_matrl.common.finite import NonFiniteError
+from sb3_matrl.common.logger import ShortTable
 from sb3_matrl.evaluation import EvaluationResult, MultiAgentEvalCallback, RandomPolicy, evaluate_policy
 from sb3_matrl.files.checkpoints import restore_parts
 from sb3_matrl.vec_env import EnvError
+from sb3_matrl.zoo.common.listed_callbacks import ListedCallbacks
+from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.common.run_folder import RunFolder, create_run_folder
 from sb3_matrl.zoo.common.signals import Interrupted, SignalWatch, exit_code
-from sb3_matrl.zoo.common.text_tables import returns_table
 from sb3_matrl.zoo.common.yaml_files import write_yaml
 from sb3_matrl.zoo.playing.players import open_run_folder
-from sb3_matrl.zoo.training.curves import ascii_curve, draw_curve
+from sb3_matrl.zoo.training.curves import LearningCurve
 from sb3_matrl.zoo.training.experiment import Experiment, prepare
 from sb3_matrl.zoo.training.interrupts import (
     StopOnSignal,
@@ -41,6 +44,7 @@ from sb3_matrl.zoo.training.output_formats import RunLogger, event_file_errors_p
 from sb3_matrl.zoo.training.resuming import prepare_resumed
 from sb3_matrl.zoo.training.snapshots import SnapshotCallback, snapshot_folder
 from sb3_matrl.zoo.training.tracking import Tracker, TrackEvaluations, WandbOptions
+from sb3_matrl.zoo.training.training_summary import Duration, summary
 
 # Errors of the disk, which end a run with a message. Other OSErrors are bugs and keep their traceback.
 STORAGE_ERRORS = frozenset(
@@ -182,6 +186,7 @@ class TrainingRun:
             self.experiment.model.set_logger(logger)
             if self.tracker is not None:
                 after_evaluation = TrackEvaluations(self.tracker)
+            self.listed = ListedCallbacks(self.experiment.hyperparameters.callbacks, self.folder.path)
             self.evaluation = self._make_evaluation(keep_models, after_evaluation)
             self.checkpoints = self._make_checkpoints(logger)
             yield
@@ -207,11 +212,11 @@ class TrainingRun:
         model = self.experiment.model
         start, steps_before = time.perf_counter(), model.num_timesteps
         self._learn([self.checkpoints, *self._make_snapshots(), StopOnSignal(self.watch), self.evaluation])
-        seconds, steps = time.perf_counter() - start, model.num_timesteps - steps_before
+        length = Duration(model.num_timesteps - steps_before, model.num_timesteps, time.perf_counter() - start)
         model.save(self.folder.last_model, {**self.experiment.documents, **self.checkpoints.buffer})
         try:
             with self.watch.at_once():  # a resumed run repeats all of it
-                self._finish(steps, seconds)
+                self._finish(length)
         except Interrupted:
             self.folder.learning_curve.unlink(missing_ok=True)
         self._report_signal()
@@ -225,7 +230,7 @@ class TrainingRun:
             with nullcontext() if has_replay_buffer(model) else interruptible_updates(model, self.watch):
                 model.learn(
                     self.experiment.total_timesteps - model.num_timesteps,
-                    callback=callbacks,
+                    callback=[*callbacks, self.listed],
                     log_interval=_log_interval(options, model),
                     tb_log_name=options.algo,
                     reset_num_timesteps=options.trained_agent is None and self.experiment.checkpoint is None,
@@ -244,14 +249,14 @@ class TrainingRun:
         events = self.folder.path if tensorboard is None else tensorboard / self.folder.path.name
         # A row of this step may have been written, and is not written again.
         purge_step = None if self.experiment.checkpoint is None else model.num_timesteps + 1
-        screen = {0: None, 1: list(model.possible_agents)}.get(options.verbose, [])
-        return make_logger(self.folder, events, purge_step, screen, self.tracker)
+        return make_logger(self.folder, events, purge_step, _screen_table(options, model), self.tracker)
 
     def _make_evaluation(self, keep_models: bool, after_evaluation: BaseCallback | None) -> MultiAgentEvalCallback:
         options = self.experiment.options
+        after = [one for one in (after_evaluation, *self.listed.after_evaluation) if one is not None]
         return MultiAgentEvalCallback(
             self.experiment.eval_env,
-            callback_after_eval=after_evaluation,
+            callback_after_eval=CallbackList(after) if after else None,
             n_eval_episodes=options.eval_episodes,
             eval_freq=options.eval_freq,
             log_path=self.folder.path,
@@ -269,7 +274,10 @@ class TrainingRun:
             options.save_freq,
             every_minutes=options.save_every_minutes if options.save_every_minutes > 0 else None,
             keep=options.keep_checkpoints,
-            parts={"evaluation": self.evaluation, "log": logger, "start": self.experiment.start},
+            parts={
+                **{"evaluation": self.evaluation, "log": logger, "start": self.experiment.start},
+                **({"callbacks": self.listed} if self.experiment.hyperparameters.callbacks else {}),
+            },
             documents=self.experiment.documents,
         )
 
@@ -281,15 +289,26 @@ class TrainingRun:
 
     # ------------------------------------------------------------------ results
 
-    def _finish(self, steps: int, seconds: float) -> None:
+    def _finish(self, length: Duration) -> None:
         """Evaluate, film and summarise."""
         results = self._final_results()
+        references = self._make_references(results["random"])
         self._film()
-        print(self._summary(results, steps, seconds))
+        evaluation, title = self.evaluation, self.experiment.title
+        curve = LearningCurve(evaluation.timesteps, evaluation.sampled, evaluation.greedy, references.levels)
+        curve.draw(self.folder.learning_curve, title)
+        print(summary(title, length, self.folder, curve, results))
         if self.tracker is not None:
             self.tracker.summarise({f"final/{name}_reward": result.mean for name, result in results.items()})
-            steps_in_all = self.experiment.model.num_timesteps
-            self.tracker.log_results(steps_in_all, self.folder.learning_curve, self.folder.video)
+            self.tracker.log_results(length.total, self.folder.learning_curve, self.folder.video)
+
+    def _make_references(self, random: EvaluationResult) -> References:
+        """Returns for comparison, written to the folder."""
+        options, world = self.experiment.options, self.experiment.hyperparameters
+        env_kwargs = {**world.env_kwargs, **options.eval_env_kwargs}
+        references = References.of(random, options.env, env_kwargs, wrapped=bool(world.env_wrapper))
+        references.write(self.folder.references)
+        return references
 
     def _final_results(self) -> dict[str, EvaluationResult]:
         """The last evaluation, sampled and greedy, and agents that act at random for comparison."""
@@ -308,6 +327,8 @@ class TrainingRun:
             return
         from sb3_matrl.evaluation.film import VideoError, record_video
 
+        if options.verbose >= 1:
+            print(f"Filming a greedy episode of the last model: {self.folder.video}")
         try:
             record_video(
                 self.experiment.model,
@@ -320,21 +341,6 @@ class TrainingRun:
             )
         except VideoError as error:
             print(f"warning: there is no video: {error}", file=sys.stderr)
-
-    def _summary(self, results: Mapping[str, EvaluationResult], steps: int, seconds: float) -> str:
-        """Draw the learning curve into the folder, and describe the training in text."""
-        title, total, evaluation = self.experiment.title, self.experiment.model.num_timesteps, self.evaluation
-        draw_curve(self.folder.learning_curve, title, evaluation.timesteps, evaluation.sampled, evaluation.greedy)
-        in_all = f", {total} in all" if total > steps else ""
-        parts = [f"{title}: {steps} steps in {seconds:.1f} s ({steps / seconds:.0f} steps/s with evaluations){in_all}"]
-        if len(evaluation.timesteps) > 1:
-            sampled, greedy = ([result.mean for result in kind] for kind in (evaluation.sampled, evaluation.greedy))
-            parts.append(ascii_curve(evaluation.timesteps, sampled, greedy))
-        parts.append(returns_table(results))
-        video = f", {self.folder.video.name} shows it" if self.folder.video.is_file() else ""
-        models = f"the last model is {self.folder.last_model.name}{video}, the best {self.folder.best_model.name}"
-        parts.append(f"Everything is in {self.folder.path}; {models}.")
-        return "\n" + "\n\n".join(parts)
 
     def _report_signal(self) -> None:
         if self.watch.received is not None:
@@ -355,6 +361,14 @@ def _log_interval(options: TrainOptions, model: MultiAgentAlgorithm) -> int | No
     """Argument of ``learn``: for -1 its default, which is in iterations, or in episodes for off-policy algorithms."""
     default: int | None = inspect.signature(model.learn).parameters["log_interval"].default
     return {-1: default, -2: None}.get(options.log_interval, options.log_interval)
+
+
+def _screen_table(options: TrainOptions, model: MultiAgentAlgorithm) -> HumanOutputFormat | None:
+    """What ``--verbose`` prints of the log: nothing, the numbers that one watches, or all keys."""
+    if options.verbose == 0:
+        return None
+    names = [*model.possible_agents, *model.learners]
+    return ShortTable(names) if options.verbose == 1 else HumanOutputFormat(sys.stdout)
 
 
 def _new_folder(options: TrainOptions) -> RunFolder:

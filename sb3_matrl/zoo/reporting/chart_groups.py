@@ -1,0 +1,50 @@
+"""Groups of charts, and curves of one number in several runs or of several agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_matrl.zoo.reporting.charts import COLOURS, Chart, Series
+from sb3_matrl.zoo.reporting.run_loading import Run
+
+SHARE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Charts under one heading, and sentences about them."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    notes: tuple[str, ...] = ()
+
+
+def compared(runs: Sequence[Run], curve: Callable[[Run], Series | None]) -> list[Series]:
+    """One curve per run, each run in its own colour everywhere."""
+    curves = [(i, curve(run)) for i, run in enumerate(runs)]
+    return [series.styled(i) for i, series in curves if series is not None]
+
+
+def logged(key: str) -> Callable[[Run], Series | None]:
+    """Function that returns the curve of a key of the log in a run."""
+    return lambda run: Series(run.name, *run.progress.curve(key)) if run.progress else None
+
+
+def per_agent(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], kind: str, dash: int) -> list[Series]:
+    """One curve per agent; for many agents, their mean with a band from the lowest to the highest."""
+    if len(curves) <= COLOURS:
+        labels = {agent: f"{agent}, {kind}" if kind else agent for agent in curves}
+        return [Series(labels[agent], *xy, colour=i, dash=dash) for i, (agent, xy) in enumerate(curves.items())]
+    # A row is skipped if the cell of one agent is damaged.
+    common = sorted(set.intersection(*(set(x.tolist()) for x, _ in curves.values())))
+    table = np.array([y[np.isin(x, common)] for x, y in curves.values()])
+    label = f"mean of {len(curves)} agents" + (f", {kind}" if kind else "")
+    return [Series(label, np.array(common), table.mean(axis=0), table.min(axis=0), table.max(axis=0), dash, dash)]
+
+
+def drawn(charts: Iterable[Chart | None]) -> tuple[Chart, ...]:
+    """Those of the charts that have something to show."""
+    return tuple(chart for chart in charts if chart is not None)
