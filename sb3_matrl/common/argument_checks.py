@@ -6,7 +6,7 @@ import math
 import os
 import types
 from collections import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
@@ -14,6 +14,7 @@ from typing import Any, Union, get_args, get_origin
 import numpy as np
 
 from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec
+from sb3_matrl.utils.suggest import unknown
 
 # Values at which a schedule is checked: share of the training that is left at its beginning and at its end.
 _SCHEDULE_ENDS = (1.0, 0.0)
@@ -62,6 +63,7 @@ RANGES: dict[str, Range] = {
     "jitter": Range("between 0.0001 and 1", 1e-4, 1.0),
     **dict.fromkeys(("ent_coef", "vf_coef", "br_kl_coef"), _FINITE),
     "cem_iterations": _COUNT,
+    "optimism": Range("greater than 0 and finite", 0.0, _LARGEST, above_low=True),
     **dict.fromkeys(("cem_samples", "cem_elites"), Range("at least 2", 2)),
     "exploration_fraction": Range("greater than 0 and at most 1", 0.0, 1.0, above_low=True),
     **dict.fromkeys(("gradient_steps", "sde_sample_freq"), Range("at least -1", -1)),
@@ -140,6 +142,19 @@ def value_fault(spec: ArgumentSpec, value: Any) -> str | None:
     if spec.is_schedule and callable(value):
         return _schedule_fault(spec.name, value)
     return _range_fault(spec.name, value) or _sizes_fault(spec.name, value)
+
+
+def check_policy_name(policy: Any, known: Iterable[str]) -> None:
+    """
+    Check the name of a policy; classes are left to the learner.
+
+    :param policy: name or class of a policy
+    :param known: names of the policies that the learner has
+    :raises ValueError: if the name is none of them; suggests the closest one
+    """
+    names = list(known)
+    if isinstance(policy, str) and policy not in names:
+        raise ValueError(unknown("policy", policy, names))
 
 
 def _plain_value(value: Any) -> Any:

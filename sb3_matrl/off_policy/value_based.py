@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_matrl.common.agents import SpacesVecEnv
+from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.scripted import JointModelPlayer
@@ -195,9 +196,10 @@ class ValueBased(OffPolicyMultiAgent):
 
     def _build_policy(self, agent: str, arguments: LearnerArguments) -> DQNPolicy:
         policy = arguments.of("policy", agent)
-        policy_class: Any = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
         spaces_of = self._spaces
         try:
+            check_policy_name(policy, self.policy_aliases)
+            policy_class: Any = self.policy_aliases[policy] if isinstance(policy, str) else policy
             built: DQNPolicy = policy_class(
                 network_space(spaces_of["observation"][agent]),
                 spaces_of["action"][agent],

@@ -14,6 +14,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.agents import SpacesVecEnv
+from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.on_policy.central_policies import with_central_critic
 from sb3_matrl.on_policy.learner_trial import check_trial, one_line
@@ -76,10 +77,12 @@ def build_learner(
     :param arguments: SB3 arguments; the class uses its own defaults for those that are ``None``, and gets none that it lacks
     :param learner_kwargs: arguments of this class alone; they take precedence over ``arguments``
     :raises TypeError: if ``learner_class`` is not an on-policy algorithm
-    :raises ValueError: if ``learner_kwargs`` has a name that the class does not take, or SB3 cannot use the spaces
+    :raises ValueError: if the policy's name is unknown, ``learner_kwargs`` has a name that the class does not take, or SB3
+        cannot use the spaces
     """
     if not (isinstance(learner_class, type) and issubclass(learner_class, OnPolicyAlgorithm)):
         raise TypeError(f"learner_class must be an SB3 on-policy algorithm (PPO, A2C, TRPO, ...), got {learner_class!r}")
+    check_policy_name(policy, learner_class.policy_aliases)
     accepted = accepted_arguments(learner_class)
     own = dict(learner_kwargs or {})
     for name in own:

@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.argument_checks import RANGES, checked_argument
 from sb3_matrl.common.arguments import constructor_arguments
+from sb3_matrl.common.registry import algorithm_names, algorithm_spec
+from tests.worlds.continuous_games import ContinuousGame
 
 SPECS = constructor_arguments(MATRL)
+
+
+def never() -> None:
+    raise AssertionError("the env was made")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +128,23 @@ def test_numpy_numbers_train_and_are_saved(tmp_path: Path) -> None:
 
 
 def test_the_constructor_names_the_agent_before_it_makes_the_env() -> None:
-    def never() -> None:
-        raise AssertionError("the env was made")
-
     with pytest.raises(ValueError, match="gamma of 'agent_1' must be between 0 and 1"):
         MATRL("MlpPolicy", never, gamma={"agent_0": 0.9, "agent_1": 9})
+
+
+ALGORITHMS = {algorithm_spec(name).load_class() for name in algorithm_names()}
+SWITCHES = [(cls, name) for cls in ALGORITHMS for name, spec in constructor_arguments(cls).items() if spec.annotation is bool]
+
+
+@pytest.mark.parametrize(("cls", "name"), SWITCHES, ids=lambda value: getattr(value, "__name__", value))
+def test_every_switch_of_every_algorithm_takes_only_true_and_false(cls: type[Any], name: str) -> None:
+    for value in ("yes", "True", 1, 0.0, None):
+        with pytest.raises(ValueError, match=f"{name} must be True or False, got {value!r}"):
+            cls("MlpPolicy", never, **{name: value})
+
+
+@pytest.mark.parametrize("cls", sorted(ALGORITHMS, key=lambda cls: cls.__name__))
+def test_a_typo_in_the_name_of_a_policy_is_guessed(cls: type[Any]) -> None:
+    world = ContinuousGame if spaces.Box in getattr(cls, "action_kinds", ()) else "matrix_game_v0"
+    with pytest.raises(ValueError, match=r"policy 'MlpPolcy' is unknown; did you mean 'MlpPolicy'\? Known: "):
+        cls("MlpPolcy", world, device="cpu")

@@ -541,7 +541,7 @@ def test_sb3_wrappers_are_refused() -> None:
     [
         ({"env": "checkers_v1"}, "did you mean 'checkers_v0'"),
         ({"env": None}, "MATRL needs an env"),
-        ({"policy": "MlpPolici"}, "Policy MlpPolici unknown"),
+        ({"policy": "MlpPolici"}, "policy 'MlpPolici' is unknown; did you mean 'MlpPolicy'"),
         ({"policy": {"agent_0": "MlpPolicy"}}, "missing agent_1"),
         ({"policy": {"agent_0": "MlpPolicy", "agent_1": "MlpPolicy", "agent_9": "MlpPolicy"}}, "unknown agent_9"),
         ({"learning_rate": {"agent_0": 1e-3, "agent1": 1e-3}}, "missing agent_1; unknown agent1; did you mean 'agent_1'"),

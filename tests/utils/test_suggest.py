@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 
@@ -31,3 +33,12 @@ def test_sentence_says_what_was_wrong_and_what_is_known():
 def test_sentence_without_a_suggestion():
     assert unknown("env", "hopper", ENVS) == "env 'hopper' is unknown. Known: checkers_v0, switch_v0"
     assert unknown("env", "hopper", []) == "env 'hopper' is unknown. Known: none"
+
+
+@given(st.text(), st.lists(st.text(min_size=1)))
+def test_sentence_always_has_its_stop_before_the_known_names(word, names):
+    sentence = unknown("agent", word, names)
+    assert sentence.startswith(f"agent {word!r} is unknown")
+    rest = sentence.removeprefix(f"agent {word!r} is unknown")
+    known = f" Known: {', '.join(names) or 'none'}"
+    assert rest == f".{known}" or any(rest == f"; did you mean {name!r}?{known}" for name in names)
