@@ -67,8 +67,8 @@ def report_text(report: Iteration) -> str:
 
 
 _LEGEND = (
-    "rho: weight on the current policy; then the payoffs of the strategies against the others' weights, and KL divergences;\n"
-    "clipped ratios, weights: clipped shares in payoffs and best response; sample size: effective share of the samples"
+    "rho: weight on the current policy; then payoffs of the strategies against the others' weights, KL divergences,\n"
+    "clipped shares of the ratios in the payoffs and of the best response's weights, effective share of the samples"
 )
 
 
