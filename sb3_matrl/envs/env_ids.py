@@ -1,4 +1,7 @@
-"""Environment ids: those shipped here, PettingZoo's as ``pettingzoo:family/name-vN``, any other as ``module:callable``."""
+"""
+Environment ids: those shipped here, PettingZoo's as ``pettingzoo:family/name-vN``, OpenSpiel's games as ``openspiel:game``,
+any other as ``module:callable``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from sb3_matrl.envs import mamujoco, pettingzoo_ids
+from sb3_matrl.envs import mamujoco, openspiel_ids, pettingzoo_ids
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 
 _IDS = {
@@ -28,11 +31,12 @@ def registered_ids() -> list[str]:
 
 def is_registered(env_id: str) -> bool:
     """
-    Whether an id can only make an environment of this package or of PettingZoo: it names no module to import.
+    Whether an id can only make an environment of this package, PettingZoo or OpenSpiel: it names no module to import.
 
     :param env_id: id of an environment, known or not
     """
-    return env_id.startswith(pettingzoo_ids.PREFIX) or env_id in _IDS or env_id.partition("_")[0] in mamujoco.robot_names()
+    of_library = env_id.startswith((pettingzoo_ids.PREFIX, openspiel_ids.PREFIX))
+    return of_library or env_id in _IDS or env_id.partition("_")[0] in mamujoco.robot_names()
 
 
 def factory(env_id: str) -> Callable[..., Any]:
@@ -44,18 +48,22 @@ def factory(env_id: str) -> Callable[..., Any]:
         - :func:`registered_ids`
         - ``"manysegmentant_<agents>x<joints>"`` or ``"manysegmentswimmer_<agents>x<joints>"``
         - ``"pettingzoo:<family>/<name>-v<version>"``, e.g. ``"pettingzoo:sisl/multiwalker-v9"``
+        - ``"openspiel:<game>"``, with or without parameters, e.g. ``"openspiel:kuhn_poker(players=3)"``
         - ``"module:callable"``, e.g. ``"my_package.my_envs:parallel_env"``
     :return: function of keyword options that returns a PettingZoo parallel environment, or an AEC environment where
         PettingZoo has no other
     :raises ValueError: if the id is unknown, or the module cannot be imported or has no such callable
-    :raises ImportError: if PettingZoo's environment needs packages that are not installed; the message says what to install
+    :raises ImportError: if PettingZoo's environment or OpenSpiel's game needs packages that are not installed; the message
+        says what to install
     """
     if env_id.startswith(pettingzoo_ids.PREFIX):
         return pettingzoo_ids.factory(env_id)
+    if env_id.startswith(openspiel_ids.PREFIX):
+        return openspiel_ids.factory(env_id)
     if env_id.partition("_")[0] in mamujoco.robot_names():
         return mamujoco.factory(env_id)
     if env_id not in _IDS and ":" not in env_id:
-        others = f"'{pettingzoo_ids.PREFIX}<family>/<name>-v<version>' or 'module:callable'"
+        others = f"'{pettingzoo_ids.PREFIX}<family>/<name>-v<version>', '{openspiel_ids.PREFIX}<game>' or 'module:callable'"
         raise ValueError(f"{unknown('env', env_id, registered_ids())}; or give {others}")
     return _load_callable(env_id, _IDS.get(env_id, env_id))
 

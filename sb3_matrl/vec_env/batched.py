@@ -102,8 +102,8 @@ class BatchedBackend(Backend):
         return self._start({})
 
     def _start(self, infos: CopyInfos) -> Start:
-        alive = self.core.alive.copy()
-        return Start(self._masked(self.core.observations(), alive), alive, alive, infos, self._states())
+        alive, acting = self.core.alive.copy(), self.core.acting.copy()
+        return Start(self._masked(self.core.observations(), alive), alive, acting, infos, self._states())
 
     @property
     def readable_layouts(self) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ class BatchedBackend(Backend):
             final_states = self._final_states(dones)
             self.core.reset(dones)
             reset_infos = self.core.start_infos(dones)
-        alive = self.core.alive.copy()
+        alive, acting = self.core.alive.copy(), self.core.acting.copy()
         observations = self._masked(self.core.observations(), alive)
         return BackendStep(
             observations=observations,
@@ -132,7 +132,7 @@ class BatchedBackend(Backend):
             terminated=step.terminated,
             truncated=step.truncated,
             alive=alive,
-            acting=alive,
+            acting=acting,
             dones=dones,
             final_observations=final,
             infos=step.infos,

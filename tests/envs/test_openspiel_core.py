@@ -69,8 +69,10 @@ def test_random_play_follows_pyspiel_move_by_move(name: str) -> None:
 
 
 def random_actions(env: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random legal actions; 0 for agents that have not yet had a turn in any copy."""
     draws = {agent: rng.random((env.num_envs, mask.shape[1])) * mask for agent, mask in env.action_masks.items()}
-    return {agent: draw.argmax(axis=1) for agent, draw in draws.items()}
+    waiting = np.zeros(env.num_envs, dtype=np.int64)
+    return {agent: draws[agent].argmax(axis=1) if agent in draws else waiting for agent in env.agents}
 
 
 @pytest.mark.parametrize("name", ["leduc_poker", "markov_soccer(horizon=20)"])

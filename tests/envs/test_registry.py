@@ -6,7 +6,8 @@ from pettingzoo import AECEnv, ParallelEnv
 
 from sb3_matrl.envs import checkers_v0, factory, make, mamujoco, registered_ids
 
-KNOWN = f"Known: {', '.join(registered_ids())}; or give 'pettingzoo:<family>/<name>-v<version>' or 'module:callable'"
+OTHERS = "'pettingzoo:<family>/<name>-v<version>', 'openspiel:<game>' or 'module:callable'"
+KNOWN = f"Known: {', '.join(registered_ids())}; or give {OTHERS}"
 
 
 @pytest.fixture
