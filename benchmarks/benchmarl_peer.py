@@ -57,6 +57,7 @@ class Task:
     :param warm_up: iterations before them
     :param algorithm: name of one of :data:`ALGORITHMS`
     :param settings: name -> value of settings of BenchMARL's algorithm or experiment that are not its defaults
+    :param seed: seed of the experiment
     """
 
     env: str
@@ -71,6 +72,7 @@ class Task:
     activation: str = "Tanh"
     algorithm: str = "ippo"
     settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     @property
     def rows(self) -> int:
@@ -243,7 +245,7 @@ def measure(task: Task) -> dict[str, Any]:
             algorithm_config=algorithm,
             model_config=MlpConfig(**layers),
             critic_model_config=MlpConfig(**layers),
-            seed=0,
+            seed=task.seed,
             config=experiment_config(task, folder),
             callbacks=[clock],
         )

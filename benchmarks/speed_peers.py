@@ -201,7 +201,7 @@ def measure_benchmarl(column: Column, record: dict[str, Any], iterations: int, p
     task = {name: settings[name] for name in ("n_steps", "batch_size", "n_epochs")}
     task |= {"env": column.env, "env_kwargs": settings.env_kwargs, "n_envs": settings.n_envs, "iterations": iterations}
     task |= {"net_arch": hidden, "activation": activation.__name__}
-    done = _python(python, "-m", "benchmarks.benchmarl_peer", json.dumps(task))
+    done = run_python(python, "-m", "benchmarks.benchmarl_peer", json.dumps(task))
     if done.returncode:
         return f"BenchMARL failed in {column.label}: {done.stderr.strip().splitlines()[-1]}"
     result = json.loads(done.stdout.splitlines()[-1])
@@ -237,7 +237,7 @@ def measure_memory(backends: Sequence[str], iterations: int = 3) -> list[dict[st
     rows = []
     for backend in (PEER, *backends):
         command = ("-m", "benchmarks.peak_memory", "--backend", backend, "--iterations", str(iterations))
-        done = _python(Path(sys.executable), *command, check=True)
+        done = run_python(Path(sys.executable), *command, check=True)
         rows.append({"contestant": backend, "peak_mib": float(done.stdout.split()[-1])})
     return rows
 
@@ -259,7 +259,7 @@ def measure_train(steps: int, repeats: int, earlier: Path | None = None) -> list
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 command = (*TRAIN, "-n", str(steps), "--run-dir", str(Path(folder) / "run"), *options)
-                _python(Path(sys.executable), *command, check=True, root=root)
+                run_python(Path(sys.executable), *command, check=True, root=root)
                 seconds[name].append(time.perf_counter() - start)
     return [
         {"backend": name, "steps": steps, "seconds": times, "median_seconds": float(np.median(times))}
@@ -272,7 +272,7 @@ def _commit(checkout: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _python(python: Path, *arguments: str, check: bool = False, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_python(python: Path, *arguments: str, check: bool = False, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run Python in a repository's folder, with one thread of PyTorch."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [str(python), *arguments]
