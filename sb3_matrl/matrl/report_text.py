@@ -82,7 +82,7 @@ def _strategies(report: Iteration) -> dict[str, list[str]]:
 
 
 def _decision(report: Iteration) -> str:
-    """First line: outcome of the meta-game."""
+    """First lines: outcome of the meta-game."""
     if report.n_equilibria < 0:
         return f"Meta-game switched off: all {len(report.agents)} players take their predicted policies (rho = 0)."
     held = [agent for agent, weight in zip(report.agents, report.rho, strict=True) if weight > _ZERO]
@@ -93,8 +93,8 @@ def _decision(report: Iteration) -> str:
         else "the game restricts nobody (rho = 0)"
     )
     return (
-        f"Meta-game of {len(report.agents)} players: {outcome}; {count}, NashConv {_short(report.nash_conv)}, "
-        f"fixed point {report.fixed_point}."
+        f"Meta-game of {len(report.agents)} players: {outcome}.\n"
+        f"{count[0].upper()}{count[1:]}, NashConv {_short(report.nash_conv)}, fixed point {report.fixed_point}."
     )
 
 

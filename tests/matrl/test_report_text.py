@@ -44,9 +44,10 @@ def test_every_player_has_a_line_with_its_numbers(report: MetaGameReport) -> Non
 
 def test_first_line_says_what_the_game_decided(report: MetaGameReport) -> None:
     held = [agent for agent, rho in zip(report.agents, report.rho, strict=True) if rho > 1e-3]
-    first = str(report).split("\n")[0]
+    first, second, *_ = str(report).split("\n")
     assert first.startswith("Meta-game of 3 players: the game restricts ")
-    assert (", ".join(held) if held else "nobody (rho = 0)") in first and f"by {report.method}" in first
+    assert (", ".join(held) if held else "nobody (rho = 0)") in first
+    assert f"found by {report.method}, NashConv " in second and second.endswith(f"fixed point {report.fixed_point}.")
     off = str(report_of(metagame=False)).split("\n")[0]
     assert off == "Meta-game switched off: all 3 players take their predicted policies (rho = 0)."
 
