@@ -173,9 +173,9 @@ def test_competing_agents_have_charts_and_tables_of_their_own(tmp_path):
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     titles = [one["aria-label"].split(".")[0] for one in page.of("svg")]
     assert titles[:2] == ["Return per agent", "Episodes won"] and not any("Team" in title for title in titles)
-    words = " ".join(page.words)
+    words = " ".join(" ".join(page.words).split())
     means, won = arrays["agent_returns"][-1].mean(axis=0), (arrays["agent_returns"][-1, :, 0] > 0).mean()
-    assert f"left {means[0]:.2f} (won {won:.0%}), right {means[1]:.2f} (won {1 - won:.0%})" in words
+    assert f"left {means[0]:.2f} (won {won:.0%}) right {means[1]:.2f} (won {1 - won:.0%})" in words
     assert "margin" in words and not any(row == "team" for row in page.words)
     assert f"{2 * means[0]:.2f}".replace("-", "\N{MINUS SIGN}") in page.words
 

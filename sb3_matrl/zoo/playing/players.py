@@ -166,7 +166,7 @@ class PlayerLoader:
         :raises FileNotFoundError: if a run or model does not exist
         :raises ValueError: if a file is no model, or has no such agent
         """
-        models: dict[Path, MultiAgentAlgorithm | SingleAgent] = {home: load_model(home, device=self.device)}
+        models: dict[Path, MultiAgentAlgorithm | SingleAgent] = {home: load_model(home, device=self.device, verbose=0)}
         players = {agent: TrainedPlayer(models[home], agent, home) for agent in models[home].possible_agents}
         for agent, source in guests.items():
             path, name = self.find(source)
@@ -186,7 +186,7 @@ class PlayerLoader:
     def _load_guest(self, path: Path) -> MultiAgentAlgorithm | SingleAgent:
         if is_sb3_file(path):
             return SingleAgent(load_sb3_agent(path, self.trust, self.device))
-        return load_model(path, device=self.device)
+        return load_model(path, device=self.device, verbose=0)
 
     def find(self, source: str) -> tuple[Path, str | None]:
         """

@@ -120,11 +120,11 @@ def steps_done(run: Run) -> float:
 
 
 def _in_short(evaluations: Evaluations, result: EvaluationResult) -> str:
-    """Team return with its interval, or the returns of the competing agents."""
+    """Team return with its interval, or a line for each competing agent."""
     if evaluations.structure != "constant-sum":
         return _mean_with_interval(result)
     means, wins = result.agent_means, result.win_rates
-    return ", ".join(f"{agent} {means[agent]:.2f} (won {wins[agent]:.0%})" for agent in result.agents[:COLOURS])
+    return "\n".join(f"{agent} {means[agent]:.2f} (won {wins[agent]:.0%})" for agent in result.agents[:COLOURS])
 
 
 def _mean_with_interval(result: EvaluationResult) -> str:

@@ -52,7 +52,7 @@ def summary(
     parts = [f"{title}: {length}"]
     if len(curve.steps) > 1:
         parts.append(curve.text())
-    parts += [returns_table(results, MOST_AGENTS), *_game(folder), _files(folder, curve.best_steps)]
+    parts += [returns_table(results, MOST_AGENTS), *_game(folder), _files(folder, curve)]
     return "\n" + "\n\n".join(parts)
 
 
@@ -65,11 +65,13 @@ def _game(folder: RunFolder) -> list[str]:
     return [textwrap.fill(f"Meta-game: {' '.join(sentences)}", WIDTH)] if sentences else []
 
 
-def _files(folder: RunFolder, best_steps: int) -> str:
+def _files(folder: RunFolder, curve: LearningCurve) -> str:
     """Which file is what, of those that one looks for."""
+    # A constant team return makes all evaluations equally good, of which the latest model is kept.
+    best = "latest evaluation" if curve.competes else "best evaluation"
     files = {
         folder.last_model: "last model",
-        folder.best_model: f"model of the best evaluation, after {best_steps} steps",
+        folder.best_model: f"model of the {best}, after {curve.best_steps} steps",
         folder.video: "a greedy episode of the last model",
         folder.learning_curve: "returns over steps",
         folder.progress: "all logged numbers",
