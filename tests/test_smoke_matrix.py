@@ -23,6 +23,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     "checkers_v0": {},
     "switch_v0": {},
     "matrix_game_v0": {},
+    "stag_hunt_v0": {},
+    "escalation_v0": {},
+    "predator_prey_v0": {"size": 5, "n_agents": 3, "n_prey": 2},
     "hopper_3x1": {},
     "ant_2x4": {},
     "ant_4x2": {},
@@ -32,6 +35,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "pong_v3": {"noop_max": 2},
     "pong_v3 pixels": {"observation": "pixels", "noop_max": 2},
 }
+DISCRETE = ("checkers_v0", "switch_v0", "matrix_game_v0", "stag_hunt_v0", "escalation_v0", "predator_prey_v0")
 LEARNERS = {"PPO": PPO, "A2C": A2C, "TRPO": TRPO, "RecurrentPPO": RecurrentPPO, "MaskablePPO": MaskablePPO}
 N_ENVS, N_STEPS = 2, 8
 
@@ -146,7 +150,7 @@ def check_off_policy(env: str, algorithm: str, folder: Path) -> None:
 
 def continuous(env: str) -> bool:
     """Whether the env's actions are continuous, so that masks make no sense."""
-    return env not in ("checkers_v0", "switch_v0", "matrix_game_v0") and not env.startswith("pong")
+    return env not in DISCRETE and not env.startswith("pong")
 
 
 @pytest.mark.expensive

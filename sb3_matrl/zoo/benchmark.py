@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.zoo.benchmarking.suite_names import ALL_SUITES, suite_names
 from sb3_matrl.zoo.common.cli import (
     VEC_ENVS,
     StrictParser,
@@ -37,6 +38,8 @@ EXAMPLES = """\
   sb3-matrl benchmark --algos matrl ippo vdn qmix --envs checkers_v0 -n 200000
   sb3-matrl benchmark --envs switch_v0 --env-kwargs "switch_v0: {n_agents: 2, clock: true}" --seed-list 7 8 9
   sb3-matrl benchmark --envs checkers_v0 switch_v0 --aggregate --bounds "checkers_v0: [0, 20]"
+  sb3-matrl benchmark --suite coordination --seeds 10 --jobs 2
+  sb3-matrl benchmark --suite all --tasks chicken kuhn_poker --methods matrl il-la
 
 Give the same command again to continue a benchmark that was interrupted.
 """
@@ -46,6 +49,11 @@ DEFAULT_ALGOS = ("matrl", "matrl-no-br", "il-la", "ippo")
 IN_USE = "is in use by another benchmark, or by a run that one left behind"
 INTERRUPTED = "interrupted: finished runs are kept; give the same command again to continue"
 
+# Flags that a suite leaves to the user, and those that have other defaults in it.
+SUITE_FLAGS = ("suite", "tasks", "methods", "seeds", "seed_list", "n_timesteps", "eval_episodes", "vec_env", "device")
+SUITE_FLAGS += ("num_threads", "jobs", "backend", "out", "settings")
+SUITE_DEFAULTS = {"out": "logs/suite", "seeds": 10}
+
 # Flags for name: value pairs.
 NAMED = ("setting", "env_kwargs", "bounds")
 
@@ -54,6 +62,7 @@ def build_parser() -> StrictParser:
     """:return: parser of the flags; those that train has too mean the same"""
     parser = StrictParser("benchmark", "Train several methods with several seeds, and compare them.", EXAMPLES)
     _add_method_flags(parser)
+    _add_suite_flags(parser)
     _add_run_flags(parser)
     _add_report_flags(parser)
     return parser
@@ -77,6 +86,15 @@ def _add_method_flags(parser: StrictParser) -> None:
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seeds", type=positive_count, default=5, help="number of seeds: 0, 1, ...")
     seeds.add_argument("--seed-list", type=seed, nargs="+", help="these seeds instead")
+
+
+def _add_suite_flags(parser: StrictParser) -> None:
+    """Flags of the shipped suites."""
+    add = parser.add_argument
+    suite = "shipped tasks with their methods, settings and budgets, instead of --algos and --envs; 10 seeds by default"
+    add("--suite", choices=[*suite_names(), ALL_SUITES], help=suite)
+    add("--tasks", nargs="+", metavar="TASK", help="these tasks of the suite only")
+    add("--methods", nargs="+", metavar="METHOD", help="these methods of the suite only, and the one they are compared with")
 
 
 def _add_run_flags(parser: StrictParser) -> None:
@@ -151,9 +169,27 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     merged = {**_read_mappings(vars(parser.parse_strictly([]))), **of_file}
     if "seeds" in given:
         merged["seed_list"] = None  # of the file
+    merged.update(_suite_defaults({**of_file, **given}))
     for name, value in given.items():
         merged[name] = {**merged[name], **value} if isinstance(value, dict) else value
     return argparse.Namespace(**merged)
+
+
+def _suite_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Defaults of flags that are not given, if there is a suite.
+
+    :raises ValueError: on a flag that contradicts the suite, or needs one
+    """
+    if "suite" not in given:
+        for name in ("tasks", "methods"):
+            if name in given:
+                raise ValueError(f"--{name} needs --suite")
+        return {}
+    for name in given:
+        if name not in SUITE_FLAGS:
+            raise ValueError(f"--suite has its own --{name.replace('_', '-')}: leave one of them out")
+    return {name: value for name, value in SUITE_DEFAULTS.items() if name not in given}
 
 
 def _read_settings(file: str | None, parser: StrictParser) -> dict[str, Any]:
@@ -197,16 +233,24 @@ def benchmark_options(given: argparse.Namespace) -> BenchmarkOptions:
     for env, values in given.env_kwargs.items():
         if not isinstance(values, Mapping):
             raise ValueError(f"--env-kwargs: {env} needs a mapping of options, got {values!r}")
-    seeds = given.seed_list or range(given.seeds)
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("--seed-list: a seed is given twice")
     return BenchmarkOptions(
         settings=read_settings(algos, given.setting),
         envs=tuple(given.envs),
-        seeds=tuple(seeds),
+        seeds=asked_seeds(given),
         **{name: getattr(given, name) for name in ("out", "n_timesteps", "hyperparams", "env_kwargs", "conf_file")},
         **{name: getattr(given, name) for name in ("eval_freq", "eval_episodes", "vec_env", "device", "num_threads")},
     )
+
+
+def asked_seeds(given: argparse.Namespace) -> tuple[int, ...]:
+    """
+    :param given: flags
+    :raises ValueError: if a seed is given twice
+    """
+    seeds = tuple(given.seed_list or range(given.seeds))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("--seed-list: a seed is given twice")
+    return seeds
 
 
 def reference_setting(options: BenchmarkOptions, asked: str | None) -> str:
@@ -251,7 +295,8 @@ def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int
     :param jobs: runs at a time
     """
     from sb3_matrl.zoo.benchmarking.display import ProgressDisplay
-    from sb3_matrl.zoo.benchmarking.execution import Outcome, execute, local_launcher
+    from sb3_matrl.zoo.benchmarking.execution import Outcome, execute
+    from sb3_matrl.zoo.benchmarking.forked_runs import local_launcher
     from sb3_matrl.zoo.benchmarking.plan import split_finished
     from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher
 
@@ -275,19 +320,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with user_errors():
         given = parse_words(list(sys.argv[1:] if arguments is None else arguments))
-        from sb3_matrl.zoo.benchmarking.plan import plan_runs  # heavy: after the words are understood
-
         _require_packages(given)
-        options = benchmark_options(given)
-        reference = reference_setting(options, given.reference)
-        bounds = read_bounds(given.bounds, options.envs)
-        runs = plan_runs(options)
+        runs, write_report = _prepare(given)
     try:
-        outcome = run_benchmark(runs, Path(options.out), given.backend, given.jobs)
+        outcome = run_benchmark(runs, Path(given.out), given.backend, given.jobs)
         if outcome.signal is not None:
             print(INTERRUPTED, file=sys.stderr)
             return 128 + outcome.signal
-        _write_report(options, runs, reference, bounds if given.aggregate or bounds else None)
+        write_report()
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
@@ -296,6 +336,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{len(outcome.failed)} of {len(runs)} runs failed; give the same command again to continue them:{names}"
         print(message, file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _prepare(given: argparse.Namespace) -> tuple[list[PlannedRun], Callable[[], None]]:
+    """All runs, and a function that writes and prints the report of the finished ones."""
+    from sb3_matrl.zoo.benchmarking.plan import plan_runs  # heavy: after the words are understood
+    from sb3_matrl.zoo.benchmarking.suite_run import prepare_suite
+
+    if given.suite is not None:
+        return prepare_suite(given, asked_seeds(given))
+    options = benchmark_options(given)
+    reference = reference_setting(options, given.reference)
+    bounds = read_bounds(given.bounds, options.envs)
+    runs = plan_runs(options)
+    return runs, lambda: _write_report(options, runs, reference, bounds if given.aggregate or bounds else None)
 
 
 def _require_packages(given: argparse.Namespace) -> None:

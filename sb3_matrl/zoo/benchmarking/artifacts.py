@@ -13,9 +13,12 @@ from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, mar
 from sb3_matrl.zoo.benchmarking.comparison import (
     ALL_ENVS,
     Bounds,
+    Cells,
+    Row,
     compare,
     compare_normalised,
     exploration_notes,
+    few_seeds,
     group,
     score_bounds,
     warnings,
@@ -40,22 +43,56 @@ def write_report(
     :raises OSError: if a file cannot be written
     """
     folder, cells = BenchmarkFolder(Path(options.out)), group(results)
-    rows, notes = compare(cells, reference), warnings(cells, options) + exploration_notes(cells)
+    rows, notes = compare(cells, reference), comparison_notes(cells, options) + few_seeds(len(options.seeds))
     if bounds is not None:
         used = score_bounds(cells, options, bounds)
         rows += compare_normalised(cells, used, reference)
         notes.append(
             f"{ALL_ENVS}: scores are normalised, 0 to 1 is " + ", ".join(_describe(env, b) for env, b in used.items())
         )
+    files = _write_files(options, cells, reference, rows, notes)
+    print_tables(rows, reference, notes)
+    print(f"Everything is in {folder.path}: {', '.join(file.name for file in files)}.")
+
+
+def comparison_notes(cells: Cells, options: BenchmarkOptions) -> list[str]:
+    """
+    What is to be said about a comparison: missing runs, budgets that differ, actions that explore.
+
+    :param cells: finished runs
+    :param options: options of the benchmark
+    :return: one line for each
+    """
+    return warnings(cells, options) + exploration_notes(cells)
+
+
+def write_task_files(options: BenchmarkOptions, results: Sequence[RunResult], reference: str) -> list[str]:
+    """
+    Write tables, curves and records of one task of a suite, and print nothing.
+
+    :param options: options of the task's benchmark
+    :param results: results of the finished runs, at least one
+    :param reference: name of the setting that the others are compared with
+    :return: notes about the comparison
+    :raises OSError: if a file cannot be written
+    """
+    cells = group(results)
+    notes = comparison_notes(cells, options)
+    _write_files(options, cells, reference, compare(cells, reference), notes)
+    return notes
+
+
+def _write_files(
+    options: BenchmarkOptions, cells: Cells, reference: str, rows: Sequence[Row], notes: Sequence[str]
+) -> list[Path]:
+    folder, results = BenchmarkFolder(Path(options.out)), [result for cell in cells.values() for result in cell.results]
     write_json(folder.results, marl_eval_data(results))
     record = {"options": asdict(options), "reference": reference, "table": flat_rows(rows), "notes": notes}
     write_record(folder.record, {**record, "runs": [_run_record(result) for result in results]})
     _write_text(folder.table, markdown(rows, reference, notes))
     _write_text(folder.csv, csv_text(rows))
     draw_curves(folder.curves, cells, len(options.seeds))
-    print_tables(rows, reference, notes)
-    files = [folder.table, folder.csv, *folder.curves, folder.results, folder.record]
-    print(f"Everything is in {folder.path}: {', '.join(file.name for file in files)}.")
+    return [folder.table, folder.csv, *folder.curves, folder.results, folder.record]
 
 
 def _describe(env: str, bounds: Bounds) -> str:

@@ -12,6 +12,7 @@ from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 
 _UPDATES = "/train/n_updates"
 _BEST_RESPONSES = "/br/n_updates"
+_OPTIMISTIC = f"/optimistic{_UPDATES}"
 # Updates of off-policy algorithms, which all agents take together, and what is logged of every agent.
 _TEAM_UPDATES = "train/n_updates"
 _RETURNS = re.compile(r"eval/(.+)/mean_reward")
@@ -29,6 +30,7 @@ def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyp
     :return: agent -> gradient steps; empty if the log has none
     """
     epochs: dict[str, int] = {}
+    trials: dict[str, int] = {}  # optimistic steps
     best_responses: dict[str, int] = {}
     agents: dict[str, None] = {}
     team = 0
@@ -41,6 +43,9 @@ def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyp
                 team = int(float(value))
             elif match := _RETURNS.fullmatch(key):
                 agents[match[1]] = None
+            elif key.endswith(_OPTIMISTIC):
+                agent = key.removesuffix(_OPTIMISTIC)
+                trials[agent] = trials.get(agent, 0) + optimistic_epochs(hyperparameters, agent)
             elif key.endswith(_UPDATES):
                 epochs[key.removesuffix(_UPDATES)] = int(float(value))
             elif key.endswith(_BEST_RESPONSES):
@@ -49,8 +54,21 @@ def count_gradient_steps(rows: Iterable[Mapping[str, str]], hyperparameters: Hyp
     if is_off_policy(hyperparameters):
         return dict.fromkeys(agents, team)
     return {
-        agent: count * minibatches(hyperparameters, agent) + best_responses.get(agent, 0) for agent, count in epochs.items()
+        agent: (epochs.get(agent, 0) + trials.get(agent, 0)) * minibatches(hyperparameters, agent)
+        + best_responses.get(agent, 0)
+        for agent in {**epochs, **trials}
     }
+
+
+def optimistic_epochs(hyperparameters: Hyperparameters, agent: str) -> int:
+    """
+    Epochs of an agent's optimistic step.
+
+    :param hyperparameters: hyper-parameters of the run
+    :param agent: name of the agent
+    """
+    given: int | None = hyperparameters.get("optimistic_n_epochs")
+    return int(of_agent(hyperparameters["n_epochs"], agent)) if given is None else given
 
 
 def is_off_policy(hyperparameters: Hyperparameters) -> bool:
@@ -103,11 +121,14 @@ def wrong_budgets(algorithm: str, asked: Hyperparameters, env_steps: int, gradie
     parts = []
     if env_steps != iterations * rollout:
         parts.append(f"{env_steps} environment steps instead of {iterations * rollout}")
-    best_response = algorithm_spec(algorithm).fixed.get("best_response", False)
+    fixed = algorithm_spec(algorithm).fixed
+    strategies = fixed.get("strategies", asked.get("strategies", ("current", "predicted")))
     for agent, steps in gradient_steps.items():
         if not _is_ppo(asked, agent):
             continue
-        epochs = of_agent(asked["n_epochs"], agent) + (of_agent(asked["br_n_epochs"], agent) if best_response else 0)
+        epochs = of_agent(asked["n_epochs"], agent) if "predicted" in strategies else 0
+        epochs += optimistic_epochs(asked, agent) if "optimistic" in strategies else 0
+        epochs += of_agent(asked["br_n_epochs"], agent) if fixed.get("best_response", False) else 0
         planned = iterations * epochs * minibatches(asked, agent)
         if steps != planned:
             parts.append(f"{steps} gradient steps of {agent} instead of {planned}")

@@ -16,12 +16,20 @@ from sb3_matrl.evaluation import RandomPolicy, evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.benchmarking.plan import BenchmarkOptions
 from sb3_matrl.zoo.benchmarking.run_results import SCORES, RunResult, budget_warnings
-from sb3_matrl.zoo.benchmarking.run_statistics import Estimate, column_estimates, probability_of_improvement, suite_estimates
+from sb3_matrl.zoo.benchmarking.run_statistics import (
+    MIN_SEEDS_FOR_INTERVALS,
+    Estimate,
+    column_estimates,
+    probability_of_improvement,
+    suite_estimates,
+)
 
 ALL_ENVS = "all environments"
 RANDOM_EPISODES = 200
 # Hyper-parameter of the algorithms that explore: their rate at the end.
 EXPLORATION = "exploration_final_eps"
+# Fewer seeds get a warning.
+ENOUGH_SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -256,6 +264,20 @@ def warnings(cells: Cells, options: BenchmarkOptions) -> list[str]:
         lines += _differing_budgets(env, there) + _differing_worlds(env, there)
         lines += [line for cell in there.values() for line in budget_warnings(cell.results)]
     return [f"warning: {line}" for line in lines]
+
+
+def few_seeds(n_seeds: int) -> list[str]:
+    """
+    Warning about a comparison by few runs.
+
+    :param n_seeds: number of seeds
+    :return: no line, or one
+    """
+    if n_seeds >= ENOUGH_SEEDS:
+        return []
+    intervals = "" if n_seeds >= MIN_SEEDS_FOR_INTERVALS else f"; intervals need {MIN_SEEDS_FOR_INTERVALS}"
+    count = "1 seed says" if n_seeds == 1 else f"{n_seeds} seeds say"
+    return [f"warning: {count} little about a method: compare at least {ENOUGH_SEEDS}, better 10{intervals}"]
 
 
 def _missing_runs(cells: Cells, options: BenchmarkOptions) -> list[str]:

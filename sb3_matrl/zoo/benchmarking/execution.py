@@ -63,9 +63,9 @@ def worker_environment(run: PlannedRun) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(run.options.num_threads)}
 
 
-def local_launcher(lock: int) -> Launcher:
+def process_launcher(lock: int) -> Launcher:
     """
-    Launcher of child processes.
+    Launcher of child processes, each started anew.
 
     :param lock: descriptor of the lock of the benchmark's folder
     """

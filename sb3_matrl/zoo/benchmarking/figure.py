@@ -13,6 +13,7 @@ from matplotlib.ticker import EngFormatter
 
 from sb3_matrl.zoo.benchmarking.comparison import Cells
 from sb3_matrl.zoo.benchmarking.run_results import SCORES
+from sb3_matrl.zoo.benchmarking.run_statistics import MIN_SEEDS_FOR_INTERVALS
 
 # Okabe and Ito's palette for colour-blind readers, without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -40,7 +41,7 @@ def draw_curves(paths: Sequence[Path], cells: Cells, n_seeds: int) -> None:
     for row, policy in enumerate(SCORES):
         panels[row, 0].set_ylabel(f"team return, {policy}")
     handles = {label: line for panel in panels.flat for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    band = "" if n_seeds < 2 else ", 95 % bootstrap bands"
+    band = "" if n_seeds < MIN_SEEDS_FOR_INTERVALS else ", 95 % bootstrap bands"
     title = f"interquartile mean of {n_seeds} seeds{band}" if n_seeds > 1 else "one seed"
     figure.legend(
         list(handles.values()),

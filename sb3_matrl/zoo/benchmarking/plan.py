@@ -82,6 +82,7 @@ class PlannedRun:
     :param options: options in this command line
     :param hyperparameters: hyper-parameters of the run: conf file and changes
     :param log: file for the output of the run's process
+    :param task: name of its task in a suite; empty outside of suites
     """
 
     setting: str
@@ -89,6 +90,7 @@ class PlannedRun:
     options: TrainOptions
     hyperparameters: Hyperparameters
     log: Path
+    task: str = ""
 
     @property
     def env(self) -> str:
@@ -100,7 +102,7 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        return f"{self.env}, {self.setting}, seed {self.seed}"
+        return f"{self.task or self.env}, {self.setting}, seed {self.seed}"
 
     @property
     def folder(self) -> RunFolder:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sb3_matrl.zoo.benchmarking.budgets import count_gradient_steps, wrong_budgets
+from sb3_matrl.zoo.benchmarking.exact_measures import measures_file, read_measures
 from sb3_matrl.zoo.benchmarking.plan import PlannedRun
 from sb3_matrl.zoo.common.run_folder import RunFolder
 
@@ -43,6 +44,8 @@ class RunResult:
     :param gradient_steps: agent -> number of gradient steps, best responses included
     :param total_seconds: seconds of the whole training, including evaluations and what was repeated after it was stopped
     :param machine: machine and versions
+    :param measures: exact values of the policies in training, see
+        :func:`~sb3_matrl.zoo.benchmarking.exact_measures.read_measures`; empty where they cannot be computed
     """
 
     run: PlannedRun
@@ -53,6 +56,7 @@ class RunResult:
     gradient_steps: dict[str, int]
     total_seconds: float
     machine: dict[str, Any]
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def env_steps(self) -> int:
@@ -86,6 +90,7 @@ def read_result(run: PlannedRun) -> RunResult:
         gradient_steps=count_gradient_steps(rows, run.hyperparameters),
         total_seconds=record["seconds"],
         machine=record["machine"],
+        measures=read_measures(measures_file(run.folder)),
     )
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from sb3_matrl.evaluation import isolated_random_streams
 
 N_RESAMPLES = 2000
+# Resamples of fewer runs do not tell how much runs differ.
+MIN_SEEDS_FOR_INTERVALS = 3
 
 
 def require_rliable() -> None:
@@ -29,7 +31,7 @@ def require_rliable() -> None:
 @dataclass(frozen=True)
 class Estimate:
     """
-    A number with the ends of its 95 % interval, which are NaN if there is only one run.
+    A number with the ends of its 95 % interval, which are NaN if there are fewer than three runs.
 
     :param value: point estimate
     :param low: lower end
@@ -68,7 +70,7 @@ def column_estimates(scores: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.
     def aggregates(sample: np.ndarray) -> np.ndarray:
         return np.concatenate([sample.mean(axis=0), interquartile_mean(sample)])
 
-    both = _estimate(scores, aggregates, seed, single=len(scores) < 2)
+    both = _estimate(scores, aggregates, seed, too_few=len(scores) < MIN_SEEDS_FOR_INTERVALS)
     n_columns = scores.shape[1]
     return both[:, :n_columns], both[:, n_columns:]
 
@@ -84,7 +86,7 @@ def suite_estimates(scores: np.ndarray, seed: int = 0) -> tuple[Estimate, Estima
     def aggregates(sample: np.ndarray) -> np.ndarray:
         return np.array([sample.mean(), interquartile_mean(sample.ravel())])
 
-    both = _estimate(scores, aggregates, seed, single=len(scores) < 2)
+    both = _estimate(scores, aggregates, seed, too_few=len(scores) < MIN_SEEDS_FOR_INTERVALS)
     return Estimate(*both[:, 0].tolist()), Estimate(*both[:, 1].tolist())
 
 
@@ -96,8 +98,8 @@ def probability_of_improvement(scores: np.ndarray, reference: np.ndarray, seed: 
     :param reference: scores of the reference, shape (other runs, tasks)
     :param seed: seed of the resampling
     """
-    single = min(len(scores), len(reference)) < 2
-    return Estimate(*_estimate([scores, reference], _share_of_wins, seed, single)[:, 0].tolist())
+    too_few = min(len(scores), len(reference)) < MIN_SEEDS_FOR_INTERVALS
+    return Estimate(*_estimate([scores, reference], _share_of_wins, seed, too_few)[:, 0].tolist())
 
 
 def _share_of_wins(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -106,12 +108,12 @@ def _share_of_wins(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.array([(ours > reference).mean() + 0.5 * (ours == reference).mean()])
 
 
-def _estimate(data: Any, aggregates: Callable[..., np.ndarray], seed: int, single: bool) -> np.ndarray:
+def _estimate(data: Any, aggregates: Callable[..., np.ndarray], seed: int, too_few: bool) -> np.ndarray:
     """Values of ``aggregates`` with the ends of their intervals below them, shape (3, number of aggregates)."""
     from rliable import library
 
     # rliable draws from NumPy's global stream and ignores random_state.
     with isolated_random_streams(seed):
         values, intervals = library.get_interval_estimates({"": data}, aggregates, reps=N_RESAMPLES)
-    ends = np.full_like(intervals[""], np.nan) if single else intervals[""]
+    ends = np.full_like(intervals[""], np.nan) if too_few else intervals[""]
     return np.vstack([values[""], ends])

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl.common.loading import load_model
 from sb3_matrl.envs.making import env_source
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.benchmarking.comparison import EXPLORATION
+from sb3_matrl.zoo.benchmarking.exact_measures import ExactMeasures, exact_measure, measures_file
 from sb3_matrl.zoo.benchmarking.run_results import logged_seconds, progress_rows
 from sb3_matrl.zoo.common.records import write_record
 from sb3_matrl.zoo.common.run_folder import RunFolder
@@ -30,6 +32,8 @@ from sb3_matrl.zoo.training.training_run import TrainingRun
 
 # Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", p. 9.
 ABSOLUTE_FACTOR = 10
+# Exact measurements in a training, at most.
+MEASUREMENTS = 100
 
 
 def absolute_metrics(options: TrainOptions, folder: RunFolder) -> dict[str, Any]:
@@ -86,10 +90,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class MeasuredRun(TrainingRun):
+    """Training whose policies are measured in every iteration where that can be done exactly."""
+
+    def _learn(self, callbacks: list[BaseCallback]) -> None:
+        hyperparameters = self.experiment.hyperparameters
+        measure = exact_measure(self.experiment.options.env, hyperparameters)
+        every = max(hyperparameters.n_timesteps // MEASUREMENTS, 1)
+        measures = [] if measure is None else [ExactMeasures(measure, measures_file(self.folder), every)]
+        super()._learn([*measures, *callbacks])
+
+
 def _start(words: Sequence[str], options: TrainOptions, folder: RunFolder) -> TrainingRun:
     if folder.arguments.exists():
-        return TrainingRun.resume(folder.path, {"env": options.env}, False, folder.resume_command)
-    return TrainingRun.begin(options, command_line(words, options))
+        return MeasuredRun.resume(folder.path, {"env": options.env}, False, folder.resume_command)
+    return MeasuredRun.begin(options, command_line(words, options))
 
 
 if __name__ == "__main__":

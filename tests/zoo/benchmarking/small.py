@@ -57,7 +57,7 @@ def in_this_process(lock):
     return launch
 
 
-def result(run, sampled, greedy, gradient_steps=10):
+def result(run, sampled, greedy, gradient_steps=10, measures=None):
     """:param sampled: return of every episode of every evaluation, (m, k); ``greedy`` too"""
     sampled, greedy = np.array(sampled, dtype=float), np.array(greedy, dtype=float)
     lengths = np.ones_like(sampled)
@@ -71,4 +71,5 @@ def result(run, sampled, greedy, gradient_steps=10):
         gradient_steps={"agent_0": gradient_steps, "agent_1": gradient_steps},
         total_seconds=2.0,
         machine={"processor": "abacus"},
+        measures=measures or {},
     )

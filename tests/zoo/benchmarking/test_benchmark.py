@@ -16,7 +16,7 @@ from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo import benchmark
 from sb3_matrl.zoo.benchmark import main
-from sb3_matrl.zoo.benchmarking import execution
+from sb3_matrl.zoo.benchmarking import execution, forked_runs
 from sb3_matrl.zoo.benchmarking import run_statistics as statistics
 from sb3_matrl.zoo.benchmarking.plan import plan_runs
 from tests.zoo.benchmarking.small import WORDS, in_this_process
@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmark") / "out"
     broken = "broken: {algo: ippo, learner_kwargs: {nonsense: 1}}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "local_launcher", in_this_process)
+        patch.setattr(forked_runs, "local_launcher", in_this_process)
         patch.setattr(execution, "POLL_SECONDS", 0.0)
         patch.setattr(statistics, "N_RESAMPLES", 100)
         exit_code = main([*COMMAND, "--setting", broken, "--jobs", "2", "--out", str(out), "--aggregate"])

@@ -12,7 +12,7 @@ from rich.console import Console
 from sb3_matrl.zoo.benchmark import IN_USE
 from sb3_matrl.zoo.benchmarking import execution
 from sb3_matrl.zoo.benchmarking.display import ProgressDisplay, last_lines
-from sb3_matrl.zoo.benchmarking.execution import execute, local_launcher
+from sb3_matrl.zoo.benchmarking.execution import execute, process_launcher
 from sb3_matrl.zoo.common.locking import locked_folder
 from tests.zoo.benchmarking.small import Ended, plan
 
@@ -96,7 +96,7 @@ def test_no_more_runs_at_a_time_than_jobs(tmp_path, screen):
     assert max(most) == 3 and len(most) == 8
 
 
-def process_launcher(processes):
+def sleeping_launcher(processes):
     def launch(run):
         processes.append(subprocess.Popen(SLEEP, start_new_session=True))
         return processes[-1]
@@ -109,7 +109,7 @@ def test_signal_ends_all_runs(tmp_path, screen, number):
     runs, processes, before = plan(tmp_path), [], signal.getsignal(number)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
     timer.start()
-    outcome = execute(runs, process_launcher(processes), 2, display(screen, runs))
+    outcome = execute(runs, sleeping_launcher(processes), 2, display(screen, runs))
     assert outcome.signal is number and outcome.failed == []
     assert [process.poll() for process in processes] == [-signal.SIGTERM] * 2
     assert signal.getsignal(number) is before
@@ -134,7 +134,7 @@ def test_runs_that_ignore_the_request_are_killed(tmp_path, screen, monkeypatch):
 
 def test_error_while_starting_leaves_no_run_behind(tmp_path, screen):
     runs, processes = plan(tmp_path), []
-    launch = process_launcher(processes)
+    launch = sleeping_launcher(processes)
 
     def failing(run):
         if processes:
@@ -151,7 +151,7 @@ def test_folder_is_locked_as_long_as_a_run_lives(tmp_path, monkeypatch):
     (run,) = plan(tmp_path)[:1]
     run.log.parent.mkdir(parents=True)
     with locked_folder(tmp_path / "out", IN_USE) as lock:
-        process = local_launcher(lock)(run)
+        process = process_launcher(lock)(run)
         with pytest.raises(ValueError, match="in use by another benchmark"), locked_folder(tmp_path / "out", IN_USE):
             pass
     with pytest.raises(ValueError, match="a run that one left behind"), locked_folder(tmp_path / "out", IN_USE):
@@ -170,7 +170,7 @@ def test_local_run_gets_its_words_threads_and_log(tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "worker_command", lambda run: [sys.executable, "-c", script])
     run.log.parent.mkdir(parents=True)
     with locked_folder(tmp_path, IN_USE) as lock:
-        assert local_launcher(lock)(run).wait() == 0
+        assert process_launcher(lock)(run).wait() == 0
     assert sorted(last_lines(run.log)) == ["3", "oops"]
 
 

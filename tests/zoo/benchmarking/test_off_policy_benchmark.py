@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sb3_matrl.zoo.benchmark import DEFAULT_ALGOS, benchmark_options, main, parse_words
-from sb3_matrl.zoo.benchmarking import execution, worker
+from sb3_matrl.zoo.benchmarking import execution, forked_runs, worker
 from sb3_matrl.zoo.benchmarking import run_statistics as statistics
 from sb3_matrl.zoo.benchmarking.budgets import count_gradient_steps, wrong_budgets
 from sb3_matrl.zoo.benchmarking.comparison import exploration_notes, group, warnings
@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         return original(model, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "local_launcher", in_this_process)
+        patch.setattr(forked_runs, "local_launcher", in_this_process)
         patch.setattr(execution, "POLL_SECONDS", 0.0)
         patch.setattr(statistics, "N_RESAMPLES", 50)
         patch.setattr(worker, "evaluate_policy", noted)

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.kill_test import differences
 from sb3_matrl.matrl.coordinator import MATRLCoordinator
 from sb3_matrl.zoo.benchmarking import worker
+from sb3_matrl.zoo.benchmarking.exact_measures import measures_file
 from sb3_matrl.zoo.benchmarking.plan import make_ready
 from sb3_matrl.zoo.benchmarking.run_results import read_result
 from tests.zoo.benchmarking.small import CHANGES, plan
@@ -72,13 +73,16 @@ def test_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(whole, stopp
     assert differences(run.folder, whole.folder) == [] and absolute_metrics(run) == absolute_metrics(whole)
     assert run.log.read_text() == "what the first process said\n"
     assert read_result(run).gradient_steps == read_result(whole).gradient_steps
+    measures = read_result(whole).measures
+    assert measures["timesteps"].tolist() == [0, 100, 200] and np.isfinite(measures["nash_conv"]).all()
+    assert measures_file(run.folder).read_bytes() == measures_file(whole.folder).read_bytes()
 
 
 def test_training_is_not_repeated_when_only_the_absolute_metrics_are_missing(whole, monkeypatch):
     before, seconds = absolute_metrics(whole), read_result(whole).seconds[-1]
     whole.result.unlink()
     make_ready(whole)
-    monkeypatch.delattr("sb3_matrl.zoo.benchmarking.worker.TrainingRun")
+    monkeypatch.delattr("sb3_matrl.zoo.benchmarking.worker.MeasuredRun")
     assert worker.main(whole.words) == 0
     assert absolute_metrics(whole) == before and read_result(whole).total_seconds == seconds
 

@@ -1,0 +1,200 @@
+"""
+Search of settings for the tasks of a suite, the same for all methods: zoo/hyperparams gets a file for every task.
+
+    python -m benchmarks.tune_suite --suite coordination --tasks chicken climbing --trials 12
+
+Optuna's TPE searches learning rate, clip range and entropy coefficient; all else is that of the suite, with as many gradient
+steps for every method. The first trials of all methods have the same values. A trial trains with every --seeds, which must not
+be among those of reported results, and its value is the mean score of the suite. Finished trials are kept in --storage: the
+same command continues a search that was stopped, and more --trials extend it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from benchmarks.shared import write_record
+from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.utils.atomic_file import atomic_file
+from sb3_matrl.zoo.benchmarking.exact_measures import measures_file, read_measures
+from sb3_matrl.zoo.benchmarking.plan import PlannedRun, Setting
+from sb3_matrl.zoo.benchmarking.suite_file import NASH_CONV, RETURN, SuiteTask, choose_tasks, read_suite
+from sb3_matrl.zoo.benchmarking.suite_plan import SuiteOptions, runs_of_task, task_benchmark
+from sb3_matrl.zoo.benchmarking.suite_scores import MEASURED, score_of_values
+from sb3_matrl.zoo.benchmarking.worker import MeasuredRun
+from sb3_matrl.zoo.common.hyperparameters import HYPERPARAMS_FOLDER, apply_overrides, find_conf_file
+from sb3_matrl.zoo.common.yaml_files import read_yaml
+from sb3_matrl.zoo.sweeping.trial import DIVERGED
+
+FIRST_SEED = 100
+# Ablations have the settings of the method of which they are one.
+ABLATION_OF = {
+    **dict.fromkeys(("matrl-no-br", "matrl, step"), "matrl"),
+    **dict.fromkeys(("optimistic-br", "optimistic"), "matrl-optimistic"),
+}
+SPACE = {"learning_rate": [3e-4, 3e-1], "clip_range": [0.1, 0.2, 0.3, 10.0], "ent_coef": [0.0, 0.003, 0.01, 0.03, 0.1]}
+EVALUATION_EPISODES = 50
+STARTUP_TRIALS = 6
+
+
+def suggest(trial: optuna.Trial) -> dict[str, float]:
+    """Draw the settings of a trial."""
+    low, high = SPACE["learning_rate"]
+    rate = trial.suggest_float("learning_rate", low, high, log=True)
+    drawn = {name: float(trial.suggest_categorical(name, SPACE[name])) for name in ("clip_range", "ent_coef")}
+    return {"learning_rate": float(f"{rate:.3g}"), **drawn}
+
+
+def trial_runs(
+    task: SuiteTask, method: Setting, drawn: Mapping[str, float], seeds: Sequence[int], out: str
+) -> list[PlannedRun]:
+    """Trainings of a trial: the suite's, with the drawn settings in place of tuned ones."""
+    options = SuiteOptions(out, tuple(seeds), eval_episodes=EVALUATION_EPISODES, device="cpu")
+    whole = task_benchmark(task, options, conf_file=None)
+    return runs_of_task(task, replace(whole, settings=(replace(method, changes={**method.changes, **drawn}),)))
+
+
+def train(task: SuiteTask, run: PlannedRun) -> float:
+    """Train once and return the score of the run."""
+    options = replace(run.options, eval_freq=-1, log_interval=-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluations = MeasuredRun.begin(options, "tune_suite").train()
+    if task.score == RETURN:
+        return float(evaluations.sampled[-1].mean)
+    return score_of_values(task.score, read_measures(measures_file(run.folder))[MEASURED[task.score]])[0]
+
+
+def objective(task: SuiteTask, method: Setting, seeds: Sequence[int], trial: optuna.Trial) -> float:
+    """Mean score over the seeds."""
+    drawn, start = suggest(trial), time.perf_counter()
+    trial.set_user_attr("settings", drawn)
+    with TemporaryDirectory() as folder:
+        scores = [train(task, run) for run in trial_runs(task, method, drawn, seeds, folder)]
+    trial.set_user_attr("scores", scores)
+    trial.set_user_attr("seconds", round(time.perf_counter() - start, 1))
+    return float(np.mean(scores))
+
+
+def search(task: SuiteTask, method: Setting, args: argparse.Namespace) -> list[FrozenTrial]:
+    """Run trials until the study has ``args.trials`` finished ones; diverged trainings count."""
+    name = f"{task.name}/{method.name}"
+    direction = "minimize" if task.score == NASH_CONV else "maximize"
+    study = optuna.create_study(study_name=name, storage=args.storage, direction=direction, load_if_exists=True)
+    used = {"seeds": list(args.seeds), "space": SPACE, "n_timesteps": task.n_timesteps, "hyperparams": dict(task.hyperparams)}
+    if study.user_attrs.get("search", used) != used:
+        raise ValueError(f"study {name} in {args.storage} was another search; give another --storage")
+    study.set_user_attr("search", used)
+    while (done := len(finished(study))) < args.trials:
+        seed = int(np.random.SeedSequence([FIRST_SEED, done]).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
+        study.optimize(lambda trial: objective(task, method, args.seeds, trial), n_trials=1, catch=DIVERGED)
+    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        raise ValueError(f"study {name}: all {args.trials} trials diverged; change the space, or give more --trials")
+    best = study.best_trial
+    print(f"{name}: {best.value:.3f} of {[round(one, 3) for one in best.user_attrs['scores']]}, {best.user_attrs['settings']}")
+    return finished(study)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that ended, with a value or with an error."""
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
+
+
+def best_of(task: SuiteTask, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Settings of the best trial."""
+    sign = -1.0 if task.score == NASH_CONV else 1.0
+    scored = [trial for trial in trials if trial.value is not None]
+    best: dict[str, float] = max(scored, key=lambda trial: sign * (trial.value or 0.0)).user_attrs["settings"]
+    return best
+
+
+def conf_text(task: SuiteTask, chosen: Mapping[str, Mapping[str, float]], trials: int) -> str:
+    """
+    A file of hyper-parameters for the task's environment.
+
+    :param task: the task
+    :param chosen: method -> settings that the search found
+    :param trials: trials of each method
+    """
+    shipped = read_yaml(find_conf_file(task.reference, None))
+    entry = {k: v for k, v in shipped.get(task.env, shipped["default"]).items() if k not in algorithm_names()}
+    own = {"n_timesteps": task.n_timesteps, "env_kwargs": task.options_of_seed(0)}
+    entry = apply_overrides({**entry, **own}, task.hyperparams)
+    for method in task.methods:
+        found = chosen.get(ABLATION_OF.get(method.name, method.name))
+        if found is not None and method.name == method.algo:
+            entry[method.name] = {**method.changes, **found}
+    lines = [
+        f"# Tuned for the task {task.name} of the benchmark suites: {task.title}.",
+        f"# {trials} trials of each method by python -m benchmarks.tune_suite, record in benchmarks/results/tuning.json.",
+        f"# train.py --env {task.env} --conf-file {task.name}",
+    ]
+    return "\n".join(lines) + "\n\n" + yaml.safe_dump({task.env: entry}, sort_keys=False, default_flow_style=None, width=120)
+
+
+def task_record(task: SuiteTask, found: Mapping[str, Sequence[FrozenTrial]], args: argparse.Namespace) -> dict[str, Any]:
+    """What the record keeps of a task's searches."""
+    return {
+        "suite": args.suite,
+        "seeds": args.seeds,
+        "space": SPACE,
+        "n_timesteps": task.n_timesteps,
+        "methods": {
+            method: {
+                "chosen": best_of(task, trials),
+                "trials": [{"value": one.value, "state": one.state.name.lower(), **one.user_attrs} for one in trials],
+            }
+            for method, trials in found.items()
+        },
+    }
+
+
+def tune(task: SuiteTask, args: argparse.Namespace) -> None:
+    """Search for every method of a task that is no ablation, then write the task's file and the record."""
+    methods = [one for one in task.methods if one.name not in ABLATION_OF and one.name in (args.methods or task.settings)]
+    found = {method.name: search(task, method, args) for method in methods}
+    earlier = json.loads(args.record.read_text(encoding="utf-8"))["tasks"] if args.record.exists() else {}
+    record = task_record(task, found, args)
+    record["methods"] = {**earlier.get(task.name, {}).get("methods", {}), **record["methods"]}
+    write_record(args.record, {"tasks": {**earlier, task.name: record}})
+    chosen = {method: one["chosen"] for method, one in record["methods"].items()}
+    with atomic_file(args.out / f"{task.name}.yml") as file:
+        file.write(conf_text(task, chosen, args.trials).encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--tasks", nargs="+", help="default: all of the suite")
+    parser.add_argument("--methods", nargs="+", help="default: all that are no ablations")
+    parser.add_argument("--trials", type=int, default=12, help="finished trials of each method and task")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[FIRST_SEED, FIRST_SEED + 1], help="seeds of each trial")
+    parser.add_argument("--storage", default="sqlite:///logs/tune_suite.db", help="data base of the trials")
+    parser.add_argument("--record", type=Path, default=Path("benchmarks/results/tuning.json"))
+    parser.add_argument("--out", type=Path, default=HYPERPARAMS_FOLDER, help="folder of the tasks' files")
+    args = parser.parse_args()
+    if min(args.seeds) < FIRST_SEED:
+        parser.error(f"--seeds must be at least {FIRST_SEED}: smaller ones are those of reported results")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    Path("logs").mkdir(exist_ok=True)
+    for task in choose_tasks(read_suite(args.suite), args.tasks):
+        if task.is_available:
+            tune(task, args)
+
+
+if __name__ == "__main__":
+    main()

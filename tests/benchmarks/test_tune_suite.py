@@ -1,0 +1,78 @@
+"""The search of a suite's settings: what it writes is what the suite trains with, and it continues where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tune_suite
+from benchmarks.tune_suite import ABLATION_OF, SPACE, conf_text, trial_runs, tune
+from sb3_matrl.zoo.benchmarking.suite_file import read_suite
+from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
+
+TASKS = {task.name: task for task in read_suite("all")}
+FOUND = {"learning_rate": 0.0123, "clip_range": 0.3, "ent_coef": 0.003}
+
+
+@pytest.mark.parametrize("name", ["climbing", "random_common_payoff", "stag_hunt_grid", "checkers"])
+def test_file_gives_the_trainings_of_the_search(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    path = tmp_path / "task.yml"
+    chosen = {"matrl": FOUND, "il-la": {**FOUND, "ent_coef": 0.1}, "matrl-optimistic": {**FOUND, "clip_range": 0.1}}
+    path.write_text(conf_text(task, chosen, trials=3))
+    for method in task.methods:
+        drawn = chosen.get(ABLATION_OF.get(method.name, method.name))
+        if drawn is None:
+            continue
+        (run,) = trial_runs(task, method, drawn, [0], str(tmp_path))
+        loaded = load_hyperparameters(path, method.algo, task.env)
+        assert loaded.as_mapping() == run.hyperparameters.as_mapping()
+        assert {key: loaded[key] for key in drawn} == drawn
+
+
+def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
+    given = {"suite": "coordination", "methods": ["ippo"], "trials": 1, "seeds": [100], "out": folder}
+    storage = f"sqlite:///{folder / 'study.db'}"
+    return argparse.Namespace(**{**given, "storage": storage, "record": folder / "tuning.json", **changes})
+
+
+def test_search_is_continued_and_the_best_trial_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+
+    def score(task: Any, run: Any) -> float:
+        trained.append(run.seed)
+        if len(trained) == 2:
+            raise ValueError("diverged")
+        return -abs(run.hyperparameters["learning_rate"] - 0.01) + (run.seed - 100)
+
+    monkeypatch.setattr(tune_suite, "train", score)
+    tune(TASKS["chicken"], arguments(tmp_path, seeds=[100, 101], trials=2))
+    tune(TASKS["chicken"], arguments(tmp_path, seeds=[100, 101], trials=4))
+    assert trained == [100, 101] * 4
+    (record,) = json.loads((tmp_path / "tuning.json").read_text())["tasks"].values()
+    trials = record["methods"]["ippo"]["trials"]
+    assert len(trials) == 4 and sum(one["state"] == "fail" for one in trials) == 1
+    best = max((one for one in trials if one["state"] == "complete"), key=lambda one: one["value"])
+    assert record["methods"]["ippo"]["chosen"] == best["settings"]
+    low, high = SPACE["learning_rate"]
+    assert low <= best["settings"]["learning_rate"] <= high and best["settings"]["clip_range"] in SPACE["clip_range"]
+    assert (
+        load_hyperparameters(tmp_path / "chicken.yml", "ippo", "matrix_game_v0")["learning_rate"]
+        == (best["settings"]["learning_rate"])
+    )
+    with pytest.raises(ValueError, match="was another search; give another --storage"):
+        tune(TASKS["chicken"], arguments(tmp_path, seeds=[102]))
+
+
+@pytest.mark.e2e
+def test_trial_trains_with_networks(tmp_path: Path) -> None:
+    task = TASKS["stag_hunt"]
+    (method,) = (one for one in task.methods if one.name == "matrl")
+    (run,) = trial_runs(task, method, {**FOUND, "learning_rate": 0.03}, [100], str(tmp_path))
+    # From half stag, half hare, bold steps reach one of both equilibria: mean welfare towards 1 or -1/3.
+    score = tune_suite.train(task, run)
+    assert -1 / 3 <= score <= 1.0 and not -0.1 < score < 0.5
