@@ -62,7 +62,7 @@ def upload(folder: Path, repo_id: str, message: str, private: bool) -> str:
     hub = import_hub()
     with hub_errors(f"{repo_id} was not sent"):
         api = hub.HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_repo(repo_id, private=private or None, exist_ok=True)  # without it, as the owner has set it
         done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
     return str(done.commit_url)
 
