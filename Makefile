@@ -14,7 +14,8 @@ PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 FUZZ_MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs games benchmarl benchmarks
+.PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs flags notebooks dist pretrained games
+.PHONY: benchmarl benchmarks
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -60,6 +61,21 @@ format: setup  ## Reformat the code
 
 docs: setup  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+flags: setup  ## Write the page of all flags, docs/flags.md
+	$(BIN)/python docs/flag_tables.py
+
+notebooks: setup  ## Make Jupyter notebooks of docs/notebooks, in build/notebooks
+	$(BIN)/python docs/make_notebooks.py build/notebooks
+
+dist: setup  ## Build wheel and source distribution into dist/
+	rm -rf dist build/lib build/lib.* build/bdist.*
+	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')" > build/sdist.log
+	@ls dist
+
+pretrained: setup  ## Train the agents that come with the package, and measure their returns (minutes)
+	$(BIN)/python -m benchmarks.pretrained_agents
 
 games: setup  ## The table and figures of docs/games.md
 	$(BIN)/python zoo/games.py table1 --out docs/images/games

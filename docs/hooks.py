@@ -1,9 +1,7 @@
-"""What the documentation's build adds to MkDocs: pictures of the benchmarks, tables of flags, docstrings as Markdown."""
+"""What the documentation's build adds to MkDocs: pictures of the benchmarks, docstrings as Markdown."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,6 @@ from mkdocs.structure.files import File, Files
 
 # Pages link to the records where they lie in the repository; the site has them below its own root.
 RESULTS = "benchmarks/results"
-_FLAGS = re.compile(r"<!-- flags of (?P<module>[\w.]+) -->")
-# A default that is a number here and another one there.
-_CORES = {"--jobs": "the machine's cores"}
 _TABLE = re.compile(r"^(=+ =+)\n(.*?)^=+ =+$\n?", re.MULTILINE | re.DOTALL)
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`~?(?P<target>[^`]+)`")
 
@@ -31,38 +26,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in tables of flags, and point links to the benchmarks' pictures to their copies in the site."""
-    markdown = _FLAGS.sub(lambda comment: flag_table(comment["module"]), markdown)
+    """Point links to the benchmarks' pictures to their copies in the site."""
     return markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
-
-
-def flag_table(module: str) -> str:
-    """
-    The flags of a command line, from its own parser, so that they are always those that there are.
-
-    :param module: has ``build_parser``
-    :return: Markdown; a table for each of its commands if it has several
-    """
-    parser: argparse.ArgumentParser = importlib.import_module(module).build_parser()
-    commands: dict[str, argparse.ArgumentParser] = getattr(parser, "commands", {})
-    if commands:
-        return "\n\n".join(f"`{name}`: {command.description}\n\n{_table(command)}" for name, command in commands.items())
-    return _table(parser)
-
-
-def _table(parser: argparse.ArgumentParser) -> str:
-    shown = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    return "\n".join(["| flag | default | |", "|---|---|---|", *(_flag_row(parser, action) for action in shown)])
-
-
-def _flag_row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    names = action.option_strings or [str(action.metavar)]
-    default = _CORES.get(names[-1], parser.get_default(action.dest))
-    without = default is None or default is False or default == []
-    listed = action.choices is None or all(str(choice) in (action.help or "") for choice in action.choices)
-    choices = "" if listed else f": {', '.join(map(str, action.choices or ()))}"
-    text = f"{action.help or ''}{choices}".replace("|", "\\|").replace("<", "&lt;")
-    return f"| {', '.join(f'`{name}`' for name in names)} | {'' if without else f'`{default}`'} | {text} |"
 
 
 class RestructuredTextMarkup(griffe.Extension):

@@ -9,8 +9,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
-# All commands have a table of their flags on some page.
-COMMAND_LINES = ("train", "enjoy", "benchmark", "sweep", "report", "games")
 
 
 def flags_of(parser: argparse.ArgumentParser) -> set[str]:

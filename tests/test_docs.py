@@ -24,8 +24,9 @@ from sb3_matrl.evaluation import isolated_random_streams
 from sb3_matrl.zoo import train
 from sb3_matrl.zoo.common.hyperparameters import find_conf_file
 from sb3_matrl.zoo.common.schema import ZOO_ARGUMENTS, Schema
+from sb3_matrl.zoo.main import COMMANDS, module_of
 from sb3_matrl.zoo.training.experiment import read_hyperparameters
-from tests.documentation import COMMAND_LINES, DOCS, PAGES, ROOT, flags_of, on_one_line, page_name, table_rows
+from tests.documentation import DOCS, PAGES, ROOT, flags_of, on_one_line, page_name, table_rows
 
 COMMAND = re.compile(r"python (?:zoo/(?P<zoo>\w+)\.py|-m benchmarks\.(?P<benchmark>\w+))(?P<words>[^`\n]*)")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -36,6 +37,9 @@ SCRIPTS = [
     ("docs/learners.md",),
     ("docs/index.md", "docs/model_files.md"),
     ("README.md",),
+    ("docs/from_sb3.md",),
+    ("docs/from_pettingzoo.md",),
+    ("docs/pretrained.md",),
 ]
 
 
@@ -68,11 +72,16 @@ def commands(folder: str) -> list[tuple[str, list[str]]]:
 
 
 def test_flags_that_the_text_names_exist() -> None:
-    known = set().union(*(flags_of(importlib.import_module(f"sb3_matrl.zoo.{name}").build_parser()) for name in COMMAND_LINES))
+    known = set().union(*(flags_of(importlib.import_module(module_of(name)).build_parser()) for name in COMMANDS))
     known |= {f"--{name}".replace("_", "-") for name in Schema.of("matrl").arguments}
     named = {flag for path in PAGES for flag in re.findall(r"`(--\w[\w-]*)", path.read_text(encoding="utf-8"))}
     # Sweeps spell flags with underscores.
     assert named and sorted(flag for flag in named if flag.replace("_", "-") not in known) == []
+
+
+def test_page_of_flags_is_that_of_the_parsers() -> None:
+    made = runpy.run_path(str(DOCS / "flag_tables.py"))["page"]()
+    assert (DOCS / "flags.md").read_text(encoding="utf-8") == made, "run `make flags`"
 
 
 def as_id(value: object) -> str:
@@ -82,6 +91,9 @@ def as_id(value: object) -> str:
 @pytest.mark.parametrize(("name", "words"), commands("zoo"), ids=as_id)
 def test_zoo_commands_are_understood(name: str, words: list[str]) -> None:
     module = importlib.import_module(f"sb3_matrl.zoo.{name}")
+    if module is train and {"--optimize", "--trial-id"} & set(words):  # they need a study
+        assert train.given_options(words)
+        return
     if hasattr(module, "parse_options"):
         options = module.parse_options(words)
     else:
