@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sb3_matrl.zoo.common.cli import StrictParser, count, path, positive_count, seed, user_errors
-from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, PRUNERS, SAMPLERS, SweepOptions
+from sb3_matrl.zoo.common.invocation import command_prefix
+from sb3_matrl.zoo.sweeping.study_flags import add_study_flags
+from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, SweepOptions
 
 if TYPE_CHECKING:
     from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
@@ -23,7 +26,8 @@ EXAMPLES = """\
   sb3-matrl sweep zoo/sweeps/matrl_checkers.yaml --backend wandb --n-trials 20
 
 The file is in W&B's sweep schema; `wandb sweep FILE` takes it, too. Give the same command again to continue a study that was
-stopped or killed. Several processes may work on one study: give the others the same command and another --seed.
+stopped or killed. --n-jobs runs several trials at a time. Processes on other machines may work on the same study, too: give
+them the same --storage and another --seed.
 """
 
 
@@ -40,13 +44,7 @@ def _add_search_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add("sweep", type=path, metavar="SWEEP", help="sweep file (YAML), or the name of a shipped one")
     add("--backend", choices=["optuna", "wandb"], default="optuna", help="search here, or by W&B's server and agent")
-    trials = f"trials in total, with those of earlier calls; default: the sweep's run_cap, else the grid or {DEFAULT_TRIALS}"
-    add("--n-trials", type=positive_count, help=trials)
-    add("--study-name", help="name of the study; default: name of the file")
-    add("--storage", help="data base of the study, e.g. sqlite:///study.db; default: study.db in the study's folder")
-    add("--sampler", choices=SAMPLERS, help="default: the sweep's method (tpe for bayes)")
-    add("--pruner", choices=PRUNERS, help="stops bad trials early, at evaluations; default: the sweep's early_terminate")
-    add("--n-startup-trials", type=count, default=10, help="random trials before TPE, and before the median pruner")
+    add_study_flags(parser)
     add("--trust", action="store_true", help="accept an environment module:callable that the sweep file names; its code runs")
     add("--seed", type=seed, default=1000, help="seed of the sampler; trial k trains with seed + k")
 
@@ -63,7 +61,6 @@ def _add_trial_flags(parser: StrictParser) -> None:
 def _add_output_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add("-f", "--log-folder", type=path, default="logs", help="the study goes to <log folder>/sweeps/<study name>")
-    add("--optimization-log-path", type=path, help="folder of the study, instead of the one in the log folder")
     best = "file for the best hyper-parameters, for train --conf-file; default: best.yml in the study's folder"
     add("--out", type=path, help=best)
     add("--summary", type=path, help="file for the record of the study; default: summary.json in its folder")
@@ -85,6 +82,8 @@ def parse_options(words: Sequence[str]) -> SweepOptions:
             f"--seed {options.seed} lets trials train with the comparison's seeds 0 to {options.comparison_seeds - 1}; "
             f"give a --seed of at least {options.comparison_seeds}"
         )
+    if options.backend == "wandb" and options.n_jobs > 1:
+        raise ValueError("--n-jobs is for --backend optuna: for W&B's server start `wandb agent` several times")
     return options
 
 
@@ -97,15 +96,28 @@ def checked_sweep(options: SweepOptions) -> tuple[SweepConfig, TrainOptions]:
     :raises OSError: if the file cannot be read
     """
     from sb3_matrl.zoo.sweeping.sweep_file import find_sweep_file, read_sweep
-    from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget  # heavy: after the words are understood
 
     sweep_file = find_sweep_file(options.sweep)
-    config = replace(read_sweep(sweep_file), trust=options.trust)
+    return checked_config(replace(read_sweep(sweep_file), trust=options.trust), options, sweep_file.name)
+
+
+def checked_config(config: SweepConfig, options: SweepOptions, name: str) -> tuple[SweepConfig, TrainOptions]:
+    """
+    Set the length of the trials and check all parameters.
+
+    :param config: the sweep
+    :param options: options of the command line
+    :param name: name of the sweep, for errors
+    :return: the sweep, and options of a training with the first values of all parameters
+    :raises ValueError: on a mistake; names the parameter
+    """
+    from sb3_matrl.zoo.sweeping.trial import check_parameters, with_budget  # heavy: after the words are understood
+
     try:
         config = with_budget(config, options.budget)
         return config, check_parameters(config)
     except ValueError as error:
-        raise ValueError(f"{sweep_file.name}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def on_wandb(options: SweepOptions, config: SweepConfig) -> int:
@@ -122,12 +134,12 @@ def on_wandb(options: SweepOptions, config: SweepConfig) -> int:
     return run_agent(sweep, options.n_trials or config.run_cap or DEFAULT_TRIALS)
 
 
-def on_optuna(options: SweepOptions, config: SweepConfig, first: TrainOptions, words: Sequence[str]) -> int:
+def on_optuna(options: SweepOptions, config: SweepConfig, first: TrainOptions, command: str) -> int:
     """
     Search with a local study.
 
     :param first: options of a training with the first values of all parameters
-    :param words: words of the command line
+    :param command: command line that continues the study
     :return: exit code
     """
     with user_errors():
@@ -136,7 +148,7 @@ def on_optuna(options: SweepOptions, config: SweepConfig, first: TrainOptions, w
         from sb3_matrl.zoo.sweeping.local import LocalSweep
 
         sweep = LocalSweep(options, config, first)
-    return sweep.run(words)
+    return sweep.run(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config, first = checked_sweep(options)
         if options.backend == "wandb":
             return on_wandb(options, config)
-        return on_optuna(options, config, first, words)
+        return on_optuna(options, config, first, shlex.join([*command_prefix("sweep"), *words]))
     except KeyboardInterrupt:
         print("interrupted; no trial had begun", file=sys.stderr)
         return 130

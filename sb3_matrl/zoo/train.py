@@ -6,8 +6,9 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from sb3_matrl.zoo.common.invocation import command_prefix
 from sb3_matrl.zoo.common.signals import exit_code
 from sb3_matrl.zoo.common.words import normalise_words
 from sb3_matrl.zoo.common.yaml_files import parse_pairs
+from sb3_matrl.zoo.sweeping.study_flags import add_study_flags
 from sb3_matrl.zoo.training.options import MAY_CHANGE, TrainOptions, in_sweep
 
 if TYPE_CHECKING:
@@ -47,9 +49,16 @@ EXAMPLES = """\
   sb3-matrl train --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"
   sb3-matrl train --resume logs/matrl/checkers_v0_1
   sb3-matrl train --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
+  sb3-matrl train --env checkers_v0 -n 20000 --optimize --n-trials 40 --n-jobs 2
+  sb3-matrl train --trial-id 7 --study-name matrl_checkers_v0
 """
 # Flags that take key:value words.
 PAIRS = ("hyperparams", "env_kwargs", "eval_env_kwargs")
+# Spellings of the flag that turns a training into a search, as in rl-zoo.
+OPTIMIZE = ("-optimize", "--optimize", "--optimize-hyperparameters")
+# Flags that are no options of a training: those that find a study, and those of a search.
+_OF_STUDIES = ("trial_id", "study_name", "storage", "optimization_log_path")
+_OF_SEARCHES = ("optimize", "sweep", "n_trials", "n_jobs", "sampler", "pruner", "n_startup_trials", "n_evaluations")
 
 
 def build_parser() -> StrictParser:
@@ -59,6 +68,7 @@ def build_parser() -> StrictParser:
     _add_resume_flags(parser)
     _add_output_flags(parser)
     _add_wandb_flags(parser)
+    _add_search_flags(parser)
     defaults = {entry.name: entry.default for entry in fields(TrainOptions) if entry.default is not MISSING}
     parser.set_defaults(**defaults)
     return parser
@@ -164,6 +174,21 @@ def _add_wandb_flags(parser: StrictParser) -> None:
     add("-tags", "--wandb-tags", metavar="TAG", help="tags of the run in Weights & Biases", **_SEVERAL)
 
 
+def _add_search_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    search = (
+        "search hyper-parameters, as sweep does: every trial is this training with other ones; -n is the length of a trial"
+    )
+    add(*OPTIMIZE, dest="optimize", action="store_true", help=search)
+    of_search = "with --optimize: "
+    space = "sweep file with the parameters to search, or the name of a shipped one; default: one that suits the algorithm"
+    add("--sweep", type=path, metavar="FILE", help=of_search + space)
+    add_study_flags(parser, of_search)
+    add("--n-evaluations", type=positive_count, help=of_search + "evaluations per trial, instead of --eval-freq")
+    trial = "train with the hyper-parameters of this trial of --study-name"
+    add("--trial-id", type=non_negative_count, metavar="NUMBER", help=trial)
+
+
 def given_options(words: Sequence[str]) -> dict[str, Any]:
     """
     :param words: words of the command line, without the program's name; also as ``wandb agent`` sends them
@@ -186,17 +211,37 @@ def parse_options(words: Sequence[str]) -> TrainOptions:
 
 def new_options(given: Mapping[str, Any]) -> TrainOptions:
     """
-    Options of a new run, with a drawn seed if none was given.
+    Options of a new run, with a drawn seed if none was given, and the hyper-parameters of a trial if one was.
 
     :param given: as :func:`given_options` returns it; ``resume`` is ignored
-    :raises ValueError: on ``override``, which changes only a run that is resumed
+    :raises ValueError: on ``override``, which changes only a run that is resumed, and on flags of a search
     """
     if given.get("override") and "resume" not in given:
         raise ValueError("--override needs --resume. See --help.")
-    options = {name: value for name, value in given.items() if name not in ("resume", "override")}
+    reject_flags(given, _OF_SEARCHES, "--optimize")
+    if "trial_id" in given:
+        # A module that imports this one.
+        trial = import_module("sb3_matrl.zoo.sweeping.stored_trial").trial_settings(given)
+        hyperparams = {**trial["hyperparams"], **given.get("hyperparams", {})}
+        given = {**trial, **given, "hyperparams": hyperparams}
+    else:
+        reject_flags(given, _OF_STUDIES, "--optimize or --trial-id")
+    options = {name: value for name, value in given.items() if name not in ("resume", "override", *_OF_STUDIES)}
     options.setdefault("seed", secrets.randbits(31))
     options["track"] = options.get("track", False) or in_sweep(os.environ)
     return TrainOptions(**options)
+
+
+def reject_flags(given: Mapping[str, Any], names: Iterable[str], needed: str) -> None:
+    """
+    :param given: as :func:`given_options` returns it
+    :param names: names of options that must not be given
+    :param needed: flag that they belong to
+    :raises ValueError: if one is given
+    """
+    for name in names:
+        if name in given:
+            raise ValueError(f"--{name.replace('_', '-')} needs {needed}. See --help.")
 
 
 def command_line(words: Sequence[str], options: TrainOptions) -> str:
@@ -216,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :raises SystemExit: with code 2 on a mistake of the user
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not set(words).isdisjoint(OPTIMIZE):
+        return int(import_module("sb3_matrl.zoo.sweeping.optimize").main(words))  # which imports this module
     return run_process(lambda: _start(words))
 
 
@@ -243,6 +290,7 @@ def _start(words: Sequence[str]) -> TrainingRun:
     if "resume" not in given:
         options = new_options(given)
         return TrainingRun.begin(options, command_line(words, options))
+    reject_flags(given, (*_OF_STUDIES, *_OF_SEARCHES), "a new run: leave --resume out, or this flag")
     others = {name: value for name, value in given.items() if name not in ("resume", "override")}
     command = shlex.join([*command_prefix("train"), *words])
     return TrainingRun.resume(Path(given["resume"]), others, given.get("override", False), command)

@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from filelock import FileLock
 
 from sb3_matrl import MATRL
 from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
@@ -200,7 +201,7 @@ def test_killed_trial_is_failed_and_its_place_run_again(tmp_path):
     study = load(folder)
     assert [trial.state.name for trial in study.trials] == ["RUNNING"]
     assert requeue_lost_trials(study) == [0] and requeue_lost_trials(study) == []
-    run_trials(study, quick, 2)
+    run_trials(study, quick, 2, FileLock(tmp_path / "turn"))
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[1].params["learning_rate"] == study.trials[0].params["learning_rate"]
     assert study.trials[1].user_attrs["retry_of"] == 0
@@ -225,7 +226,7 @@ def test_trial_of_a_living_process_is_left_alone(tmp_path):
     assert requeue_lost_trials(study) == []
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING"]
     # The first one's place is taken, so that two processes do not do one trial too many.
-    run_trials(study, quick, 2)
+    run_trials(study, quick, 2, FileLock(tmp_path / "turn"))
     assert len(finished_trials(study)) == 1
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 
 from sb3_matrl.zoo.common.invocation import command_prefix
 from sb3_matrl.zoo.common.records import write_record
+from sb3_matrl.zoo.common.signals import SignalWatch, exit_code
 from sb3_matrl.zoo.sweeping.best_vs_default import Comparison, compare, comparison_table
 from sb3_matrl.zoo.sweeping.objective import Objective
 from sb3_matrl.zoo.sweeping.study import best_trial, grid_size, open_study, requeue_lost_trials, run_trials
@@ -28,11 +29,11 @@ from sb3_matrl.zoo.sweeping.study_results import (
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, StudyFolder, SweepOptions
 from sb3_matrl.zoo.sweeping.trial import trial_options
+from sb3_matrl.zoo.sweeping.trial_processes import trial_processes
 from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 class LocalSweep:
@@ -54,7 +55,7 @@ class LocalSweep:
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # run_trials prints one line per trial
         n_evaluations = max(read_hyperparameters(first).n_timesteps // first.eval_freq, 1) if first.eval_freq > 0 else 1
         self.study = open_study(config, options, n_evaluations, options.storage or self.folder.storage)
-        if not self.study.trials and any(self.folder.trials.iterdir()):
+        if not self.study.trials and not options.worker and any(self.folder.trials.iterdir()):
             raise ValueError(
                 f"{self.folder.trials} has trials of a study that is not in {options.storage or self.folder.storage}; "
                 "choose another --study-name or --optimization-log-path"
@@ -67,27 +68,47 @@ class LocalSweep:
         size = grid_size(self.config)
         return min(wanted or size, size)
 
-    def run(self, words: Sequence[str]) -> int:
+    def run(self, command: str) -> int:
         """
         Run the remaining trials, then write and print the results.
 
-        :param words: words of the command line, for the message after an interruption
-        :return: exit code: 0; 1 if no trial was complete or a file could not be written; 130 after Ctrl-C or SIGTERM
+        :param command: command line that continues the study, for the message after an interruption
+        :return: exit code: 0; 1 if no trial was complete or a file could not be written; 130 or 143 after Ctrl-C or SIGTERM
         """
         lost = requeue_lost_trials(self.study)
         if lost:
             print(f"trials {', '.join(map(str, lost))} were interrupted or killed; they are run again", file=sys.stderr)
-        objective = Objective(self.config, self.options.seed, self.folder.trials)
         try:
-            run_trials(self.study, objective, self.n_trials)
-            return self._finish()
-        except KeyboardInterrupt:
-            reason, code = "interrupted", INTERRUPTED
+            with SignalWatch() as signals, signals.at_once():
+                with trial_processes(self.options, self.config) as others:
+                    run_trials(self.study, self._objective, self.n_trials, self._turn, others.are_active)
+                return self._finish()
+        except KeyboardInterrupt as error:
+            reason, code = "interrupted", exit_code(error)
         except (OSError, optuna.exceptions.StorageInternalError) as error:  # a full disk, say
             reason, code = f"error: {error}", FAILED
-        again = shlex.join([*command_prefix("sweep"), *words])
-        print(f"\n{reason}; the study is kept; continue it with: {again}", file=sys.stderr)
+        print(f"\n{reason}; the study is kept; continue it with: {command}", file=sys.stderr)
         return code
+
+    def run_beside(self) -> int:
+        """
+        Run trials beside the process that :meth:`run` is called in.
+
+        :return: exit code: 0, or 130 or 143 after Ctrl-C or SIGTERM
+        """
+        try:
+            run_trials(self.study, self._objective, self.n_trials, self._turn)
+        except KeyboardInterrupt as error:
+            return exit_code(error)
+        return 0
+
+    @property
+    def _objective(self) -> Objective:
+        return Objective(self.config, self.options.seed, self.folder.trials)
+
+    @property
+    def _turn(self) -> FileLock:
+        return FileLock(self.folder.turn)
 
     def _finish(self) -> int:
         write_csv(self.folder.table, trial_rows(self.study))

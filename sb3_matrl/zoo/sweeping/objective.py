@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,6 @@ class Objective:
         :raises optuna.TrialPruned: if the pruner stopped the trial
         :raises ValueError: and others of ``DIVERGED`` if the training fails; the trial stores the error
         """
-        trial.set_user_attr("process", [socket.gethostname(), os.getpid()])
         values = {parameter.name: parameter.suggest(trial) for parameter in self.config.parameters}
         trial.set_user_attr("values", values)
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
+from filelock import BaseFileLock
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +20,8 @@ from tqdm import tqdm
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.sweep_options import SweepOptions
 from sb3_matrl.zoo.sweeping.trial import DIVERGED
+
+POLL_SECONDS = 0.5
 
 
 def grid_size(config: SweepConfig) -> int:
@@ -36,10 +40,12 @@ def make_sampler(config: SweepConfig, options: SweepOptions, n_trials: int) -> B
     :param options: options of the command line
     :param n_trials: number of earlier trials, so that a continued study does not sample its first trials again
     """
-    seed = int(np.random.SeedSequence([options.seed, n_trials]).generate_state(1)[0])
     sampler = options.sampler_for(config)
     if sampler == "grid":
-        return GridSampler({parameter.name: parameter.grid() for parameter in config.searched}, seed=seed)
+        # The seed orders the grid, and trials store their place in it: it is the same in all processes and calls.
+        return GridSampler({parameter.name: parameter.grid() for parameter in config.searched}, seed=0)
+    process = [options.worker] if options.worker else []
+    seed = int(np.random.SeedSequence([options.seed, n_trials, *process]).generate_state(1)[0])
     if sampler == "random":
         return RandomSampler(seed=seed)
     return TPESampler(n_startup_trials=options.n_startup_trials, seed=seed)
@@ -140,7 +146,13 @@ def _says_why(trial: FrozenTrial) -> bool:
     return "error" in trial.user_attrs
 
 
-def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float], n_trials: int) -> None:
+def run_trials(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    n_trials: int,
+    turn: BaseFileLock,
+    others_work: Callable[[], bool] = lambda: False,
+) -> None:
     """
     Run trials until the study has ``n_trials`` finished ones, with a progress bar and the best value.
 
@@ -149,20 +161,56 @@ def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float], 
     :param study: the study
     :param objective: function that runs one trial
     :param n_trials: number of finished trials
+    :param turn: lock of the processes on this machine, held while a trial is started, so that there are not too many
+    :param others_work: whether to wait for other processes, and run the trials of those that fail
     :raises KeyboardInterrupt: after Ctrl-C or SIGTERM; another call continues the study
     """
 
-    def show(study: optuna.Study, trial: FrozenTrial) -> None:
-        bar.write(trial_line(trial))
+    def started(trial: optuna.Trial) -> float:
+        trial.set_user_attr("process", this_process())
+        turn.release()
+        return objective(trial)
 
-    done = len(finished_trials(study))
-    with tqdm(total=n_trials, initial=done, unit="trial", desc=study.study_name) as bar:
-        while done + _running_elsewhere(study) < n_trials:
-            study.optimize(objective, n_trials=1, catch=DIVERGED, callbacks=[show])
-            done = len(finished_trials(study))
-            bar.n = done
-            best = best_trial(study)
-            bar.set_postfix_str("" if best is None else f"best {best.value:.2f} of trial {best.number}")
+    shown = {trial.number for trial in finished_trials(study)}
+    with tqdm(total=n_trials, initial=len(shown), unit="trial", desc=study.study_name) as bar:
+        while True:
+            waits = others_work()
+            if _begins(study, n_trials, turn):
+                try:
+                    study.optimize(started, n_trials=1, catch=DIVERGED)
+                finally:
+                    turn.release()
+            elif waits:
+                time.sleep(POLL_SECONDS)
+            running = _running_elsewhere(study)  # before trials are counted: those that end meanwhile are then among them
+            _show_progress(study, bar, shown)
+            if len(shown) + running >= n_trials and not (waits and running):
+                return
+
+
+def _begins(study: optuna.Study, n_trials: int, turn: BaseFileLock) -> bool:
+    """Whether this process starts another trial; it then holds the lock."""
+    turn.acquire()
+    begins = len(finished_trials(study)) + _running_elsewhere(study) < n_trials
+    if not begins:
+        turn.release()
+    return begins
+
+
+def _show_progress(study: optuna.Study, bar: Any, shown: set[int]) -> None:
+    """Print trials that were finished since the last call, by whichever process."""
+    for trial in finished_trials(study):
+        if trial.number not in shown:
+            shown.add(trial.number)
+            bar.write(trial_line(trial))
+    bar.n = len(shown)
+    best = best_trial(study)
+    bar.set_postfix_str("" if best is None else f"best {best.value:.2f} of trial {best.number}")
+
+
+def this_process() -> list[Any]:
+    """Machine and number of this process, as trials store them."""
+    return [socket.gethostname(), os.getpid()]
 
 
 def _running_elsewhere(study: optuna.Study) -> int:

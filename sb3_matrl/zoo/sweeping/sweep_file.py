@@ -132,12 +132,18 @@ def read_sweep(path: Path) -> SweepConfig:
     """
     source = read_yaml(path)
     try:
-        return _from_mapping(source)
+        return sweep_from_mapping(source)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 
-def _from_mapping(source: dict[str, Any]) -> SweepConfig:
+def sweep_from_mapping(source: dict[str, Any]) -> SweepConfig:
+    """
+    Check the content of a sweep file.
+
+    :param source: keys and values as YAML reads them
+    :raises ValueError: on a mistake; names the key
+    """
     known = ["program", *(entry.name for entry in fields(SweepConfig) if entry.name not in ("goal", "source", "trust"))]
     _check_keys("key", source, known, ("program", "method", "metric", "parameters"))
     if source["program"] != PROGRAM:

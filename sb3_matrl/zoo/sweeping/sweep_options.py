@@ -56,6 +56,9 @@ class SweepOptions:
     wandb_project_name: str | None
     wandb_entity: str | None
     trust: bool = False
+    n_jobs: int = 1
+    #: Number of the process: 0, or that of one of the ``n_jobs - 1`` others.
+    worker: int = 0
 
     @property
     def budget(self) -> Budget:
@@ -92,8 +95,12 @@ class StudyFolder:
         return cls(Path(options.log_folder) / "sweeps" / safe_name(options.name))
 
     @property
+    def database(self) -> Path:
+        return self.path / "study.db"
+
+    @property
     def storage(self) -> str:
-        return f"sqlite:///{self.path / 'study.db'}"
+        return f"sqlite:///{self.database}"
 
     @property
     def trials(self) -> Path:
@@ -106,6 +113,15 @@ class StudyFolder:
     @property
     def picture(self) -> Path:
         return self.path / "study.png"
+
+    @property
+    def turn(self) -> Path:
+        """Lock of the process that starts the next trial."""
+        return self.path / ".turn"
+
+    def output_of(self, worker: int) -> Path:
+        """Output of one of the other processes of ``--n-jobs``."""
+        return self.path / f"process_{worker}.log"
 
     @property
     def best(self) -> Path:

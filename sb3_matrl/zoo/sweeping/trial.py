@@ -42,7 +42,7 @@ def with_budget(config: SweepConfig, budget: Budget) -> SweepConfig:
     config = config.with_flags({name: value for name, value in changes.items() if value is not None})
     if budget.n_evaluations is None:
         return config
-    options = _read_words(config, {parameter.name: parameter.extremes()[0] for parameter in config.parameters})
+    options = first_options(config)
     eval_freq = max(read_hyperparameters(options).n_timesteps // budget.n_evaluations, 1)
     return config.with_flags({"eval_freq": eval_freq})
 
@@ -63,6 +63,16 @@ def trial_options(config: SweepConfig, values: dict[str, Any], seed: int, run_di
     return replace(
         options, seed=seed, run_dir=folder, verbose=0, progress=False, track=False, record=False, log_interval=EVALUATIONS_ONLY
     )
+
+
+def first_options(config: SweepConfig) -> TrainOptions:
+    """
+    Options of a training with the first values of all parameters.
+
+    :param config: the sweep
+    :raises ValueError: on flags or values that ``train.py`` rejects
+    """
+    return trial_options(config, {parameter.name: parameter.extremes()[0] for parameter in config.parameters}, seed=0)
 
 
 def _read_words(config: SweepConfig, values: dict[str, Any]) -> TrainOptions:
@@ -94,7 +104,7 @@ def check_parameters(config: SweepConfig) -> TrainOptions:
                     _try(trial_options(config, {**settings, parameter.name: value}, seed=0))
                 except DIVERGED as error:
                     raise ValueError(f"parameter {parameter.name} = {value!r}: {error}") from error
-    first = trial_options(config, {parameter.name: parameter.extremes()[0] for parameter in config.parameters}, seed=0)
+    first = first_options(config)
     _try(first)
     return first
 
