@@ -38,7 +38,7 @@ class PolicyView(th.nn.Module):
         """
         return list(policies) == list(self._given) and all(policies[name] is self._given[name] for name in policies)
 
-    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:  # type: ignore[override]
+    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:
         """
         Call a hook after forward passes of the first learner's policy.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
@@ -219,5 +219,6 @@ def _with_inner(callback: BaseCallback) -> Iterator[BaseCallback]:
 def _build(entry: Entry, folder: Path) -> BaseCallback:
     name, arguments = entry
     built = {key: _build(value, folder) if key == "callback" else value for key, value in arguments.items()}
-    placed = {key: str(folder / value) for key, value in built.items() if key in _FOLDERS}
-    return CALLBACKS[name](**{**built, **placed})
+    placed = {key: str(folder / arguments[key]) for key in _FOLDERS if key in arguments}
+    cls: Callable[..., BaseCallback] = CALLBACKS[name]
+    return cls(**{**built, **placed})
