@@ -1,0 +1,1 @@
+"""Learning curves of run folders and of benchmarks' records, as pictures."""

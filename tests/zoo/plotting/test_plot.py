@@ -1,0 +1,113 @@
+"""The command ``plot``: pictures of run folders that a training left, and of records."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sb3_matrl.zoo.plot import main
+from sb3_matrl.zoo.train import main as train
+
+RECORD = Path(__file__).parents[3] / "benchmarks" / "results" / "value_based_switch.json"
+WORLD = "tests.evaluation.worlds:RandomLength"
+SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
+QUICK = ["--eval-freq", "100", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu", "-n", "200"]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Log folder with two runs of ippo and one of matrl."""
+    folder = tmp_path_factory.mktemp("logs")
+    for algo, seed in (("ippo", "0"), ("ippo", "1"), ("matrl", "0")):
+        assert train(["--algo", algo, "--env", WORLD, "--seed", seed, "-f", str(folder), *QUICK, *SMALL]) == 0
+    return folder
+
+
+def text_of(picture: Path) -> str:
+    """Texts in an SVG, which Matplotlib leaves as comments."""
+    return "\n".join(re.findall(r"<!-- (.*?) -->", picture.read_text(encoding="utf-8")))
+
+
+def test_logs_are_drawn_one_curve_per_run(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = sorted(str(path) for path in (logs / "ippo").iterdir())
+    out = tmp_path / "new" / "training.svg"
+    assert main(["train", *runs, "-y", "time/fps", "-l", "first", "second", "-o", str(out), "--title", "mine"]) == 0
+    shown = text_of(out)
+    assert all(name in shown for name in ("first", "second", "mine", "time/fps", "environment steps"))
+    assert capsys.readouterr().out == f"The curves are in {out}.\n"
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_the_suffix_is_the_format(tmp_path: Path, suffix: str, start: bytes) -> None:
+    out = tmp_path / f"picture{suffix}"
+    assert main(["from-file", str(RECORD), "-s", "vdn", "-o", str(out), "--figsize", "3", "2"]) == 0
+    assert out.read_bytes().startswith(start)
+
+
+def test_runs_of_an_algorithm_are_aggregated_and_drawn_again(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = tmp_path / "all.svg", tmp_path / "all.json"
+    assert main(["all", "-a", "matrl", "ippo", "-f", str(logs), "-o", str(out), "--data", str(data)]) == 0
+    printed = capsys.readouterr()
+    assert "warning: 1 seed says little about a method" in printed.err and "differ" not in printed.err
+    assert [line.split()[1] for line in printed.out.splitlines()[1:3]] == ["matrl", "ippo"]
+    assert [line.split()[-1] for line in printed.out.splitlines()[1:3]] == ["1", "2"]
+    assert [run["seed"] for run in json.loads(data.read_text())["runs"]] == [0, 0, 1]
+    again = tmp_path / "again.svg"
+    assert main(["from-file", str(data), "-s", "ippo", "-l", "IPPO", "-o", str(again)]) == 0
+    assert "IPPO" in text_of(again) and "matrl" not in text_of(again)
+    assert capsys.readouterr().out.splitlines()[1].split() == printed.out.splitlines()[2].split()
+
+
+def test_runs_that_are_not_alike_are_told(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(logs, tmp_path / "logs")
+    second = tmp_path / "logs" / "ippo" / sorted(path.name for path in (logs / "ippo").iterdir())[1]
+    for name, old, new in (("config.yml", "n_epochs: 1", "n_epochs: 2"), ("args.yml", "seed: 1", "seed: 0")):
+        file = second / name
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    assert main(["all", "-a", "ippo", "-f", str(tmp_path / "logs"), "-o", str(tmp_path / "a.png")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any("differ in" in line and "n_epochs" in line for line in lines)
+    assert any("have a seed in common" in line for line in lines)
+
+
+def test_a_run_without_results_is_skipped_with_a_warning(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(logs, tmp_path / "logs")
+    (tmp_path / "logs" / "ippo" / "other_1").mkdir()
+    (tmp_path / "logs" / "ippo" / "other_1" / "args.yml").write_text("algo: ippo\nenv: other\n")
+    assert main(["train", "-f", str(tmp_path / "logs"), "-o", str(tmp_path / "a.png")]) == 0
+    assert "has no results to report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "-y", "rollout/ep_rew"], "key of the log 'rollout/ep_rew' is unknown; did you mean 'rollout/ep_rew_mean'?"),
+        (["train", "-a", "qmix"], "among the runs the algo 'qmix' is unknown"),
+        (["all", "-l", "one"], "--labels: 2 curves need 2 labels, got 1: ippo, matrl"),
+        (["all", "-o", "a.gif"], "picture a.gif: suffix '.gif' is unknown"),
+        (["train", "-x", "secnds"], "did you mean 'seconds'"),
+        (["tain"], "command 'tain' is unknown; did you mean 'train'"),
+        (["from-file", str(RECORD), "-e", "switch"], "env 'switch' is unknown; did you mean 'switch_v0'"),
+        (["from-file", "nothing.json"], "No such file"),
+    ],
+)
+def test_mistakes_are_one_line(logs: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, *(["-f", str(logs)] if words[0] in ("train", "all") else [])])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert exit_info.value.code == 2 and error.startswith("error: ") and message in error
+
+
+def test_runs_are_named_or_found_but_not_both(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["all", str(next((logs / "ippo").iterdir())), "-a", "ippo"])
+    assert "leave one of them out" in capsys.readouterr().err
