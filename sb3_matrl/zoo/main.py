@@ -20,6 +20,7 @@ COMMANDS = {
     "benchmark": "compare algorithms over environments and seeds",
     "sweep": "search hyper-parameters",
     "report": "write an HTML page about runs",
+    "plot": "draw learning curves of runs and benchmarks",
     "push-to-hub": "send trained agents to the Hugging Face Hub",
     "load-from-hub": "fetch trained agents from the Hugging Face Hub",
     "games": "make the paper's table and figures of exact games",
