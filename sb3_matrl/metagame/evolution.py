@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_matrl.metagame.game import Payoffs, StrategyPayoffs
 from sb3_matrl.metagame.incentives import TOLERANCE, Array, regrets
-from sb3_matrl.metagame.tangent import from_tangent, project_to_simplex, settle, strategy_regrets
+from sb3_matrl.metagame.tangent import from_tangent, project_to_simplex, settle
 
 _RESTARTS = 4
 _MAX_EVALUATIONS = 6000
@@ -40,10 +40,11 @@ def cmaes(payoffs: Payoffs, rng: np.random.Generator) -> Array:
 
 def cmaes_strategies(payoffs: StrategyPayoffs, rng: np.random.Generator) -> Array:
     """
-    Minimise the squared regrets sum_i (max_k u_i(k) - u_i)^2 over profiles of K strategies, on normalised payoffs.
+    Minimise sum_i sum_k max(0, u_i(k) - u_i)^2 over profiles of K strategies, on normalised payoffs.
 
-    The search is over tangent coordinates without bounds; a candidate stands for the nearest profile, so that vertices and
-    faces are reached exactly. Candidates further than 1 from the simplex are penalised, which keeps the search near it.
+    The sum over all strategies is differentiable where the best ones change, unlike the largest regret. The search is over
+    tangent coordinates without bounds; a candidate stands for the nearest profile, so that vertices and faces are reached
+    exactly. Candidates further than 1 from the simplex are penalised, which keeps the search near it.
 
     :param payoffs: normalised payoffs of any number of agents
     :param rng: draws starts and samples
@@ -56,7 +57,9 @@ def cmaes_strategies(payoffs: StrategyPayoffs, rng: np.random.Generator) -> Arra
         sigma = settle(project_to_simplex(raw))
         distance = np.linalg.norm(raw - sigma, axis=2)
         penalty = np.sum(np.maximum(distance - 1.0, 0.0) ** 2, axis=1)
-        return sigma, np.sum(strategy_regrets(sigma, payoffs.gains(sigma)) ** 2, axis=1), penalty
+        gains = payoffs.gains(sigma)
+        excess = np.maximum(gains - np.sum(sigma * gains, axis=2, keepdims=True), 0.0)
+        return sigma, np.sum(excess**2, axis=(1, 2)), penalty
 
     return _minimise(evaluate, payoffs.n_agents * (k - 1), (-0.3, 0.3), [None, None], rng)
 

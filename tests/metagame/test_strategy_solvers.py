@@ -119,8 +119,8 @@ def test_enumeration_finds_exactly_the_pure_equilibria(size, seed):
     assert (solution.nash_conv > 0.0) == (not pure)
 
 
-@pytest.mark.parametrize("method", ["support", "best-response", "cmaes"])
-@pytest.mark.parametrize("k", [3, 4])
+@pytest.mark.parametrize("method", ["support", "best-response"])
+@pytest.mark.parametrize("k", [3, 4, 5])
 def test_zero_sum_games_have_the_value_of_the_linear_program(method, k):
     rng = np.random.default_rng(k)
     for _ in range(4):
