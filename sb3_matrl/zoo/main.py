@@ -20,6 +20,8 @@ COMMANDS = {
     "benchmark": "compare algorithms over environments and seeds",
     "sweep": "search hyper-parameters",
     "report": "write an HTML page about runs",
+    "crossplay": "let agents of several runs play with or against each other",
+    "exploit": "train opponents against agents: bounds on their regrets",
     "plot": "draw learning curves of runs and benchmarks",
     "push-to-hub": "send trained agents to the Hugging Face Hub",
     "load-from-hub": "fetch trained agents from the Hugging Face Hub",
