@@ -16,6 +16,8 @@ from sb3_matrl.envs.snapshot import Snapshot
 
 # Values of pyspiel.PlayerId, as State.current_player() returns them.
 _SIMULTANEOUS = -2
+# Number of different masks that are kept.
+_MOST_MASKS = 1000
 
 
 class OpenSpielCore(SeededCore):
@@ -54,6 +56,7 @@ class OpenSpielCore(SeededCore):
         self.histories = [""] * num_envs  # up to date in snapshots only
         self._acting = np.zeros((num_envs, n_agents), dtype=bool)
         self._masks: list[dict[int, np.ndarray]] = [{} for _ in range(num_envs)]  # legal actions of the acting players
+        self._known_masks: dict[tuple[int, ...], np.ndarray] = {}
         self._returns = np.zeros((num_envs, n_agents))
         self._tensors = np.zeros((n_agents, num_envs, size), dtype=np.float32)
         self._stale = np.ones(num_envs, dtype=bool)  # copies whose tensors are not those of their states
@@ -167,13 +170,29 @@ class OpenSpielCore(SeededCore):
             for one in players:
                 legal = state.legal_actions(one)
                 if legal:
-                    masks[one] = np.zeros(self._counts[one], dtype=bool)
-                    masks[one][legal] = True
+                    masks[one] = self._mask(tuple(legal))
         self._masks[copy] = masks
-        self._acting[copy] = False
-        self._acting[copy, list(masks)] = True
+        acting = self._acting[copy]
+        acting[:] = False
+        for one in masks:
+            acting[one] = True
         self.alive[copy] = not state.is_terminal()
         self._stale[copy] = True
+
+    def _mask(self, legal: tuple[int, ...]) -> np.ndarray:
+        """Mask of legal actions, which nobody changes; those of games with few actions are made once."""
+        mask = self._known_masks.get(legal)
+        if mask is None:
+            if max(legal) >= self._counts[0]:
+                raise ValueError(
+                    f"{self.metadata['name']}: action {max(legal)} is legal, but the game has {self._counts[0]} actions"
+                )
+            mask = np.zeros(int(self._counts[0]), dtype=bool)
+            mask[list(legal)] = True
+            mask.flags.writeable = False
+            if len(self._known_masks) < _MOST_MASKS:
+                self._known_masks[legal] = mask
+        return mask
 
     # ------------------------------------------------------------------ observing
 

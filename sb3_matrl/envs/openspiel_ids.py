@@ -16,6 +16,7 @@ PREFIX = "openspiel:"
 _PYTHON = "python_"
 #: Largest number of actions, and of elements of an observation, of a player.
 MAX_ACTIONS, MAX_OBSERVATION = 20_000, 200_000
+_TYPES = {int: "an integer", float: "a number", bool: "True or False", str: "a text", dict: "a game"}
 
 
 def factory(env_id: str) -> Callable[..., Any]:
@@ -70,12 +71,8 @@ def load_game(text: str, parameters: Mapping[str, Any] | None = None) -> Any:
     """
     what = f"env {PREFIX + text!r}"
     pyspiel, name, given = _parsed(what, text)
-    known = _game_type(pyspiel, name).parameter_specification
-    given |= parameters or {}
-    for parameter in given:
-        if parameter not in known:
-            raise ValueError(unknown(f"{what}: parameter", parameter, known))
-    given = {key: _as_declared(known[key], value) for key, value in given.items()}
+    kind = next(kind for kind in pyspiel.registered_games() if kind.short_name == name)
+    given = _checked(pyspiel, what, kind, {**given, **(parameters or {})})
     try:
         game = pyspiel.load_game(name, given)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -94,6 +91,8 @@ def _parsed(what: str, text: str) -> tuple[ModuleType, str, dict[str, Any]]:
     """OpenSpiel, the name of a game that it knows, and the parameters in the text."""
     pyspiel = _pyspiel(what)
     try:
+        if text.count("(") != text.count(")"):
+            raise RuntimeError("parentheses do not match.")
         parameters = dict(pyspiel.game_parameters_from_string(text))
     except RuntimeError as error:
         raise ValueError(f"{what}: {_first_line(error)} Write 'game' or 'game(parameter=value,...)'") from error
@@ -107,14 +106,36 @@ def _parsed(what: str, text: str) -> tuple[ModuleType, str, dict[str, Any]]:
     return pyspiel, name, parameters
 
 
-def _game_type(pyspiel: ModuleType, name: str) -> Any:
-    return next(kind for kind in pyspiel.registered_games() if kind.short_name == name)
+def _checked(pyspiel: ModuleType, what: str, kind: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """
+    Parameters of a game in the types that it declares: OpenSpiel's own errors also go to the terminal.
+
+    :param kind: ``pyspiel.GameType``
+    :param given: parameters of the game
+    :raises ValueError: if a parameter is unknown or has the wrong type, all are missing, or there are too many players
+    """
+    known = kind.parameter_specification
+    for parameter in given:
+        if parameter not in known:
+            raise ValueError(unknown(f"{what}: parameter", parameter, known))
+    if not given and not kind.default_loadable:
+        raise ValueError(f"{what}: the game needs parameters: {', '.join(known)}")
+    typed = {name: _typed(pyspiel, f"{what}: {name}", known[name], value) for name, value in given.items()}
+    players, low, high = typed.get("players"), kind.min_num_players, kind.max_num_players
+    if isinstance(players, int) and not low <= players <= high:
+        raise ValueError(f"{what}: players must be from {low} to {high}, got {players}")
+    return typed
 
 
-def _as_declared(default: Any, value: Any) -> Any:
-    """A whole number as a float where the game declares one: command lines and YAML do not distinguish 1 and 1.0."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if isinstance(default, float) and is_whole else value
+def _typed(pyspiel: ModuleType, what: str, default: Any, value: Any) -> Any:
+    """A parameter's value in the type of its default, which command lines and YAML do not always keep."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, dict) and isinstance(value, str):
+        value = dict(pyspiel.game_parameters_from_string(value))  # a game without parentheses
+    if type(value) is not type(default):
+        raise ValueError(f"{what} must be {_TYPES.get(type(default), 'another value')}, got {value!r}")
+    return value
 
 
 def _obstacle(pyspiel: ModuleType, game: Any) -> str | None:

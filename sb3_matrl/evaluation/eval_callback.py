@@ -19,6 +19,7 @@ from sb3_matrl.evaluation.evaluate import (
     structure_of,
 )
 from sb3_matrl.evaluation.evaluation_text import evaluation_line
+from sb3_matrl.evaluation.exact_nash_conv import NashConvRecord
 from sb3_matrl.files.argument_codec import argument_from_json, argument_to_json
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.utils.reward_structure import RewardStructure
@@ -41,11 +42,13 @@ class MultiAgentEvalCallback(EventCallback):
 
     Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
     ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled); where the agents' returns have a constant sum
-    also ``eval/<agent>/win_rate`` (sampled); ``eval/cut_episodes`` if episodes had no end.
+    also ``eval/<agent>/win_rate`` (sampled); ``eval/cut_episodes`` if episodes had no end;
+    ``eval/nash_conv``, exact, in small games whose environment knows them, such as ``openspiel:kuhn_poker``.
 
     ``evaluations.npz`` holds, for m evaluations of k episodes with n agents: ``timesteps`` (m,), ``results`` and
     ``results_greedy`` (m, k), ``ep_lengths`` and ``ep_lengths_greedy`` (m, k), ``agent_returns`` and
-    ``agent_returns_greedy`` (m, k, n), ``cut`` and ``cut_greedy`` (m, k), whether the episode was cut, ``agents`` (n,).
+    ``agent_returns_greedy`` (m, k, n), ``cut`` and ``cut_greedy`` (m, k), whether the episode was cut, ``agents`` (n,); and
+    ``nash_conv`` (m,) where it is known.
 
     :param eval_env: separate :class:`JointVecEnv` for evaluation, or any argument of :func:`make_joint_vec_env`
     :param callback_on_new_best: callback called when the mean team return is the best so far
@@ -100,6 +103,7 @@ class MultiAgentEvalCallback(EventCallback):
         self.timesteps: list[int] = []
         self.sampled: list[EvaluationResult] = []
         self.greedy: list[EvaluationResult] = []
+        self.nash_conv = NashConvRecord(self.eval_env)
         self._next_evaluation: int | None = None
         self._continue_training = True
 
@@ -113,6 +117,7 @@ class MultiAgentEvalCallback(EventCallback):
             "timesteps": list(self.timesteps),
             "sampled": argument_to_json([vars(result) for result in self.sampled]),
             "greedy": argument_to_json([vars(result) for result in self.greedy]),
+            "nash_conv": argument_to_json(self.nash_conv.values),
             "best_mean_reward": argument_to_json(float(self.best_mean_reward)),
             "next_evaluation": self._next_evaluation,
         }
@@ -129,6 +134,8 @@ class MultiAgentEvalCallback(EventCallback):
                 [EvaluationResult(**values) for values in argument_from_json(state[kind])] for kind in ("sampled", "greedy")
             )
             self.timesteps = [int(steps) for steps in state["timesteps"]]
+            unknown = argument_to_json([float("nan")] * len(self.timesteps))  # of an earlier version
+            self.nash_conv.values = [float(value) for value in argument_from_json(state.get("nash_conv", unknown))]
             self.best_mean_reward = argument_from_json(state["best_mean_reward"])
             self._next_evaluation = state["next_evaluation"]
         except (KeyError, TypeError) as error:
@@ -185,12 +192,14 @@ class MultiAgentEvalCallback(EventCallback):
         self.timesteps.append(self.num_timesteps)
         self.sampled.append(sampled)
         self.greedy.append(greedy)
+        self.nash_conv.measure(self.model)
         if self.log_path is not None:
             self._save_evaluations(self.log_path / "evaluations.npz")
         self._log()
         is_best = self._keep_best()
         if self.verbose >= 1:
-            print(evaluation_line(self.num_timesteps, sampled, greedy, self._structure(), is_best))
+            line = evaluation_line(self.num_timesteps, sampled, greedy, self._structure(), is_best)
+            print(f"{line}; NashConv {self.nash_conv.values[-1]:.3f}" if self.nash_conv.is_known else line)
         if is_best and self.callback_on_new_best is not None:
             self._continue_training = self.callback_on_new_best.on_step() and self._continue_training
         self._continue_training = self._on_event() and self._continue_training
@@ -225,6 +234,8 @@ class MultiAgentEvalCallback(EventCallback):
         if self._structure() == "constant-sum":
             for agent, rate in sampled.win_rates.items():
                 self.logger.record(f"eval/{agent}/win_rate", rate)
+        if self.nash_conv.is_known:
+            self.logger.record("eval/nash_conv", self.nash_conv.values[-1])
         # Dump immediately, as SB3 does, so that the results are logged with the current number of steps.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
@@ -259,7 +270,7 @@ class MultiAgentEvalCallback(EventCallback):
             "cut": np.array([result.was_cut for result in self.sampled]),
             "cut_greedy": np.array([result.was_cut for result in self.greedy]),
             "agents": np.array(self.sampled[-1].agents),
-        }
+        } | ({"nash_conv": np.array(self.nash_conv.values)} if self.nash_conv.is_known else {})
         # Atomic, so that readers never see an incomplete file.
         with atomic_file(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]

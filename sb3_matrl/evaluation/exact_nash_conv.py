@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -147,6 +148,11 @@ class NashConvRecord:
             self._game = exact_game(env, CHEAP_HISTORIES)
         except ValueError:  # the game is too large, or OpenSpiel has no information states of it
             self._game = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the last evaluation has a NashConv."""
+        return bool(self.values) and not math.isnan(self.values[-1])
 
     def measure(self, model: Any) -> None:
         """

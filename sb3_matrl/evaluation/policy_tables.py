@@ -72,19 +72,19 @@ def _network_probabilities(player: FrozenAgent, agent: str, observations: np.nda
     if player.normalizer is not None:
         observations = player.normalizer.normalize(observations)
     if isinstance(policy, DQNPolicy):
-        return np.eye(masks.shape[1])[best_legal_actions(policy, observations, masks)]
+        return np.asarray(np.eye(masks.shape[1])[best_legal_actions(policy, observations, masks)])
     if isinstance(policy, RecurrentActorCriticPolicy):
         raise UnreadablePolicy(f"{agent}: its policy has a memory, so that it is no function of the observation")
-    if not isinstance(policy, ActorCriticPolicy):
+    if not isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
         raise UnreadablePolicy(f"{agent}: probabilities cannot be read out of a {type(policy).__name__}")
     policy.set_training_mode(False)
-    known = {"action_masks": masks} if isinstance(policy, MaskableActorCriticPolicy) else {}
+    known: dict[str, Any] = {"action_masks": masks} if isinstance(policy, MaskableActorCriticPolicy) else {}
     with th.no_grad():
         distribution: Any = policy.get_distribution(policy.obs_to_tensor(observations)[0], **known)
         probabilities = getattr(distribution.distribution, "probs", None)
     if not isinstance(probabilities, th.Tensor):
         raise UnreadablePolicy(f"{agent}: its actions are {policy.action_space}, expected Discrete actions")
-    return probabilities.cpu().numpy()
+    return np.asarray(probabilities.cpu().numpy())
 
 
 def _legal(agent: str, probabilities: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -227,8 +227,8 @@ def test_pickled_environment_continues() -> None:
     env = make("openspiel:leduc_poker")
     env.reset(seed=3)
     other = pickle.loads(pickle.dumps(env))
-    for action in (1, 1):
-        assert env.acting_agents == other.acting_agents
-        one, two = (each.step({env.acting_agents[0]: action}) for each in (env, other))
-        assert all(np.array_equal(one[0][agent], two[0][agent]) for agent in env.agents) and one[1:] != ()
+    for agent in ("player_0", "player_1"):
+        assert env.acting_agents == other.acting_agents == [agent]
+        one, two = env.step({agent: 1}), other.step({agent: 1})
+        assert all(np.array_equal(one[0][name], two[0][name]) for name in env.agents)
     assert env.snapshot()["core"]["histories"] == other.snapshot()["core"]["histories"]

@@ -89,11 +89,12 @@ def test_uniform_play_has_the_published_nash_conv(name: str, expected: float) ->
     assert nash_conv(tables, uniform(tables)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "name", ["kuhn_poker(players=3)", "first_sealed_auction(max_value=3)", "tiny_hanabi", "coin_game(rows=2)"]
-)
+OTHERS = ["kuhn_poker(players=3)", "first_sealed_auction(max_value=3)", "tiny_hanabi", "goofspiel(num_cards=3,imp_info=True)"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_games_equal_openspiels_own_python(name: str) -> None:
-    tables, game = tables_of(name), pyspiel.load_game(name)
+    tables, game = tables_of(name), pyspiel.load_game_as_turn_based(name)
     chosen = drawn(tables, 1)
     reference = policies.TabularPolicy(game)
     for agent in tables.agents:

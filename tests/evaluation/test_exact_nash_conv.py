@@ -10,12 +10,12 @@ from stable_baselines3 import PPO
 
 from sb3_matrl import MATRL
 from sb3_matrl.envs import make
-from sb3_matrl.evaluation import Player, RandomPolicy, exact_nash_conv
+from sb3_matrl.evaluation import MultiAgentEvalCallback, Player, RandomPolicy, exact_nash_conv
 from sb3_matrl.evaluation.exact_nash_conv import exact_game
 from sb3_matrl.evaluation.policy_tables import UnreadablePolicy
 from sb3_matrl.vec_env import make_joint_vec_env
 
-KUHN, LEDUC = "openspiel:kuhn_poker", "openspiel:leduc_poker"
+KUHN, LEDUC, LIARS = "openspiel:kuhn_poker", "openspiel:leduc_poker", "openspiel:liars_dice(dice_sides=2)"
 SMALL: dict[str, Any] = {"n_envs": 4, "n_steps": 16, "batch_size": 32, "seed": 0, "device": "cpu"}
 SMALL |= {"policy_kwargs": {"net_arch": [8]}}
 
@@ -34,29 +34,24 @@ def test_uniform_play_in_kuhn_poker() -> None:
 
 @pytest.mark.parametrize("norm_obs", [False, True])
 def test_networks_are_read_as_predict_plays_them(norm_obs: bool) -> None:
-    """Shares of sampled actions in every information state of Leduc poker approach the probabilities in the table."""
-    trained = model(LEDUC, norm_obs=norm_obs).learn(64)
-    game = make(LEDUC).exact_game(20_000)
-    tables = {}
+    """Tables of the log-densities of all actions in a game in which most actions are illegal have the same values."""
+    trained = model(LIARS, norm_obs=norm_obs).learn(64)
+    game, tables, greedy = make(LIARS).exact_game(1000), {}, {}
     for agent in game.agents:
         observations, masks = game.observations[agent], game.masks[agent]
-        policy = trained.agents[agent].policy
+        n_rows, n_actions = masks.shape
         seen = trained.player(agent).normalizer.normalize(observations) if norm_obs else observations
         with th.no_grad():
-            distribution = policy.get_distribution(th.as_tensor(seen), action_masks=masks)
-            tables[agent] = (
-                np.exp([distribution.log_prob(th.full((len(masks),), action)).double().numpy() for action in range(3)]).T
-                * masks
-            )
+            distribution = trained.agents[agent].policy.get_distribution(th.as_tensor(seen), action_masks=masks)
+            densities = [distribution.log_prob(th.full((n_rows,), action)).double().exp() for action in range(n_actions)]
+        table = np.stack(densities, axis=1) * masks
+        tables[agent] = table / table.sum(axis=1, keepdims=True)
         actions, _ = trained.predict({agent: observations}, deterministic=True, action_masks={agent: masks})
-        assert (tables[agent].argmax(axis=1) == actions[agent]).all()
-        tables[agent] /= tables[agent].sum(axis=1, keepdims=True)
-    values, best = game.values(tables)
-    found = exact_nash_conv(trained, LEDUC)
-    np.testing.assert_allclose(found.values, values, atol=1e-6)
-    np.testing.assert_allclose(found.best_responses, best, atol=1e-6)
-    greedy = exact_nash_conv(trained, LEDUC, deterministic=True)
-    assert greedy.nash_conv > found.nash_conv
+        greedy[agent] = np.eye(n_actions)[actions[agent]]
+    for policies, found in ((tables, exact_nash_conv(trained, LIARS)), (greedy, exact_nash_conv(trained, LIARS, None, True))):
+        values, best = game.values(policies)
+        np.testing.assert_allclose(found.values, values, atol=1e-6)
+        np.testing.assert_allclose(found.best_responses, best, atol=1e-6)
 
 
 def test_sources_of_policies_can_be_mixed() -> None:
@@ -102,10 +97,41 @@ def test_environments_that_do_not_know_their_game_are_explained() -> None:
 def test_training_in_kuhn_poker_resumes_bit_for_bit(tmp_path: Any) -> None:
     whole = model().learn(64)
     whole.save(tmp_path / "model")
+    whole.learn(64, reset_num_timesteps=False)
     resumed = MATRL.load(tmp_path / "model", env=KUHN)
-    for one in (whole, resumed):
-        one.learn(64, reset_num_timesteps=False)
+    resumed.learn(64, reset_num_timesteps=False)
     for agent in whole.agents:
         own, other = (list(one.agents[agent].policy.parameters()) for one in (whole, resumed))
         assert all(th.equal(a, b) for a, b in zip(own, other, strict=True))
     assert exact_nash_conv(whole, KUHN).nash_conv == exact_nash_conv(resumed, KUHN).nash_conv
+
+
+def evaluation(env: str, folder: Any, **arguments: Any) -> MultiAgentEvalCallback:
+    vec_env = make_joint_vec_env(env, 2, seed=1)
+    return MultiAgentEvalCallback(vec_env, n_eval_episodes=2, eval_freq=64, log_path=folder, **{"verbose": 0, **arguments})
+
+
+def test_evaluations_in_training_log_nash_conv_and_continue_after_a_stop(tmp_path: Any, capsys: Any) -> None:
+    trained, callback = model(), evaluation(KUHN, tmp_path, verbose=1)
+    trained.learn(192, callback)
+    last = exact_nash_conv(trained, KUHN).nash_conv
+    with np.load(tmp_path / "evaluations.npz") as saved:
+        assert saved["nash_conv"].shape == saved["timesteps"].shape == (3,)
+        assert saved["nash_conv"][-1] == last
+    assert f"; NashConv {last:.3f}\n" in capsys.readouterr().out
+    resumed = evaluation(KUHN, None)
+    resumed.set_state(callback.state())
+    assert resumed.nash_conv.values == callback.nash_conv.values
+    resumed.set_state({name: value for name, value in callback.state().items() if name != "nash_conv"})
+    assert np.isnan(resumed.nash_conv.values).tolist() == [True] * 3
+
+
+def test_evaluations_of_other_worlds_and_unreadable_policies_have_none(tmp_path: Any) -> None:
+    trained = MATRL("MlpPolicy", "switch_v0", **SMALL)
+    trained.learn(64, evaluation("switch_v0", tmp_path))
+    with np.load(tmp_path / "evaluations.npz") as saved:
+        assert "nash_conv" not in saved
+    lstm = model(learner_class=RecurrentPPO, policy="MlpLstmPolicy", policy_kwargs={"lstm_hidden_size": 8})
+    callback = evaluation(KUHN, tmp_path)
+    lstm.learn(64, callback)
+    assert np.isnan(callback.nash_conv.values).all() and not callback.nash_conv.is_known
