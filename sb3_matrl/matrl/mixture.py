@@ -56,10 +56,16 @@ def mixture_log_prob(log_prob: Any, predicted_log_prob: Any, rho: Any = None) ->
     :return: the same shape
     """
     if rho is not None:
-        log_prob, predicted_log_prob = [log_prob, predicted_log_prob], _complementary(rho, log_prob)
-    like = log_prob[0]
-    logs = [th.as_tensor(weight, dtype=like.dtype, device=like.device).log() for weight in predicted_log_prob]
-    return reduce(th.logaddexp, [weight + value for weight, value in zip(logs, log_prob, strict=True)])
+        log_prob, predicted_log_prob = [log_prob, predicted_log_prob], [rho, 1.0 - rho]
+    logs = [weight.log() for weight in _in_precision(predicted_log_prob, log_prob[0])]
+    terms: list[th.Tensor] = [weight + value for weight, value in zip(logs, log_prob, strict=True)]
+    return reduce(th.logaddexp, terms)
+
+
+def _in_precision(weights: Weights, like: th.Tensor) -> list[th.Tensor]:
+    """Weights in the precision of ``like``; two of them are complements there."""
+    first, *others = (th.as_tensor(weight, dtype=like.dtype, device=like.device) for weight in weights)
+    return [first, 1.0 - first] if len(others) == 1 else [first, *others]
 
 
 def leave_one_out_products(factors: th.Tensor) -> th.Tensor:
@@ -111,12 +117,7 @@ def blend_logits(current: Any, predicted: Any, rho: Any = None) -> ActionDistrib
     :return: distribution of the same kind
     :raises TypeError: if the distributions are of different or unsupported kinds
     """
-    if rho is None:
-        return _blended(current, predicted)
-    first = current[0] if isinstance(current, (list, tuple)) and current else current
-    # Two weights sum to one in the precision of the logits.
-    weights = _complementary(rho, first.logits) if isinstance(first, Categorical) else [rho, 1.0 - rho]
-    return _blended([current, predicted], weights)
+    return _blended(current, predicted) if rho is None else _blended([current, predicted], [rho, 1.0 - rho])
 
 
 def _blended(distributions: Sequence[Any], weights: Weights) -> ActionDistribution:
@@ -133,12 +134,6 @@ def _blended(distributions: Sequence[Any], weights: Weights) -> ActionDistributi
     raise TypeError(f"cannot blend {kinds[0]} with {next((kind for kind in kinds if kind != kinds[0]), kinds[0])}")
 
 
-def _complementary(rho: th.Tensor | float, like: th.Tensor) -> list[th.Tensor | float]:
-    """Weights of two policies in the precision of ``like``, in which they sum to one."""
-    weight = th.as_tensor(rho, dtype=like.dtype, device=like.device)
-    return [weight, 1.0 - weight]
-
-
 def _blended_normal(normals: Sequence[Normal], weights: Weights) -> Normal:
     """Normal with the mixture's mean and variance, the mean variance plus the variance of the means."""
     pairs = itertools.combinations(zip(normals, weights, strict=True), 2)
@@ -149,7 +144,8 @@ def _blended_normal(normals: Sequence[Normal], weights: Weights) -> Normal:
 
 
 def _weighted(values: Iterable[th.Tensor], weights: Weights) -> th.Tensor:
-    return reduce(operator.add, [value * weight for value, weight in zip(values, weights, strict=True)])
+    terms: list[th.Tensor] = [value * weight for value, weight in zip(values, weights, strict=True)]
+    return reduce(operator.add, terms)
 
 
 def kl(p: ActionDistribution, q: ActionDistribution) -> th.Tensor:

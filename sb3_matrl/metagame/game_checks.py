@@ -149,7 +149,7 @@ def is_small(n_agents: int, n_strategies: int) -> bool:
     :param n_strategies: K
     :return: whether a table of all K^n pure profiles is built
     """
-    return n_strategies**n_agents <= MAX_DENSE_PROFILES
+    return bool(n_strategies**n_agents <= MAX_DENSE_PROFILES)
 
 
 def require_small(n_agents: int, n_strategies: int) -> None:

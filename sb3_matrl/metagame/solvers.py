@@ -22,6 +22,8 @@ METHODS = ("auto", "enumeration", "closed-form", "support", "best-response", "cm
 SELECTIONS = ("random", "welfare", "progress")
 #: Largest number of supports, 2^K - 1 per agent, for the support method.
 _MAX_SUPPORTS = 3**8
+#: With more supports and more than two strategies the homotopy path is cheaper.
+_FEW_SUPPORTS = 400
 #: Payoff sums closer than this share of the scale count as equal in selection.
 _TIE = 1e-9
 #: Number of mixing agents at the nine points of two agents.
@@ -73,8 +75,9 @@ def solve(game: MetaGame, method: str = "auto", selection: str = "random", rng: 
         ``closed-form`` (all equilibria and end points of continua, n <= 2, K = 2), ``support`` (Newton per support,
         (2^K - 1)^n <= 6561: n <= 8 with two strategies, n <= 4 with three), ``best-response`` (pure dynamics, then a mixed
         search, any n and K), ``cmaes`` (the paper's, any n and K), or ``auto``: the cheapest exact one that applies, then the
-        next until one succeeds; if none does, the best point seen. In a game without a pure equilibrium ``enumeration``
-        returns the pure profile of least regret, with ``nash_conv > 0`` and no ``equilibria``.
+        next until one succeeds (with K > 2 and more than 400 supports ``best-response`` comes before ``support``); if none
+        does, the best point seen. In a game without a pure equilibrium ``enumeration`` returns the pure profile of least
+        regret, with ``nash_conv > 0`` and no ``equilibria``.
     :param selection: ``random`` (the paper), ``welfare`` (largest sum of payoffs) or ``progress`` (smallest sum of the
         weights on current); the latter two break ties by each other, then by order
     :param rng: source of all random draws; ``None`` uses a generator with a fixed seed, so that a call can be repeated
@@ -144,7 +147,9 @@ def _order(n_agents: int, n_strategies: int) -> Sequence[str]:
         return ("closed-form",)
     if not is_small(n_agents, n_strategies):
         return ("best-response",)
-    order = ("enumeration", "support", "best-response", "cmaes")
+    order = ["enumeration", "support", "best-response", "cmaes"]
+    if n_strategies > 2 and (2**n_strategies - 1) ** n_agents > _FEW_SUPPORTS:
+        order = ["enumeration", "best-response", "support", "cmaes"]
     return [name for name in order if _applies(name, n_agents, n_strategies)]
 
 

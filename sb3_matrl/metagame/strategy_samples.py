@@ -104,11 +104,11 @@ class StrategySamples:
     @cached_property
     def _slopes(self) -> Array:
         """Ratios (n, K-1, B) differentiated in the tangent coordinates."""
-        return np.einsum("ka,ikb->iab", tangent_basis(self.n_strategies)[1:], self.excess)
+        return np.asarray(np.einsum("ka,ikb->iab", tangent_basis(self.n_strategies)[1:], self.excess))
 
     def _mixed_ratios(self, sigma: Array) -> Array:
         """Density ratio (n, B) of the mixtures to strategy 0."""
-        return 1.0 + np.matmul(sigma[:, None, 1:], self.excess)[:, 0]
+        return np.asarray(1.0 + np.matmul(sigma[:, None, 1:], self.excess)[:, 0])
 
     def _others(self, mixed: Array) -> Array:
         """Sample weights (n, B) times the others' joint ratio."""

@@ -10,7 +10,8 @@ from sb3_matrl.metagame.strategy_search import distinct, worst_regrets
 from sb3_matrl.metagame.strategy_table import StrategyTable
 from sb3_matrl.metagame.tangent import one_hot, settle, tangent_basis
 
-#: Newton starts per support (the centre and random points) and iterations from each; starts that are iterated together.
+#: Newton starts per support (the centre and random points), two for two agents, whose equations are linear in each agent's
+#: weights; iterations from each; starts that are iterated together.
 _STARTS = 8
 _ITERATIONS = 25
 _CHUNK = 2048
@@ -92,10 +93,11 @@ def _solve_supports(payoffs: StrategyTable, supports: Bools, rng: np.random.Gene
     :param rng: source of the random starts
     :return: (k, n, K)
     """
-    starts = supports[:, None] * rng.exponential(size=(len(supports), _STARTS, *supports.shape[1:]))
+    count = 2 if payoffs.n_agents == 2 else _STARTS
+    starts = supports[:, None] * rng.exponential(size=(len(supports), count, *supports.shape[1:]))
     starts[:, 0] = supports
     points = (starts / starts.sum(axis=-1, keepdims=True)).reshape(-1, *supports.shape[1:])
-    repeated = np.repeat(supports, _STARTS, axis=0)
+    repeated = np.repeat(supports, count, axis=0)
     ends = [_newton(payoffs, repeated[k : k + _CHUNK], points[k : k + _CHUNK]) for k in range(0, len(points), _CHUNK)]
     solved = np.concatenate(ends)
     inside = np.all(solved >= -TOLERANCE, axis=(1, 2))

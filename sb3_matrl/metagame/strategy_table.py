@@ -80,7 +80,7 @@ class StrategyTable:
     def _slopes(self) -> Array:
         """Payoffs (n (K-1), K^n) differentiated in the own tangent coordinates."""
         slopes = np.einsum("ka,ikx->iax", tangent_basis(self.n_strategies), self._gains)
-        return slopes.reshape(-1, slopes.shape[2])
+        return np.asarray(slopes.reshape(-1, slopes.shape[2]))
 
     def table(self) -> Array:
         """
@@ -113,7 +113,7 @@ class StrategyTable:
 
         :return: (n,)
         """
-        return np.abs(self._table).reshape(self.n_agents, -1).max(axis=1)
+        return np.asarray(np.abs(self._table).reshape(self.n_agents, -1).max(axis=1))
 
     def pure_regrets(self) -> Array:
         """

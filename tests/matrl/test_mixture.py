@@ -275,9 +275,11 @@ def test_blended_gaussian_of_three_policies_has_the_mixture_s_mean_and_variance(
     np.testing.assert_allclose(blended.variance, second_moment - mean**2, rtol=1e-10)
 
 
-def test_two_policies_blend_to_the_same_in_both_forms(rng):
+def test_two_policies_blend_to_the_same_bits_in_both_forms(rng):
     rho = 0.3
+    single = [Categorical(logits=th.tensor(rng.normal(size=(50, 3)), dtype=th.float32)) for _ in range(2)]
     for one, other, attribute in [
+        (*single, "logits"),
         (categorical(rng, 2, 3), categorical(rng, 2, 3), "logits"),
         (Bernoulli(logits=th.tensor([0.5, 0.3])), Bernoulli(logits=th.tensor([1.0, 0.9])), "probs"),
         (gaussian(rng, 2, 3), gaussian(rng, 2, 3), "stddev"),
