@@ -33,7 +33,7 @@ setup(
     packages=find_packages(include=["sb3_matrl", "sb3_matrl.*"]),
     package_data={
         "sb3_matrl": ["py.typed"],
-        "sb3_matrl.zoo": ["hyperparams/*.yml", "sweeps/*.yaml", "trained_agents/*.json", "trained_agents/*/*/*"],
+        "sb3_matrl.zoo": ["hyperparams/*.yml", "suites/*.yml", "sweeps/*.yaml"],
         "sb3_matrl.zoo.hub": ["templates/*.j2"],
         "sb3_matrl.zoo.reporting": ["templates/*.j2", "templates/*.css"],
     },
@@ -84,7 +84,6 @@ setup(
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: MIT License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: C++",
         "Programming Language :: Python :: 3 :: Only",
