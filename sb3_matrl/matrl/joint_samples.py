@@ -107,7 +107,7 @@ class JointRollout:
 def _starts(learner: Any) -> Mask:
     """The buffer's episode starts, bool (n_steps, n_columns), which recurrent learners flatten."""
     buffer = learner.rollout_buffer
-    starts = np.asarray(buffer.episode_starts) != 0
+    starts: Mask = np.asarray(buffer.episode_starts) != 0
     n_steps, n_columns = buffer.mask.shape
     return starts if starts.shape == (n_steps, n_columns) else starts.reshape(n_columns, n_steps).T
 

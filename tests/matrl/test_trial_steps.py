@@ -98,7 +98,7 @@ def test_the_optimistic_step_is_ppo_from_the_current_policy_on_other_advantages(
     for i, other in enumerate(references):
         other.train()
         found = prediction.policies[2][i].parameters
-        assert_equal(found, other.policy.state_dict())
+        assert_equal(found, other.policy.state_dict(), found)
         assert any(not th.equal(found[name], before[i][name]) for name in found)
         optimizer = model.coordinator.trials.optimizers["optimistic"][list(model.learners)[i]]
         kept = optimizer.state_dict()["state"]
@@ -241,11 +241,11 @@ def test_trial_steps_and_payoffs_have_no_copies_in_common() -> None:
 
 
 def test_halves_are_drawn_anew_and_need_two_copies() -> None:
-    model = after_rollout(payoff_fit="cross", n_envs=5)
+    model = after_rollout(payoff_fit="cross", n_envs=5, batch_size=16)
     halves = np.array([model.coordinator._fitted_copies(5) for _ in range(20)])
     assert (halves.sum(axis=1) == 2).all() and len(np.unique(halves, axis=0)) > 3
     with pytest.raises(ValueError, match="payoff_fit='cross' needs two copies of the environment or more"):
-        build(payoff_fit="cross", n_envs=1)
+        build(payoff_fit="cross", n_envs=1, batch_size=16)
 
 
 # ---------------------------------------------------------------- resume, kinds of learners, wrong values
