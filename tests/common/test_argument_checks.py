@@ -132,7 +132,7 @@ def test_the_constructor_names_the_agent_before_it_makes_the_env() -> None:
         MATRL("MlpPolicy", never, gamma={"agent_0": 0.9, "agent_1": 9})
 
 
-ALGORITHMS = {algorithm_spec(name).load_class() for name in algorithm_names()}
+ALGORITHMS = dict.fromkeys(algorithm_spec(name).load_class() for name in algorithm_names())
 SWITCHES = [(cls, name) for cls in ALGORITHMS for name, spec in constructor_arguments(cls).items() if spec.annotation is bool]
 
 
