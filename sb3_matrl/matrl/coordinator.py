@@ -234,7 +234,7 @@ class MATRLCoordinator:
         if start == "aggregated":
             return own
         names = [one.name for one in self.strategies]
-        return np.eye(len(names))[names.index(CURRENT if start == "current" else PREDICTED)]
+        return np.asarray(np.eye(len(names))[names.index(CURRENT if start == "current" else PREDICTED)])
 
     def _set_actor(self, name: str, parameters: Parameters) -> None:
         named = dict(self.learners[name].policy.named_parameters())
@@ -348,7 +348,7 @@ def _last_strategies(game: MetaGame) -> Solution:
 def _blended(distributions: list[ActionDistribution], weights: np.ndarray) -> ActionDistribution:
     """Distribution that stands for the mixture of K policies."""
     if len(distributions) == 2:  # the two weights sum to one in the logits' precision
-        return blend_logits(*distributions, float(weights[0]))
+        return blend_logits(distributions[0], distributions[1], float(weights[0]))
     return blend_logits(distributions, weights)
 
 

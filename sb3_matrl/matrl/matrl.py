@@ -20,7 +20,8 @@ from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent, constructor_arguments
 from sb3_matrl.common.finite import check_rollout
 from sb3_matrl.matrl.best_response import BestResponseConfig
-from sb3_matrl.matrl.coordinator import CoordinatorConfig, MATRLCoordinator
+from sb3_matrl.matrl.coordinator import MATRLCoordinator
+from sb3_matrl.matrl.coordinator_config import CoordinatorConfig
 from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.update_checks import check_learner_losses
 from sb3_matrl.on_policy.critic_states import CRITICS, STATES, StateSource
@@ -267,13 +268,15 @@ class MATRL(MultiAgentAlgorithm):
 
     @property
     def extra_optimizers(self) -> dict[str, dict[str, th.optim.Optimizer]]:
-        found = {name: {"best_response.optimizer": one} for name, one in self.coordinator.optimizers.items()}
+        found: dict[str, dict[str, th.optim.Optimizer]] = {
+            name: {"best_response.optimizer": one} for name, one in self.coordinator.optimizers.items()
+        }
         for strategy, optimizers in self.coordinator.trials.optimizers.items():
             for name, one in optimizers.items():
                 found[name][f"{_STRATEGIES}{strategy}.optimizer"] = one
         return found
 
-    def set_parameters(
+    def set_parameters(  # type: ignore[override]
         self, load_path_or_dict: str | Path | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
     ) -> None:
         """See the base class; optimisers of trial steps that are not among this model's ``strategies`` are left out."""

@@ -18,7 +18,7 @@ from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
 from sb3_matrl.matrl.best_response import BestResponseConfig
-from sb3_matrl.matrl.coordinator import CoordinatorConfig
+from sb3_matrl.matrl.coordinator_config import CoordinatorConfig
 from sb3_matrl.matrl.mixture import blend_logits, kl
 from sb3_matrl.metagame import MetaGame, Solution
 from sb3_matrl.on_policy.batch import actor_parameter_names, agent_batch
