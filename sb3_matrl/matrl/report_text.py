@@ -84,7 +84,8 @@ def _strategies(report: Iteration) -> dict[str, list[str]]:
 def _decision(report: Iteration) -> str:
     """First lines: outcome of the meta-game."""
     if report.n_equilibria < 0:
-        return f"Meta-game switched off: all {len(report.agents)} players take their predicted policies (rho = 0)."
+        last = report.strategies[-1]
+        return f"Meta-game switched off: all {len(report.agents)} players take their {last} policies (rho = 0)."
     held = [agent for agent, weight in zip(report.agents, report.rho, strict=True) if weight > _ZERO]
     count = f"{report.n_equilibria} {'equilibrium' if report.n_equilibria == 1 else 'equilibria'} found by {report.method}"
     outcome = (
