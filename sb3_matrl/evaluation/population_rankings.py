@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-_HINT = "install it with: pip install 'sb3-matrl[openspiel]'"
-
 
 def alpha_rank(payoffs: npt.ArrayLike) -> Array:
     """
@@ -48,7 +46,8 @@ def nash_averaging(payoffs: npt.ArrayLike) -> tuple[Array, Array]:
         raise ValueError("payoffs must be antisymmetric: what one player gains the other one loses")
     # Exactly, as OpenSpiel asks for.
     matrix = (matrix - matrix.T) / 2.0
-    module, spiel = _open_spiel("open_spiel.python.algorithms.nash_averaging", "Nash averaging"), _open_spiel("pyspiel", "")
+    spiel = _open_spiel("pyspiel", "Nash averaging")
+    module = _open_spiel("open_spiel.python.algorithms.nash_averaging", "Nash averaging")
     strategy, scores = module.nash_averaging(spiel.create_matrix_game(matrix.tolist(), (0.0 - matrix).tolist()))
     return np.asarray(strategy, dtype=np.float64).ravel(), np.asarray(scores, dtype=np.float64).ravel()
 
@@ -58,8 +57,9 @@ def _open_spiel(module: str, purpose: str) -> Any:
         return import_module(module)
     except ImportError as error:
         missing = (error.name or module).partition(".")[0]
-        package = {"pyspiel": "OpenSpiel", "open_spiel": "OpenSpiel"}.get(missing, missing)
-        raise ImportError(f"{purpose or 'OpenSpiel'} needs {package}, which is not installed: {_HINT}") from error
+        known = missing in ("pyspiel", "open_spiel")
+        package, install = ("OpenSpiel", "'sb3-matrl[openspiel]'") if known else (missing, missing)
+        raise ImportError(f"{purpose} needs {package}, which is not installed: pip install {install}") from error
 
 
 def _square(payoffs: npt.ArrayLike) -> Array:

@@ -39,7 +39,7 @@ def test_without_open_spiel_the_extra_is_named(function, monkeypatch):
         return import_module(name)
 
     monkeypatch.setattr("sb3_matrl.evaluation.population_rankings.import_module", missing)
-    with pytest.raises(ImportError, match=r"needs OpenSpiel, which is not installed: .*sb3-matrl\[openspiel\]"):
+    with pytest.raises(ImportError, match=r"needs OpenSpiel, which is not installed: pip install 'sb3-matrl\[openspiel\]'"):
         function(RPS)
 
 
