@@ -7,6 +7,8 @@ The tables of docs/results.md, as Markdown, from the JSON files in benchmarks/re
 from __future__ import annotations
 
 import json
+import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,65 @@ def sweep(record: dict[str, Any]) -> str:
     return markdown(["", record["sweep"]["metric"]["name"], "per seed"], rows)
 
 
+def suite(record: dict[str, Any]) -> str:
+    """
+    Tasks by methods: interquartile mean of the score with its interval; ``+`` where a method is better than the reference, and
+    ``-`` where it is worse. Below, the number of tasks by outcome.
+    """
+    tables = []
+    for score, title in SUITE_SCORES.items():
+        tasks = [task for task in record["tasks"] if task["score"] == score]
+        if tasks:
+            tables.append(f"{title}:\n\n{_suite_table(tasks)}")
+    outcomes: dict[str, Counter[str]] = {}
+    for row in (row for task in record["tasks"] for row in task["rows"] if row["verdict"]):
+        outcomes.setdefault(row["method"], Counter())[row["verdict"]] += 1
+    lines = [[method, *(str(count[kind]) for kind in SUITE_SIGNS)] for method, count in outcomes.items()]
+    return "\n\n".join([*tables, "Tasks by outcome:\n\n" + markdown(["", *SUITE_SIGNS], lines)])
+
+
+SUITE_SIGNS = {"better": " +", "even": "", "worse": " -"}
+SUITE_SCORES = {
+    "welfare": "Welfare over the training",
+    "nash_conv": "NashConv, less is better",
+    "return": "Team return at the end",
+}
+
+
+def _suite_table(tasks: list[dict[str, Any]]) -> str:
+    methods = dict.fromkeys(row["method"] for task in tasks for row in task["rows"])
+    rows = []
+    for task in tasks:
+        cells = {row["method"]: _suite_cell(row) for row in task["rows"]}
+        seeds = sorted({row["seeds"] for row in task["rows"]})
+        rows.append([task["name"], "-".join(map(str, seeds)), *(cells.get(method, "") for method in methods)])
+    return markdown(["task", "seeds", *methods], rows)
+
+
+def _suite_cell(row: dict[str, Any]) -> str:
+    interval = "" if row["score_low"] is None else f" [{row['score_low']:.2f}, {row['score_high']:.2f}]"
+    return f"{row['score']:.2f}{interval}{SUITE_SIGNS.get(row['verdict'], '')}"
+
+
+def tuning(record: dict[str, Any]) -> str:
+    """Mean scores of the best and of the median settings of every method in the search, and the settings that it chose."""
+    methods = dict.fromkeys(method for task in record["tasks"].values() for method in task["methods"])
+    rows, settings = [], []
+    for name, task in record["tasks"].items():
+        found = task["methods"]
+        sign = -1.0 if task["score"] == "nash_conv" else 1.0
+        rows.append([name, *(_searched(found[method]["trials"], sign) if method in found else "" for method in methods)])
+        for method, one in found.items():
+            settings.append([name, method, str(len(one["trials"])), *(f"{value:g}" for value in one["chosen"].values())])
+    chosen = markdown(["task", "method", "trials", "learning rate", "clip range", "entropy"], settings)
+    return f"{markdown(['task', *methods], rows)}\n\nChosen settings:\n\n{chosen}"
+
+
+def _searched(trials: list[dict[str, Any]], sign: float) -> str:
+    values = sorted((trial["value"] for trial in trials if trial["value"] is not None), key=lambda value: -sign * value)
+    return f"{values[0]:.2f} ({statistics.median(values):.2f})"
+
+
 def kill_test(record: dict[str, Any]) -> str:
     """Signals by what became of the trainings."""
     rows = [
@@ -257,6 +318,7 @@ RENDERERS = {
     "value_based_checkers": comparison,
     "value_based_switch": comparison,
     "sweep_checkers": sweep,
+    "tuning": tuning,
     "zero_sum": zero_sum,
     "speed": speed,
     "speed_peers": speed_peers,
@@ -267,7 +329,7 @@ RENDERERS = {
 def main() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        render = RENDERERS.get(path.stem, grid_world if "preset" in record else None)
+        render = RENDERERS.get(path.stem, grid_world if "preset" in record else suite if "suite" in record else None)
         if render is not None:
             print(f"{path.stem} ({record['machine']['command']})\n\n{render(record)}\n")
 

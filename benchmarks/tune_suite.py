@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import optuna
 import yaml
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.shared import write_record
@@ -92,7 +93,7 @@ def objective(task: SuiteTask, method: Setting, seeds: Sequence[int], trial: opt
 def search(task: SuiteTask, method: Setting, args: argparse.Namespace) -> list[FrozenTrial]:
     """Run trials until the study has ``args.trials`` finished ones; diverged trainings count."""
     name = f"{task.name}/{method.name}"
-    direction = "minimize" if task.score == NASH_CONV else "maximize"
+    direction = StudyDirection.MINIMIZE if task.score == NASH_CONV else StudyDirection.MAXIMIZE
     study = optuna.create_study(study_name=name, storage=args.storage, direction=direction, load_if_exists=True)
     used = {"seeds": list(args.seeds), "space": SPACE, "n_timesteps": task.n_timesteps, "hyperparams": dict(task.hyperparams)}
     if study.user_attrs.get("search", used) != used:
@@ -149,7 +150,7 @@ def conf_text(task: SuiteTask, chosen: Mapping[str, Mapping[str, float]], trials
 def task_record(task: SuiteTask, found: Mapping[str, Sequence[FrozenTrial]], args: argparse.Namespace) -> dict[str, Any]:
     """What the record keeps of a task's searches."""
     return {
-        "suite": args.suite,
+        "score": task.score,
         "seeds": args.seeds,
         "space": SPACE,
         "n_timesteps": task.n_timesteps,

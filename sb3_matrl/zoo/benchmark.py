@@ -50,8 +50,10 @@ IN_USE = "is in use by another benchmark, or by a run that one left behind"
 INTERRUPTED = "interrupted: finished runs are kept; give the same command again to continue"
 
 # Flags that a suite leaves to the user, and those that have other defaults in it.
-SUITE_FLAGS = ("suite", "tasks", "methods", "seeds", "seed_list", "n_timesteps", "eval_episodes", "vec_env", "device")
-SUITE_FLAGS += ("num_threads", "jobs", "backend", "out", "settings")
+SUITE_FLAGS = (
+    *("suite", "tasks", "methods", "seeds", "seed_list", "n_timesteps", "eval_episodes", "vec_env", "device"),
+    *("num_threads", "jobs", "backend", "out", "settings"),
+)
 SUITE_DEFAULTS = {"out": "logs/suite", "seeds": 10}
 
 # Flags for name: value pairs.

@@ -40,6 +40,7 @@ def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**given, "storage": storage, "record": folder / "tuning.json", **changes})
 
 
+@pytest.mark.e2e
 def test_search_is_continued_and_the_best_trial_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
 

@@ -211,7 +211,7 @@ def in_fish(script: Path, *words: str) -> list[str]:
 COMPLETIONS: list[tuple[tuple[str, ...], list[str]]] = [
     (("tr",), ["train"]),
     (("train", "--algo", ""), algorithm_names()),
-    (("train", "--algo", "matrl-"), ["matrl-no-br"]),
+    (("train", "--algo", "matrl-"), ["matrl-no-br", "matrl-optimistic"]),
     (("train", "--env", "check"), ["checkers_v0"]),
     (("train", "--env", "humanoid_"), [r"humanoid_9\|8"]),
     (("train", "--wandb-p"), ["--wandb-project-name"]),
@@ -226,7 +226,7 @@ COMPLETIONS: list[tuple[tuple[str, ...], list[str]]] = [
 ]
 # Words in bash's own splitting, and several values of one flag, which fish does not know.
 IN_BASH: list[tuple[tuple[str, ...], list[str]]] = [
-    (("train", "--algo", "=", "matrl-"), ["matrl-no-br"]),
+    (("train", "--algo", "=", "matrl-"), ["matrl-no-br", "matrl-optimistic"]),
     (("train", "--algo", "="), algorithm_names()),
     (("benchmark", "--algos", "matrl", "ip"), ["ippo"]),
 ]
@@ -256,7 +256,7 @@ def test_zsh_completes(scripts: dict[str, Path]) -> None:
     code = f"""
     zmodload zsh/zpty; zpty shell zsh -f -i; zpty -w shell 'autoload -U compinit; compinit -D'
     zpty -w shell 'source {scripts["zsh"]}; echo rea''dy'
-    zpty -r -m shell text '*ready*'; zpty -w -n shell $'sb3-matrl train --algo matrl-\\t'
+    zpty -r -m shell text '*ready*'; zpty -w -n shell $'sb3-matrl train --algo matrl-n\\t'
     zpty -r -m shell text '*matrl-no-br*' && print completed
     zpty -w -n shell $'\\C-u'; zpty -w -n shell $'sb3-matrl train --env humanoid_\t'
     zpty -r -m shell text '*humanoid_9*8*' && print completed; zpty -d shell

@@ -49,7 +49,8 @@ def test_schema_has_the_constructors_arguments_and_defaults():
     own = {**zoo, "env_kwargs": {}, "policy": "MlpPolicy", "learner_class": "PPO"}
     assert {name: values[name] for name in own} == own
     for name in values.keys() - own:
-        assert values[name] == parameters[name].default, name
+        default = parameters[name].default
+        assert values[name] == (list(default) if isinstance(default, tuple) else default), name
     set_elsewhere = {"self", "env", "metagame", "best_response", "verbose", "seed", "device", "vec_env", "tensorboard_log"}
     set_elsewhere.add("env_timeout")
     no_yaml = {"_init_setup_model", "rollout_buffer_class", "rollout_buffer_kwargs"}

@@ -52,10 +52,10 @@ def write_suite_report(
         return
     notes += few_seeds(len(options.seeds))
     tasks = {one.task.name: one.task for one in planned}
-    text, out = suite_text(tasks, rows, notes), Path(options.out)
-    record = {"suite": suite, "options": asdict(options), "tasks": task_records(tasks, rows), "notes": notes}
+    text, out, records = suite_text(tasks, rows, notes), Path(options.out), task_records(tasks, rows)
+    record = {"suite": suite, "options": asdict(options), "tasks": records, "notes": notes}
     write_record(out / "suite.json", record)
-    for name, content in (("suite.md", text), ("suite.csv", csv_text(record["tasks"]))):
+    for name, content in (("suite.md", text), ("suite.csv", csv_text(records))):
         with atomic_file(out / name) as file:
             file.write(content.encode())
     print(text)

@@ -1,0 +1,35 @@
+"""The tables that docs/which_method.md takes from the records of suites and searches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results_page import RESULTS, suite, tuning
+
+PAGE = Path("docs/which_method.md")
+
+
+def row(method: str, score: float, verdict: str, seeds: int = 5) -> dict[str, Any]:
+    interval = {"score_low": score - 1, "score_high": score + 1} if seeds > 2 else {"score_low": None, "score_high": None}
+    return {"method": method, "seeds": seeds, "score": score, "verdict": verdict, **interval}
+
+
+def test_suite_is_one_table_for_every_kind_of_score() -> None:
+    tasks = [
+        {"name": "a", "score": "welfare", "rows": [row("ippo", 0.5, ""), row("matrl", 0.75, "better")]},
+        {"name": "b", "score": "return", "rows": [row("ippo", 3.0, "", seeds=2), row("il-la", 2.0, "worse", seeds=2)]},
+    ]
+    text = suite({"tasks": tasks})
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    assert ["a", "5", "0.50 [-0.50, 1.50]", "0.75 [-0.25, 1.75] +"] in cells
+    assert ["b", "2", "3.00", "2.00 -"] in cells
+    assert ["matrl", "1", "0", "0"] in cells and ["il-la", "0", "0", "1"] in cells
+
+
+def test_page_has_the_tables_of_the_search() -> None:
+    record = json.loads((RESULTS / "tuning.json").read_text(encoding="utf-8"))
+    page = PAGE.read_text(encoding="utf-8")
+    for table in tuning(record).split("\n\nChosen settings:\n\n"):
+        assert table in page
