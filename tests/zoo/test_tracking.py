@@ -147,6 +147,9 @@ def test_offline_run_holds_config_history_summary_and_model(tmp_path, offline, c
 
     summary = {key: value for record in records["summary"] for key, value in items(record.update).items()}
     assert {"final/sampled_reward", "final/greedy_reward", "final/random_reward"} <= set(summary)
+    # Rock-paper-scissors: what one agent gets, the other pays.
+    assert summary["final/sampled_reward"] == 0.0
+    assert summary["final/agent_0/random_reward"] == -summary["final/agent_1/random_reward"]
     assert summary["eval/best_mean_reward"] == max(row["eval/mean_reward"] for row in history)
     assert isinstance(summary["eval/mean_reward"], (int, float))  # what a sweep reads: a number, not a mapping of extremes
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_spec
-from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
+from sb3_matrl.zoo.common.hyperparameters import find_conf_file, load_hyperparameters
 from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.train import build_parser, main, parse_options
@@ -24,6 +24,7 @@ from sb3_matrl.zoo.training.experiment import prepare
 from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.output_formats import CsvTable
 from tests.algorithms import ON_POLICY
+from tests.documentation import table_rows
 from tests.evaluation.worlds import InterruptsItself
 
 WORLD = "tests.evaluation.worlds:RandomLength"
@@ -266,6 +267,12 @@ def test_screen_shows_sb3s_table(tmp_path, capsys, verbose, has_learners):
     printed = capsys.readouterr().out
     assert "|    total_timesteps" in printed and "|    nash_conv" in printed
     assert ("train/approx_kl" in printed) == has_learners
+
+
+def test_documented_default_policy_is_that_of_the_file():
+    (row,) = (row for row in table_rows("hyperparameters.md", "Learners") if row[0] == "policy")
+    shipped = load_hyperparameters(find_conf_file("matrl", None), "matrl", "an_env:of_the_user")
+    assert f"The zoo's default is `{shipped['policy']}`" in row[-1]
 
 
 def test_output_is_short_and_says_nothing_twice(tmp_path, capsys):

@@ -44,7 +44,7 @@ from sb3_matrl.zoo.training.output_formats import RunLogger, event_file_errors_p
 from sb3_matrl.zoo.training.resuming import prepare_resumed
 from sb3_matrl.zoo.training.snapshots import SnapshotCallback, snapshot_folder
 from sb3_matrl.zoo.training.tracking import Tracker, TrackEvaluations, WandbOptions
-from sb3_matrl.zoo.training.training_summary import Duration, summary
+from sb3_matrl.zoo.training.training_summary import Duration, final_rewards, summary
 
 # Errors of the disk, which end a run with a message. Other OSErrors are bugs and keep their traceback.
 STORAGE_ERRORS = frozenset(
@@ -299,7 +299,7 @@ class TrainingRun:
         curve.draw(self.folder.learning_curve, title)
         print(summary(title, length, self.folder, curve, results))
         if self.tracker is not None:
-            self.tracker.summarise({f"final/{name}_reward": result.mean for name, result in results.items()})
+            self.tracker.summarise(final_rewards(results))
             self.tracker.log_results(length.total, self.folder.learning_curve, self.folder.video)
 
     def _make_references(self, random: EvaluationResult) -> References:

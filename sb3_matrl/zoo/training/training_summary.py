@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sb3_matrl.evaluation import EvaluationResult
+from sb3_matrl.evaluation.evaluate import structure_of
 from sb3_matrl.evaluation.evaluation_text import MOST_AGENTS
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.common.text_tables import returns_table
@@ -54,6 +55,20 @@ def summary(
         parts.append(curve.text())
     parts += [returns_table(results, MOST_AGENTS), *_game(folder), _files(folder, curve)]
     return "\n" + "\n\n".join(parts)
+
+
+def final_rewards(results: Mapping[str, EvaluationResult]) -> dict[str, float]:
+    """
+    Final results as single numbers: the mean team return, and those of agents whose returns have a constant sum.
+
+    :param results: name of the policy -> episodes of its last evaluation
+    :return: ``final/<policy>_reward`` and ``final/<agent>/<policy>_reward``
+    """
+    values = {f"final/{policy}_reward": result.mean for policy, result in results.items()}
+    if structure_of(results.values()) != "constant-sum":
+        return values
+    agents = {(agent, policy): mean for policy, result in results.items() for agent, mean in result.agent_means.items()}
+    return values | {f"final/{agent}/{policy}_reward": mean for (agent, policy), mean in agents.items()}
 
 
 def _game(folder: RunFolder) -> list[str]:
