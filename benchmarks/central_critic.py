@@ -99,7 +99,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             steps = record["rollout_steps"] * np.arange(1, len(curves[0]) + 1)
             values = np.array(curves, dtype=float)
             axis.plot(steps, values.T, color=color, linewidth=0.6, alpha=0.5)
-            axis.plot(steps, values.mean(axis=0), color=color, label=f"{method} ({len(curves)} seeds)")
+            axis.plot(steps, values.mean(axis=0), color=color, label=f"{method} ({len(curves)} seed{'s' * (len(curves) > 1)})")
         axis.set(title=env, xlabel="environment steps", ylabel="team return")
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)

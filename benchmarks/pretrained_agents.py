@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.shared import write_record
 from sb3_matrl.evaluation import EvaluationResult
 from sb3_matrl.files.archive import read_archive
+from sb3_matrl.files.argument_codec import argument_from_json
 from sb3_matrl.files.model_files import read_model, write_model
 from sb3_matrl.zoo import enjoy, train
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
@@ -70,7 +71,9 @@ def without_training_state(path: Path, target: Path) -> None:
         learner: {part: _fresh(state) for part, state in parts.items()} for learner, parts in saved.parameters.items()
     }
     documents, _ = read_archive(path)
-    write_model(target, replace(saved, parameters=parameters, training=None), {"run": documents["run"]})
+    arguments = {name: argument_from_json(value) for name, value in saved.arguments.items()}
+    small = replace(saved, arguments=arguments, parameters=parameters, training=None)
+    write_model(target, small, {"run": documents["run"]})
 
 
 def _fresh(state: Any) -> Any:

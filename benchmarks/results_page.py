@@ -291,6 +291,14 @@ def _matrix(values: list[list[float]]) -> str:
     return "; ".join(", ".join(f"{value:.2f}" for value in row) for row in values)
 
 
+def central_critic(record: dict[str, Any]) -> str:
+    """Mean team return of the last five rollouts, for each seed."""
+    rows = [
+        [row["env"], row["method"], ", ".join(f"{value:.2f}" for value in row["last_5_rollouts"])] for row in record["table"]
+    ]
+    return markdown(["env", "method", "last 5 rollouts, by seed"], rows)
+
+
 def off_policy_speed(record: dict[str, Any]) -> str:
     """Joint steps per second of both libraries, by the clock and by processor time, and their ratio."""
     rows = []
@@ -306,6 +314,7 @@ RENDERERS = {
     "kill_test_qmix": kill_test,
     "value_games": value_games,
     "off_policy_speed": off_policy_speed,
+    "central_critic": central_critic,
     "actor_critic_hopper": comparison,
     "corruption_test": corruption,
     "pong": pong,
