@@ -101,6 +101,7 @@ benchmarks: setup benchmarl  ## Every experiment of docs/results.md (hours)
 	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/value_based.yml
 	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/actor_critic.yml
 	$(BIN)/python -m benchmarks.value_games
+	$(BIN)/python -m benchmarks.central_critic
 	$(BIN)/python -m benchmarks.off_policy_speed
 	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
