@@ -67,7 +67,8 @@ def follow(curve: Curve, max_steps: int) -> Array:
     tangent = tangent / np.linalg.norm(tangent)
     step, bend = _FIRST_STEP, np.zeros(len(point))
     for _ in range(max_steps):
-        moved = _advance(curve, point, tangent, bend, step)
+        with np.errstate(over="ignore", invalid="ignore"):  # a corrector may go far; such points are rejected
+            moved = _advance(curve, point, tangent, bend, step)
         if moved is None:
             step *= 0.4
             if step < _SHORTEST_STEP:
