@@ -28,6 +28,12 @@ def test_suite_is_one_table_for_every_kind_of_score() -> None:
     assert ["matrl", "1", "0", "0"] in cells and ["il-la", "0", "0", "1"] in cells
 
 
+def test_page_has_the_table_of_the_suite() -> None:
+    record = json.loads((RESULTS / "suite_coordination.json").read_text(encoding="utf-8"))
+    table = suite(record).split(":\n\n")[1].split("\n\n")[0]
+    assert table.startswith("| task ") and table in PAGE.read_text(encoding="utf-8")
+
+
 def test_page_has_the_tables_of_the_search() -> None:
     record = json.loads((RESULTS / "tuning.json").read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")
