@@ -279,7 +279,7 @@ def value_games(record: dict[str, Any]) -> str:
     for row in record["table"]:
         published = row["published"] or {}
         for place, learned in first[row["game"], row["method"]].items():
-            theirs = {"q_tot": published.get(place)} if place else published
+            theirs: dict[str, Any] = {"q_tot": published.get(place)} if place else published
             for kind in ("utilities", "q_tot"):
                 if theirs.get(kind):
                     name = " ".join(filter(None, (row["game"], place)))
