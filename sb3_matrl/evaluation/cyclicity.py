@@ -19,8 +19,6 @@ from sb3_matrl.evaluation.cross_play_result import margins
 
 Array = npt.NDArray[np.float64]
 
-#: Share of cyclic triples among players of whom each beats each with probability 1/2.
-CYCLIC_BY_CHANCE = 0.25
 # More games than this are resampled in groups.
 _MAX_SAMPLES = 256
 
@@ -96,8 +94,9 @@ def cyclicity(samples: Array, n_resamples: int = 2000, seed: int = 0) -> Cyclici
     """
     Estimate how cyclic payoffs are, with bootstrap intervals over the games.
 
-    Games of equal players, too, have differences: they would count as 1/4 cyclic triples, and mostly as a cyclic part. The
-    share is therefore a ratio of unbiased estimates: products of different games instead of squares of their mean.
+    Games of nearly equal players, too, have differences, which would count mostly as a cyclic part. The share is therefore a
+    ratio of unbiased estimates: products of different games instead of squares of their mean. Signs of such differences mean
+    little: see how many triples are decided.
 
     :param samples: payoffs of the row players in each of G independent games, antisymmetric (G, K, K), such as
         :meth:`~sb3_matrl.evaluation.CrossPlayResult.margins_by_game`

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sb3_matrl.evaluation.cross_play_result import CrossPlayResult, margins
-from sb3_matrl.evaluation.cyclicity import CYCLIC_BY_CHANCE, cyclicity
+from sb3_matrl.evaluation.cyclicity import cyclicity
 from sb3_matrl.evaluation.population_rankings import alpha_rank, nash_averaging
 from sb3_matrl.evaluation.ratings import bradley_terry
 from sb3_matrl.utils.atomic_file import atomic_file
@@ -210,5 +210,4 @@ def cycle_text(found: Mapping[str, Any]) -> str:
     if math.isnan(found["share"]):
         return f"{triples}, {decided}; the players cannot be told apart: play more games"
     low, high = found["share_interval"]
-    chance = f" (equal players: {CYCLIC_BY_CHANCE:.0%})" if not found["decided"] else ""
-    return f"{triples}{chance}, {decided}; cyclic part of the payoffs {found['share']:.0%} [{low:.0%}, {high:.0%}]"
+    return f"{triples}, {decided}; cyclic part of the payoffs {found['share']:.0%} [{low:.0%}, {high:.0%}]"
