@@ -33,7 +33,13 @@ setup(
     packages=find_packages(include=["sb3_matrl", "sb3_matrl.*"]),
     package_data={
         "sb3_matrl": ["py.typed"],
-        "sb3_matrl.zoo": ["hyperparams/*.yml", "suites/*.yml", "sweeps/*.yaml"],
+        "sb3_matrl.zoo": [
+            "hyperparams/*.yml",
+            "suites/*.yml",
+            "sweeps/*.yaml",
+            "trained_agents/*.json",
+            "trained_agents/*/*/*",
+        ],
         "sb3_matrl.zoo.hub": ["templates/*.j2"],
         "sb3_matrl.zoo.reporting": ["templates/*.j2", "templates/*.css"],
     },

@@ -224,6 +224,14 @@ def test_pictures_of_environments_are_those_that_are_drawn_and_small() -> None:
     assert [name for name in files if f"(images/envs/{name}.png)" not in text] == []
 
 
+def test_films_of_the_gallery_are_small_and_have_their_commands() -> None:
+    files = {path.name: path.stat().st_size for path in (DOCS / "images/gallery").iterdir()}
+    assert files and sum(files.values()) < 1_000_000
+    text = on_one_line(DOCS / "gallery.md")
+    shown = [name for name in files if f"(images/gallery/{name})" in text and f"--record docs/images/gallery/{name}" in text]
+    assert shown == list(files)
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"

@@ -154,6 +154,8 @@ def test_wheel_works_in_an_environment_of_its_own(dist: Path, tmp_path: Path) ->
     assert run(str(python), "-c", "import sb3_matrl; print(sb3_matrl.__file__)").startswith(str(site))
     command = str(home / "bin/sb3-matrl")
     assert run(command, "--version") == f"sb3-matrl {__version__}\n"
+    table = run(command, "enjoy", "--pretrained", "--n-episodes", "3")
+    assert str(site) in table and "agent_1" in table
     small = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "--verbose", "0"]
     run(command, "train", "--env", "checkers_v0", "-n", "100", "--eval-episodes", "2", *small)
     assert "agent_1" in run(command, "enjoy", "--env", "checkers_v0", "--n-episodes", "3")
