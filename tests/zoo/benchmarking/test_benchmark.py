@@ -139,6 +139,10 @@ def test_changed_options_are_an_error(finished, capsys):
         (["--seed-list", "1", "1"], "a seed is given twice"),
         (["--seeds", "2", "--seed-list", "1"], "not allowed with"),
         (["--sead", "2"], "did you mean '--seed"),
+        (["--tasks", "chicken"], "--tasks needs --suite"),
+        (["--suite", "coordination", "--envs", "checkers_v0"], "--suite has its own --envs: leave one of them out"),
+        (["--suite", "coordination", "--tasks", "chiken"], "--tasks: task 'chiken' is unknown; did you mean 'chicken'?"),
+        (["--suite", "coordination", "--methods", "matlr"], "--methods: method 'matlr' is unknown; did you mean 'matrl'?"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, capsys, words, message):
@@ -238,6 +242,41 @@ def test_reference_is_ippo_unless_said_otherwise():
     both, without = options_of("--algos", "matrl", "ippo"), options_of("--algos", "matrl", "il-la")
     assert benchmark.reference_setting(both, None) == "ippo" and benchmark.reference_setting(without, None) == "matrl"
     assert benchmark.reference_setting(both, "matrl") == "matrl"
+
+
+def test_suites_have_defaults_of_their_own():
+    given = benchmark.parse_words(["--suite", "grid"])
+    assert (given.out, given.seeds, benchmark.asked_seeds(given)) == ("logs/suite", 10, tuple(range(10)))
+    given = benchmark.parse_words(["--suite", "grid", "--out", "mine", "--seed-list", "4", "2"])
+    assert given.out == "mine" and benchmark.asked_seeds(given) == (4, 2)
+
+
+@pytest.mark.e2e
+def test_suite_writes_one_table_and_the_files_of_its_tasks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(forked_runs, "local_launcher", in_this_process)
+    monkeypatch.setattr(execution, "POLL_SECONDS", 0.0)
+    words = [
+        "--suite",
+        "coordination",
+        "--tasks",
+        "chicken",
+        "--methods",
+        "il-la",
+        "--seeds",
+        "1",
+        "-n",
+        "1000",
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "suite.json").read_text())
+    (task,) = record["tasks"]
+    assert [row["method"] for row in task["rows"]] == ["ippo", "il-la"] and task["rows"][0]["env_steps"] == 1000
+    assert (tmp_path / "out" / "suite.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "out" / "chicken" / "table.md").exists() and record["notes"][-1].startswith(
+        "warning: 1 seed says little"
+    )
 
 
 @pytest.mark.expensive
