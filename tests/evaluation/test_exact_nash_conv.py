@@ -126,6 +126,7 @@ def test_evaluations_in_training_log_nash_conv_and_continue_after_a_stop(tmp_pat
     assert np.isnan(resumed.nash_conv.values).tolist() == [True] * 3
 
 
+@pytest.mark.e2e
 def test_evaluations_of_other_worlds_and_unreadable_policies_have_none(tmp_path: Any) -> None:
     trained = MATRL("MlpPolicy", "switch_v0", **SMALL)
     trained.learn(64, evaluation("switch_v0", tmp_path))
