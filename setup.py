@@ -55,6 +55,7 @@ setup(
         "cloudpickle>=3.0",
         "cma>=4.0,<5",
         "PyYAML>=6.0",
+        "filelock>=3.30",
         "rich>=13",
         "tqdm>=4.66",
         "tensorboard>=2.18",
