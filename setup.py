@@ -75,7 +75,7 @@ setup(
         "mujoco": ["mujoco>=3.2", "gymnasium-robotics>=1.4,<2"],
         "atari": ["pettingzoo[atari]>=1.26,<2", "ale-py>=0.10"],
         "pettingzoo": ["pettingzoo[butterfly,classic,sisl]>=1.26,<2", "mpe2>=1.0"],
-        "openspiel": ["open_spiel>=2.0,<3"],
+        "openspiel": ["open_spiel>=2.0,<3", "networkx>=3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "jupytext>=1.16"],
         "dev": [
             "imageio>=2.34",
