@@ -80,7 +80,10 @@ def test_help_shows_defaults_without_heavy_imports(command: str) -> None:
         ("train --algo matrix", "algorithm 'matrix' is unknown; did you mean 'matrl'?"),
         ("enjoy --load-bets", "flag --load-bets is unknown; did you mean '--load-best'?"),
         ("benchmark --device gpu", "expected auto, cpu, cuda or cuda:<index>, got 'gpu'"),
-        ("sweep matrl_checkers --sampler tpr", "--sampler: value 'tpr' is unknown; did you mean 'tpe'? Known: tpe, random, grid. See"),
+        (
+            "sweep matrl_checkers --sampler tpr",
+            "--sampler: value 'tpr' is unknown; did you mean 'tpe'? Known: tpe, random, grid. See",
+        ),
         ("report", "the following arguments are required: RUN"),
         ("games table2", "command 'table2' is unknown; did you mean 'table1'?"),
         ("doctor --second 1", "flag --second is unknown; did you mean '--seconds'?"),
