@@ -486,7 +486,7 @@ def test_parameters_must_be_those_of_the_model(tmp_path, change):
     change(parameters["team"])
     with pytest.raises(ValueError, match="parameters of team: missing or unknown"):
         model.set_parameters(parameters)
-    with pytest.raises(ValueError, match="without those of"):
+    with pytest.raises(ValueError, match="those of agent_0, agent_1 are missing"):
         model.set_parameters({"team": parameters["team"]})
 
 

@@ -112,12 +112,12 @@ def test_an_iteration_in_chunks_is_that_of_whole_batches(kind: str, request: pyt
     def trained() -> list[th.Tensor]:
         model = make(ACTIONS[kind], aggregation="distill", distill_steps=3, best_response=False)
         solution = model.coordinator._solve
-        model.coordinator._solve = lambda game: half(solution(game))  # type: ignore[method-assign]
+        model.coordinator._solve = lambda *given: half(solution(*given))  # type: ignore[method-assign]
         model.learn(N_STEPS * N_ENVS)
         return [value.clone() for learner in model.learners.values() for value in learner.policy.parameters()]
 
     def half(solution: Any) -> Any:
-        solution.rho[:] = 0.5
+        solution.rho[:] = solution.sigma[:] = 0.5
         return solution
 
     whole = trained()
