@@ -145,9 +145,13 @@ def test_cancelled_task_lets_its_process_save_and_leaves_none_behind(tmp_path, m
     monkeypatch.setattr(
         ray_backend.subprocess, "Popen", lambda *words, **given: started.append(popen(*words, **given)) or started[0]
     )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     begin, thread = time.monotonic(), cancel_when_ready(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run_process([sys.executable, "-c", script, str(tmp_path)], dict(os.environ), str(tmp_path), str(tmp_path / "log"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_process([sys.executable, "-c", script, str(tmp_path)], dict(os.environ), str(tmp_path), str(tmp_path / "log"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert started[0].wait(5) == (0 if script is SAVES else -signal.SIGKILL)
     assert (tmp_path / "saved").exists() and time.monotonic() - begin < 20
