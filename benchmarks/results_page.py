@@ -311,7 +311,6 @@ def off_policy_speed(record: dict[str, Any]) -> str:
 
 RENDERERS = {
     "kill_test": kill_test,
-    "kill_test_qmix": kill_test,
     "value_games": value_games,
     "off_policy_speed": off_policy_speed,
     "central_critic": central_critic,
