@@ -1,12 +1,10 @@
-"""The built site: complete, with links that resolve, all public names, and a search that needs no server."""
+"""The built site: complete, with links that resolve, all public names."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -107,22 +105,3 @@ def test_signatures_show_types(site: Path) -> None:
     page = (site / "api/matrl.html").read_text(encoding="utf-8")
     signature = re.sub(r"<[^>]+>", "", page[page.index('<div class="doc-signature highlight">') :].split("</pre>")[0])
     assert "n_envs: int = 1" in signature and "seed: int | None = None" in signature
-
-
-def test_search_needs_nothing_from_elsewhere(built: dict[Path, Page], site: Path) -> None:
-    """Browsers load no JSON from disk, and run no worker: the index is a script, and a local shim runs the worker."""
-    script = (site / "search/search_index.js").read_text(encoding="utf-8")
-    assert json.loads(script.removeprefix("var __index = ")) == json.loads((site / "search/search_index.json").read_text())
-    shims = {(path.parent / one).resolve() for path, page in built.items() for one in page.resources if "iframe-worker" in one}
-    assert shims == {site / "javascripts/iframe-worker.js"} and shims.pop().is_file()
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_search_works_from_disk(site: Path, tmp_path: Path) -> None:
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    address = f"{(site / 'index.html').as_uri()}?q=exploitability"
-    done = subprocess.run(
-        [*command, "--virtual-time-budget=20000", address], capture_output=True, text=True, check=False, timeout=120
-    )
-    found = re.findall(r'<article class="md-search-result__article.*?</article>', done.stdout, re.DOTALL)
-    assert found and "exploitability" in found[0].lower()
