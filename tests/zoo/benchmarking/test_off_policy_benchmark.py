@@ -61,7 +61,8 @@ def test_table_and_record_state_the_steps_of_all(finished: tuple[Path, dict[str,
     assert {row["setting"]: int(row["gradient_steps"]) for row in table} == {name: n for name, (_, n) in expected.items()}
     differing = "warning: matrix_game_v0: gradient steps per agent differ: ippo 12, qmix 44, rare 13"
     explored = "sampled actions of these settings explore at the rate of the training then, which at the end is"
-    assert record["notes"] == [differing, f"{explored}: qmix 0.25, rare 0.05"]
+    few = "warning: 1 seed says little about a method: compare at least 5, better 10; intervals need 3"
+    assert sorted(record["notes"]) == sorted([differing, few, f"{explored}: qmix 0.25, rare 0.05"])
     assert (out / "learning_curves.png").is_file() and {len(run["timesteps"]) for run in record["runs"]} == {3}
 
 
