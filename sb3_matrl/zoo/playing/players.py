@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
-from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.loading import load_model
 from sb3_matrl.evaluation import Player
+from sb3_matrl.evaluation.role_players import SoloPlayer
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.vec_env.named import named_by_text
@@ -25,34 +24,18 @@ from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.playing.enjoy_options import ModelChoice
 
 
-class SingleAgent:
+class SingleAgent(SoloPlayer):
     """
     An agent saved by plain SB3, with the ``predict`` of a multi-agent model.
 
     :param learner: algorithm of SB3
     """
 
-    name = "agent"
-
     def __init__(self, learner: BaseAlgorithm) -> None:
-        self.possible_agents = [self.name]
+        super().__init__(learner)
         self.observation_space = spaces.Dict({self.name: learner.observation_space})
         self.action_space = spaces.Dict({self.name: learner.action_space})
         self.num_timesteps = learner.num_timesteps
-        self._player = FrozenAgent(learner)
-
-    def predict(
-        self,
-        observation: Mapping[str, Any],
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[dict[str, Any], Any]:
-        """As :meth:`sb3_matrl.common.algorithm.MultiAgentAlgorithm.predict`."""
-        masks = (action_masks or {}).get(self.name)
-        action, state = self._player.predict(observation[self.name], state, episode_start, deterministic, masks)
-        return {self.name: action}, state
 
 
 @dataclass(frozen=True)
