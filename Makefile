@@ -6,6 +6,8 @@ BENCHMARL := .venv-benchmarl
 BIN := $(VENV)/bin
 # Small networks are fastest on one thread, and tests run beside each other's processes.
 export OMP_NUM_THREADS ?= 1
+# Python keeps what it compiles: pytest rewrites all tests, which takes as long as collecting them.
+export PYTHONDONTWRITEBYTECODE :=
 # One test process per core; a process without work takes tests from another one.
 TEST_JOBS ?= $(shell nproc || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal

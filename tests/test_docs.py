@@ -205,6 +205,7 @@ def row_of_robot(env_id: str) -> str:
     return " | ".join([name, str(len(env.possible_agents)), *shown])
 
 
+@pytest.mark.e2e
 def test_documented_robots_are_those_of_the_library() -> None:
     page = (DOCS / "environments.md").read_text(encoding="utf-8")
     assert [row for row in map(row_of_robot, mamujoco.env_ids()) if f"\n| {row} | " not in page] == []

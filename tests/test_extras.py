@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from tests.documentation import PAGES, ROOT, page_name, table_rows
 
 # sb3-matrl[track], ".[render,record]", and f"sb3-matrl[{extra}]" of messages, whose name is filled in.
@@ -38,6 +40,7 @@ def test_the_table_of_extras_lists_all_of_them() -> None:
     assert listed == extras()
 
 
+@pytest.mark.e2e
 def test_extras_that_messages_fill_in_exist() -> None:
     from sb3_matrl.zoo.diagnosis.installation import _EXTRAS
 

@@ -23,6 +23,7 @@ def parameters(model):
     return [parameter.detach().clone() for ppo in model.learners.values() for parameter in ppo.policy.parameters()]
 
 
+@pytest.mark.cases(e2e=["torch"])
 @pytest.mark.parametrize("backend", ["sb3", "torch"])
 def test_iterations_one_by_one_are_those_of_learn(backend):
     column = tiny("checkers")
@@ -82,6 +83,7 @@ def test_work_of_the_peer_and_of_ours_is_the_same(monkeypatch, batch_size):
     assert (peer.gradient_steps, ours.gradient_steps) == ((6, 8) if batch_size == 64 else (4, 4))
 
 
+@pytest.mark.cases(quick=["matrl-torch"])
 @pytest.mark.parametrize("backend", ["sb3", "torch"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_work_of_ours_by_algorithm(algorithm, backend):
@@ -94,6 +96,7 @@ def test_work_of_ours_by_algorithm(algorithm, backend):
     ours.close()
 
 
+@pytest.mark.e2e
 def test_matrl_and_ippo_with_its_epochs_take_as_many_gradient_steps():
     for column in (COLUMNS["checkers_64"], COLUMNS["hopper"], COLUMNS["pong"], COLUMNS["n64"]):
         assert expected_work(column, EQUAL, 4) == expected_work(column, MATRL, 4)

@@ -43,6 +43,7 @@ def test_backends_that_cannot_be_used_are_left_out_with_a_reason(monkeypatch):
     assert reason.startswith("backend 'abacus' is left out: backend 'abacus' is unknown")
 
 
+@pytest.mark.e2e
 def test_products_are_those_of_every_agent():
     """Hopper's agents have 8, 9 and 8 inputs; Pong's two are alike."""
     for name, others in {"hopper": {8: 2, 9: 1}, "pong": {8: 2}}.items():
@@ -120,7 +121,7 @@ def test_peak_memory_is_that_of_the_process_alone():
     assert before < 700 and 250 < after - before < 350
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_whole_comparison(tmp_path):
     out = tmp_path / "speed_peers.json"
     command = [sys.executable, "-m", "benchmarks.speed", "--peers", "--quick", "--iterations", "2", "--out", str(out)]

@@ -263,6 +263,7 @@ def test_a_skipped_update_is_left_out_counted_and_said_once(tmp_path: Path) -> N
     assert float(rows[-1].split(",")[column]) == 2
 
 
+@pytest.mark.e2e
 def test_after_a_skipped_update_a_resumed_training_is_the_one_that_never_stopped(tmp_path: Path) -> None:
     def train(steps: int) -> MATRL:
         model = build(on_nan="skip")

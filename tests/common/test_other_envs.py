@@ -59,6 +59,7 @@ def moved(model: MATRL, env: Any) -> MATRL:
     return model
 
 
+@pytest.mark.cases(quick=["a factory with arguments"])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_saved_env_kwargs_are_only_for_factories_that_take_arguments(way: str, tmp_path: Path) -> None:
     path = saved(tmp_path, env_kwargs={"length": 4})
@@ -75,6 +76,7 @@ def test_env_kwargs_given_with_an_object_are_an_error(tmp_path: Path) -> None:
         MATRL("MlpPolicy", Crew(), env_kwargs={"length": 4}, **SMALL)
 
 
+@pytest.mark.cases(quick=["order0-dummy"])
 @pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
 @pytest.mark.parametrize("order", [("bea", "cid", "ann"), ("cid", "bea", "ann")])
 def test_agents_in_another_order_are_matched_by_name(order: tuple[str, ...], vec_env: str, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from sb3_matrl.envs.mujoco_core import MujocoCore
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.envs.test_mamujoco import TASKS
 from tests.envs.test_snapshot import through_json
-from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import assert_same, build
 
 IDS = ["ant_2x4", "ant_2x4d", "ant_4x2", "halfcheetah_2x3", "halfcheetah_6x1", "hopper_3x1", "swimmer_2x1", "walker2d_2x3"]
@@ -100,7 +99,8 @@ def follow(core, references, n_steps, scale=1.0):
     return ends.tolist()
 
 
-@pytest.mark.parametrize("env_id", quick_cases(IDS, ["hopper_3x1"]))
+@pytest.mark.cases(quick=["hopper_3x1"])
+@pytest.mark.parametrize("env_id", IDS)
 def test_core_follows_the_librarys_environments(env_id):
     references = [library_env(env_id) for _ in range(3)]
     terminated, truncated = follow(core_of(env_id, 3), references, 220)
@@ -162,6 +162,7 @@ def step_both(one, other, n_steps, seed):
     return ends
 
 
+@pytest.mark.cases(e2e=["ant_4x2"])
 @pytest.mark.parametrize("env_id", ["hopper_3x1", "ant_4x2"])
 def test_vectorised_environments_of_both_kinds_return_the_same(env_id):
     batched, separate = twins(env_id)
@@ -185,7 +186,8 @@ def test_restored_core_continues_bit_for_bit_across_episodes(env_id):
     np.testing.assert_equal(fresh.snapshot()["envs"], venv.snapshot()["envs"])
 
 
-@pytest.mark.parametrize("env_id", quick_cases(["hopper_3x1", "ant_2x4"], ["hopper_3x1"]))
+@pytest.mark.cases(e2e=["ant_2x4"])
+@pytest.mark.parametrize("env_id", ["hopper_3x1", "ant_2x4"])
 def test_core_continues_from_separately_stepped_copies(env_id):
     batched, separate = twins(env_id)
     for one in (batched, separate):

@@ -21,9 +21,10 @@ def test_importing_the_environments_loads_no_optional_package(other_process):
     assert other_process.apply(loaded, (OPTIONAL,)) == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("env_id", "options"),
-    [pytest.param("ant_2x4", {"max_episode_steps": 20}, marks=pytest.mark.e2e), ("pong_v3", {"max_cycles": 20})],
+    [("ant_2x4", {"max_episode_steps": 20}), ("pong_v3", {"max_cycles": 20})],
 )
 def test_snapshots_go_on_bit_for_bit(other_process, env_id, options):
     env = make(env_id, **options)

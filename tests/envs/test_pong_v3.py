@@ -63,6 +63,7 @@ def test_pixels_are_those_of_supersuits_wrappers(frame_skip):
         assert rewards == expected_rewards
 
 
+@pytest.mark.e2e
 def test_ram_is_the_machines_memory_after_the_last_skipped_frame():
     reference = machine(obs_type="ram")
     env = make("pong_v3", noop_max=0, stack=2)
@@ -81,6 +82,7 @@ def test_ram_is_the_machines_memory_after_the_last_skipped_frame():
         assert list(rewards.values()) == paid.tolist()
 
 
+@pytest.mark.e2e
 def test_chosen_bytes_are_those_of_the_whole_memory_in_every_frame():
     whole, chosen = make("pong_v3", stack=2), make("pong_v3", stack=2, ram_bytes=[54, 49, 0])
     expected, seen = whole.reset(seed=0)[0], chosen.reset(seed=0)[0]
@@ -92,6 +94,7 @@ def test_chosen_bytes_are_those_of_the_whole_memory_in_every_frame():
     assert chosen.state().shape == (128,)
 
 
+@pytest.mark.e2e
 def test_ball_and_paddles_are_in_the_bytes_that_the_documentation_names():
     env = make("pong_v3", frame_skip=1, noop_max=0, ram_bytes=[49, 54, 56, 58])
     seen = [np.round(255 * env.reset(seed=0)[0]["first_0"][:4])]
@@ -133,6 +136,7 @@ def test_observations_are_fresh_arrays(pixels):
     assert np.array_equal(before, kept) and not np.array_equal(after, kept)
 
 
+@pytest.mark.cases(e2e=["second_0-50"])
 @pytest.mark.parametrize(("agent", "byte"), [("first_0", RIGHT), ("second_0", LEFT)])
 def test_first_plays_the_right_paddle_and_second_the_left(agent, byte):
     heights = {}
@@ -339,6 +343,7 @@ def snapshot_of_version_0_1(env):
     }
 
 
+@pytest.mark.cases(e2e=["False"])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_snapshot_of_an_earlier_version_begins_a_new_game_with_a_warning(ram, damaged):
     ram.reset(seed=0)
@@ -353,6 +358,7 @@ def test_snapshot_of_an_earlier_version_begins_a_new_game_with_a_warning(ram, da
         ram.restore({name: value for name, value in snapshot.items() if name != "running"})
 
 
+@pytest.mark.e2e
 def test_joint_vec_env_continues_with_new_games_after_a_snapshot_of_an_earlier_version():
     venv = make_joint_vec_env("pong_v3", n_envs=2, vec_env="dummy", seed=0)
     venv.reset()

@@ -52,6 +52,7 @@ def test_play_follows_the_written_rules(flags, finished_agents):
     assert ends >= 6 and caught >= 4 and failed >= 4
 
 
+@pytest.mark.cases(e2e=["10-8-8-False", "10-8-8-True"])
 @pytest.mark.parametrize("team_reward", [False, True])
 @pytest.mark.parametrize(("size", "n_agents", "n_prey"), [(10, 8, 8), (3, 5, 4), (4, 8, 8), (3, 2, 7), (4, 7, 1)], ids=str)
 def test_play_of_other_worlds_follows_the_written_rules(size, n_agents, n_prey, team_reward):

@@ -73,6 +73,7 @@ def noisy(matrix, games, scale, seed):
     return matrix + (noise - np.swapaxes(noise, 1, 2)) / math.sqrt(2)
 
 
+@pytest.mark.e2e
 def test_share_is_not_biased_by_noise_and_intervals_cover_it():
     matrix = transitive([1.0, 0.5, 0.0, -0.5, -1.0]) + 3.0 * disc_game(np.eye(5)[:, :2] - 0.2)
     truth, biased, found, covered = cyclic_share(matrix), [], [], []

@@ -12,7 +12,6 @@ from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import OtherAgents, RandomLength
-from tests.marks import quick_cases
 
 
 def small_model(**changes):
@@ -188,7 +187,8 @@ def test_evaluations_file_holds_every_evaluation(trained):
     assert [path.name for path in folder.iterdir()] == ["evaluations.npz"]
 
 
-@pytest.mark.parametrize("deterministic", quick_cases([False, True], [False]))
+@pytest.mark.cases(e2e=["True"])
+@pytest.mark.parametrize("deterministic", [False, True])
 def test_best_model_is_that_of_the_best_evaluation(tmp_path, deterministic):
     after, best = Recorder(), Recorder()
     callback = evaluation(
@@ -342,6 +342,7 @@ def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
     assert callback.state() == {**before, "next_evaluation": 60}
 
 
+@pytest.mark.cases(quick=["9"])
 @pytest.mark.parametrize("at_look", [1, 2, 9, 15])
 def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path, trained, at_look):
     looks = []

@@ -48,6 +48,7 @@ def frames_of(path):
     return [np.asarray(frame)[..., :3].astype(int) for frame in imageio.mimread(path)]
 
 
+@pytest.mark.cases(e2e=["mp4-12-4"])
 @pytest.mark.parametrize(("suffix", "tolerance", "fps"), [("mp4", 12, 4), ("gif", 0, 4), ("GIF", 0, 20)])
 def test_video_shows_every_frame(tmp_path, suffix, tolerance, fps):
     path = tmp_path / "new" / f"video.{suffix}"
@@ -64,6 +65,7 @@ def test_video_shows_every_frame(tmp_path, suffix, tolerance, fps):
     assert seconds == pytest.approx(1000 / fps if suffix.lower() == "gif" else len(frames) / fps)
 
 
+@pytest.mark.e2e
 def test_edges_stay_crisp_when_small_frames_are_enlarged(tmp_path):
     record_video(Scripted(), WORLD, tmp_path / "video.gif", seed=1)
     for frame in frames_of(tmp_path / "video.gif"):

@@ -27,6 +27,7 @@ def env():
     made.close()
 
 
+@pytest.mark.cases(e2e=["False"])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_agents_of_one_model_play_as_the_model_itself(env, deterministic):
     model = untrained(0, n_agents=2)

@@ -21,7 +21,6 @@ from sb3_matrl.files.model_files import read_model
 from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.on_policy.joint_updates import BACKENDS
 from sb3_matrl.stacked.native_kernel import native_obstacle
-from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import SaveAfter, assert_same
 from tests.stacked.backends import require_kernel
 from tests.vec_env.toys import ToyEnv, early_death
@@ -66,7 +65,11 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("world", quick_cases(WORLDS, ["normalised"]))
+@pytest.mark.cases(
+    quick=["native-normalised"],
+    expensive=["sb3-checkers", "sb3-agents that leave", "sb3-masks", "sb3-shared", "sb3-mixed", "torch-checkers"],
+)
+@pytest.mark.parametrize("world", WORLDS)
 def test_a_resumed_training_is_the_one_that_never_stopped(world: str, backend: str, tmp_path: Path) -> None:
     arguments = {**WORLDS[world], "backend": backend}
     whole = build(**arguments).learn(240)
@@ -80,6 +83,7 @@ def test_a_resumed_training_is_the_one_that_never_stopped(world: str, backend: s
     assert_same(resumed, whole)
 
 
+@pytest.mark.cases(e2e=["sb3"])
 def test_matrl_takes_the_steps_of_il_la_where_rho_is_zero(backend: str) -> None:
     matrl, il_la = (build(learning_rate=0.001, metagame=flag, backend=backend).learn(240) for flag in (True, False))
     assert matrl.report is not None
@@ -95,7 +99,7 @@ def test_switches_off_are_independent_learners(backend: str) -> None:
         assert th.equal(ours, theirs)
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["native"], rest="expensive")
 def test_another_process_trains_the_same(backend: str) -> None:
     code = (
         "import hashlib, torch; from tests.matrl.test_backends import build, parameters; torch.set_num_threads(1);"
@@ -142,6 +146,7 @@ def box(size: int) -> spaces.Box:
     return spaces.Box(-1, 1, (size,), np.float32)
 
 
+@pytest.mark.cases(quick=["arguments0-A2C is not stacked", "arguments4-optimiser is SGD"])
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -38,6 +38,7 @@ def assert_same_learner(ours: Any, theirs: Any) -> None:
         assert all(th.equal(mine[key], reference[key]) for key in reference)
 
 
+@pytest.mark.cases(quick=["12-1"])
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("max_episode_steps", [None, 12])
 def test_one_agent_equals_ppo_bit_for_bit(n_envs: int, max_episode_steps: int | None) -> None:
@@ -62,6 +63,7 @@ def test_one_copy_needs_no_care_with_seeds() -> None:
     assert_same_learner(ours.agents["agent_0"], theirs)
 
 
+@pytest.mark.cases(e2e=["TRPO-extra1"])
 @pytest.mark.parametrize(("cls", "extra"), [(A2C, {"normalize_advantage": False}), (TRPO, {"batch_size": 32})])
 def test_other_learners_equal_their_originals(cls: type, extra: dict[str, Any]) -> None:
     kwargs = {**COMMON, **extra}
@@ -84,6 +86,7 @@ def test_a_switched_on_metagame_of_one_agent_stays_ppo_when_the_prediction_impro
 # ---------------------------------------------------------------- learners of sb3-contrib
 
 
+@pytest.mark.cases(e2e=["3-9"])
 @pytest.mark.parametrize(("n_envs", "max_episode_steps"), [(1, None), (3, 9)])
 def test_a_recurrent_learner_equals_its_original(n_envs: int, max_episode_steps: int | None) -> None:
     kwargs = {**COMMON, "n_steps": 16, "n_epochs": 2, "batch_size": 8}
@@ -124,6 +127,7 @@ class MaskedCartPole(CartPoleParallelEnv):
         return {"agent_0": {"action_mask": legal(self.env).astype(np.int8)}}
 
 
+@pytest.mark.cases(quick=["9"])
 @pytest.mark.parametrize("max_episode_steps", [None, 9])
 def test_a_masking_learner_equals_its_original(max_episode_steps: int | None) -> None:
     kwargs = {**COMMON, "n_steps": 96, "n_epochs": 3, "batch_size": 32}
@@ -140,6 +144,7 @@ def test_a_masking_learner_equals_its_original(max_episode_steps: int | None) ->
 # ---------------------------------------------------------------- normalisation
 
 
+@pytest.mark.cases(quick=["3-switches1"])
 @pytest.mark.parametrize(
     ("n_envs", "switches"), [(1, (True, True)), (3, (True, True)), (3, (True, False)), (1, (False, True))]
 )

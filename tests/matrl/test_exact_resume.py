@@ -14,7 +14,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.training_state import TrainingState
-from tests.marks import quick_cases
 from tests.matrl.test_action_masks import WALK
 from tests.vec_env.toys import plain, saving
 
@@ -78,14 +77,28 @@ def never_stopped(env, vec_env):
     return model
 
 
+@pytest.mark.cases(
+    quick=["267-switch_v0-batched"],
+    expensive=[
+        "120-checkers_v0-dummy",
+        "120-checkers_v0-subproc",
+        "120-switch_v0-dummy",
+        "120-switch_v0-subproc",
+        "120-stag_hunt_v0-dummy",
+        "120-stag_hunt_v0-subproc",
+        "120-escalation_v0-dummy",
+        "120-escalation_v0-subproc",
+        "120-predator_prey_v0-dummy",
+        "120-predator_prey_v0-subproc",
+        "120-matrix_game_v0-dummy",
+        "120-matrix_game_v0-subproc",
+    ],
+)
 @pytest.mark.parametrize(
     ("env", "vec_env"),
-    quick_cases(
-        product(SHIPPED, ["batched", "dummy", "subproc"]),
-        [("checkers_v0", "dummy"), ("switch_v0", "batched"), ("predator_prey_v0", "batched")],
-    ),
+    product(SHIPPED, ["batched", "dummy", "subproc"]),
 )
-@pytest.mark.parametrize("stop", [pytest.param(120, marks=pytest.mark.e2e), 267])
+@pytest.mark.parametrize("stop", [120, 267])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, vec_env, env, stop):
     stopped = build(env=env, env_kwargs=SHIPPED[env], vec_env=vec_env)
     stopped.learn(480, callback=SaveAfter(stop, tmp_path / "half"))
@@ -206,7 +219,8 @@ def resumed_and_whole(path, stop, **options):
     return resumed, whole
 
 
-@pytest.mark.parametrize("case", quick_cases(CASES, ["recurrent and PPO", "shared", "frozen", "masks"]))
+@pytest.mark.cases(quick=["recurrent and PPO", "masks"])
+@pytest.mark.parametrize("case", CASES)
 def test_learners_of_all_kinds_resume_in_the_middle_of_a_rollout(tmp_path, case):
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, **CASES[case]())
     assert_same_carried(resumed, whole)

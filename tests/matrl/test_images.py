@@ -91,12 +91,14 @@ class Joint(ParallelEnv):  # type: ignore[type-arg]
         return *({"viewer": value} for value in (observation, reward, ended, late)), {}
 
 
+@pytest.mark.cases(quick=["channels last-True", "Dict-False"])
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
 def test_images_equal_sb3_to_the_last_bit(view: str, late: bool) -> None:
     compare(PPO, "MultiInputPolicy" if view == "Dict" else "CnnPolicy", VIEWS[view], late)
 
 
+@pytest.mark.e2e
 def test_images_of_a_recurrent_learner_equal_its_original() -> None:
     compare(RecurrentPPO, "CnnLstmPolicy", LAST, True, policy_kwargs={"lstm_hidden_size": 8})
 
@@ -137,7 +139,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 @pytest.mark.parametrize("aggregation", ["parameters", "distill"])
 def test_large_images_take_at_most_a_fifth_more_memory_than_in_sb3(aggregation: str) -> None:
     def peak(whose: str) -> int:

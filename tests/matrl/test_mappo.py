@@ -21,7 +21,6 @@ from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.cartpole import CartPoleParallelEnv
 from tests.files.hostile import WRONG, Members, changed_document, read_members, write_members
-from tests.marks import quick_cases
 from tests.matrl.test_backends import build, parameters
 from tests.matrl.test_equals_sb3 import COMMON, assert_same_learner, single_agent
 from tests.matrl.test_exact_resume import SaveAfter, assert_same
@@ -54,9 +53,10 @@ class CartPoleWithState(CartPoleParallelEnv):
 # ---------------------------------------------------------------- equal to SB3
 
 
+@pytest.mark.cases(quick=["None-observations"])
 @pytest.mark.parametrize(
     ("max_episode_steps", "state"),
-    quick_cases(product([None, 12], ["env", "observations"]), [(12, "env"), (None, "observations")]),
+    product([None, 12], ["env", "observations"]),
 )
 def test_one_agent_that_sees_the_state_equals_ppo_bit_for_bit(max_episode_steps: int | None, state: str) -> None:
     kwargs = {**COMMON, "n_epochs": 4, "batch_size": 32, "ent_coef": 0.01}
@@ -77,7 +77,8 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("state", quick_cases(["env", "observations"], ["env"]))
+@pytest.mark.cases(quick=["A2C-env", "normalised-env", "best response-env"])
+@pytest.mark.parametrize("state", ["env", "observations"])
 @pytest.mark.parametrize("case", MORE)
 def test_one_agent_is_the_same_with_either_critic(case: str, state: str) -> None:
     kwargs = {"policy": "MlpPolicy", **COMMON, **OFF, "n_envs": 2, "n_steps": 16, **MORE[case]}
@@ -126,9 +127,13 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.cases(
+    quick=["env-auto"],
+    expensive=["normalised-sb3", "env-sb3", "observations-sb3", "normalised observations-sb3", "shared-sb3"],
+)
 @pytest.mark.parametrize(
     ("case", "backend"),
-    quick_cases(product(RESUMED, ["sb3", "auto"]), [("env", "auto"), ("normalised", "sb3"), ("shared", "auto")]),
+    product(RESUMED, ["sb3", "auto"]),
 )
 def test_a_resumed_training_is_the_one_that_never_stopped(case: str, backend: str, tmp_path: Path) -> None:
     arguments = {**RESUMED[case], "backend": backend}

@@ -170,6 +170,7 @@ def test_an_agent_that_is_dead_for_a_whole_rollout_stays_as_it_is() -> None:
     assert not th.equal(before[half], parameters(model)[half])
 
 
+@pytest.mark.e2e
 def test_subproc_and_dummy_vectorisation_give_the_same_training() -> None:
     results = []
     for vec_env in ("batched", "dummy", "subproc"):

@@ -93,6 +93,7 @@ def test_closed_form_finds_all_equilibria(table, expected):
     assert tuple(np.round(solution.rho, 9)) in expected
 
 
+@pytest.mark.cases(quick=["sparse"])
 @pytest.mark.parametrize("kind", ["normal", "integer", "sparse"])
 def test_closed_form_misses_nothing_on_a_grid(kind):
     rng = np.random.default_rng(5)
@@ -178,6 +179,7 @@ def test_in_a_zero_game_selection_decides(n):
     assert len(solve(game).equilibria) == 2**n
 
 
+@pytest.mark.cases(e2e=["random-cmaes", "progress-cmaes"])
 @pytest.mark.parametrize("method", ["auto", "enumeration", "support", "best-response", "cmaes"])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_the_same_generator_gives_the_same_solution(method, selection):

@@ -15,7 +15,6 @@ from sb3_matrl.off_policy.comix import COMIX
 from sb3_matrl.off_policy.gumbel import gumbel_noise
 from sb3_matrl.off_policy.iddpg import IDDPG
 from sb3_matrl.off_policy.maddpg import MADDPG
-from tests.marks import quick_cases
 from tests.off_policy.continuous_trio import SETTINGS, ContinuousTrio, MixedTrio
 
 CASES = [(IDDPG, ContinuousTrio), (MADDPG, ContinuousTrio), (MADDPG, MixedTrio), (COMIX, ContinuousTrio)]
@@ -138,7 +137,8 @@ SETTINGS_OF_LOSSES = [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "env"), quick_cases(CASES[:3], [CASES[0], CASES[2]]))
+@pytest.mark.cases(quick=["ends and shared rewards-MADDPG-MixedTrio"])
+@pytest.mark.parametrize(("algorithm", "env"), CASES[:3])
 @pytest.mark.parametrize("settings", SETTINGS_OF_LOSSES, ids=["default", "ends and shared rewards", "observations"])
 def test_losses_of_critics_and_actors_against_loops(algorithm: Any, env: Any, settings: dict[str, Any]) -> None:
     model = trained(algorithm, env, actor_reg=0.1) if not settings else trained(algorithm, env, **settings)
@@ -171,6 +171,7 @@ def best_action(model: Any, critic: Any, observations: Any, draws: th.Tensor) ->
     return samples[order[0]].tanh()
 
 
+@pytest.mark.cases(quick=["vdn"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -214,7 +215,8 @@ def test_the_loss_of_comix_against_loops(settings: dict[str, Any]) -> None:
     assert float(model.gradient_step(batch)["train/loss"]) == pytest.approx(np.mean(losses), rel=1e-3)
 
 
-@pytest.mark.parametrize(("algorithm", "env"), quick_cases(CASES, CASES[2:]))
+@pytest.mark.cases(quick=["MADDPG-MixedTrio"])
+@pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_what_the_dead_see_and_do_changes_nothing(algorithm: Any, env: Any) -> None:
     one, other = (trained(algorithm, env, state="env", cem_samples=8) for _ in range(2))
     batch = one.sample(100)
@@ -233,6 +235,7 @@ def test_what_the_dead_see_and_do_changes_nothing(algorithm: Any, env: Any) -> N
         assert th.allclose(here, there, atol=1e-6), name
 
 
+@pytest.mark.cases(quick=["MADDPG-MixedTrio"])
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_a_batch_without_one_agent_trains_the_others(algorithm: Any, env: Any) -> None:
     model = trained(algorithm, env, state="env", cem_samples=8)
@@ -241,7 +244,8 @@ def test_a_batch_without_one_agent_trains_the_others(algorithm: Any, env: Any) -
     assert all(bool(value.isfinite()) for value in model.gradient_step(batch).values())
 
 
-@pytest.mark.parametrize(("algorithm", "env"), quick_cases(CASES, CASES[-1:]))
+@pytest.mark.cases(quick=["COMIX-ContinuousTrio"])
+@pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_scaled_rewards(algorithm: Any, env: Any) -> None:
     model, reference = (trained(algorithm, env, norm_reward=True, cem_samples=8) for _ in range(2))
     batch = model.sample(60)
@@ -256,6 +260,7 @@ def test_scaled_rewards(algorithm: Any, env: Any) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.cases(quick=["COMIX-ContinuousTrio"])
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_targets_follow_all_networks_after_a_gradient_step(algorithm: Any, env: Any) -> None:
     model = trained(algorithm, env)
@@ -269,6 +274,7 @@ def test_targets_follow_all_networks_after_a_gradient_step(algorithm: Any, env: 
             assert th.allclose(target, 0.3 * now + 0.7 * was, atol=1e-6)
 
 
+@pytest.mark.cases(quick=["MADDPG-MixedTrio"])
 @pytest.mark.parametrize(("algorithm", "env"), CASES[1:])
 def test_gradients_are_clipped_for_each_optimizer(algorithm: Any, env: Any) -> None:
     model = trained(algorithm, env, max_grad_norm=1e-5)

@@ -30,7 +30,7 @@ def greedy(model: Any) -> list[Any]:
     return [action[0] for action in actions.values()]
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 @pytest.mark.parametrize("algorithm", [IDDPG, MADDPG])
 def test_coordinated_actions(algorithm: Any) -> None:
     model = algorithm(env=ContinuousGame, action_noise=0.2, **SETTINGS).learn(5_200)
@@ -39,7 +39,7 @@ def test_coordinated_actions(algorithm: Any) -> None:
     assert coordination(one, other) > -0.05
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["vdn"], rest="expensive")
 @pytest.mark.parametrize("mixer", ["qmix", "vdn"])
 def test_comix_finds_the_best_actions(mixer: str) -> None:
     env_kwargs = {"payoff": separate, "everybody": False}
@@ -47,7 +47,7 @@ def test_comix_finds_the_best_actions(mixer: str) -> None:
     assert [float(action[0]) for action in greedy(model)] == pytest.approx([0.3, -0.6], abs=0.1)
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 @pytest.mark.parametrize("seed", range(3))
 def test_discrete_maddpg_ends_in_an_equilibrium(seed: int) -> None:
     env_kwargs = {"payoffs": COORDINATION, "everybody": True}

@@ -21,7 +21,6 @@ from sb3_matrl.off_policy.comix import COMIX
 from sb3_matrl.off_policy.iddpg import IDDPG
 from sb3_matrl.off_policy.maddpg import MADDPG
 from sb3_matrl.vec_env import make_joint_vec_env
-from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import flat
 from tests.off_policy.continuous_trio import SETTINGS, ContinuousTrio, MixedTrio
 from tests.off_policy.test_off_policy_algorithm import Save, assert_same, equal
@@ -57,8 +56,9 @@ def assert_same_training(model: Any, other: Any) -> None:
             assert np.array_equal(memory["noise_prev"], theirs["noise_prev"])
 
 
-@pytest.mark.parametrize(("algorithm", "env"), quick_cases(CASES, [(MADDPG, MixedTrio)]))
-@pytest.mark.parametrize("moment", ["step", pytest.param("end", marks=pytest.mark.e2e)])
+@pytest.mark.e2e
+@pytest.mark.parametrize(("algorithm", "env"), CASES)
+@pytest.mark.parametrize("moment", ["step", "end"])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(
     tmp_path: Path, algorithm: Any, env: Any, moment: str
 ) -> None:
@@ -73,6 +73,7 @@ def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(
     assert_same_training(resumed, never_stopped(algorithm, env))
 
 
+@pytest.mark.cases(quick=["MADDPG-MixedTrio"])
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_a_loaded_model_acts_like_the_saved_one(tmp_path: Path, algorithm: Any, env: Any) -> None:
     model = build(algorithm, env).learn(60)

@@ -65,16 +65,32 @@ def assert_equal(model: DeterministicGradient, reference: DDPG) -> None:
     assert [info["r"] for info in model.ep_info_buffer] == pytest.approx([info["r"] for info in reference.ep_info_buffer])
 
 
+@pytest.mark.cases(
+    quick=["None-15-MADDPG"],
+    e2e=["None-15-IDDPG", "None-100-IDDPG", "normal-15-IDDPG", "wandering-100-MADDPG", "wandering-15-MADDPG"],
+    rest="expensive",
+)
 @pytest.mark.parametrize("algorithm", [IDDPG, MADDPG])
-@pytest.mark.parametrize("limit", [pytest.param(100, marks=pytest.mark.e2e), 15])
-@pytest.mark.parametrize("noise", [None, *(pytest.param(one, marks=pytest.mark.e2e) for one in (normal, wandering))])
+@pytest.mark.parametrize("limit", [100, 15])
+@pytest.mark.parametrize("noise", [None, normal, wandering])
 def test_one_agent_is_ddpg(algorithm: type[DeterministicGradient], limit: int, noise: Any) -> None:
     settings = {} if noise is None else {"action_noise": noise()}
     model = ours(algorithm, limit, **settings).learn(130)
     assert_equal(model, ddpg(limit, **({} if noise is None else {"action_noise": noise()})).learn(130))
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(
+    e2e=[
+        "episodes-IDDPG",
+        "steps-MADDPG",
+        "no warm-up-MADDPG",
+        "time limits are ends-IDDPG",
+        "architectures-IDDPG",
+        "optimiser-MADDPG",
+        "schedule-IDDPG",
+    ],
+    rest="expensive",
+)
 @pytest.mark.parametrize("algorithm", [IDDPG, MADDPG])
 @pytest.mark.parametrize(
     "settings",

@@ -9,7 +9,6 @@ from stable_baselines3 import DQN
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.vdn import VDN
 from tests.cartpole import CartPoleParallelEnv
-from tests.marks import quick_cases
 
 SETTINGS = {
     "learning_rate": 1e-3,
@@ -54,13 +53,14 @@ def assert_equal(model, reference):
     assert [info["l"] for info in model.ep_info_buffer] == [info["l"] for info in reference.ep_info_buffer]
 
 
-@pytest.mark.parametrize("algorithm", quick_cases([IQL, VDN], [VDN]))
-@pytest.mark.parametrize("limit", [pytest.param(None, marks=pytest.mark.e2e), 12])
+@pytest.mark.cases(expensive=["None-VDN", "12-IQL"], rest="e2e")
+@pytest.mark.parametrize("algorithm", [IQL, VDN])
+@pytest.mark.parametrize("limit", [None, 12])
 def test_one_agent_is_dqn(algorithm, limit):
     assert_equal(ours(algorithm, limit).learn(600), dqn(limit).learn(600))
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(expensive=["settings0", "settings3", "settings5"], rest="e2e")
 @pytest.mark.parametrize(
     "settings",
     [

@@ -68,9 +68,8 @@ def samples(batch, agent, i):
     )
 
 
-@pytest.mark.parametrize(
-    "limits, exact", [pytest.param((7, 7), True, marks=pytest.mark.e2e), ((40, 25), False)], ids=["together", "deaths"]
-)
+@pytest.mark.cases(e2e=["together"])
+@pytest.mark.parametrize("limits, exact", [((7, 7), True), ((40, 25), False)], ids=["together", "deaths"])
 def test_each_agent_is_dqn(limits, exact):
     model = IQL("MlpPolicy", SideBySide, env_kwargs={"limits": limits}, **OURS, **SETTINGS)
     references = {}

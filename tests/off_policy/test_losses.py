@@ -10,7 +10,6 @@ from sb3_matrl.common.arguments import constructor_arguments
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.vdn import VDN
-from tests.marks import quick_cases
 from tests.off_policy.trio import SETTINGS
 
 ALGORITHMS = [IQL, VDN, QMIX]
@@ -108,6 +107,7 @@ def expected_loss(model, batch):
     return np.mean(list(individual_losses(model, batch).values())) if isinstance(model, IQL) else team_loss(model, batch)
 
 
+@pytest.mark.cases(e2e=["default-QMIX", "ends-QMIX"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     "settings",
@@ -134,7 +134,8 @@ def test_the_loss_against_loops(algorithm, settings):
     assert float(model.gradient_step(batch)["train/loss"]) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", quick_cases(ALGORITHMS, [QMIX]))
+@pytest.mark.cases(quick=["QMIX"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_the_dead_see_and_do_changes_nothing(algorithm):
     state = {} if algorithm is not QMIX else {"state": "env"}
     one, other = trained(algorithm, **state), trained(algorithm, **state)

@@ -165,6 +165,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.cases(quick=["VDN"])
 @pytest.mark.parametrize("algorithm", [IQL, VDN, QMIX])
 def test_a_training_is_the_same_up_to_rounding(algorithm):
     separate, stacked = (

@@ -19,7 +19,6 @@ from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.vdn import VDN
 from sb3_matrl.vec_env import make_joint_vec_env
-from tests.marks import quick_cases
 from tests.matrl.test_exact_resume import flat, played
 from tests.off_policy import trio
 from tests.vec_env.toys import Saving, ToyEnv, late_entry, plain
@@ -107,8 +106,12 @@ def never_stopped(env):
     return build(QMIX, env, policy, **settings).learn(N_STEPS)
 
 
-@pytest.mark.parametrize("env", quick_cases(ENVS, ["checkers_v0"]))
-@pytest.mark.parametrize("moment", ["step", *(pytest.param(one, marks=pytest.mark.e2e) for one in ("start", "end"))])
+@pytest.mark.cases(
+    quick=["step-checkers_v0"],
+    expensive=["step-TwoStepGame", "start-checkers_v0", "start-SavingTrio", "start-TwoStepGame", "end-TwoStepGame"],
+)
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("moment", ["step", "start", "end"])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, env, moment):
     policy, settings = ENVS[env]
     stopped = build(QMIX, env, policy, **settings)
@@ -124,6 +127,7 @@ def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, 
     assert_same(resumed, never_stopped(env))
 
 
+@pytest.mark.cases(e2e=["IQL"])
 @pytest.mark.parametrize("algorithm", [IQL, VDN])
 def test_a_stopped_training_continues_in_the_same_process(algorithm):
     class Stop(BaseCallback):
@@ -148,6 +152,7 @@ def test_a_finished_training_continues_as_one_longer_training(tmp_path):
     assert_same(resumed.learn(204, reset_num_timesteps=False), build(VDN, **settings).learn(420))
 
 
+@pytest.mark.e2e
 def test_the_last_block_is_finished_after_a_resume(tmp_path):
     # 414 = 34.5 blocks of 12 steps: the training ends with the block that reaches it.
     whole = build().learn(414)
@@ -169,6 +174,7 @@ def test_without_its_replay_buffer_a_training_warns(tmp_path):
     assert resumed.num_timesteps == 180
 
 
+@pytest.mark.e2e
 def test_an_env_that_cannot_save_its_state_begins_new_episodes(tmp_path, capsys):
     model = build(env=plain, vec_env="dummy").learn(240)
     model.save(tmp_path / "model")
@@ -181,6 +187,7 @@ def test_an_env_that_cannot_save_its_state_begins_new_episodes(tmp_path, capsys)
     assert (resumed.replay_buffer.final[79] >= 0).all()  # the next moment of the interrupted episodes was kept
 
 
+@pytest.mark.cases(quick=["QMIX"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_loaded_model_acts_like_the_saved_one(tmp_path, algorithm):
     model = algorithm(**trio.SETTINGS).learn(60)
@@ -197,6 +204,7 @@ def test_a_loaded_model_acts_like_the_saved_one(tmp_path, algorithm):
     assert all(action.shape == () and action == ours[agent][0] for agent, action in single_actions.items())
 
 
+@pytest.mark.cases(quick=["QMIX"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_dummy_and_batched_envs_give_the_same_training(algorithm):
     trainings = [build(algorithm, "switch_v0", vec_env=kind).learn(240) for kind in ("batched", "dummy")]
@@ -222,6 +230,7 @@ class Legal(trio.Trio):
         return observations, *results, infos
 
 
+@pytest.mark.cases(e2e=["0.0"])
 @pytest.mark.parametrize("eps", [0.0, 0.5])
 def test_no_action_is_illegal(eps):
     settings = {**trio.SETTINGS, "env": Legal, "exploration_initial_eps": eps, "exploration_final_eps": eps}

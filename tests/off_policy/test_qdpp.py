@@ -105,6 +105,7 @@ class SlowQdpp:
         }
 
 
+@pytest.mark.cases(quick=["learned-True"])
 @pytest.mark.parametrize("double_q", [True, False])
 @pytest.mark.parametrize("norm", ["unit", "learned"])
 def test_losses_equal_a_loop_with_deaths_masks_and_ends(norm: str, double_q: bool) -> None:
@@ -246,6 +247,7 @@ def test_joint_samples_avoid_equal_features() -> None:
     assert 0.4 < actions["agent_0"].mean() < 0.6
 
 
+@pytest.mark.cases(quick=["unit"])
 @pytest.mark.parametrize("norm", ["unit", "learned"])
 def test_a_saved_model_predicts_and_trains_as_before(norm: str, tmp_path: Path) -> None:
     model = trained(feature_norm=norm)
@@ -264,6 +266,7 @@ def test_a_saved_model_predicts_and_trains_as_before(norm: str, tmp_path: Path) 
         assert th.equal(one, other)
 
 
+@pytest.mark.e2e
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path: Path) -> None:
     special = {"env": SavingTrio, "buffer_size": 60, "target_update_interval": 27, "train_freq": 2}
     whole = trained(steps=120, **special)

@@ -13,7 +13,6 @@ import torch as th
 from sb3_matrl.envs import matrix_game_v0
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.qtran import QTRAN
-from tests.marks import quick_cases
 from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio
 
@@ -124,9 +123,8 @@ class SlowQtran:
         return {f"train/{name}": float(value) for name, value in zip(names, np.mean(of_agent, axis=0), strict=True)}
 
 
-@pytest.mark.parametrize(
-    ("variant", "double_q"), quick_cases(product(VARIANTS, [True, False]), [("base", True), ("alt", False)])
-)
+@pytest.mark.cases(quick=["alt-False"])
+@pytest.mark.parametrize(("variant", "double_q"), product(VARIANTS, [True, False]))
 def test_losses_equal_a_loop_with_deaths_masks_and_ends(variant: str, double_q: bool) -> None:
     model = trained(variant, double_q=double_q, target_update_interval=10_000, learning_rate=1e-2)
     batch = model.sample(40)
@@ -140,6 +138,7 @@ def test_losses_equal_a_loop_with_deaths_masks_and_ends(variant: str, double_q: 
     assert float(logged["train/loss"]) == pytest.approx(total, rel=2e-4)
 
 
+@pytest.mark.cases(e2e=["base"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_alike_agents_computed_together_equal_sb3s_networks(variant: str) -> None:
     settings = {"learning_starts": 10, "train_freq": 2, "batch_size": 8, "seed": 0, "device": "cpu", "variant": variant}
@@ -152,6 +151,7 @@ def test_alike_agents_computed_together_equal_sb3s_networks(variant: str) -> Non
         th.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.cases(e2e=["alt"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_only_the_weights_of_the_losses_decide_what_learns(variant: str) -> None:
     model = trained(variant, opt_coef=0.0, nopt_coef=0.0)
@@ -177,6 +177,7 @@ def test_the_targets_follow_utilities_and_joint_networks(variant: str) -> None:
     assert all(th.equal(*pair) for parameters, targets in pairs for pair in zip(parameters, targets, strict=True))
 
 
+@pytest.mark.cases(e2e=["alt"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_saved_model_predicts_and_trains_as_before(variant: str, tmp_path: Path) -> None:
     model = trained(variant)
@@ -195,7 +196,8 @@ def test_a_saved_model_predicts_and_trains_as_before(variant: str, tmp_path: Pat
     assert_equal_parameters(model, loaded)
 
 
-@pytest.mark.parametrize("variant", quick_cases(VARIANTS, ["base"]))
+@pytest.mark.e2e
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(variant: str, tmp_path: Path) -> None:
     special = {"env": SavingTrio, "buffer_size": 60, "target_update_interval": 27, "train_freq": 2}
     whole = trained(variant, 120, **special)

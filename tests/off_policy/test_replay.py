@@ -152,6 +152,7 @@ def test_new_episodes_leave_the_next_observations_of_interrupted_ones(env):
     assert_holds(recorder, recorder.buffer)
 
 
+@pytest.mark.e2e
 def test_places_of_final_moments_are_used_again(env):
     recorder = Recorder(env)
     recorder.play(400)

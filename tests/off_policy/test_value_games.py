@@ -36,7 +36,7 @@ def test_short_trainings_end_at_the_right_joint_action(method: str, changes: dic
     assert play("G2", method, steps=2_500, changes=changes)[0] == expected
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 @pytest.mark.parametrize("game", PAYOFFS)
 @pytest.mark.parametrize("method", ["qtran-base", "qtran-alt"])
 def test_qtran_learns_the_payoffs_and_plays_the_best_action(method: str, game: str) -> None:
@@ -45,7 +45,7 @@ def test_qtran_learns_the_payoffs_and_plays_the_best_action(method: str, game: s
     assert np.abs(np.array(learned["q_tot"]) - PAYOFFS[game]).max() < 0.15
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_vdn_learns_the_least_squares_fit() -> None:
     np.testing.assert_allclose(9.0 * ADDITIVE_G1, [[-56.0, -44.0, -44.0], [-44.0, -32.0, -32.0], [-44.0, -32.0, -32.0]])
     value, learned = play("G1", "vdn", changes=DECAY)
@@ -53,7 +53,7 @@ def test_vdn_learns_the_least_squares_fit() -> None:
     assert np.abs(np.array(learned["q_tot"]) - ADDITIVE_G1).max() < 0.5
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_monotone_values_miss_the_best_action_of_g2() -> None:
     assert play("G2", "vdn")[0] == 6.0
     value, learned = play("G2", "qmix", changes=DECAY)
@@ -63,7 +63,7 @@ def test_monotone_values_miss_the_best_action_of_g2() -> None:
     assert best_fit[0, 0] == -8.0 and np.abs(np.array(learned["q_tot"]) - best_fit).max() < 0.5
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_qdpp_plays_the_best_action_of_g1() -> None:
     value, learned = play("G1", "qdpp")
     assert value == 8.0 and learned["q_tot"][0][0] == pytest.approx(8.0, abs=1.0)

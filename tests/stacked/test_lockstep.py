@@ -19,7 +19,6 @@ from torch import nn
 from sb3_matrl import MATRL
 from sb3_matrl.matrl import coordinator
 from sb3_matrl.on_policy.batch import AgentBatch
-from tests.marks import quick_cases
 from tests.vec_env.toys import ToyEnv
 
 N_STEPS, N_ENVS = 32, 4
@@ -130,7 +129,8 @@ def numbers(model: MATRL) -> dict[str, th.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("case", quick_cases(CASES, ["Box"]))
+@pytest.mark.cases(e2e=["Box", "MultiDiscrete", "deaths, masks", "different settings"], rest="expensive")
+@pytest.mark.parametrize("case", CASES)
 def test_hundreds_of_stacked_steps_equal_those_of_sb3(case: str, doubles: None) -> None:
     reference = make(case, "sb3")
     assert reference.collect_rollouts(reference._init_callback(None))

@@ -47,6 +47,7 @@ def silent_errors() -> list[str]:
     return found
 
 
+@pytest.mark.e2e
 def test_errors_about_names_suggest_one() -> None:
     assert silent_errors() == []
 

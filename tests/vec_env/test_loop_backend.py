@@ -22,7 +22,6 @@ from sb3_matrl.vec_env.copy_arrays import CopyArrays
 from sb3_matrl.vec_env.describe import describe
 from sb3_matrl.vec_env.errors import DataFault
 from sb3_matrl.vec_env.value_checks import ObservationCheck
-from tests.marks import quick_cases
 from tests.vec_env import toys
 from tests.vec_env.kinds import EVERY_IN_WORKERS, EVERY_KIND, IN_PROCESS, IN_WORKERS
 from tests.vec_env.reference import random_actions
@@ -66,9 +65,8 @@ def everything(venv: Any, n_steps: int) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "name", quick_cases(TRAJECTORIES, ["deaths", "late entries", "lists the dead", "agents leave", "every kind of space"])
-)
+@pytest.mark.cases(quick=["deaths", "late entries", "every kind of space"])
+@pytest.mark.parametrize("name", TRAJECTORIES)
 def test_every_kind_gives_the_same_trajectory(name: str) -> None:
     factory, batched, n_steps = TRAJECTORIES[name]
     runs = {}
@@ -91,6 +89,7 @@ SAVING: dict[str, Any] = {
 }
 
 
+@pytest.mark.cases(e2e=["False-subproc-every kind of space", "False-subproc-turns"])
 @pytest.mark.parametrize("name", SAVING)
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 @pytest.mark.parametrize("supersuit_first", [True, False])

@@ -160,6 +160,7 @@ def test_the_batched_mujoco_robots_give_the_states_of_the_single_ones():
             assert venv.episode_lengths.tolist() == [2, 2, 2]
 
 
+@pytest.mark.e2e
 def test_the_state_of_pong_is_the_machines_memory():
     pytest.importorskip("multi_agent_ale_py")
     with closing(make_joint_vec_env(pong_v3.parallel_env, 1, states=True, seed=0)) as venv:
@@ -168,6 +169,7 @@ def test_the_state_of_pong_is_the_machines_memory():
         np.testing.assert_array_equal(venv.states[0], env.state())
 
 
+@pytest.mark.cases(quick=["dummy"])
 @EVERY_KIND
 def test_a_restored_env_has_the_states_of_the_original(kind):
     for factory in (CHECKERS, partial(toys.saving, "early_death"), SavingTurnGame):

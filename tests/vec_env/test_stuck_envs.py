@@ -14,7 +14,6 @@ import pytest
 from sb3_matrl import MATRL
 from sb3_matrl.evaluation import RandomPolicy, play_episodes
 from sb3_matrl.vec_env import EnvError, make_joint_vec_env
-from tests.marks import quick_cases
 from tests.vec_env import toys
 from tests.vec_env.kinds import EVERY_KIND
 
@@ -65,7 +64,8 @@ class StuckInOneCopy(Stuck):
             super().did(where)
 
 
-@pytest.mark.parametrize("kind", quick_cases(["auto", "supersuit-subproc"], ["auto"]))
+@pytest.mark.cases(quick=["auto"])
+@pytest.mark.parametrize("kind", ["auto", "supersuit-subproc"])
 def test_a_worker_that_hangs_in_a_step_is_ended(kind: str) -> None:
     factory = partial(StuckInOneCopy, "step", hang)
     env = make_joint_vec_env(factory, 4, kind, seed=7, num_cpus=2, env_timeout=1.0)
@@ -85,6 +85,7 @@ def test_a_worker_that_hangs_in_a_step_is_ended(kind: str) -> None:
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.cases(e2e=["make"])
 @pytest.mark.parametrize("where", ["reset", "make"])
 def test_a_worker_that_hangs_elsewhere_is_ended(where: str) -> None:
     class Env(Stuck):

@@ -107,6 +107,7 @@ def ends_of(step, agents, copy):
     return {agent: (terminated, truncated) for agent, terminated, truncated in flags if terminated or truncated}
 
 
+@pytest.mark.cases(e2e=["texas_holdem_no_limit", "go"])
 @pytest.mark.parametrize("name", GAMES)
 def test_turns_are_those_of_pettingzoos_loop(name):
     finished, _ = assert_same_as_loop(GAMES[name], "dummy", 90)
@@ -125,6 +126,7 @@ def test_turns_of_chess_are_those_of_pettingzoos_loop():
     assert max(finished) == 1
 
 
+@pytest.mark.cases(quick=["turn_game"])
 @pytest.mark.parametrize("name", ["connect_four", "turn_game"])
 def test_turns_in_worker_processes_are_those_of_pettingzoos_loop(name):
     finished, _ = assert_same_as_loop(GAMES[name], "subproc", 60)
@@ -193,6 +195,7 @@ def test_an_env_without_agents_is_refused():
         make_joint_vec_env(Empty)
 
 
+@pytest.mark.cases(quick=["SavingTurnGame-dummy", "make1-dummy"])
 @EVERY_KIND
 @pytest.mark.parametrize("make", [SavingTurnGame, partial(SavingTurnGame, dead_first=False)])
 def test_a_game_that_can_save_its_state_goes_on_from_a_snapshot(make, kind):

@@ -59,6 +59,7 @@ def imported(errors: str) -> set[str]:
 # ---------------------------------------------------------------- help and mistakes
 
 
+@pytest.mark.cases(e2e=["games table1", "games rotational"])
 @pytest.mark.parametrize("command", [*DEFAULTS, "games", "completion"])
 def test_help_shows_defaults_without_heavy_imports(command: str) -> None:
     name, *rest = command.split()

@@ -252,10 +252,11 @@ def test_run_can_be_given_by_its_path(logs, tmp_path, capsys):
     assert "not with --env checkers_v0: leave --env out" in error_of(capsys, "--run-dir", path, "--env", "checkers_v0")
 
 
+@pytest.mark.cases(quick=[":left-2-model"])
 @pytest.mark.parametrize("form", ["run in the log folder", "path of the run", "model"])
 @pytest.mark.parametrize(
     ("name", "action"),
-    [(":left", 2), pytest.param(":right", 0, marks=pytest.mark.e2e), pytest.param("", 0, marks=pytest.mark.e2e)],
+    [(":left", 2), (":right", 0), ("", 0)],
 )
 def test_an_agent_can_come_from_another_run(logs, tmp_path, capsys, form, name, action):
     world = WORLD.replace(":", "-")
@@ -285,6 +286,7 @@ def test_what_plays_is_said(logs, capsys):
     assert capsys.readouterr().out.startswith("policy ")
 
 
+@pytest.mark.cases(e2e=["words1-a.mp4"])
 @pytest.mark.parametrize(("words", "name"), [(["--n-episodes", "2"], "a.gif"), (["-n", "8", "--deterministic"], "a.mp4")])
 def test_video_is_recorded(logs, tmp_path, capsys, words, name):
     path = tmp_path / name

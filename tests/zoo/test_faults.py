@@ -6,7 +6,6 @@ from sb3_matrl.files.checkpoints import latest_checkpoint
 from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo.common.run_folder import RunFolder
 from sb3_matrl.zoo.train import main
-from tests.marks import quick_cases
 
 WORLD = "tests.zoo.worlds:Faulty"
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
@@ -24,17 +23,19 @@ FAULTS = [
 KILLED = ("killed", "subproc", ["it was killed by signal 9"])
 
 
-@pytest.mark.parametrize(("fault", "vec_env", "texts"), quick_cases([*FAULTS, KILLED], [FAULTS[0], *FAULTS[3:]]))
+@pytest.mark.cases(e2e=["inf reward-subproc-texts1", "nan observation-dummy-texts2", "killed-subproc-texts6"])
+@pytest.mark.parametrize(("fault", "vec_env", "texts"), [*FAULTS, KILLED])
 def test_fault_in_a_rollout_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, capsys, fault, vec_env, texts):
     check_end(tmp_path / "run", capsys, fault, vec_env, "-1", texts)
 
 
-@pytest.mark.parametrize(("fault", "vec_env", "texts"), quick_cases(FAULTS, FAULTS[2:5]))
+@pytest.mark.cases(e2e=["nan reward-dummy-texts0", "inf reward-subproc-texts1", "exception-subproc-texts5"])
+@pytest.mark.parametrize(("fault", "vec_env", "texts"), FAULTS)
 def test_fault_in_an_evaluation_does_so_too(tmp_path, capsys, fault, vec_env, texts):
     check_end(tmp_path / "run", capsys, fault, vec_env, "200", texts)
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["-1"], rest="expensive")
 @pytest.mark.parametrize("eval_freq", ["-1", "200"])
 def test_worker_that_hangs_ends_the_run_after_the_timeout(tmp_path, capsys, eval_freq):
     texts = ["did not answer within 5 s (env_timeout)"]

@@ -20,13 +20,10 @@ def test_signal_stops_at_the_next_step():
         assert not stop.on_step()
 
 
+@pytest.mark.cases(quick=["torch-best response"])
 @pytest.mark.parametrize(
     ("backend", "optimizer"),
-    [
-        *product(["torch"], ["learner", "best response"]),
-        ("native", "learner"),
-        *(pytest.param("sb3", one, marks=pytest.mark.e2e) for one in ("learner", "best response")),
-    ],
+    [*product(["torch", "sb3"], ["learner", "best response"]), ("native", "learner")],
 )
 def test_update_is_broken_off_and_undone(tmp_path, backend, optimizer):
     require_kernel(backend)

@@ -6,7 +6,6 @@ import csv
 import re
 import shutil
 import signal
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,6 @@ CONTINUOUS = "tests.worlds.continuous_games:ContinuousGame"
 SMALL = {"buffer_size": 400, "learning_starts": 40, "batch_size": 8, "train_freq": 3, "n_envs": 4}
 NETWORKS = {"policy_kwargs.net_arch": [8]}
 QUICK = ["--eval-freq", "60", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu", "--seed", "3", "--save-freq", "50"]
-
-
-def also_e2e(values: Iterable[Any], *always: Any) -> list[Any]:
-    """Parameters of a test; those that are not in ``always`` are tested with the end-to-end tests."""
-    return [value if value in always else pytest.param(value, marks=pytest.mark.e2e) for value in values]
 
 
 def train(folder: Path, algorithm: str = "qmix", env: str = GAME, *words: str, code: int = 0, **changes: Any) -> RunFolder:
@@ -80,7 +74,8 @@ def stopped(tmp_path: Path, whole: RunFolder) -> RunFolder:
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("algorithm", also_e2e(OFF_POLICY, "qmix", "comix"))
+@pytest.mark.cases(quick=["comix"])
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_a_run_leaves_everything_behind(tmp_path: Path, algorithm: str) -> None:
     env = CONTINUOUS if algorithm in ("iddpg", "comix") else GAME
     run = train(tmp_path / "run", algorithm, env)
@@ -134,6 +129,7 @@ def test_a_replay_buffer_that_does_not_fit_is_refused_before_the_training(
 # ---------------------------------------------------------------- resuming
 
 
+@pytest.mark.e2e
 def test_a_killed_run_is_resumed_exactly(stopped: RunFolder, whole: RunFolder) -> None:
     assert main(["--resume", str(stopped.path)]) == 0
     assert differences(stopped, whole) == []
@@ -141,7 +137,7 @@ def test_a_killed_run_is_resumed_exactly(stopped: RunFolder, whole: RunFolder) -
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("step", also_e2e(range(20, 24), 21))
+@pytest.mark.parametrize("step", range(20, 24))
 def test_a_signal_at_any_step_of_a_block_costs_nothing(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -167,7 +163,7 @@ def test_a_signal_at_any_step_of_a_block_costs_nothing(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("at_evaluation", also_e2e([1, 2, 3, 4], 2))  # sampled and greedy at 60 steps, and at the end
+@pytest.mark.parametrize("at_evaluation", [1, 2, 3, 4])  # sampled and greedy at 60 steps, and at the end
 def test_an_evaluation_that_was_interrupted_is_repeated(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, at_evaluation: int
 ) -> None:
@@ -187,7 +183,7 @@ def test_an_evaluation_that_was_interrupted_is_repeated(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("damage", also_e2e(["missing", "cut", "changed"], "changed"))
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_a_damaged_replay_buffer_is_told_and_the_checkpoint_before_is_taken(
     stopped: RunFolder, whole: RunFolder, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -262,7 +258,7 @@ def test_a_full_disk_leaves_no_buffer_without_a_model(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["qmix"], rest="expensive")
 @pytest.mark.parametrize("algorithm", ["qmix", "maddpg"])
 def test_a_killed_process_is_resumed_bit_for_bit(tmp_path: Path, algorithm: str) -> None:
     case = Case("checkers_v0", "batched", 1000, algo=algorithm)
@@ -275,6 +271,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(tmp_path: Path, algorithm: str)
 # ---------------------------------------------------------------- failures
 
 
+@pytest.mark.cases(quick=["Faulty"])
 @pytest.mark.parametrize("world", ["Faulty", "SavedFaulty"])
 def test_a_fault_of_the_environment_ends_the_run_with_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: str
@@ -343,6 +340,7 @@ def test_networks_of_the_file_cannot_be_changed(tmp_path: Path, whole: RunFolder
     assert "mixing_embed_dim cannot be changed" in capsys.readouterr().err
 
 
+@pytest.mark.cases(e2e=["vdn"])
 @pytest.mark.parametrize("algorithm", ["iql", "vdn"])
 def test_all_agents_can_begin_as_an_agent_of_plain_sb3(tmp_path: Path, whole: RunFolder, algorithm: str) -> None:
     agent = QMIX.load(whole.last_model, device="cpu").agents["agent_0"]
@@ -420,6 +418,7 @@ def test_the_doctor_tells_a_missing_buffer_from_a_damaged_one(
     assert re.search(r"WRONG +replay buffer .*damaged", capsys.readouterr().out)
 
 
+@pytest.mark.e2e
 def test_a_single_agent_of_a_continuous_team_is_plain_ddpg(tmp_path: Path) -> None:
     run = train(tmp_path / "run", "maddpg", CONTINUOUS)
     model = load_model(run.last_model, device="cpu")

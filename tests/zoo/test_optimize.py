@@ -175,7 +175,7 @@ def test_a_trial_of_a_file_does_not_choose_which_code_runs(searched: tuple[Path,
         new_options(given_options(where))
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_another_process_runs_trials_of_the_study(tmp_path: Path) -> None:
     given = [*SMALL, *QUICK, "--optimize", "--sweep", space_file(tmp_path), "-f", str(tmp_path / "logs")]
     options, config, first = checked_search([*given, "--n-trials", "2", "--n-jobs", "2"])
@@ -193,6 +193,7 @@ def test_another_process_runs_trials_of_the_study(tmp_path: Path) -> None:
     assert draws[0] != draws[1]
 
 
+@pytest.mark.cases(e2e=["False"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_trials_of_other_processes_are_waited_for_and_run_if_these_fail(tmp_path: Path, fails: bool) -> None:
     """Another process runs one of two trials, which ends well or with the process."""

@@ -1,13 +1,13 @@
 import pytest
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from sb3_matrl.zoo.sweeping.sweep_file import SWEEPS_FOLDER, Hyperband, find_sweep_file, read_sweep
 from sb3_matrl.zoo.sweeping.trial import Budget, check_parameters, trial_options, with_budget
-from tests.marks import quick_cases
 from tests.zoo.sweeps import SWEEP, write_sweep
 
 
 def test_words_are_those_of_wandbs_agent(tmp_path):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # seconds to import
+
     config = read_sweep(write_sweep(tmp_path))
     values = {
         "learning_rate": 1e-05,
@@ -144,18 +144,19 @@ def test_parameters_are_tried_with_every_algorithm_of_the_sweep(tmp_path):
         check_parameters(read_sweep(write_sweep(tmp_path, "b", command=command, parameters=mixed)))
 
 
+@pytest.mark.cases(
+    quick=["matrl_matrix_game-matrl-matrix_game_v0"],
+    expensive=["matrl_checkers-matrl-checkers_v0", "maddpg_hopper-maddpg-hopper_3x1"],
+)
 @pytest.mark.parametrize(
     ("name", "algorithm", "env"),
-    quick_cases(
-        [
-            ("matrl_checkers", "matrl", "checkers_v0"),
-            ("matrl_switch", "matrl", "switch_v0"),
-            ("matrl_matrix_game", "matrl", "matrix_game_v0"),
-            ("value_checkers", "vdn", "checkers_v0"),
-            ("maddpg_hopper", "maddpg", "hopper_3x1"),
-        ],
-        quick=[("matrl_matrix_game", "matrl", "matrix_game_v0")],
-    ),
+    [
+        ("matrl_checkers", "matrl", "checkers_v0"),
+        ("matrl_switch", "matrl", "switch_v0"),
+        ("matrl_matrix_game", "matrl", "matrix_game_v0"),
+        ("value_checkers", "vdn", "checkers_v0"),
+        ("maddpg_hopper", "maddpg", "hopper_3x1"),
+    ],
 )
 def test_shipped_sweeps_are_valid(name, algorithm, env):
     if env == "hopper_3x1":

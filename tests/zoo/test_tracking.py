@@ -205,6 +205,7 @@ def test_video_is_sent(tmp_path, offline):
     assert (file.parent / "files" / row["video/path"]).read_bytes() == (run_folder / "video.mp4").read_bytes()
 
 
+@pytest.mark.e2e
 def test_run_that_wandb_agent_starts_is_part_of_its_sweep(tmp_path, offline, monkeypatch):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

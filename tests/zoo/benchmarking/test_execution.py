@@ -104,6 +104,7 @@ def sleeping_launcher(processes):
     return launch
 
 
+@pytest.mark.cases(e2e=["2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_all_runs(tmp_path, screen, number):
     runs, processes, before = plan(tmp_path), [], signal.getsignal(number)

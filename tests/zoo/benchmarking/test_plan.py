@@ -97,6 +97,7 @@ def test_only_runs_with_a_result_are_finished(tmp_path):
     assert split_finished([done, half, *untouched]) == ([done], [half, *untouched])
 
 
+@pytest.mark.cases(e2e=["changes1-eval_freq was 100, now 50", "changes2-gamma was 0.99, now 0.5"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

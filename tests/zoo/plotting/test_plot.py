@@ -41,6 +41,7 @@ def test_logs_are_drawn_one_curve_per_run(logs: Path, tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"The curves are in {out}.\n"
 
 
+@pytest.mark.cases(e2e=[".svg-<?xml"])
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_the_suffix_is_the_format(tmp_path: Path, suffix: str, start: bytes) -> None:
     out = tmp_path / f"picture{suffix}"

@@ -77,6 +77,7 @@ def test_training_keeps_evenly_spaced_snapshots(logs):
     assert model.num_timesteps == 700
 
 
+@pytest.mark.e2e
 def test_a_resumed_training_saves_the_snapshots_that_are_missing(logs, tmp_path):
     words = ["--algo", "ippo", "--env", "matrix_game_v0", "-n", "400", "--snapshots", "2", "--run-dir", str(tmp_path / "run")]
     assert train([*QUICK, *SMALL, *words, "--save-freq", "100"]) == 0
@@ -166,6 +167,7 @@ def test_functions_files_and_sampled_designs_play(logs, tmp_path, no_pictures):
 # ---------------------------------------------------------------- resuming
 
 
+@pytest.mark.e2e
 def test_cells_of_a_killed_process_are_kept(logs, played, tmp_path, no_pictures):
     words = ["ippo/matrix_game_v0_1", "mine=matrl/matrix_game_v0_1", "random", "--games", "40", "--seed", "3"]
     lines = (played / "cells.jsonl").read_bytes().splitlines(keepends=True)
@@ -195,7 +197,7 @@ def test_a_damaged_line_is_told(tmp_path):
     assert LineFile(path, {"a": 1}, "").parts == [] and path.read_bytes() == b'{"a": 1}\n'
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_processes_give_the_same_result_and_survive_a_kill(logs, played, tmp_path):
     words = ["ippo/matrix_game_v0_1", "mine=matrl/matrix_game_v0_1", "random", "--games", "40", "--seed", "3"]
     command = [
