@@ -12,12 +12,15 @@ export PYTHONDONTWRITEBYTECODE :=
 TEST_JOBS ?= $(shell nproc || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
+# Length of `make paper`: small (half an hour on one core) or paper (weeks).
+BUDGET ?= small
+
 # Length of `make fuzz`.
 FUZZ_MINUTES ?= 60
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs flags notebooks dist pretrained games
-.PHONY: benchmarl benchmarks
+.PHONY: benchmarl benchmarks paper
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -84,6 +87,9 @@ games: setup  ## The table and figures of docs/games.md
 	$(BIN)/python zoo/games.py rotational --out docs/images/games
 	for game in matching_pennies chicken prisoners_dilemma stag_hunt rps shapley; do \
 		$(BIN)/python zoo/games.py dynamics --game $$game --out docs/images/games || exit 1; done
+
+paper: setup  ## Every table and figure of the paper, beside its numbers; BUDGET=paper for whole trainings; resumable
+	$(BIN)/python -m benchmarks.paper --budget $(BUDGET) --out logs/paper_$(BUDGET)
 
 $(BENCHMARL)/.installed: benchmarks/benchmarl_requirements.txt
 	$(PYTHON) -m venv $(BENCHMARL)
