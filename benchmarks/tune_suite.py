@@ -4,21 +4,22 @@ Search of settings for the tasks of a suite, the same for all methods: zoo/hyper
     python -m benchmarks.tune_suite --suite coordination --tasks chicken climbing --trials 12
 
 Optuna's TPE searches learning rate, clip range and entropy coefficient; all else is that of the suite, with as many gradient
-steps for every method. The first trials of all methods have the same values. A trial trains with every --seeds, which must not
-be among those of reported results, and its value is the mean score of the suite. Finished trials are kept in --storage: the
-same command continues a search that was stopped, and more --trials extend it.
+steps for every method. The first trials of all methods have the same values. --grid "learning_rate: [0.001, 0.003]" tries
+these values instead, each once. A trial trains with every --seeds, which must not be among those of reported results, and its
+value is the mean score of the suite. Finished trials are kept in --storage: the same command continues a search that was
+stopped, and more --trials extend it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,16 @@ import yaml
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmarks import suite_runs
 from benchmarks.shared import write_record
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.utils.atomic_file import atomic_file
-from sb3_matrl.zoo.benchmarking.exact_measures import measures_file, read_measures
 from sb3_matrl.zoo.benchmarking.plan import PlannedRun, Setting
-from sb3_matrl.zoo.benchmarking.suite_file import NASH_CONV, RETURN, SuiteTask, choose_tasks, read_suite
+from sb3_matrl.zoo.benchmarking.suite_file import NASH_CONV, SuiteTask, choose_tasks, read_suite
 from sb3_matrl.zoo.benchmarking.suite_plan import SuiteOptions, runs_of_task, task_benchmark
-from sb3_matrl.zoo.benchmarking.suite_scores import MEASURED, score_of_values
-from sb3_matrl.zoo.benchmarking.worker import MeasuredRun
+from sb3_matrl.zoo.benchmarking.suite_scores import run_scores
 from sb3_matrl.zoo.common.hyperparameters import HYPERPARAMS_FOLDER, apply_overrides, find_conf_file
-from sb3_matrl.zoo.common.yaml_files import read_yaml
+from sb3_matrl.zoo.common.yaml_files import parse_yaml, read_yaml
 from sb3_matrl.zoo.sweeping.trial import DIVERGED
 
 FIRST_SEED = 100
@@ -51,12 +51,30 @@ EVALUATION_EPISODES = 50
 STARTUP_TRIALS = 6
 
 
-def suggest(trial: optuna.Trial) -> dict[str, float]:
+# Values of a grid by name.
+Grid = dict[str, list[float]]
+
+
+def suggest(trial: optuna.Trial, grid: Grid | None = None) -> dict[str, float]:
     """Draw the settings of a trial."""
+    if grid is not None:
+        return {name: float(trial.suggest_categorical(name, values)) for name, values in grid.items()}
     low, high = SPACE["learning_rate"]
     rate = trial.suggest_float("learning_rate", low, high, log=True)
     drawn = {name: float(trial.suggest_categorical(name, SPACE[name])) for name in ("clip_range", "ent_coef")}
     return {"learning_rate": float(f"{rate:.3g}"), **drawn}
+
+
+def read_grid(text: str) -> Grid:
+    """
+    :param text: ``name: [value, ...]`` as YAML, for one hyper-parameter or, in braces, several
+    :raises argparse.ArgumentTypeError: if it is something else
+    """
+    try:
+        content = parse_yaml(text)
+        return {str(name): [float(value) for value in values] for name, values in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"expected 'name: [value, ...]' as YAML, got {text!r}") from None
 
 
 def trial_runs(
@@ -70,24 +88,28 @@ def trial_runs(
 
 def train(task: SuiteTask, run: PlannedRun) -> float:
     """Train once and return the score of the run."""
-    options = replace(run.options, eval_freq=-1, log_interval=-2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evaluations = MeasuredRun.begin(options, "tune_suite").train()
-    if task.score == RETURN:
-        return float(evaluations.sampled[-1].mean)
-    return score_of_values(task.score, read_measures(measures_file(run.folder))[MEASURED[task.score]])[0]
+        found = suite_runs.train(suite_runs.training_of(task, run, EVALUATION_EPISODES))
+    return run_scores(task, suite_runs.result_of(run, found))[0]
 
 
-def objective(task: SuiteTask, method: Setting, seeds: Sequence[int], trial: optuna.Trial) -> float:
+def objective(task: SuiteTask, method: Setting, args: argparse.Namespace, trial: optuna.Trial) -> float:
     """Mean score over the seeds."""
-    drawn, start = suggest(trial), time.perf_counter()
+    drawn, start = suggest(trial, args.grid), time.perf_counter()
     trial.set_user_attr("settings", drawn)
-    with TemporaryDirectory() as folder:
-        scores = [train(task, run) for run in trial_runs(task, method, drawn, seeds, folder)]
+    scores = [train(task, run) for run in trial_runs(task, method, drawn, args.seeds, "tune_suite")]
     trial.set_user_attr("scores", scores)
     trial.set_user_attr("seconds", round(time.perf_counter() - start, 1))
     return float(np.mean(scores))
+
+
+def _sampler(done: int, grid: Grid | None) -> optuna.samplers.BaseSampler:
+    """The same one for all methods."""
+    seed = int(np.random.SeedSequence([FIRST_SEED, done]).generate_state(1)[0])
+    if grid is not None:
+        return optuna.samplers.GridSampler(grid, seed=FIRST_SEED)
+    return optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
 
 
 def search(task: SuiteTask, method: Setting, args: argparse.Namespace) -> list[FrozenTrial]:
@@ -95,14 +117,14 @@ def search(task: SuiteTask, method: Setting, args: argparse.Namespace) -> list[F
     name = f"{task.name}/{method.name}"
     direction = StudyDirection.MINIMIZE if task.score == NASH_CONV else StudyDirection.MAXIMIZE
     study = optuna.create_study(study_name=name, storage=args.storage, direction=direction, load_if_exists=True)
-    used = {"seeds": list(args.seeds), "space": SPACE, "n_timesteps": task.n_timesteps, "hyperparams": dict(task.hyperparams)}
+    used = {"seeds": list(args.seeds), "space": args.grid or SPACE, "n_timesteps": task.n_timesteps}
+    used["hyperparams"] = dict(task.hyperparams)
     if study.user_attrs.get("search", used) != used:
         raise ValueError(f"study {name} in {args.storage} was another search; give another --storage")
     study.set_user_attr("search", used)
     while (done := len(finished(study))) < args.trials:
-        seed = int(np.random.SeedSequence([FIRST_SEED, done]).generate_state(1)[0])
-        study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
-        study.optimize(lambda trial: objective(task, method, args.seeds, trial), n_trials=1, catch=DIVERGED)
+        study.sampler = _sampler(done, args.grid)
+        study.optimize(lambda trial: objective(task, method, args, trial), n_trials=1, catch=DIVERGED)
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         raise ValueError(f"study {name}: all {args.trials} trials diverged; change the space, or give more --trials")
     best = study.best_trial
@@ -152,7 +174,7 @@ def task_record(task: SuiteTask, found: Mapping[str, Sequence[FrozenTrial]], arg
     return {
         "score": task.score,
         "seeds": args.seeds,
-        "space": SPACE,
+        "space": args.grid or SPACE,
         "n_timesteps": task.n_timesteps,
         "methods": {
             method: {
@@ -183,6 +205,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", help="default: all of the suite")
     parser.add_argument("--methods", nargs="+", help="default: all that are no ablations")
     parser.add_argument("--trials", type=int, default=12, help="finished trials of each method and task")
+    parser.add_argument(
+        "--grid", type=read_grid, help="values to try instead of Optuna's, such as 'learning_rate: [0.01, 0.1]'"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[FIRST_SEED, FIRST_SEED + 1], help="seeds of each trial")
     parser.add_argument("--storage", default="sqlite:///logs/tune_suite.db", help="data base of the trials")
     parser.add_argument("--record", type=Path, default=Path("benchmarks/results/tuning.json"))
@@ -190,6 +215,8 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.seeds) < FIRST_SEED:
         parser.error(f"--seeds must be at least {FIRST_SEED}: smaller ones are those of reported results")
+    if args.grid is not None:
+        args.trials = math.prod(map(len, args.grid.values()))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path("logs").mkdir(exist_ok=True)
     for task in choose_tasks(read_suite(args.suite), args.tasks):

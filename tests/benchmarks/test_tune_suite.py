@@ -35,7 +35,7 @@ def test_file_gives_the_trainings_of_the_search(name: str, tmp_path: Path) -> No
 
 
 def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
-    given = {"suite": "coordination", "methods": ["ippo"], "trials": 1, "seeds": [100], "out": folder}
+    given = {"suite": "coordination", "methods": ["ippo"], "trials": 1, "seeds": [100], "out": folder, "grid": None}
     storage = f"sqlite:///{folder / 'study.db'}"
     return argparse.Namespace(**{**given, "storage": storage, "record": folder / "tuning.json", **changes})
 
