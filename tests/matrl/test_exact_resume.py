@@ -96,7 +96,7 @@ def never_stopped(env, vec_env):
 )
 @pytest.mark.parametrize(
     ("env", "vec_env"),
-    product(SHIPPED, ["batched", "dummy", "subproc"]),
+    list(product(SHIPPED, ["batched", "dummy", "subproc"])),
 )
 @pytest.mark.parametrize("stop", [120, 267])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, vec_env, env, stop):

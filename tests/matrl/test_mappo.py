@@ -56,7 +56,7 @@ class CartPoleWithState(CartPoleParallelEnv):
 @pytest.mark.cases(quick=["None-observations"])
 @pytest.mark.parametrize(
     ("max_episode_steps", "state"),
-    product([None, 12], ["env", "observations"]),
+    list(product([None, 12], ["env", "observations"])),
 )
 def test_one_agent_that_sees_the_state_equals_ppo_bit_for_bit(max_episode_steps: int | None, state: str) -> None:
     kwargs = {**COMMON, "n_epochs": 4, "batch_size": 32, "ent_coef": 0.01}
@@ -133,7 +133,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 )
 @pytest.mark.parametrize(
     ("case", "backend"),
-    product(RESUMED, ["sb3", "auto"]),
+    list(product(RESUMED, ["sb3", "auto"])),
 )
 def test_a_resumed_training_is_the_one_that_never_stopped(case: str, backend: str, tmp_path: Path) -> None:
     arguments = {**RESUMED[case], "backend": backend}

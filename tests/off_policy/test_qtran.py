@@ -124,7 +124,7 @@ class SlowQtran:
 
 
 @pytest.mark.cases(quick=["alt-False"])
-@pytest.mark.parametrize(("variant", "double_q"), product(VARIANTS, [True, False]))
+@pytest.mark.parametrize(("variant", "double_q"), list(product(VARIANTS, [True, False])))
 def test_losses_equal_a_loop_with_deaths_masks_and_ends(variant: str, double_q: bool) -> None:
     model = trained(variant, double_q=double_q, target_update_interval=10_000, learning_rate=1e-2)
     batch = model.sample(40)
