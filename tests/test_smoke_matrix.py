@@ -202,6 +202,7 @@ def test_value_based_algorithms_run_on_checkers(algorithm: str, tmp_path: Path) 
     check_off_policy("checkers_v0", algorithm, tmp_path)
 
 
+@pytest.mark.e2e
 def test_matrl_runs_on_the_hopper(tmp_path: Path) -> None:
     pytest.importorskip("gymnasium_robotics")
     check("hopper_3x1", "matrl", "PPO", tmp_path)

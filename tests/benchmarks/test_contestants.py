@@ -23,7 +23,7 @@ def parameters(model):
     return [parameter.detach().clone() for ppo in model.learners.values() for parameter in ppo.policy.parameters()]
 
 
-@pytest.mark.cases(e2e=["torch"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("backend", ["sb3", "torch"])
 def test_iterations_one_by_one_are_those_of_learn(backend):
     column = tiny("checkers")

@@ -72,7 +72,7 @@ def sources(tmp_path: Path) -> dict[str, tuple[Any, Any]]:
     }
 
 
-@pytest.mark.cases(quick=["policy", "path and agent", "function"])
+@pytest.mark.cases(quick=["policy", "function"])
 @pytest.mark.parametrize("kind", ["algorithm", "policy", "off-policy", "tuple", "path", "path and agent", "function"])
 def test_everything_that_acts_can_be_frozen(kind: str, tmp_path: Path) -> None:
     unchanged = checkers_v0.parallel_env

@@ -272,6 +272,7 @@ def test_nothing_is_written_or_printed(monkeypatch, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.e2e
 def test_pictures_are_drawn_without_a_display(monkeypatch):
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -99,7 +99,7 @@ def follow(core, references, n_steps, scale=1.0):
     return ends.tolist()
 
 
-@pytest.mark.cases(quick=["hopper_3x1"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("env_id", IDS)
 def test_core_follows_the_librarys_environments(env_id):
     references = [library_env(env_id) for _ in range(3)]
@@ -186,7 +186,7 @@ def test_restored_core_continues_bit_for_bit_across_episodes(env_id):
     np.testing.assert_equal(fresh.snapshot()["envs"], venv.snapshot()["envs"])
 
 
-@pytest.mark.cases(e2e=["ant_2x4"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("env_id", ["hopper_3x1", "ant_2x4"])
 def test_core_continues_from_separately_stepped_copies(env_id):
     batched, separate = twins(env_id)

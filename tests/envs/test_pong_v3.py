@@ -136,7 +136,7 @@ def test_observations_are_fresh_arrays(pixels):
     assert np.array_equal(before, kept) and not np.array_equal(after, kept)
 
 
-@pytest.mark.cases(e2e=["second_0-50"])
+@pytest.mark.e2e
 @pytest.mark.parametrize(("agent", "byte"), [("first_0", RIGHT), ("second_0", LEFT)])
 def test_first_plays_the_right_paddle_and_second_the_left(agent, byte):
     heights = {}
@@ -386,6 +386,7 @@ def test_joint_vec_env_can_save_and_go_on():
         assert all(np.array_equal(one[agent], two[agent]) for agent in one)
 
 
+@pytest.mark.e2e
 def test_a_copy_goes_on_from_the_same_state():
     env = make("pong_v3", max_cycles=20)
     env.reset(seed=0)

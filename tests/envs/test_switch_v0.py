@@ -35,7 +35,7 @@ def test_random_play_follows_the_written_rules(n_agents, finished_agents, flags)
     assert assert_follows_reference(core, lambda: SlowSwitch(**options), n_steps=45, seed=1) == 2 * 5
 
 
-@pytest.mark.cases(e2e=["pay"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("finished_agents", ["pay", "leave"])
 def test_long_random_play_with_arrivals_follows_the_written_rules(finished_agents):
     options = {"n_agents": 2, "finished_agents": finished_agents, "max_cycles": 4000, "goal_reward": 2.5, "step_cost": -0.3}

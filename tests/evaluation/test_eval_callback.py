@@ -342,7 +342,7 @@ def test_evaluation_that_fails_leaves_no_trace(monkeypatch):
     assert callback.state() == {**before, "next_evaluation": 60}
 
 
-@pytest.mark.cases(quick=["9"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("at_look", [1, 2, 9, 15])
 def test_evaluation_that_is_to_stop_leaves_no_trace_and_is_made_up_for(tmp_path, trained, at_look):
     looks = []

@@ -69,6 +69,7 @@ def test_equilibria_of_12000_games_have_no_profitable_deviation():
         assert (found.distance(np.nan_to_num(inside[:, 0])) == 0.0).all()
 
 
+@pytest.mark.e2e
 def test_no_equilibrium_of_12000_games_is_missing():
     payoffs = all_games()
     found = NormalFormGame(payoffs).equilibria()

@@ -127,7 +127,7 @@ class MaskedCartPole(CartPoleParallelEnv):
         return {"agent_0": {"action_mask": legal(self.env).astype(np.int8)}}
 
 
-@pytest.mark.cases(quick=["9"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("max_episode_steps", [None, 9])
 def test_a_masking_learner_equals_its_original(max_episode_steps: int | None) -> None:
     kwargs = {**COMMON, "n_steps": 96, "n_epochs": 3, "batch_size": 32}

@@ -237,7 +237,8 @@ def test_the_memory_of_a_frozen_agent_is_saved(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", pytest.param("subproc", marks=pytest.mark.e2e)])
+@pytest.mark.e2e
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
 def test_normalised_hoppers_resume_in_the_middle_of_a_rollout(tmp_path, vec_env):
     pytest.importorskip("gymnasium_robotics")
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, env="hopper_3x1", vec_env=vec_env, **NORMALISED)

@@ -91,7 +91,7 @@ class Joint(ParallelEnv):  # type: ignore[type-arg]
         return *({"viewer": value} for value in (observation, reward, ended, late)), {}
 
 
-@pytest.mark.cases(quick=["channels last-True", "Dict-False"])
+@pytest.mark.cases(quick=["channels last-True"])
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
 def test_images_equal_sb3_to_the_last_bit(view: str, late: bool) -> None:

@@ -107,7 +107,7 @@ def expected_loss(model, batch):
     return np.mean(list(individual_losses(model, batch).values())) if isinstance(model, IQL) else team_loss(model, batch)
 
 
-@pytest.mark.cases(e2e=["default-QMIX", "ends-QMIX"])
+@pytest.mark.cases(quick=["rewards-QMIX"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     "settings",
@@ -164,6 +164,7 @@ def test_scaled_rewards(algorithm):
     assert float(model.gradient_step(batch)["train/loss"]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.cases(quick=["VDN"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_targets_follow_all_networks(algorithm):
     model = trained(algorithm)
@@ -177,6 +178,7 @@ def test_targets_follow_all_networks(algorithm):
             assert th.allclose(target, 0.5 * now + 0.5 * was)
 
 
+@pytest.mark.cases(quick=["QMIX"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_gradients_are_clipped_together_for_each_optimizer(algorithm):
     model = trained(algorithm, max_grad_norm=1e-3)

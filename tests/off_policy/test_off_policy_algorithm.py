@@ -204,7 +204,7 @@ def test_a_loaded_model_acts_like_the_saved_one(tmp_path, algorithm):
     assert all(action.shape == () and action == ours[agent][0] for agent, action in single_actions.items())
 
 
-@pytest.mark.cases(quick=["QMIX"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_dummy_and_batched_envs_give_the_same_training(algorithm):
     trainings = [build(algorithm, "switch_v0", vec_env=kind).learn(240) for kind in ("batched", "dummy")]
@@ -230,7 +230,7 @@ class Legal(trio.Trio):
         return observations, *results, infos
 
 
-@pytest.mark.cases(e2e=["0.0"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("eps", [0.0, 0.5])
 def test_no_action_is_illegal(eps):
     settings = {**trio.SETTINGS, "env": Legal, "exploration_initial_eps": eps, "exploration_final_eps": eps}
@@ -518,6 +518,7 @@ class Reordered(trio.Trio):
         self.possible_agents = ["c", "a", "b"]
 
 
+@pytest.mark.e2e
 def test_an_env_that_lists_its_agents_otherwise_gives_the_same_columns():
     settings = {**trio.SETTINGS, "state": "observations"}
     model = QMIX(**settings)

@@ -175,6 +175,7 @@ def test_one_agent_is_vdn() -> None:
     assert float(qdpp.gradient_step(qdpp.sample(8))["train/greedy_agreement"]) == 1.0
 
 
+@pytest.mark.e2e
 def test_behaviour_is_the_sampler_at_the_exploration_rate() -> None:
     settings = {"buffer_size": 8_000, "learning_starts": 4_000, "train_freq": 1, "learning_rate": 0.0}
     settings |= {"feature_dim": 2, "temperature": 1.4}

@@ -183,6 +183,7 @@ def test_learners_without_a_row_are_left_alone(doubles: None) -> None:
     assert not any(key.startswith("agent_0 policy ") for key in still)
 
 
+@pytest.mark.e2e
 def test_large_stacks_pass_in_parts(doubles: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from sb3_matrl.stacked import passes
 

@@ -108,7 +108,7 @@ def test_names_do_not_change_what_is_seen(names: Any, kind: str) -> None:
             np.testing.assert_array_equal(rewards, plain_rewards)
 
 
-@pytest.mark.cases(quick=["integers", "mixed"])
+@pytest.mark.cases(quick=["mixed"])
 @KINDS
 def test_a_model_acts_under_the_env_s_own_names_also_after_loading(names: Any, tmp_path: Any) -> None:
     env, plain = Race(names), Race()

@@ -90,6 +90,7 @@ def test_faults_of_a_reset_are_named(fault):
             venv.reset()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("fault", ["observation_shape", "observation_nan", "agent_returns", "reset_nobody"])
 def test_faults_in_worker_processes_read_the_same(fault):
     messages = []

@@ -89,7 +89,7 @@ SAVING: dict[str, Any] = {
 }
 
 
-@pytest.mark.cases(e2e=["False-subproc-every kind of space", "False-subproc-turns"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", SAVING)
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 @pytest.mark.parametrize("supersuit_first", [True, False])
@@ -221,6 +221,7 @@ def test_an_info_that_cannot_be_sent_is_named() -> None:
         venv.step(actions)
 
 
+@pytest.mark.e2e
 @EVERY_IN_WORKERS
 def test_envs_of_all_sizes_fit_into_the_memory(kind: str) -> None:
     """More workers than copies are not started, and each writes to its own copies alone."""

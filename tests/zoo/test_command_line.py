@@ -255,6 +255,7 @@ def test_fish_completes(scripts: dict[str, Path], words: tuple[str, ...], expect
     assert sorted(in_fish(scripts["fish"], *words)) == sorted(expected)
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_completes(scripts: dict[str, Path]) -> None:
     code = f"""

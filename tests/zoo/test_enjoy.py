@@ -330,6 +330,7 @@ def test_default_is_a_table_of_both_policies():
     assert options.policies == {"sampled": False, "greedy": True} and options.episodes == 100 and not options.render
 
 
+@pytest.mark.e2e
 def test_agent_of_plain_sb3_plays_if_it_is_trusted(logs, tmp_path, capsys):
     run = logs / "matrl" / "switch_v0_1"
     MATRL.load(run / "switch_v0", device="cpu").agents["agent_1"].save(tmp_path / "agent")

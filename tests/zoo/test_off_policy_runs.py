@@ -201,6 +201,7 @@ def test_a_damaged_replay_buffer_is_told_and_the_checkpoint_before_is_taken(
     assert differences(stopped, whole) == []
 
 
+@pytest.mark.e2e
 def test_a_checkpoint_without_any_usable_buffer_is_not_resumed_silently(
     stopped: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,7 +341,7 @@ def test_networks_of_the_file_cannot_be_changed(tmp_path: Path, whole: RunFolder
     assert "mixing_embed_dim cannot be changed" in capsys.readouterr().err
 
 
-@pytest.mark.cases(e2e=["vdn"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("algorithm", ["iql", "vdn"])
 def test_all_agents_can_begin_as_an_agent_of_plain_sb3(tmp_path: Path, whole: RunFolder, algorithm: str) -> None:
     agent = QMIX.load(whole.last_model, device="cpu").agents["agent_0"]

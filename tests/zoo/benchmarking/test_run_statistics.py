@@ -34,6 +34,7 @@ def slow_intervals(scores, aggregate, seed=1, n_resamples=1000):
     return np.percentile(values, [2.5, 97.5])
 
 
+@pytest.mark.e2e
 def test_columns_have_means_iqms_and_bootstrap_intervals():
     means, iqms = column_estimates(SCORES)
     np.testing.assert_allclose(means[0], SCORES.mean(axis=0))

@@ -65,6 +65,7 @@ def absolute_metrics(run):
     return json.loads(run.result.read_text())["absolute_metrics"]
 
 
+@pytest.mark.e2e
 def test_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(whole, stopped):
     run = stopped
     run.log.write_text("what the first process said\n")

@@ -49,6 +49,7 @@ def test_the_suffix_is_the_format(tmp_path: Path, suffix: str, start: bytes) -> 
     assert out.read_bytes().startswith(start)
 
 
+@pytest.mark.e2e
 def test_runs_of_an_algorithm_are_aggregated_and_drawn_again(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,7 @@ def test_heat_maps_are_drawn(played):
         assert "<svg" in text
 
 
+@pytest.mark.e2e
 def test_printed_table_has_means_with_intervals(logs, played, capsys, no_pictures):
     words = ["ippo/matrix_game_v0_1", "mine=matrl/matrix_game_v0_1", "random", "--games", "40", "--seed", "3"]
     before = (played / "cells.jsonl").read_bytes()
@@ -256,6 +257,7 @@ def test_runs_of_different_environments_are_rejected(logs, capsys):
     assert "game: rps" in message and "game: chicken" in message and "--env-kwargs" in message
 
 
+@pytest.mark.e2e
 def test_a_player_with_other_spaces_is_rejected(logs, capsys):
     message = error_of(logs, capsys, "ippo/matrix_game_v0_1", "ippo/matrix_game_v0_2", "--env-kwargs", "game:rps")
     assert "player ippo/matrix_game_v0_2@100 cannot play agent_0: its actions are Discrete(2)" in message
