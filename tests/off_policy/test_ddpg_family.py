@@ -23,7 +23,7 @@ from sb3_matrl.off_policy.maddpg import MADDPG
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.matrl.test_exact_resume import flat
 from tests.off_policy.continuous_trio import SETTINGS, ContinuousTrio, MixedTrio
-from tests.off_policy.test_off_policy_algorithm import Save, assert_same, equal
+from tests.off_policy.small_models import Save, assert_same, equal
 from tests.vec_env.toys import ToyEnv
 from tests.worlds.continuous_games import ContinuousGame
 

@@ -14,8 +14,8 @@ from sb3_matrl.envs import matrix_game_v0
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.vdn import VDN
+from tests.off_policy.small_models import Save, SavingTrio, assert_same
 from tests.off_policy.test_agent_perceptrons import alone
-from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio
 
 

@@ -13,7 +13,7 @@ import torch as th
 from sb3_matrl.envs import matrix_game_v0
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.qtran import QTRAN
-from tests.off_policy.test_off_policy_algorithm import Save, SavingTrio, assert_same
+from tests.off_policy.small_models import Save, SavingTrio, assert_same
 from tests.off_policy.trio import SETTINGS, Trio
 
 VARIANTS = ["base", "alt"]
