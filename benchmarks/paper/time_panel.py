@@ -37,11 +37,14 @@ PICTURE = "run_times.png"
 class Times(PanelOptions):
     """
     :param rounds: measurements of every method, by turns
+    :param off_policy_rounds: number of these in which methods with a replay buffer take part, on which the paper has no claim;
+        0 for all
     :param agents: numbers of agents in Switch
     :param robots: robots for the methods with continuous actions
     """
 
     rounds: int
+    off_policy_rounds: int = 0
     agents: tuple[int, ...] = (2, 3, 4)
     robots: tuple[str, ...] = ()
 
@@ -132,7 +135,9 @@ def jobs_of(options: Times) -> list[Job]:
         for env, agents, study in worlds:
             names = [one.name for one in methods(study)]
             turn = number % len(names)
-            found += [Job(env, agents, name, number) for name in names[turn:] + names[:turn]]
+            jobs = [Job(env, agents, name, number) for name in names[turn:] + names[:turn]]
+            is_last = 0 < options.off_policy_rounds <= number
+            found += [job for job in jobs if not (is_last and "buffer_size" in settings_of(job).values)]
     return found
 
 
@@ -154,7 +159,7 @@ def measure(task: Task) -> dict[str, Any]:
     for job in sorted(wanted, key=lambda job: job.round):
         table.setdefault(job.world, {}).setdefault(job.method, []).append(seconds[job])
     draw(task.folder / PICTURE, table)
-    return {"seconds": table}
+    return {"times": table}
 
 
 def _left(wanted: Sequence[Job], known: Mapping[Job, float]) -> list[Job]:
@@ -162,7 +167,8 @@ def _left(wanted: Sequence[Job], known: Mapping[Job, float]) -> list[Job]:
     left = [job for job in wanted if job not in known]
     for job in {job.method: job for job in left}.values():
         settings = settings_of(job)
-        measure_time(job, settings.n_envs * int(settings.get("n_steps", 1)))
+        part = settings["train_freq"] if "buffer_size" in settings.values else settings["n_steps"]
+        measure_time(job, settings.n_envs * int(part))
     return left
 
 
@@ -196,16 +202,16 @@ def section(record: Mapping[str, Any]) -> Section:
     """
     text = (
         f"Seconds of {ENV_STEPS:,} environment steps and {GRADIENT_STEPS} gradient steps per agent, best responses included, "
-        f"for every method: median of {record['options']['rounds']} rounds, in which the methods take turns, and their range. "
+        f"for every method: median of up to {record['options']['rounds']} rounds, in which the methods take turns, and range. "
         "One thread; batches and networks are those of the learning curves; each method with the fastest backend that it has "
         "(`backend: auto`)."
     )
     tables = []
-    for world, by_method in record["seconds"].items():
+    for world, by_method in record["times"].items():
         rows = [[name, _range(times), *_ratios(by_method, name)] for name, times in by_method.items()]
         tables.append(Table([world, "seconds", "matrl / method"], rows))
     picture = Picture(PICTURE, f"Seconds of {ENV_STEPS:,} environment steps with {GRADIENT_STEPS} gradient steps")
-    return Section([text], tables, pictures=[picture], claims=[claim(record["seconds"])])
+    return Section([text], tables, pictures=[picture], claims=[claim(record["times"])])
 
 
 def _range(values: Sequence[float]) -> str:
@@ -213,13 +219,18 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _ratios(by_method: Mapping[str, Sequence[float]], name: str) -> list[str]:
-    return [""] if name == "matrl" else [_range([a / b for a, b in zip(by_method["matrl"], by_method[name], strict=True)])]
+    return [""] if name == "matrl" else [_range(_by_round(by_method, name))]
+
+
+def _by_round(by_method: Mapping[str, Sequence[float]], name: str) -> list[float]:
+    """MATRL's time divided by that of the method, in every round that both have."""
+    return [ours / theirs for ours, theirs in zip(by_method["matrl"], by_method[name], strict=False)]
 
 
 def _comparisons(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[tuple[str, list[float]]]:
     for world, by_method in seconds.items():
         for other in ("ippo", "il-la"):
-            yield f"{other} in {world}", [a / b for a, b in zip(by_method["matrl"], by_method[other], strict=True)]
+            yield f"{other} in {world}", _by_round(by_method, other)
 
 
 def claim(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> Claim:
