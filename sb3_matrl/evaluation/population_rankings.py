@@ -39,7 +39,7 @@ def nash_averaging(payoffs: npt.ArrayLike) -> tuple[Array, Array]:
         :meth:`~sb3_matrl.evaluation.CrossPlayResult.margins_by_game`
     :return: (K,) probabilities of the equilibrium, and (K,) payoffs of the players against it, which are at most 0
     :raises ValueError: if the payoffs are not antisymmetric
-    :raises ImportError: if OpenSpiel is missing, or cvxpy, which it solves the game with
+    :raises ImportError: if OpenSpiel is missing, or cvxpy, with which it solves the game
     """
     matrix = _square(payoffs)
     if not np.allclose(matrix, -matrix.T, atol=1e-9 * max(abs(matrix).max(initial=0.0), 1.0)):
@@ -57,9 +57,8 @@ def _open_spiel(module: str, purpose: str) -> Any:
         return import_module(module)
     except ImportError as error:
         missing = (error.name or module).partition(".")[0]
-        known = missing in ("pyspiel", "open_spiel")
-        package, install = ("OpenSpiel", "'sb3-matrl[openspiel]'") if known else (missing, missing)
-        raise ImportError(f"{purpose} needs {package}, which is not installed: pip install {install}") from error
+        package = "OpenSpiel" if missing in ("pyspiel", "open_spiel") else missing
+        raise ImportError(f"{purpose} needs {package}, which is not installed: pip install 'sb3-matrl[openspiel]'") from error
 
 
 def _square(payoffs: npt.ArrayLike) -> Array:
