@@ -6,8 +6,8 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,8 @@ from sb3_matrl.zoo.common.cli import (
     path,
     positive_count,
     seed,
-    user_errors,
 )
-from sb3_matrl.zoo.common.signals import exit_code
+from sb3_matrl.zoo.common.command_frames import run_resumable
 from sb3_matrl.zoo.common.yaml_files import parse_pairs
 from sb3_matrl.zoo.tournaments.tournament_options import CrossPlayOptions
 
@@ -39,8 +38,6 @@ Give the same command again to continue a cross-play that was interrupted.
 """
 DESIGNS = ("auto", "full", "sampled")
 KEPT = "Finished games are kept; give the same command again to continue"
-INTERRUPTED = "interrupted: finished games are kept; give the same command again to continue"
-FAILURE = 1
 
 
 def _width(text: str) -> float:
@@ -130,35 +127,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: exit code: 0; 1 if a process died; 130 or 143 if a signal ended the cross-play
     :raises SystemExit: with code 2 on a mistake of the user
     """
-    try:
-        with ExitStack() as stack:
-            with user_errors():
-                options = parse_options(list(sys.argv[1:] if arguments is None else arguments))
-                from sb3_matrl.zoo.tournaments.tournament import kept_games, prepare  # heavy: after the words are understood
-
-                tournament = prepare(options)
-                file = stack.enter_context(kept_games(tournament))
-            return _play(tournament, file)
-    except KeyboardInterrupt as error:
-        print(INTERRUPTED, file=sys.stderr)
-        return exit_code(error)
+    return run_resumable(_prepared, _play, arguments, KEPT)
 
 
-def _play(tournament: Tournament, file: LineFile) -> int:
-    from concurrent.futures.process import BrokenProcessPool
+@contextmanager
+def _prepared(words: Sequence[str]) -> Iterator[tuple[Tournament, LineFile]]:
+    """A cross-play and the file of its finished games."""
+    options = parse_options(words)
+    from sb3_matrl.zoo.tournaments.tournament import kept_games, prepare  # heavy: after the words are understood
 
-    from sb3_matrl.vec_env import EnvError
+    tournament = prepare(options)
+    with kept_games(tournament) as file:
+        yield tournament, file
+
+
+def _play(prepared: tuple[Tournament, LineFile]) -> None:
     from sb3_matrl.zoo.tournaments.tournament import play
 
-    try:
-        _report(tournament, play(tournament, file))
-    except BrokenProcessPool:
-        print("a process that played was ended, perhaps for lack of memory; try fewer --jobs. " + KEPT, file=sys.stderr)
-        return FAILURE
-    except (EnvError, OSError) as error:
-        print(f"error: {error}\n{KEPT}", file=sys.stderr)
-        return FAILURE
-    return 0
+    _report(prepared[0], play(*prepared))
 
 
 def _report(tournament: Tournament, result: CrossPlayResult) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sb3_matrl.common.registry import algorithm_names
-from sb3_matrl.zoo.common.cli import StrictParser, algorithm, environment, path, user_errors
+from sb3_matrl.zoo.common.cli import StrictParser, algorithm, environment, path
+from sb3_matrl.zoo.common.command_frames import run_to_answer
 from sb3_matrl.zoo.common.invocation import command_prefix
 from sb3_matrl.zoo.hub.hub_options import LoadOptions
 from sb3_matrl.zoo.training.options import TrainOptions
@@ -44,20 +45,15 @@ def parse_options(words: Sequence[str]) -> LoadOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """
     :param arguments: words of the command line; those of the process by default
-    :return: exit code
+    :return: exit code: 0; 130 or 143 if a signal ended the command
     :raises SystemExit: with code 2 on a mistake of the user
     """
-    try:
-        with user_errors():
-            print(_load(parse_options(list(sys.argv[1:] if arguments is None else arguments))))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_to_answer(_load, arguments)
 
 
-def _load(options: LoadOptions) -> str:
+def _load(words: Sequence[str]) -> str:
     """Fetch, check and move the files, and say how to play with the agents."""
+    options = parse_options(words)
     from sb3_matrl.zoo.hub.hub_client import download, import_hub  # heavy: after the words are understood
     from sb3_matrl.zoo.hub.repository import PATTERNS, check_repository, install
 

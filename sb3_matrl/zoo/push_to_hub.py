@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sb3_matrl.common.registry import algorithm_names
-from sb3_matrl.zoo.common.cli import StrictParser, algorithm, count, environment, path, positive_count, user_errors
+from sb3_matrl.zoo.common.cli import StrictParser, algorithm, count, environment, path, positive_count
+from sb3_matrl.zoo.common.command_frames import run_to_answer
 from sb3_matrl.zoo.common.run_folder import find_run_folder
 from sb3_matrl.zoo.hub.hub_options import PushOptions, repository_id
 from sb3_matrl.zoo.training.options import TrainOptions
@@ -56,20 +57,15 @@ def parse_options(words: Sequence[str]) -> PushOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """
     :param arguments: words of the command line; those of the process by default
-    :return: exit code
+    :return: exit code: 0; 130 or 143 if a signal ended the command
     :raises SystemExit: with code 2 on a mistake of the user
     """
-    try:
-        with user_errors():
-            print(_push(parse_options(list(sys.argv[1:] if arguments is None else arguments))))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_to_answer(_push, arguments)
 
 
-def _push(options: PushOptions) -> str:
+def _push(words: Sequence[str]) -> str:
     """Send the files, or write them to a folder, and say where they are."""
+    options = parse_options(words)
     from sb3_matrl.zoo.hub.hub_client import import_hub, upload  # heavy: after the words are understood
     from sb3_matrl.zoo.hub.model_card import model_card
     from sb3_matrl.zoo.hub.repository import CARD, copy_run, trained_run
