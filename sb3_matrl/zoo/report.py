@@ -19,7 +19,7 @@ FILE_NAME = "report.html"
 EXAMPLES = """\
   sb3-matrl report logs/matrl/checkers_v0_1
   sb3-matrl report logs/matrl/checkers_v0_1 logs/ippo/checkers_v0_1 --out checkers.html --title "Checkers"
-  sb3-matrl report logs/matrl/switch_v0_1 --no-frames
+  sb3-matrl report logs/matrl/switch_v0_1 --no-frames --static
 """
 
 
@@ -32,6 +32,7 @@ class ReportOptions:
     title: str | None
     frames: int
     no_frames: bool
+    static: bool = False
     trust: bool = False
 
     @property
@@ -57,6 +58,8 @@ def build_parser() -> StrictParser:
         help="frames of a greedy episode, played with the saved model, for a run without a video (*.mp4, *.gif)",
     )
     frames.add_argument("--no-frames", action="store_true", help="play nothing (and import no environment)")
+    static = "charts as pictures alone: a page without scripts, smaller by one to three megabytes"
+    parser.add_argument("--static", action="store_true", help=static)
     trust = "play frames in an environment module:callable that the run folder names, whose code then runs"
     parser.add_argument("--trust", action="store_true", help=trust)
     return parser
@@ -94,6 +97,7 @@ def write_report(options: ReportOptions) -> list[Run]:
     """
     from tqdm import tqdm
 
+    from sb3_matrl.zoo.reporting.live_charts import is_available
     from sb3_matrl.zoo.reporting.media import gallery
     from sb3_matrl.zoo.reporting.page import render_page
     from sb3_matrl.zoo.reporting.run_loading import load_runs
@@ -104,7 +108,7 @@ def write_report(options: ReportOptions) -> list[Run]:
     shown = tqdm(runs, desc="pictures", unit="run", leave=False, disable=None)
     galleries = [gallery(run, n_frames, options.trust) for run in shown]
     title = options.title or " and ".join(run.name for run in runs)
-    page = render_page(runs, galleries, title, datetime.now())
+    page = render_page(runs, galleries, title, datetime.now(), is_live=is_available() and not options.static)
     options.path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(options.path) as file:
         file.write(page.encode("utf-8"))
@@ -128,8 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for run in runs:
         for problem in run.problems:
             print(f"warning: {run.name}: {problem}", file=sys.stderr)
+    _say_if_static(options)
     print(f"{options.path}: {options.path.stat().st_size / 1e6:.1f} MB; open it in a browser")
     return 0
+
+
+def _say_if_static(options: ReportOptions) -> None:
+    """Say how to get charts that can be zoomed, to those who did not choose pictures."""
+    from sb3_matrl.zoo.reporting.live_charts import is_available
+
+    if not options.static and not is_available():
+        print('The charts are pictures; to zoom in charts: pip install "sb3-matrl[report]"')
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
 import csv
-import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,19 +9,16 @@ import yaml
 from sb3_matrl.evaluation import mean_confidence_interval
 from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.report import main
-from sb3_matrl.zoo.reporting.charts import HOVER_POINTS, MAX_POINTS, Series, line_chart, share_chart, thinned
 from sb3_matrl.zoo.reporting.learning_section import learning
 from sb3_matrl.zoo.reporting.media import FilmStrip
 from sb3_matrl.zoo.reporting.page import duration, number
-from sb3_matrl.zoo.reporting.run_loading import load_run, read_evaluations, read_progress, run_names
+from sb3_matrl.zoo.reporting.run_loading import load_run
 from sb3_matrl.zoo.reporting.sections import differences, phase_times
 from sb3_matrl.zoo.train import main as train
+from tests.zoo.reporting.pages import NASTY, Page, curves_of, numbers_of, report, synthetic_run
 
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
 QUICK = ["--eval-freq", "100", "--eval-episodes", "3", "--verbose", "0", "--device", "cpu", "-n", "200", "--seed", "1"]
-AGENTS = ("left", "right")
-VOID = {"meta", "img"}
-NASTY = '<script>alert("x")</script>&'
 
 
 @pytest.fixture(scope="module")
@@ -34,64 +28,6 @@ def logs(tmp_path_factory):
         words = ["--algo", algorithm, "--env", "checkers_v0", "--env-kwargs", "max_cycles:6"]
         assert train(["-f", str(folder), *QUICK, *SMALL, *words]) == 0
     return folder
-
-
-class Page(HTMLParser):
-    """Parsed page; checks that its elements are nested correctly."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.headings, self.words = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if self.open and re.fullmatch("h[1-6]", self.open[-1]):
-            self.headings.append((self.open[-1], data))
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def report(*words):
-    assert main([str(word) for word in words]) == 0
-
-
-def synthetic_run(path, rows=20, evaluations=4, fixed_points=("stable", "saddle")):
-    """A run folder with known numbers, without training."""
-    path.mkdir(parents=True)
-    (path / "args.yml").write_text(yaml.safe_dump({"algo": "matrl", "env": "checkers_v0", "seed": 3, "n_timesteps": None}))
-    (path / "config.yml").write_text(yaml.safe_dump({"checkers_v0": {"gamma": 0.9, "policy_kwargs": {"net_arch": [8]}}}))
-    (path / "command.txt").write_text("python zoo/train.py\n")
-    header = ["time/total_timesteps", "metagame/nash_conv", "metagame/fixed_point", "time/collect_seconds"]
-    header += [f"{agent}/metagame/{key}" for agent in AGENTS for key in ("rho", "current_payoffs", "kl_next")]
-    with (path / "progress.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for i in range(rows):
-            writer.writerow([100 * (i + 1), i, fixed_points[i % len(fixed_points)], 0.5, *np.linspace(0, 1, 6)])
-    generator = np.random.default_rng(0)
-    shape = (evaluations, 5)
-    arrays = {"timesteps": 100 * np.arange(1, evaluations + 1), "agents": np.array(AGENTS)}
-    for ending in ("", "_greedy"):
-        arrays[f"agent_returns{ending}"] = generator.normal(size=(*shape, 2))
-        arrays[f"results{ending}"] = arrays[f"agent_returns{ending}"].sum(axis=2)
-        arrays[f"ep_lengths{ending}"] = np.full(shape, 7)
-    np.savez(path / "evaluations.npz", **arrays)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -281,55 +217,6 @@ def test_film_strip_rejects_what_is_no_picture():
         FilmStrip(2).add("text")
 
 
-def test_damaged_rows_are_skipped(tmp_path):
-    path = synthetic_run(tmp_path / "run") / "progress.csv"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([*lines[:3], "1,2\n", *lines[3:]])[:-3])  # a short row, and the last one cut off
-    progress = read_progress(path)
-    assert progress.dropped == 2 and len(progress.fixed_points) == 19
-    steps, values = progress.curve("metagame/nash_conv")
-    np.testing.assert_array_equal(steps, 100 * np.arange(1, 20))
-    np.testing.assert_array_equal(values, np.arange(19))
-
-
-def test_cells_that_are_no_numbers_are_skipped_in_a_curve(tmp_path):
-    path = tmp_path / "progress.csv"
-    path.write_text("time/total_timesteps,a\n1,5\n2,\n3,oops\n4,nan\n5,7\n6,1e308\n")
-    steps, values = read_progress(path).curve("a")
-    assert steps.tolist() == [1, 5] and values.tolist() == [5, 7]
-    assert not len(read_progress(path).curve("unknown")[0])
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "time/total_timesteps,a\n", "time/total_timesteps,a\n1,2", "\0\xff"])
-def test_log_without_a_whole_row_is_named_and_the_rest_is_reported(tmp_path, capsys, text):
-    run = synthetic_run(tmp_path / "run")
-    (run / "progress.csv").write_text(text)
-    report(run, "--no-frames")
-    assert "warning: " in capsys.readouterr().err
-    assert "progress.csv cannot be used" in (run / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.e2e
-def test_damaged_evaluations_are_named_and_the_rest_is_reported(tmp_path):
-    run = synthetic_run(tmp_path / "run")
-    whole = (run / "evaluations.npz").read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"garbage", whole[:-1]):
-        (run / "evaluations.npz").write_bytes(content)
-        report(run, "--no-frames")
-        assert "evaluations.npz cannot be used" in (run / "report.html").read_text(encoding="utf-8")
-
-
-def test_evaluations_never_run_pickles(tmp_path):
-    run = synthetic_run(tmp_path / "run")
-    arrays = dict(np.load(run / "evaluations.npz"))
-    np.savez(run / "evaluations.npz", **{**arrays, "results": np.array([object()])})
-    with pytest.raises(ValueError, match="damaged"):
-        read_evaluations(run / "evaluations.npz")
-    np.savez(run / "evaluations.npz", **{**arrays, "results": arrays["results"][:, 1:]})
-    with pytest.raises(ValueError, match="do not fit together"):
-        read_evaluations(run / "evaluations.npz")
-
-
 def test_mistakes_are_explained_in_one_line(tmp_path, capsys):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     empty = tmp_path / "matrl" / "new_1"
@@ -397,98 +284,6 @@ def test_differences_hold_only_what_differs(tmp_path):
 def test_phase_times_are_sums_over_the_whole_run(tmp_path):
     (times,) = phase_times([load_run(synthetic_run(tmp_path / "run", rows=1000), "run")])
     assert times.total == 500.0 and times.phases[0].share == 1.0
-
-
-def test_names_of_runs_are_unique(tmp_path):
-    paths = [tmp_path / "a/matrl/x_1", tmp_path / "b/matrl/x_1", tmp_path / "b/matrl/x_2"]
-    assert run_names(paths[1:]) == ["matrl/x_1", "matrl/x_2"]
-    assert run_names(paths) == ["a/matrl/x_1", "b/matrl/x_1", "b/matrl/x_2"]
-
-
-def numbers_of(path):
-    """Points of an SVG path of lines, shape (k, 2)."""
-    return np.array(re.findall(r"[-\d.]+", path.get("d")), dtype=float).reshape(-1, 2)
-
-
-def curves_of(chart):
-    return [
-        [path for path in group.iter("path") if "fill: none" in path.get("style")]
-        for group in ElementTree.fromstring(chart.svg).iter("g")
-        if group.get("class") == "series"
-    ]
-
-
-def test_curve_is_drawn_where_its_values_are():
-    x, y = np.array([0.0, 50, 100]), np.array([0.0, 1, 0.5])
-    chart = line_chart("t", [Series("s", x, y, y - 0.25, y + 0.25)], covers=(0.0, 1.0))
-    ((line,),) = curves_of(chart)
-    circles = list(ElementTree.fromstring(chart.svg).iter("circle"))
-    places = np.array([[float(circle.get("cx")), float(circle.get("cy"))] for circle in circles])
-    np.testing.assert_allclose(numbers_of(line), places, atol=1e-3)
-    np.testing.assert_allclose(np.diff(places[:, 0]) / (places[-1, 0] - places[0, 0]), [0.5, 0.5], atol=1e-3)
-    np.testing.assert_allclose((places[:, 1] - places[0, 1]) / (places[1, 1] - places[0, 1]), y, atol=1e-3)
-    assert [circle.find("title").text for circle in circles] == [
-        "s, 0 steps: 0 [\N{MINUS SIGN}0.25, 0.25]",
-        "s, 50 steps: 1 [0.75, 1.25]",
-        "s, 100 steps: 0.5 [0.25, 0.75]",
-    ]
-    assert chart.summary == "s: from 0 to 0.5, between 0 and 1"
-    assert line_chart("t", [Series("s", np.empty(0), np.empty(0))]) is None
-
-
-def test_long_curve_has_few_points_to_hover_over():
-    x = np.arange(10_000.0)
-    chart = line_chart("t", [Series("s", x, np.sin(x))])
-    assert chart.svg.count("<circle") == HOVER_POINTS and chart.averaged == round(len(x) / MAX_POINTS)
-    assert len(chart.svg) < 30_000
-
-
-def test_equal_curves_are_both_seen():
-    x, y = np.array([0.0, 1.0]), np.array([2.0, 2.0])
-    chart = line_chart("t", [Series("a", x, y), Series("b", x, y), Series("c", x, y + 1)])
-    widths = [float(re.search(r"stroke-width: ([\d.]+)", line.get("style"))[1]) for (line,) in curves_of(chart)]
-    assert widths[0] > widths[1] == widths[2]
-
-
-@pytest.mark.parametrize("label", [NASTY, "_hidden", "$x$ and $", "agent \N{HAIR SPACE}\u4e2d"])
-def test_any_name_can_label_a_curve(label):
-    x = np.array([0.0, 1.0])
-    chart = line_chart(label, [Series(label, x, x)], label)
-    root = ElementTree.fromstring(chart.svg)
-    assert root.get("aria-label").startswith(f"{label}. {label}: from 0 to 1")
-    assert root.find(".//circle/title").text.startswith(label)
-    assert chart.legend[0].label == label
-
-
-def test_charts_of_a_page_share_nothing_and_are_equal_for_equal_numbers():
-    def draw():
-        x = np.array([0.0, 1.0, 2.0])
-        return line_chart("t", [Series("s", x, x, x - 1, x + 1), Series("r", x, -x, colour=1, dash=1)]).svg
-
-    assert draw() == draw()
-    assert not re.search(r"\bid=|href|url\(|http|#[0-9a-f]{6}", draw())
-    assert "var(--c0)" in draw() and "var(--c1)" in draw() and "var(--soft)" in draw()
-
-
-def test_thinning_keeps_the_mean():
-    x = np.arange(30_000.0)
-    thin = thinned(Series("s", x, np.sin(x)))
-    assert len(thin.x) == MAX_POINTS
-    np.testing.assert_allclose(thin.y, np.sin(x).reshape(MAX_POINTS, -1).mean(axis=1), atol=1e-12)
-
-
-def test_shares_of_the_fixed_points_add_up():
-    cells = ["stable"] * 300 + ["saddle", "odd"] * 150
-    chart = share_chart("t", np.arange(1.0, 601.0), cells, ["stable", "saddle", "odd"])
-    assert chart.summary == "stable 50%, saddle 25%, odd 25%"
-    bars = [group for group in ElementTree.fromstring(chart.svg).iter("g") if group.find("title") is not None]
-    area = dict.fromkeys(("stable", "saddle", "odd"), 0.0)
-    for bar in bars:
-        sides = np.ptp(numbers_of(bar.find("path")), axis=0)
-        area[bar.find("title").text.split()[-2]] += sides[0] * sides[1]
-    np.testing.assert_allclose([area[name] / sum(area.values()) for name in area], [0.5, 0.25, 0.25], atol=0.01)
-    assert bars[0].find("title").text == "0 to 10 steps: stable 100%"
-    assert share_chart("t", np.empty(0), [], ["stable"]) is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")])

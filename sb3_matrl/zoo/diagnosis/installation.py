@@ -30,6 +30,7 @@ _EXTRAS = {
     "track": "Weights & Biases",
     "render": "windows",
     "record": "videos",
+    "report": "charts of reports that can be zoomed",
     "sweep": "sweeps",
     "benchmark": "statistics of benchmarks",
     "ray": "benchmarks on clusters",

@@ -14,12 +14,32 @@ SHARE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
+class StrategyUse:
+    """
+    What the meta-game of a run thought of one strategy. Means are over agents and iterations.
+
+    :param name: name of the strategy
+    :param weight: mean weight
+    :param used: share of the iterations in which some agent gave it weight
+    :param payoff: mean payoff against the weights of the others, in advantage units
+    :param divergence: mean KL divergence from the current policy; nan for the current policy itself
+    """
+
+    name: str
+    weight: float
+    used: float
+    payoff: float
+    divergence: float
+
+
+@dataclass(frozen=True)
 class Group:
-    """Charts under one heading, and sentences about them."""
+    """Charts under one heading, sentences about them, and a table of the strategies of a meta-game."""
 
     title: str
     charts: tuple[Chart, ...]
     notes: tuple[str, ...] = ()
+    strategies: tuple[StrategyUse, ...] = ()
 
 
 def compared(runs: Sequence[Run], curve: Callable[[Run], Series | None]) -> list[Series]:

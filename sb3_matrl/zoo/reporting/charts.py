@@ -23,11 +23,10 @@ LINE_WIDTH = 2.0
 BINS = 60
 COLOURS = 8  # --c0 to --c7 of the style sheet
 DASHES = ("-", "--", ":")
-# Matplotlib draws in these colours, which are then replaced by the style sheet's variables.
-_VARIABLES = {f"#0000c{i}": f"var(--c{i})" for i in range(COLOURS)}
-_VARIABLES |= {"#00000a": "var(--soft)", "#00000b": "var(--rule)", "#00000c": "var(--card)"}
-_PALETTE = tuple(_VARIABLES)
-_SOFT, _RULE, _CARD = _PALETTE[COLOURS:]
+# Charts are drawn in these colours, which are then replaced by the style sheet's variables.
+VARIABLES = {f"#0000c{i}": f"--c{i}" for i in range(COLOURS)} | {"#00000a": "--soft", "#00000b": "--rule", "#00000c": "--card"}
+PALETTE = tuple(VARIABLES)
+SOFT, RULE, CARD = PALETTE[COLOURS:]
 _BAR, _SERIES = "bar", "series"  # ids that mark elements of the SVG until it is simplified
 _NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -44,6 +43,7 @@ class Series:
     :param high: upper edge of the band
     :param colour: index of one of the :data:`COLOURS` of the style sheet
     :param dash: index into :data:`DASHES`
+    :param is_level: whether it is a horizontal line whose label says its value
     """
 
     label: str
@@ -53,6 +53,7 @@ class Series:
     high: np.ndarray | None = None
     colour: int = 0
     dash: int = 0
+    is_level: bool = False
 
     def styled(self, index: int) -> Series:
         """Look of the ``index``-th of many curves: colours first, then dash patterns."""
@@ -69,6 +70,25 @@ class Legend:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """
+    Bars of one category, on top of those of the categories before it.
+
+    :param label: category
+    :param edges: steps at which the bars begin and end, shape (k + 1,)
+    :param heights: shares, shape (k,)
+    :param bottoms: sums of the shares of the categories before, shape (k,)
+    :param colour: index of one of the :data:`COLOURS` of the style sheet
+    """
+
+    label: str
+    edges: np.ndarray
+    heights: np.ndarray
+    bottoms: np.ndarray
+    colour: int
+
+
+@dataclass(frozen=True)
 class Chart:
     """
     A drawn chart.
@@ -79,6 +99,9 @@ class Chart:
     :param svg: ``<svg>`` element without ids and links; every point and bar has a ``<title>`` with its value
     :param legend: entries of the legend
     :param averaged: rows of the log behind every point of the longest curve; 1 if nothing was thinned out
+    :param curves: what was drawn, one per entry of the legend
+    :param covers: values that the vertical axis includes; ``None`` if it fits the curves
+    :param bars: what was drawn in place of curves
     """
 
     title: str
@@ -87,6 +110,9 @@ class Chart:
     svg: str
     legend: tuple[Legend, ...]
     averaged: int = 1
+    curves: tuple[Series, ...] = ()
+    covers: tuple[float, float] | None = None
+    bars: tuple[Bars, ...] = ()
 
 
 def line_chart(
@@ -106,15 +132,14 @@ def line_chart(
         return None
     thin = [thinned(one) for one in given]
     figure, axes = _new_figure()
-    for i, one in enumerate(thin):
-        covered = sum(np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y) for other in thin[i + 1 :])
-        _draw_curve(axes, one, f"{_SERIES}{i}", LINE_WIDTH * (1 + 0.8 * covered))
+    for i, (one, width) in enumerate(zip(thin, line_widths(thin), strict=True)):
+        _draw_curve(axes, one, f"{_SERIES}{i}", width)
     _fit_vertical_axis(axes, covers)
     summary = "; ".join(_in_words(one) for one in given)
     titles = [text for one in thin for text in _point_titles(one)]
     legend = tuple(Legend(one.label, one.colour, one.dash) for one in thin)
     averaged = max(1, round(max(len(one.x) for one in given) / MAX_POINTS))
-    return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend, averaged)
+    return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend, averaged, tuple(thin), covers)
 
 
 def share_chart(
@@ -139,14 +164,28 @@ def share_chart(
     figure, axes = _new_figure()
     axes.set(ylim=(0, 1), yticks=(0, 0.5, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    stacked = [
+        Bars(category, edges, shares[i], shares[:i].sum(axis=0), i % COLOURS)
+        for i, category in enumerate(categories)
+        if shares[i].any()
+    ]
     titles: list[str] = []
-    for i, category in enumerate(categories):
-        _draw_bars(axes, edges, shares[i], shares[:i].sum(axis=0), _PALETTE[i % COLOURS])
-        titles += [_bar_title(category, edges[k : k + 2], shares[i, k]) for k in np.flatnonzero(shares[i])]
+    for bars in stacked:
+        _draw_bars(axes, bars)
+        titles += [_bar_title(bars.label, edges[k : k + 2], bars.heights[k]) for k in np.flatnonzero(bars.heights)]
     seen = [(i, categories[i], f"{share:.0%}") for i, share in enumerate(is_category.mean(axis=1)) if share]
     summary = ", ".join(f"{category} {share}" for _, category, share in seen)
     legend = tuple(Legend(f"{category} ({share})", i % COLOURS, None) for i, category, share in seen)
-    return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend)
+    return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend, bars=tuple(stacked))
+
+
+def line_widths(curves: Sequence[Series]) -> list[float]:
+    """Widths of curves; those under equal ones are wider, so that both are seen."""
+    covered = (
+        sum(np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y) for other in curves[i + 1 :])
+        for i, one in enumerate(curves)
+    )
+    return [LINE_WIDTH * (1 + 0.8 * count) for count in covered]
 
 
 def thinned(series: Series) -> Series:
@@ -173,12 +212,12 @@ def _new_figure() -> tuple[Figure, Axes]:
     axes = figure.add_subplot(facecolor="none")
     axes.margins(x=0)
     axes.locator_params(nbins=5)
-    axes.tick_params(length=0, pad=6, labelcolor=_SOFT, labelsize=FONT_SIZE)
-    axes.grid(axis="y", color=_RULE)
+    axes.tick_params(length=0, pad=6, labelcolor=SOFT, labelsize=FONT_SIZE)
+    axes.grid(axis="y", color=RULE)
     axes.set_axisbelow(True)
     axes.spines[["left", "top", "right"]].set_visible(False)
-    axes.spines["bottom"].set_color(_SOFT)
-    axes.set_xlabel("steps", color=_SOFT, fontsize=FONT_SIZE)
+    axes.spines["bottom"].set_color(SOFT)
+    axes.set_xlabel("steps", color=SOFT, fontsize=FONT_SIZE)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.ticklabel_format(axis="y", useOffset=False)
     return figure, axes
@@ -186,7 +225,7 @@ def _new_figure() -> tuple[Figure, Axes]:
 
 def _draw_curve(axes: Axes, series: Series, gid: str, width: float) -> None:
     """Band, line, and points to hover over, in this order on top of the curves drawn before."""
-    colour, chosen = _PALETTE[series.colour], _hover_points(series)
+    colour, chosen = PALETTE[series.colour], _hover_points(series)
     if series.low is not None and series.high is not None:
         there = np.isfinite(series.low) & np.isfinite(series.high)
         x, low, high = series.x[there], series.low[there], series.high[there]
@@ -196,11 +235,11 @@ def _draw_curve(axes: Axes, series: Series, gid: str, width: float) -> None:
     axes.plot(series.x[chosen], series.y[chosen], "o", color=colour, gid=gid, zorder=2)
 
 
-def _draw_bars(axes: Axes, edges: np.ndarray, heights: np.ndarray, bottoms: np.ndarray, colour: str) -> None:
-    there = np.flatnonzero(heights)
-    bars = axes.bar(edges[there], heights[there], np.diff(edges)[there], bottoms[there], align="edge", color=colour)
-    for bar in bars:
-        bar.set(gid=_BAR, edgecolor=_CARD, linewidth=0.6)
+def _draw_bars(axes: Axes, bars: Bars) -> None:
+    there, colour = np.flatnonzero(bars.heights), PALETTE[bars.colour]
+    places = bars.edges[there], bars.heights[there], np.diff(bars.edges)[there], bars.bottoms[there]
+    for bar in axes.bar(*places, align="edge", color=colour):
+        bar.set(gid=_BAR, edgecolor=CARD, linewidth=0.6)
 
 
 def _bar_title(category: str, edges: np.ndarray, share: float) -> str:
@@ -268,7 +307,7 @@ def _simplify(element: ElementTree.Element) -> None:
     for definitions in element.findall(f"{_NAMESPACE}defs"):
         element.remove(definitions)
     if "style" in element.attrib:
-        element.set("style", re.sub("#[0-9a-f]{6}", lambda match: _VARIABLES[match[0]], element.attrib["style"]))
+        element.set("style", re.sub("#[0-9a-f]{6}", lambda match: f"var({VARIABLES[match[0]]})", element.attrib["style"]))
     element.attrib.pop("clip-path", None)
     if element.tag == "use":
         place = {"cx": element.attrib["x"], "cy": element.attrib["y"], "r": "5", "style": element.attrib["style"]}

@@ -65,7 +65,7 @@ def _with_levels(title: str, curves: Sequence[Series], note: str, runs: Sequence
         levels = next((run.references.levels for run in runs if run.references.levels), {})
     ends = np.array([min(one.x[0] for one in curves), max(one.x[-1] for one in curves)]) if levels else np.empty(0)
     lines = [
-        Series(f"{name}, {plain(level)}", ends, np.full(len(ends), level), colour=COLOURS - 1, dash=2 - i)
+        Series(f"{name}, {plain(level)}", ends, np.full(len(ends), level), colour=COLOURS - 1, dash=2 - i, is_level=True)
         for i, (name, level) in enumerate(levels.items())
     ]
     return line_chart(title, [*curves, *lines], note)

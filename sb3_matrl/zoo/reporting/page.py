@@ -14,7 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sb3_matrl.zoo.common.records import machine
 from sb3_matrl.zoo.reporting import sections
 from sb3_matrl.zoo.reporting.learning_section import learning
+from sb3_matrl.zoo.reporting.live_charts import library, live_chart
 from sb3_matrl.zoo.reporting.media import Gallery
+from sb3_matrl.zoo.reporting.metagame_section import metagames
 from sb3_matrl.zoo.reporting.run_loading import Run
 
 GENERATOR = "sb3-matrl report"
@@ -31,7 +33,7 @@ class Settings:
     versions: str
 
 
-def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, now: datetime) -> str:
+def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, now: datetime, is_live: bool = False) -> str:
     """
     Render the page.
 
@@ -39,17 +41,19 @@ def render_page(runs: Sequence[Run], galleries: Sequence[Gallery], title: str, n
     :param galleries: videos and frames of the runs
     :param title: title of the page
     :param now: date and time on the page
+    :param is_live: whether charts can be zoomed where the reader's browser runs scripts; needs Bokeh
     :return: HTML without references to other files
     """
     template = _environment().get_template("page.html.j2")
     return template.render(
+        library=library() if is_live else "",
         title=title,
         generator=GENERATOR,
         date=f"{now:%Y-%m-%d %H:%M}",
         machine=machine(),
         overview=sections.overview(runs),
         learning=learning(runs),
-        metagames=sections.metagames(runs),
+        metagames=metagames(runs),
         values=sections.value_learning(runs),
         finals=sections.final_returns(runs),
         times=sections.phase_times(runs),
@@ -69,7 +73,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"duration": duration, "number": number}
+    filters: dict[str, Callable[..., str]] = {"duration": duration, "number": number, "digits": digits, "live": live_chart}
     environment.filters.update(filters)
     return environment
 
@@ -103,3 +107,10 @@ def number(value: float) -> str:
     if math.isnan(value):
         return sections.MISSING
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def digits(value: float) -> str:
+    """Three significant digits and a real minus sign; a dash for nan."""
+    if math.isnan(value):
+        return sections.MISSING
+    return f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")

@@ -72,6 +72,27 @@ class Progress:
         """Whether any value was logged under a key."""
         return bool(np.isfinite(self.numbers.get(key, np.empty(0))).any())
 
+    @property
+    def has_strategies(self) -> bool:
+        """Whether the strategies of the meta-game are others than the usual two, which have no weights of their own."""
+        return any("/metagame/sigma_" in key for key in self.numbers)
+
+    @property
+    def strategies(self) -> list[str]:
+        """Names of the meta-game's strategies, ``current`` first."""
+        found = {key.rpartition("/metagame/sigma_")[2] for key in self.numbers if "/metagame/sigma_" in key}
+        order = ["current", "predicted"]
+        return [name for name in order if name in found] + sorted(found - set(order)) if found else order
+
+    def of_agents(self, suffix: str) -> np.ndarray:
+        """
+        Values of all agents under a key.
+
+        :param suffix: key without the name of the agent
+        :return: shape (k, agents), of the rows that have a value for all agents
+        """
+        return self.table([f"{agent}/{suffix}" for agent in self.agents_with(suffix)])
+
     def agents_with(self, suffix: str) -> list[str]:
         """Agents that have a key ``<agent>/<suffix>``, sorted ``agent_10`` after ``agent_2``."""
         ending = f"/{suffix}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult, mean_confidence_interval
-from sb3_matrl.metagame.stability import FixedPointType
-from sb3_matrl.zoo.reporting.chart_groups import SHARE, Group, compared, drawn, logged, per_agent
-from sb3_matrl.zoo.reporting.charts import COLOURS, Chart, Series, line_chart, share_chart
+from sb3_matrl.zoo.reporting.chart_groups import SHARE, Group, compared, drawn, logged
+from sb3_matrl.zoo.reporting.charts import COLOURS, Chart, Series, line_chart
 from sb3_matrl.zoo.reporting.run_loading import STEPS, Evaluations, Progress, Run
 from sb3_matrl.zoo.reporting.verdict import verdict
 
@@ -137,67 +136,8 @@ def _last_number(progress: Progress | None, key: str) -> str:
     return f"{values[-1]:,.0f}" if len(values) else MISSING
 
 
-def metagames(runs: Sequence[Run]) -> list[Group]:
-    """Charts of the meta-game over time: all runs compared, then every run by itself; empty if no run has a meta-game."""
-    groups = [_metagame(run, run.progress) for run in runs if run.progress is not None]
-    if len(runs) > 1:
-        charts = [
-            line_chart("Mean weight on the current policies", compared(runs, logged("metagame/rho_mean")), _RHO, SHARE),
-            line_chart("NashConv", compared(runs, logged("metagame/nash_conv")), _NASH_CONV),
-        ]
-        groups.insert(0, Group("All runs", drawn(charts)))
-    return [group for group in groups if group.charts]
-
-
-_RHO = "rho: 0 plays the predicted policy, 1 the current one"
-_NASH_CONV = "summed gain from deviating at rho; 0 at an equilibrium"
-
-
-def _metagame(run: Run, progress: Progress) -> Group:
-    def chart(title: str, keys: Mapping[str, str], note: str, covers: tuple[float, float] | None = None) -> Chart | None:
-        series: list[Series] = []
-        for dash, (key, kind) in enumerate(keys.items()):
-            curves = {agent: progress.curve(f"{agent}/{key}") for agent in progress.agents_with(key)}
-            series += per_agent(curves, kind, dash)
-        return line_chart(title, series, note, covers)
-
-    payoffs = {"metagame/current_payoffs": "current", "metagame/predicted_payoffs": "predicted"}
-    divergence = {"metagame/kl_predicted": "predicted", "metagame/kl_next": "next"}
-    charts = [
-        chart("Weight on the current policy", {"metagame/rho": ""}, _RHO, SHARE),
-        line_chart("NashConv", [Series("NashConv", *progress.curve("metagame/nash_conv"))], _NASH_CONV),
-        chart("Payoffs", payoffs, "against rho of the others, in advantage units; solid: current, dashed: predicted policy"),
-        _fixed_points(progress),
-        chart("KL divergence", divergence, "from the current policy; solid: to the predicted, dashed: to the next one"),
-        chart("Clip fraction, meta-game", {"metagame/clip_fraction": ""}, "share of clipped probability ratios"),
-        chart("Clip fraction, best response", {"metagame/weight_clip_fraction": ""}, "share of clipped weights"),
-        chart(
-            "Effective sample size",
-            {"metagame/effective_sample_size": ""},
-            "effective samples under the weights, as a share of all",
-        ),
-    ]
-    return Group(run.name, drawn(charts), tuple(_metagame_notes(progress)))
-
-
-def _metagame_notes(progress: Progress) -> Iterable[str]:
-    _, equilibria = progress.curve("metagame/n_equilibria")
-    if len(equilibria) and (equilibria == -1).all():
-        yield "The meta-game is switched off in this run: rho is fixed, and the other numbers are diagnostics only."
-
-
-def _fixed_points(progress: Progress) -> Chart | None:
-    # Rows of evaluations have an empty cell.
-    steps = progress.numbers[STEPS]
-    there = [i for i, cell in enumerate(progress.fixed_points) if cell and np.isfinite(steps[i])]
-    cells = [progress.fixed_points[i] for i in there]
-    known = get_args(FixedPointType)
-    categories = [*known, *sorted(set(cells) - set(known))]
-    return share_chart("Type of the fixed point", steps[there], cells, categories, "share of iterations")
-
-
 def value_learning(runs: Sequence[Run]) -> list[Group]:
-    """Charts of off-policy learning over time, as :func:`metagames`; empty if no run learns from a replay buffer."""
+    """Charts of off-policy learning: all runs compared, then every run; empty if no run learns from a replay buffer."""
     trained = [run for run in runs if run.progress is not None and any(map(run.progress.has, (_TD_ERROR, _EXPLORATION)))]
     groups = [Group(run.name, drawn(_value_charts(run.progress))) for run in trained if run.progress is not None]
     if len(trained) > 1:

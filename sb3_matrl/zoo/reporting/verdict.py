@@ -7,7 +7,7 @@ import numpy as np
 from sb3_matrl.zoo.reporting.run_loading import Progress
 
 # Smaller weights on the current policy count as 0: solvers that search are not exact.
-_ZERO = 1e-3
+ZERO = 1e-3
 # An effective sample size below this share, or a share of clipped ratios above it, is worth a remark.
 _FEW_SAMPLES, _MANY_CLIPPED = 0.5, 0.3
 _MOST_AGENTS = 8
@@ -23,15 +23,16 @@ def verdict(progress: Progress) -> tuple[str, ...]:
     """
     _, equilibria = progress.curve("metagame/n_equilibria")
     agents = progress.agents_with("metagame/rho")
-    rho = progress.table([f"{agent}/metagame/rho" for agent in agents])
+    rho = progress.of_agents("metagame/rho")
     if not len(rho) or (len(equilibria) and (equilibria == -1).all()):
         return ()
-    return (_restriction(rho, agents, _iterations(progress, len(rho)), _equal_to(progress)), *_samples(progress))
+    restriction = _restriction(rho, agents, _iterations(progress, len(rho)), _equal_to(progress))
+    return (restriction, *_chosen(progress), *_samples(progress))
 
 
 def _equal_to(progress: Progress) -> str | None:
     """Algorithm whose steps MATRL takes where rho is 0; ``None`` where there are other strategies than the usual two."""
-    if progress.agents_with("metagame/sigma_current"):
+    if progress.has_strategies:
         return None
     return "il-la" if progress.agents_with("br/n_updates") else "ippo"
 
@@ -49,14 +50,14 @@ def _restriction(rho: np.ndarray, agents: list[str], iterations: str, other: str
     :param rho: weights on the current policies, shape (iterations, agents)
     :param other: see :func:`_equal_to`
     """
-    count, is_held = len(rho), rho > _ZERO
+    count, is_held = len(rho), rho > ZERO
     n_held = int(is_held.any(axis=1).sum())
     if n_held == 0:
         taken = "" if other is None else f", and this run took the steps of {other}; see docs/which_method.md"
         return f"rho was 0 in {count} of {count} {iterations}: the game kept no agent at its current policy{taken}."
     most = np.argsort(-is_held.sum(axis=0), kind="stable")[:_MOST_AGENTS]
     held = ", ".join(f"{agents[i]} in {is_held[:, i].sum()}" for i in sorted(most) if is_held[:, i].any())
-    n_still = int((rho >= 1 - _ZERO).all(axis=1).sum())
+    n_still = int((rho >= 1 - ZERO).all(axis=1).sum())
     still = f" In {n_still}, all agents kept their current policies." if n_still else ""
     rest = (
         ""
@@ -67,6 +68,15 @@ def _restriction(rho: np.ndarray, agents: list[str], iterations: str, other: str
         f"The game restricted an agent (rho > 0) in {n_held} of {count} {iterations}, {_share(n_held / count)}: {held}; "
         f"mean rho {rho.mean():.2f}.{still}{rest}"
     )
+
+
+def _chosen(progress: Progress) -> list[str]:
+    """A sentence on the strategies that were chosen, where there are others than the usual two."""
+    if not progress.has_strategies:
+        return []
+    weights = {name: progress.of_agents(f"metagame/sigma_{name}") for name in progress.strategies}
+    shown = ", ".join(f"{name} {weight.mean():.2f}" for name, weight in weights.items() if len(weight))
+    return [f"Mean weights of the strategies: {shown}."]
 
 
 def _samples(progress: Progress) -> list[str]:
@@ -89,7 +99,7 @@ def _samples(progress: Progress) -> list[str]:
 
 def _mean(progress: Progress, key: str) -> float | None:
     """Mean of a meta-game's number over agents and iterations; ``None`` if it was never logged."""
-    table = progress.table([f"{agent}/metagame/{key}" for agent in progress.agents_with(f"metagame/{key}")])
+    table = progress.of_agents(f"metagame/{key}")
     return float(table.mean()) if table.size else None
 
 
