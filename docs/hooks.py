@@ -1,7 +1,8 @@
-"""What the documentation's build adds to MkDocs: pictures of the benchmarks, docstrings as Markdown."""
+"""What the documentation's build adds to MkDocs: pictures of the benchmarks, a search from disk, docstrings as Markdown."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,42 @@ from mkdocs.structure.files import File, Files
 RESULTS = "benchmarks/results"
 _TABLE = re.compile(r"^(=+ =+)\n(.*?)^=+ =+$\n?", re.MULTILINE | re.DOTALL)
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`~?(?P<target>[^`]+)`")
+# Browsers start no worker from a file, but they do from text that a page holds. mkdocs.yml names this script.
+SEARCH_SCRIPT = "javascripts/search_from_disk.js"
+_SEARCH = """\
+if (location.protocol === "file:") {
+  const text = %s;
+  window.Worker = class extends Worker {
+    constructor() {
+      super(URL.createObjectURL(new Blob([text], {type: "text/javascript"})));
+    }
+  };
+}
+"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pictures of the benchmarks to the site."""
+    """Add the pictures of the benchmarks, and the script that lets the theme search in pages read from disk."""
     root = Path(config.config_file_path).parent
     for path in sorted((root / RESULTS).iterdir()):
         if path.suffix in (".png", ".svg"):
             files.append(File.generated(config, f"{RESULTS}/{path.name}", abs_src_path=str(path)))
+    (worker,) = (path for folder in config.theme.dirs for path in _search_workers(Path(folder)))
+    script = _SEARCH % json.dumps(worker.read_text(encoding="utf-8"))
+    files.append(File.generated(config, SEARCH_SCRIPT, content=script))
     return files
+
+
+def _search_workers(theme: Path) -> list[Path]:
+    """The script in a folder of the theme that searches."""
+    return sorted((theme / "assets/javascripts/workers").glob("search.*.js"))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the index of the search as a script, which is what the theme reads where pages come from disk."""
+    folder = Path(config.site_dir) / "search"
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -1,10 +1,12 @@
-"""The built site: complete, with links that resolve, all public names."""
+"""The built site: complete, with links that resolve, all public names, and a search that needs no server."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -105,3 +107,35 @@ def test_signatures_show_types(site: Path) -> None:
     page = (site / "api/matrl.html").read_text(encoding="utf-8")
     signature = re.sub(r"<[^>]+>", "", page[page.index('<div class="doc-signature highlight">') :].split("</pre>")[0])
     assert "n_envs: int = 1" in signature and "seed: int | None = None" in signature
+
+
+def test_search_has_its_index_and_its_worker_in_scripts(site: Path) -> None:
+    index = (site / "search/search_index.js").read_text(encoding="utf-8").removeprefix("var __index = ")
+    assert json.loads(index) == json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))
+    assert len(json.loads(index)["docs"]) > 200
+    (worker,) = (site / "assets/javascripts/workers").glob("search.*.js")
+    script = (site / "javascripts/search_from_disk.js").read_text(encoding="utf-8")
+    (text,) = re.findall(r"const text = (.*);$", script, re.MULTILINE)
+    assert json.loads(text) == worker.read_text(encoding="utf-8")
+
+
+# Time that Chromium skips while a page is idle would end before the worker has read its index.
+BUSY = "<script>setInterval(() => { for (let i = 0, sum = 0; i < 5e6; i++) sum += i; }, 10);</script></body>"
+
+
+@pytest.mark.expensive
+def test_search_finds_pages_of_a_site_on_disk(site: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", f"--user-data-dir={tmp_path}", "--virtual-time-budget=15000"]
+    page = site / "busy.html"
+    page.write_text((site / "index.html").read_text(encoding="utf-8").replace("</body>", BUSY), encoding="utf-8")
+    try:
+        command = [browser, *flags, "--dump-dom", f"file://{page}?q=exploitability"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    finally:
+        page.unlink()
+    found = re.findall(r'<a href="([^"]+)" class="md-search-result__link"', shown)
+    assert any(link.endswith("crossplay.html") for link in found)
