@@ -25,7 +25,7 @@ def read_budget(name: str) -> dict[str, Any]:
     Read a budget.
 
     :param name: ``small``, ``paper``, or the path of a file of the same form
-    :return: panel -> its options; panels that the file does not name are left out
+    :return: panel -> its options, in the order in which they are measured; panels that the file does not name are left out
     :raises ValueError: on an unknown panel or option, or a value of the wrong type
     :raises OSError: if the file cannot be read
     """
@@ -38,7 +38,7 @@ def read_budget(name: str) -> dict[str, Any]:
     for panel in content:
         if panel not in PANELS:
             raise ValueError(f"{path.name}: {unknown('panel', str(panel), PANELS)}")
-    return {panel: _options(panel, content[panel], path.name) for panel in PANELS if panel in content}
+    return {panel: _options(panel, values, path.name) for panel, values in content.items()}
 
 
 def _options(panel: str, values: Any, where: str) -> Any:

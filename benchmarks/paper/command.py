@@ -178,7 +178,7 @@ def _measure(plan: Plan, panel: str) -> None:
         seconds = earlier + time.monotonic() - start
         write_json(time_file, {"seconds": seconds})
     content = {"options": _measured_options(options), "jobs": plan.jobs, "seconds": round(seconds, 1), **record}
-    write_record(folder / PANEL_RECORD, content)
+    write_json(folder / PANEL_RECORD, content)
 
 
 def write_results(plan: Plan) -> None:
@@ -187,12 +187,10 @@ def write_results(plan: Plan) -> None:
 
     :param plan: what is measured
     """
-    records = {panel: record for panel in plan.panels if (record := plan.record(panel)) is not None}
-    machines = [record.pop("machine") for record in records.values()]
-    content = {"budget": plan.budget, "panels": records, "left": [panel for panel in plan.panels if panel not in records]}
-    if machines:
-        content = {"machine": machines[-1], **content}
-    write_json(plan.out / RECORD, content)
+    wanted = [panel for panel in PANELS if panel in plan.panels]
+    records = {panel: record for panel in wanted if (record := plan.record(panel)) is not None}
+    content = {"budget": plan.budget, "panels": records, "left": [panel for panel in wanted if panel not in records]}
+    write_record(plan.out / RECORD, content)
     write_pages(plan.out, json.loads((plan.out / RECORD).read_text(encoding="utf-8")))
 
 
