@@ -42,10 +42,8 @@ def introduction(content: Mapping[str, Any]) -> list[str]:
     """
     minutes = sum(record["seconds"] for record in content["panels"].values()) / 60.0
     jobs = max((record["jobs"] for record in content["panels"].values()), default=1)
-    machine = content.get("machine", {})
-    where = (
-        f" on {machine['processor']}, Python {machine['python']}, PyTorch {machine['versions']['torch']}" if machine else ""
-    )
+    machine = content["machine"]
+    where = f" on {machine['processor']}, Python {machine['python']}, PyTorch {machine['versions']['torch']}"
     left = f" Panels that are not finished: {', '.join(content['left'])}." if content["left"] else ""
     processes = "1 process" if jobs == 1 else f"{jobs} processes"
     return [
