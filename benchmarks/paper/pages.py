@@ -47,7 +47,8 @@ def introduction(content: Mapping[str, Any]) -> list[str]:
     left = f" Panels that are not finished: {', '.join(content['left'])}." if content["left"] else ""
     processes = "1 process" if jobs == 1 else f"{jobs} processes"
     return [
-        f'Budget "{Path(content["budget"]).stem}": {minutes:.0f} minutes with {processes}{where}.{left}',
+        f"`python -m benchmarks.paper --budget {content['budget']}` measured everything on this page, in {minutes:.0f} minutes "
+        f"with {processes}{where}.{left}",
         EQUAL_STEPS,
         *RULES,
     ]
