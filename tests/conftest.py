@@ -12,7 +12,7 @@ from tests.marks import mark_cases
 # Tests run beside each other, and small networks are fastest on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 th.set_num_threads(1)
-settings.register_profile("suite", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("suite", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 

@@ -162,7 +162,7 @@ def step_both(one, other, n_steps, seed):
     return ends
 
 
-@pytest.mark.cases(e2e=["ant_4x2"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("env_id", ["hopper_3x1", "ant_4x2"])
 def test_vectorised_environments_of_both_kinds_return_the_same(env_id):
     batched, separate = twins(env_id)

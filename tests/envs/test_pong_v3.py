@@ -205,6 +205,7 @@ def test_seed_decides_how_long_nobody_moves():
     assert len({start(still, seed) for seed in range(4)}) == 1
 
 
+@pytest.mark.e2e
 def test_time_limit_truncates_and_does_not_terminate():
     env = make("pong_v3", max_cycles=2)
     env.reset(seed=0)
@@ -237,6 +238,7 @@ def plain(snapshot):
     return {**snapshot, "actions": snapshot["actions"].tolist(), "memory": snapshot["memory"].tolist()}
 
 
+@pytest.mark.e2e
 def test_restored_game_saves_the_same_snapshot_and_shows_the_same_screen():
     env, fresh = make("pong_v3", render_mode="rgb_array"), make("pong_v3", render_mode="rgb_array")
     env.reset(seed=0)

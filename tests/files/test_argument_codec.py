@@ -58,7 +58,7 @@ def same(a, b):
 
 
 @given(values)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_nested_values_survive_json(value):
     assert same(value, round_trip(value))
 

@@ -60,6 +60,7 @@ def test_a_later_damaged_one_does_not_push_out_a_good_one(tmp_path):
     assert checkpoint_steps(tmp_path) == [80, 999]
 
 
+@pytest.mark.e2e
 def test_training_goes_on_from_the_latest_as_if_never_stopped(tmp_path):
     env, counter = "checkers_v0", Counter(7)
     arguments = {"n_envs": 4, "n_steps": 10, "batch_size": 40, "n_epochs": 1, "br_n_epochs": 1, "seed": 0, "device": "cpu"}

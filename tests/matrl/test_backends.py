@@ -178,6 +178,7 @@ def test_learners_with_many_more_features_form_a_stack_of_their_own() -> None:
     model.learn(60)
 
 
+@pytest.mark.e2e
 def test_stacks_have_at_most_sixteen_learners() -> None:
     names = [f"agent_{i}" for i in range(20)]
     worlds = (dict.fromkeys(names, box(2)), dict.fromkeys(names, spaces.Discrete(2)), dict.fromkeys(names, (4, "terminated")))
@@ -236,6 +237,7 @@ def test_files_of_earlier_versions_are_continued_by_sb3() -> None:
     assert MATRL.load(path, env="matrix_game_v0", device="cpu").arguments["backend"] == "sb3"
 
 
+@pytest.mark.e2e
 def test_an_action_space_that_is_a_vector_of_choices(backend: str) -> None:
     action = gym.spaces.MultiDiscrete([3, 2])
     worlds = ({"a": box(2), "b": box(3)}, dict.fromkeys("ab", action), dict.fromkeys("ab", (4, "truncated")))

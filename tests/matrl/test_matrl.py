@@ -44,6 +44,7 @@ def test_one_seed_one_result() -> None:
     assert not th.equal(first[0], other[0])
 
 
+@pytest.mark.e2e
 def test_a_coordination_game_is_learned() -> None:
     payoffs = [[[1.0, 0.0], [0.0, 0.5]]] * 2
     model = make(

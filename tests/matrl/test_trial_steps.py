@@ -260,7 +260,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 WORLDS["recurrent"] |= {"policy_kwargs": {"net_arch": [8], "lstm_hidden_size": 8}}
 
 
-@pytest.mark.cases(e2e=["recurrent"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("world", WORLDS)
 def test_trainings_with_everything_resume_bit_for_bit(world: str, tmp_path: Path) -> None:
     options = {"strategies": MENU, "ratio_scope": "episode", "payoff_fit": "cross", "optimistic_n_epochs": 1, "n_epochs": 2}

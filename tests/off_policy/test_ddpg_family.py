@@ -231,6 +231,7 @@ def test_a_ddpg_made_of_an_agent_has_its_optimisers_and_shares_nothing() -> None
     assert all(map(equal, kept, flat(model.get_parameters()["a"])))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("agent", ["a", "b"])
 def test_a_player_of_maddpg_follows_the_training_and_keeps_to_its_masks(agent: str) -> None:
     model = build(MADDPG, MixedTrio)

@@ -154,6 +154,7 @@ def test_what_the_dead_see_and_do_changes_nothing(algorithm):
         assert th.allclose(value, theirs, atol=1e-6), name
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_scaled_rewards(algorithm):
     model = trained(algorithm, norm_reward=True)

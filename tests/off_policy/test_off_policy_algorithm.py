@@ -57,7 +57,7 @@ def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, 
     assert_same(resumed, never_stopped(env))
 
 
-@pytest.mark.cases(e2e=["IQL"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("algorithm", [IQL, VDN])
 def test_a_stopped_training_continues_in_the_same_process(algorithm):
     class Stop(BaseCallback):

@@ -248,7 +248,7 @@ def test_joint_samples_avoid_equal_features() -> None:
     assert 0.4 < actions["agent_0"].mean() < 0.6
 
 
-@pytest.mark.cases(quick=["unit"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("norm", ["unit", "learned"])
 def test_a_saved_model_predicts_and_trains_as_before(norm: str, tmp_path: Path) -> None:
     model = trained(feature_norm=norm)

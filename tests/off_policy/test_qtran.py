@@ -138,7 +138,7 @@ def test_losses_equal_a_loop_with_deaths_masks_and_ends(variant: str, double_q: 
     assert float(logged["train/loss"]) == pytest.approx(total, rel=2e-4)
 
 
-@pytest.mark.cases(e2e=["base"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_alike_agents_computed_together_equal_sb3s_networks(variant: str) -> None:
     settings = {"learning_starts": 10, "train_freq": 2, "batch_size": 8, "seed": 0, "device": "cpu", "variant": variant}
@@ -177,7 +177,7 @@ def test_the_targets_follow_utilities_and_joint_networks(variant: str) -> None:
     assert all(th.equal(*pair) for parameters, targets in pairs for pair in zip(parameters, targets, strict=True))
 
 
-@pytest.mark.cases(e2e=["alt"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_saved_model_predicts_and_trains_as_before(variant: str, tmp_path: Path) -> None:
     model = trained(variant)

@@ -199,7 +199,7 @@ def buffer_with(rewards, values, acted, ends, gamma, lam, base=RolloutBuffer):
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_advantages_follow_the_agent_s_own_decisions(n_steps, n_envs, gamma, lam, seed):
     rng = np.random.default_rng(seed)
     rewards, values = rng.normal(size=(2, n_steps, n_envs)).astype(np.float32)

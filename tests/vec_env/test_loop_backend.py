@@ -154,6 +154,7 @@ def test_envs_may_keep_and_change_their_actions(kind: str) -> None:
             assert_identical(actions, given)
 
 
+@pytest.mark.e2e
 @EVERY_KIND
 def test_actions_that_change_during_a_step_count_as_they_were(kind: str) -> None:
     results = []

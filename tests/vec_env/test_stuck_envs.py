@@ -85,7 +85,7 @@ def test_a_worker_that_hangs_in_a_step_is_ended(kind: str) -> None:
     assert time.monotonic() - start < 30
 
 
-@pytest.mark.cases(e2e=["make"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("where", ["reset", "make"])
 def test_a_worker_that_hangs_elsewhere_is_ended(where: str) -> None:
     class Env(Stuck):

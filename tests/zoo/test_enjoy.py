@@ -241,6 +241,7 @@ def test_half_a_run_by_its_path_is_told(tmp_path, capsys):
     assert "has no switch_v0.zip; it has: no model" in error()
 
 
+@pytest.mark.e2e
 def test_run_can_be_given_by_its_path(logs, tmp_path, capsys):
     shutil.copytree(logs / "matrl" / "switch_v0_1", tmp_path / "mine")
     path = str(tmp_path / "mine")
@@ -286,7 +287,7 @@ def test_what_plays_is_said(logs, capsys):
     assert capsys.readouterr().out.startswith("policy ")
 
 
-@pytest.mark.cases(e2e=["words1-a.mp4"])
+@pytest.mark.e2e
 @pytest.mark.parametrize(("words", "name"), [(["--n-episodes", "2"], "a.gif"), (["-n", "8", "--deterministic"], "a.mp4")])
 def test_video_is_recorded(logs, tmp_path, capsys, words, name):
     path = tmp_path / name
@@ -301,6 +302,7 @@ def test_video_is_recorded(logs, tmp_path, capsys, words, name):
     assert f"{policy}: 100%" in printed.err if "-n" not in words else "2episode" in printed.err
 
 
+@pytest.mark.e2e
 def test_progress_counts_episodes(logs, capsys):
     assert main(["-f", str(logs), "--env", "switch_v0", "--n-episodes", "40", "--progress"]) == 0
     printed = capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_softmax_gradient_agrees_with_finite_differences():
     np.testing.assert_allclose(-smooth.gradient(logits), slopes, atol=1e-8)
 
 
-@pytest.mark.cases(e2e=["stag_hunt-wolf-iga"])
+@pytest.mark.e2e
 @pytest.mark.parametrize(("game", "learner"), [("stag_hunt", "wolf-iga"), ("rps", "extragradient")])
 def test_dynamics_command_records_where_a_learner_ends(tmp_path, capsys, game, learner):
     assert main(["dynamics", "--game", game, "--learners", learner, "--steps", "40", "--out", str(tmp_path)]) == 0

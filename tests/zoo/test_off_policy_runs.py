@@ -213,6 +213,7 @@ def test_a_checkpoint_without_any_usable_buffer_is_not_resumed_silently(
     assert "no checkpoint in" in errors and "is missing" in errors and errors.count("\n") == 1
 
 
+@pytest.mark.e2e
 def test_a_kill_between_both_files_leaves_the_older_pair(tmp_path: Path) -> None:
     """The buffer of the next checkpoint has been written, its model has not."""
 
@@ -376,6 +377,7 @@ def test_play_with_guests(tmp_path: Path, whole: RunFolder, capsys: pytest.Captu
     assert "dqn.zip" in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_the_report_shows_values_and_exploration(whole: RunFolder, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     assert report.main([str(whole.path), "--no-frames", "--out", str(path)]) == 0

@@ -26,6 +26,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return paths
 
 
+@pytest.mark.e2e
 def test_central_critics_are_trained_further(saved: dict[str, str], tmp_path: Path) -> None:
     assert main(["-f", str(tmp_path), "--algo", "mappo", *QUICK, "-i", saved["central"], *SMALL]) == 0
     model = MATRL.load(tmp_path / "mappo" / "matrix_game_v0_1" / "matrix_game_v0", device="cpu")

@@ -145,12 +145,14 @@ def test_environment_by_module_and_callable(tmp_path, vec_env):
     assert load_hyperparameters(folder / "config.yml", "matrl", WORLD).env_kwargs == {"long": 5}
 
 
+@pytest.mark.e2e
 def test_run_dir_is_used_as_it_is(tmp_path):
     train(tmp_path / "logs", "--env", "matrix_game_v0", "-n", "100", "--run-dir", str(tmp_path / "here" / "run"))
     assert (tmp_path / "here" / "run" / "matrix_game_v0.zip").is_file()
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.e2e
 def test_unique_id_is_added_to_the_folder(tmp_path):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "100", "-uuid")
     (path,) = (tmp_path / "matrl").iterdir()
@@ -164,7 +166,7 @@ def test_tensorboard_files_go_where_they_are_wanted(tmp_path):
     assert [event.step for event in events.Scalars("eval/mean_reward")] == [100]
 
 
-@pytest.mark.cases(quick=["3-steps1"])
+@pytest.mark.e2e
 @pytest.mark.parametrize(("interval", "steps"), [("-1", [100, 200, 300, 400]), ("3", [300, 400]), ("-2", [400])])
 def test_log_has_a_row_every_so_many_iterations_and_for_the_evaluation(tmp_path, interval, steps):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "400", "--eval-freq", "-1", "--log-interval", interval)
@@ -183,6 +185,7 @@ def test_evaluation_has_copies_and_options_of_its_own():
         one.close()
 
 
+@pytest.mark.e2e
 def test_options_of_the_evaluation_change_those_of_the_training(tmp_path):
     words = ["--env", "tests.zoo.worlds:Pays", "-n", "100", "--env-kwargs", "reward:1.0", "--eval-env-kwargs", "reward:5.0"]
     train(tmp_path, *words)
