@@ -47,7 +47,7 @@ def introduction(content: Mapping[str, Any]) -> list[str]:
     left = f" Panels that are not finished: {', '.join(content['left'])}." if content["left"] else ""
     processes = "1 process" if jobs == 1 else f"{jobs} processes"
     return [
-        f"`python -m benchmarks.paper --budget {content['budget']}` measured everything on this page, in {minutes:.0f} minutes "
+        f"`python -m benchmarks.paper --budget {content['budget']}` measured all of this page in {minutes:.0f} minutes "
         f"with {processes}{where}.{left}",
         EQUAL_STEPS,
         *RULES,
