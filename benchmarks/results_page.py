@@ -189,7 +189,19 @@ def suite(record: dict[str, Any]) -> str:
     for row in (row for task in record["tasks"] for row in task["rows"] if row["verdict"]):
         outcomes.setdefault(row["method"], Counter())[row["verdict"]] += 1
     lines = [[method, *(str(count[kind]) for kind in SUITE_SIGNS)] for method, count in outcomes.items()]
-    return "\n\n".join([*tables, "Tasks by outcome:\n\n" + markdown(["", *SUITE_SIGNS], lines)])
+    tables.append("Tasks by outcome:\n\n" + markdown(["", *SUITE_SIGNS], lines))
+    if all("mean_rho" in row for task in record["tasks"] for row in task["rows"]):
+        tables.append("Mean rho:\n\n" + _mean_rhos(record["tasks"]))
+    return "\n\n".join(tables)
+
+
+def _mean_rhos(tasks: list[dict[str, Any]]) -> str:
+    """Weight of the current policies in the meta-strategies, of the methods that play the meta-game."""
+    rhos = {(task["name"], row["method"]): row["mean_rho"] for task in tasks for row in task["rows"]}
+    methods = [one for one in dict.fromkeys(method for _, method in rhos) if one.startswith("matrl")]
+    names = [task["name"] for task in tasks]
+    rows = [[name, *(f"{rhos[name, one]:.2f}" if (name, one) in rhos else "" for one in methods)] for name in names]
+    return markdown(["task", *methods], rows)
 
 
 SUITE_SIGNS = {"better": " +", "even": "", "worse": " -"}
@@ -218,20 +230,37 @@ def _suite_cell(row: dict[str, Any]) -> str:
 def tuning(record: dict[str, Any]) -> str:
     """Mean scores of the best and of the median settings of every method in the search, and the settings that it chose."""
     methods = dict.fromkeys(method for task in record["tasks"].values() for method in task["methods"])
+    searches = [(name, method, one) for name, task in record["tasks"].items() for method, one in task["methods"].items()]
+    names = dict.fromkeys(name for *_, one in searches for name in one["chosen"])
     rows, settings = [], []
     for name, task in record["tasks"].items():
         found = task["methods"]
         sign = -1.0 if task["score"] == "nash_conv" else 1.0
         rows.append([name, *(_searched(found[method]["trials"], sign) if method in found else "" for method in methods)])
-        for method, one in found.items():
-            settings.append([name, method, str(len(one["trials"])), *(f"{value:g}" for value in one["chosen"].values())])
-    chosen = markdown(["task", "method", "trials", "learning rate", "clip range", "entropy"], settings)
+    for name, method, one in searches:
+        values = (f"{one['chosen'][key]:g}" if key in one["chosen"] else "" for key in names)
+        settings.append([name, method, str(len(one["trials"])), *values])
+    chosen = markdown(["task", "method", "trials", *(TUNED.get(name, name) for name in names)], settings)
     return f"{markdown(['task', *methods], rows)}\n\nChosen settings:\n\n{chosen}"
+
+
+TUNED = {"learning_rate": "learning rate", "clip_range": "clip range", "ent_coef": "entropy"}
 
 
 def _searched(trials: list[dict[str, Any]], sign: float) -> str:
     values = sorted((trial["value"] for trial in trials if trial["value"] is not None), key=lambda value: -sign * value)
     return f"{values[0]:.2f} ({statistics.median(values):.2f})"
+
+
+def congestion(record: dict[str, Any]) -> str:
+    """Regret of every method at every learning rate, by number of agents and clip range."""
+    rates = list(dict.fromkeys(row["learning_rate"] for row in record["table"]))
+    lines: dict[tuple[str, ...], dict[float, str]] = {}
+    for row in record["table"]:
+        key = (str(row["n_agents"]), f"{row['clip_range']:g}", row["method"])
+        lines.setdefault(key, {})[row["learning_rate"]] = with_interval(row, "regret", "ci95")
+    rows = [[*key, *(cells.get(rate, "") for rate in rates)] for key, cells in lines.items()]
+    return markdown(["agents", "clip range", "method", *(f"learning rate {rate:g}" for rate in rates)], rows)
 
 
 def kill_test(record: dict[str, Any]) -> str:
@@ -311,9 +340,11 @@ def off_policy_speed(record: dict[str, Any]) -> str:
 
 RENDERERS = {
     "kill_test": kill_test,
+    "kill_test_qmix": kill_test,
     "value_games": value_games,
     "off_policy_speed": off_policy_speed,
     "central_critic": central_critic,
+    "congestion": congestion,
     "actor_critic_hopper": comparison,
     "corruption_test": corruption,
     "pong": pong,
