@@ -34,14 +34,17 @@ $(VENV)/.installed: requirements.txt setup.py sb3_matrl/stacked/kernel.cpp
 
 setup: $(VENV)/.installed  ## Create .venv and install everything
 
-train: setup  ## Train MATRL on Checkers for a few minutes; ends in a learning curve and a saved model
+train: setup  ## Train MATRL on Checkers, then MATRL and PPO in a game of congestion (minutes); curves and saved models
 	$(BIN)/python zoo/train.py --algo matrl --env checkers_v0 --seed 0 -n 200000 --verbose 0 --progress
+	$(BIN)/python zoo/train.py --algo matrl --env matrix_game_v0 --conf-file congestion_4 --seed 0 --eval-freq 500 --verbose 0
+	$(BIN)/python zoo/benchmark.py --algos ippo matrl --envs matrix_game_v0 --conf-file congestion_4 --seeds 3 \
+		--eval-freq 500 --jobs 1 --out logs/congestion
 
 test: setup  ## The test suite, in a few minutes
 	$(PYTEST)
 
 test-e2e: setup  ## Tests that train for seconds, start programs or build the documentation
-	$(PYTEST) -m e2e
+	$(PYTEST) -m "e2e and not expensive"
 
 test-expensive: setup  ## Tests that train for minutes
 	$(PYTEST) -m expensive
