@@ -106,8 +106,8 @@ def _vertical_range(chart: Chart) -> Range1d | DataRange1d:
 
     if chart.bars:
         return Range1d(0.0, 1.0)
-    edges = [edge for one in chart.curves for edge in (one.y, one.low, one.high) if edge is not None]
-    low, high = (float(f([f(edge) for edge in edges])) for f in (np.nanmin, np.nanmax))
+    values = np.concatenate([edge for one in chart.curves for edge in (one.y, one.low, one.high) if edge is not None])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if chart.covers is not None:
         low, high = min(low, *chart.covers), max(high, *chart.covers)
         return Range1d(low - 0.03 * (high - low), high + 0.03 * (high - low))
@@ -116,26 +116,30 @@ def _vertical_range(chart: Chart) -> Range1d | DataRange1d:
 
 
 def _add_curves(plot: figure, curves: tuple[Series, ...]) -> None:
-    """Bands, lines and their values under the pointer. Tags are the indices of the legend's entries."""
-    from bokeh.models import ColumnDataSource, HoverTool
+    """Curves of all series, and their values under the pointer."""
+    from bokeh.models import HoverTool
 
-    lines: list[GlyphRenderer[Any]] = []
-    for i, (one, width) in enumerate(zip(curves, line_widths(curves), strict=True)):
-        colour, shared = PALETTE[one.colour], {"name": one.label, "tags": [i]}
-        if one.low is not None and one.high is not None:
-            there = np.isfinite(one.low) & np.isfinite(one.high)
-            columns = {name: _single(getattr(one, name)[there]) for name in ("x", "low", "high")}
-            plot.varea("x", "low", "high", source=ColumnDataSource(columns), color=colour, fill_alpha=0.16, **shared)
-        source = ColumnDataSource({"x": _single(one.x), "y": _single(one.y)})
-        if len(one.x) == 1:
-            lines.append(plot.scatter("x", "y", source=source, color=colour, size=8, **shared))
-        else:
-            dash = _DASHES[one.dash]
-            lines.append(plot.line("x", "y", source=source, color=colour, line_width=width, line_dash=dash, **shared))
+    widths = line_widths(curves)
+    lines = [_add_curve(plot, one, i, widths[i]) for i, one in enumerate(curves)]
     read_off = [line for line, one in zip(lines, curves, strict=True) if not one.is_level]
     mode = "vline" if len(read_off) <= MAX_READ_OFF else "mouse"
     text = "$name, @x{0,0} steps: @y{%.4g}"
     plot.add_tools(HoverTool(renderers=read_off, mode=mode, tooltips=text, formatters={"@y": "printf"}))
+
+
+def _add_curve(plot: figure, series: Series, index: int, width: float) -> GlyphRenderer[Any]:
+    """Band and line, tagged with the index of their entry in the legend; a single value is a point."""
+    from bokeh.models import ColumnDataSource
+
+    shared: dict[str, Any] = {"color": PALETTE[series.colour], "name": series.label, "tags": [index]}
+    if series.low is not None and series.high is not None:
+        there = np.isfinite(series.low) & np.isfinite(series.high)
+        columns = {name: _single(getattr(series, name)[there]) for name in ("x", "low", "high")}
+        plot.varea("x", "low", "high", source=ColumnDataSource(columns), fill_alpha=0.16, **shared)
+    source = ColumnDataSource({"x": _single(series.x), "y": _single(series.y)})
+    if len(series.x) == 1:
+        return plot.scatter("x", "y", source=source, size=8, **shared)
+    return plot.line("x", "y", source=source, line_width=width, line_dash=_DASHES[series.dash], **shared)
 
 
 def _add_bars(plot: figure, stacked: tuple[Bars, ...]) -> None:
@@ -147,7 +151,7 @@ def _add_bars(plot: figure, stacked: tuple[Bars, ...]) -> None:
         columns = {"left": bars.edges[there], "right": bars.edges[there + 1], "share": bars.heights[there]}
         columns |= {"bottom": bars.bottoms[there], "top": bars.bottoms[there] + bars.heights[there]}
         source = ColumnDataSource({name: _single(column) for name, column in columns.items()})
-        style = {"color": PALETTE[bars.colour], "line_color": CARD, "line_width": 0.6}
+        style: dict[str, Any] = {"color": PALETTE[bars.colour], "line_color": CARD, "line_width": 0.6}
         plot.quad("left", "right", "top", "bottom", source=source, name=bars.label, tags=[i], **style)
     plot.add_tools(HoverTool(tooltips="@left{0,0} to @right{0,0} steps: $name @share{0%}"))
 
