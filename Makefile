@@ -34,7 +34,7 @@ $(VENV)/.installed: requirements.txt setup.py sb3_matrl/stacked/kernel.cpp
 
 setup: $(VENV)/.installed  ## Create .venv and install everything
 
-train: setup  ## Train MATRL on Checkers, then MATRL and PPO in a game of congestion (minutes); curves and saved models
+train: setup  ## Train MATRL on Checkers, then MATRL and PPO in a game of congestion; curves and saved models (minutes)
 	$(BIN)/python zoo/train.py --algo matrl --env checkers_v0 --seed 0 -n 200000 --verbose 0 --progress
 	$(BIN)/python zoo/train.py --algo matrl --env matrix_game_v0 --conf-file congestion_4 --seed 0 --eval-freq 500 --verbose 0
 	$(BIN)/python zoo/benchmark.py --algos ippo matrl --envs matrix_game_v0 --conf-file congestion_4 --seeds 3 \
