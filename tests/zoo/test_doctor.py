@@ -41,6 +41,11 @@ def test_this_installation_is_in_order(capsys: pytest.CaptureFixture[str]) -> No
     assert "pytest" not in lines and "mkdocs" not in lines
 
 
+def test_packages_that_several_extras_need_are_listed_once() -> None:
+    findings = list(installation.check_versions())
+    assert "pettingzoo" in {finding.subject for finding in findings} and len(findings) == len(set(findings))
+
+
 @pytest.mark.parametrize(
     ("requirement", "extra", "ok", "text"),
     [

@@ -35,7 +35,7 @@ def test_a_game_that_restricts_nobody_is_called_by_its_name(best_response, other
     first, *_ = verdict(progress(np.zeros((7, 2)), best_response=best_response))
     assert first == (
         "rho was 0 in 7 of 7 iterations: the game kept no agent at its current policy, and this run took the steps of "
-        f"{other}; see docs/which_method.md."
+        f"{other}; see 'Which method' in the documentation."
     )
 
 
@@ -50,7 +50,7 @@ def test_restrictions_are_counted_per_agent():
     first, second = verdict(progress(rho))
     assert first == (
         "The game restricted an agent (rho > 0) in 3 of 8 iterations, 38%: left in 3, right in 1; mean rho 0.22. In 1, all "
-        "agents kept their current policies. The other 5 were steps of il-la; see docs/which_method.md."
+        "agents kept their current policies. The other 5 were steps of il-la; see 'Which method' in the documentation."
     )
     assert second == (
         "On average 10% of the ratios in the payoffs were clipped, 2.0% of the best-response weights, the effective sample "

@@ -63,11 +63,15 @@ def check_versions() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("sb3-matrl", False, "is not installed, so versions cannot be checked: pip install -e . in its folder")
         return
+    seen: set[Finding] = set()
     for text in texts:
         requirement = Requirement(text)
         extra = re.search(r"extra == [\"'](\w+)[\"']", str(requirement.marker or ""))
         if extra is None or extra[1] in _EXTRAS:
-            yield compare_version(requirement, extra[1] if extra else None)
+            finding = compare_version(requirement, extra[1] if extra else None)
+            if finding not in seen:  # several extras may need the same package
+                yield finding
+            seen.add(finding)
 
 
 def compare_version(requirement: Requirement, extra: str | None) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -25,7 +25,8 @@ from sb3_matrl.zoo.reporting.charts import (
 )
 
 if TYPE_CHECKING:
-    from bokeh.models import DataRange1d, GlyphRenderer, Range1d
+    from bokeh.models import DataRange1d, Range1d
+    from bokeh.models.renderers import GlyphRenderer
     from bokeh.plotting import figure
 
 _DASHES: tuple[Any, ...] = ("solid", [7, 3], [2, 3])
@@ -105,14 +106,17 @@ def _vertical_range(chart: Chart) -> Range1d | DataRange1d:
     from bokeh.models import DataRange1d, Range1d
 
     if chart.bars:
-        return Range1d(0.0, 1.0)
+        return Range1d(start=0.0, end=1.0)
     values = np.concatenate([edge for one in chart.curves for edge in (one.y, one.low, one.high) if edge is not None])
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if chart.covers is not None:
         low, high = min(low, *chart.covers), max(high, *chart.covers)
-        return Range1d(low - 0.03 * (high - low), high + 0.03 * (high - low))
-    # Space below zero would suggest that a quantity which has none could be negative.
-    return DataRange1d(only_visible=True, **({"start": 0.0} if low >= 0.0 else {}))
+        return Range1d(start=low - 0.03 * (high - low), end=high + 0.03 * (high - low))
+    fitting = DataRange1d(only_visible=True)
+    if low >= 0.0:
+        # Space below zero would suggest that a quantity which has none could be negative.
+        fitting.start = 0.0
+    return fitting
 
 
 def _add_curves(plot: figure, curves: tuple[Series, ...]) -> None:
@@ -122,7 +126,7 @@ def _add_curves(plot: figure, curves: tuple[Series, ...]) -> None:
     widths = line_widths(curves)
     lines = [_add_curve(plot, one, i, widths[i]) for i, one in enumerate(curves)]
     read_off = [line for line, one in zip(lines, curves, strict=True) if not one.is_level]
-    mode = "vline" if len(read_off) <= MAX_READ_OFF else "mouse"
+    mode: Literal["mouse", "vline"] = "vline" if len(read_off) <= MAX_READ_OFF else "mouse"
     text = "$name, @x{0,0} steps: @y{%.4g}"
     plot.add_tools(HoverTool(renderers=read_off, mode=mode, tooltips=text, formatters={"@y": "printf"}))
 
@@ -151,8 +155,8 @@ def _add_bars(plot: figure, stacked: tuple[Bars, ...]) -> None:
         columns = {"left": bars.edges[there], "right": bars.edges[there + 1], "share": bars.heights[there]}
         columns |= {"bottom": bars.bottoms[there], "top": bars.bottoms[there] + bars.heights[there]}
         source = ColumnDataSource({name: _single(column) for name, column in columns.items()})
-        style: dict[str, Any] = {"color": PALETTE[bars.colour], "line_color": CARD, "line_width": 0.6}
-        plot.quad("left", "right", "top", "bottom", source=source, name=bars.label, tags=[i], **style)
+        style: dict[str, Any] = {"color": PALETTE[bars.colour], "line_color": CARD, "line_width": 0.6, "tags": [i]}
+        plot.quad("left", "right", "top", "bottom", source=source, name=bars.label, **style)
     plot.add_tools(HoverTool(tooltips="@left{0,0} to @right{0,0} steps: $name @share{0%}"))
 
 

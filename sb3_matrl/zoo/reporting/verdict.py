@@ -53,7 +53,7 @@ def _restriction(rho: np.ndarray, agents: list[str], iterations: str, other: str
     count, is_held = len(rho), rho > ZERO
     n_held = int(is_held.any(axis=1).sum())
     if n_held == 0:
-        taken = "" if other is None else f", and this run took the steps of {other}; see docs/which_method.md"
+        taken = "" if other is None else f", and this run took the steps of {other}; see 'Which method' in the documentation"
         return f"rho was 0 in {count} of {count} {iterations}: the game kept no agent at its current policy{taken}."
     most = np.argsort(-is_held.sum(axis=0), kind="stable")[:_MOST_AGENTS]
     held = ", ".join(f"{agents[i]} in {is_held[:, i].sum()}" for i in sorted(most) if is_held[:, i].any())
@@ -62,7 +62,7 @@ def _restriction(rho: np.ndarray, agents: list[str], iterations: str, other: str
     rest = (
         ""
         if other is None or n_held == count
-        else f" The other {count - n_held} were steps of {other}; see docs/which_method.md."
+        else f" The other {count - n_held} were steps of {other}; see 'Which method' in the documentation."
     )
     return (
         f"The game restricted an agent (rho > 0) in {n_held} of {count} {iterations}, {_share(n_held / count)}: {held}; "
