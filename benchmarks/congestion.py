@@ -80,6 +80,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             _draw_panel(axes, [row for row in rows if (row["n_agents"], row["clip_range"]) == (size, clip)])
             axes.set_title(f"{size} agents, PPO clip {clip:g}", fontsize=10)
         line[0].set_ylabel("regret over the training")
+    panels[0, 0].set_ylim(bottom=0.0)  # after all panels, whose limits are the same
     for axes in panels[-1]:
         axes.set_xlabel("learning rate")
     handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -98,7 +99,6 @@ def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         style: dict[str, Any] = {"color": COLOURS[method], "marker": MARKERS[method], "label": method}
         axes.errorbar(rates, means, yerr=[means - low, high - means], capsize=2.5, linewidth=1.6, markersize=4.5, **style)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0.0)
     axes.grid(alpha=0.3)
 
 

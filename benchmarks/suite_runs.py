@@ -6,7 +6,8 @@ The trainings of a suite without what zoo/benchmark.py adds to each: a process, 
 
 A one-shot game is trained in less time than these take. Settings, seeds and scores are those of the suite; team returns are
 those of --episodes episodes after the training. --setting adds methods, such as "matrl, clipped: {algo: matrl, n_epochs: 10,
-br_n_epochs: 5, payoff_clip_range: 0.2, br_clip_range: 0.2}". Finished runs are kept beside --out and not repeated.
+br_n_epochs: 5, payoff_clip_range: 0.2, br_clip_range: 0.2}". Finished runs are kept beside --out and not repeated. A picture
+beside --out shows the exact values over the training.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from benchmarks.shared import build_model, run_parallel, write_record
+from benchmarks.suite_figure import draw
 from sb3_matrl.evaluation import evaluate_policy
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.benchmark import mapping, one_pair
@@ -36,11 +38,12 @@ from sb3_matrl.zoo.benchmarking.run_results import RunResult
 from sb3_matrl.zoo.benchmarking.suite_file import RETURN, SuiteTask, choose_methods, choose_tasks, read_suite
 from sb3_matrl.zoo.benchmarking.suite_plan import PlannedTask, SuiteOptions, plan_suite
 from sb3_matrl.zoo.benchmarking.suite_report import task_records
-from sb3_matrl.zoo.benchmarking.suite_scores import compare_methods
+from sb3_matrl.zoo.benchmarking.suite_scores import MEASURED, compare_methods
 from sb3_matrl.zoo.benchmarking.worker import MEASUREMENTS
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 
 EPISODES = 100
+RESAMPLES = 2000
 
 
 class KeptRows(KVWriter):
@@ -149,15 +152,20 @@ def run_task(one: PlannedTask, episodes: int, jobs: int, cache: Path) -> dict[st
     for row in record["rows"]:
         own = [values for run, values in zip(one.runs, found, strict=True) if run.setting == row["method"]]
         row["mean_rho"] = float(np.mean([values["mean_rho"] for values in own]))
-        row["curve"] = _mean_curve([values["measures"] for values in own])
+        row["curve"] = _curve([values["measures"] for values in own], MEASURED.get(one.task.score, ""))
         row["hyperparameters"] = next(run for run in one.runs if run.setting == row["method"]).hyperparameters.as_mapping()
     return record
 
 
-def _mean_curve(measures: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
-    """Mean over the seeds of every exact measure."""
-    names = [name for name in measures[0] if all(name in one for one in measures)]
-    return {name: np.mean([one[name] for one in measures], axis=0).round(6).tolist() for name in names}
+def _curve(measures: Sequence[Mapping[str, list[float]]], name: str, seed: int = 0) -> dict[str, list[float]]:
+    """Mean over the seeds of an exact measure, with the ends of its 95 % bootstrap interval, at every step measured."""
+    if not all(name in one for one in measures):
+        return {}
+    values = np.array([one[name] for one in measures])
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5], axis=0)
+    columns = {"timesteps": np.array(measures[0]["timesteps"]), name: values.mean(axis=0), "low": low, "high": high}
+    return {key: column.round(6).tolist() for key, column in columns.items()}
 
 
 def records_of_tasks(planned: Sequence[PlannedTask], args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
@@ -194,6 +202,7 @@ def main() -> None:
     given = {name: value for name, value in asdict(options).items() if name in ("seeds", "eval_episodes", "device")}
     for records in records_of_tasks(plan_suite(chosen_tasks(args), options), args):
         write_record(args.out, {"suite": args.suite, "options": given, "tasks": records, "notes": few_seeds(args.seeds)})
+        draw(records, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

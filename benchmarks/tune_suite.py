@@ -7,7 +7,8 @@ Optuna's TPE searches learning rate, clip range and entropy coefficient; all els
 steps for every method. The first trials of all methods have the same values. --grid "learning_rate: [0.001, 0.003]" tries
 these values instead, each once. A trial trains with every --seeds, which must not be among those of reported results, and its
 value is the mean score of the suite. Finished trials are kept in --storage: the same command continues a search that was
-stopped, and more --trials extend it.
+stopped, and more --trials extend it. The record adds up the trials of several searches with the same seeds and steps; the best
+of all is chosen.
 """
 
 from __future__ import annotations
@@ -137,11 +138,16 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
 
 
-def best_of(task: SuiteTask, trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """Settings of the best trial."""
+def best_of(task: SuiteTask, trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """
+    Settings of the best trial.
+
+    :param task: the task
+    :param trials: trials as the record has them
+    """
     sign = -1.0 if task.score == NASH_CONV else 1.0
-    scored = [trial for trial in trials if trial.value is not None]
-    best: dict[str, float] = max(scored, key=lambda trial: sign * (trial.value or 0.0)).user_attrs["settings"]
+    scored = [trial for trial in trials if trial["value"] is not None]
+    best: dict[str, float] = max(scored, key=lambda trial: sign * trial["value"])["settings"]
     return best
 
 
@@ -169,21 +175,26 @@ def conf_text(task: SuiteTask, chosen: Mapping[str, Mapping[str, float]], trials
     return "\n".join(lines) + "\n\n" + yaml.safe_dump({task.env: entry}, sort_keys=False, default_flow_style=None, width=120)
 
 
-def task_record(task: SuiteTask, found: Mapping[str, Sequence[FrozenTrial]], args: argparse.Namespace) -> dict[str, Any]:
-    """What the record keeps of a task's searches."""
-    return {
-        "score": task.score,
-        "seeds": args.seeds,
-        "space": args.grid or SPACE,
-        "n_timesteps": task.n_timesteps,
-        "methods": {
-            method: {
-                "chosen": best_of(task, trials),
-                "trials": [{"value": one.value, "state": one.state.name.lower(), **one.user_attrs} for one in trials],
-            }
-            for method, trials in found.items()
-        },
-    }
+def task_record(
+    task: SuiteTask, found: Mapping[str, Sequence[FrozenTrial]], earlier: Mapping[str, Any], args: argparse.Namespace
+) -> dict[str, Any]:
+    """
+    What the record keeps of a task's searches.
+
+    :param task: the task
+    :param found: method -> trials of this search
+    :param earlier: the task's record so far; trials of other searches with the same seeds and steps stay in it
+    :param args: arguments of the command line
+    """
+    used = {"score": task.score, "seeds": args.seeds, "n_timesteps": task.n_timesteps}
+    kept = earlier.get("methods", {}) if all(earlier.get(name) == value for name, value in used.items()) else {}
+    methods = dict(kept)
+    for method, trials in found.items():
+        new = [{"value": one.value, "state": one.state.name.lower(), **one.user_attrs} for one in trials]
+        settings = [one["settings"] for one in new]
+        both = [*(one for one in kept.get(method, {}).get("trials", []) if one["settings"] not in settings), *new]
+        methods[method] = {"chosen": best_of(task, both), "trials": both}
+    return {**used, "methods": methods}
 
 
 def tune(task: SuiteTask, args: argparse.Namespace) -> None:
@@ -191,12 +202,11 @@ def tune(task: SuiteTask, args: argparse.Namespace) -> None:
     methods = [one for one in task.methods if one.name not in ABLATION_OF and one.name in (args.methods or task.settings)]
     found = {method.name: search(task, method, args) for method in methods}
     earlier = json.loads(args.record.read_text(encoding="utf-8"))["tasks"] if args.record.exists() else {}
-    record = task_record(task, found, args)
-    record["methods"] = {**earlier.get(task.name, {}).get("methods", {}), **record["methods"]}
+    record = task_record(task, found, earlier.get(task.name, {}), args)
     write_record(args.record, {"tasks": {**earlier, task.name: record}})
     chosen = {method: one["chosen"] for method, one in record["methods"].items()}
     with atomic_file(args.out / f"{task.name}.yml") as file:
-        file.write(conf_text(task, chosen, args.trials).encode())
+        file.write(conf_text(task, chosen, max(len(one["trials"]) for one in record["methods"].values())).encode())
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from benchmarks import tune_suite
-from benchmarks.tune_suite import ABLATION_OF, SPACE, conf_text, trial_runs, tune
+from benchmarks.tune_suite import ABLATION_OF, SPACE, conf_text, task_record, trial_runs, tune
 from sb3_matrl.zoo.benchmarking.suite_file import read_suite
 from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
 
@@ -32,6 +33,21 @@ def test_file_gives_the_trainings_of_the_search(name: str, tmp_path: Path) -> No
         loaded = load_hyperparameters(path, method.algo, task.env)
         assert loaded.as_mapping() == run.hyperparameters.as_mapping()
         assert {key: loaded[key] for key in drawn} == drawn
+
+
+def finished(rate: float, value: float) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(value=value, user_attrs={"settings": {"learning_rate": rate}, "scores": [value]})
+
+
+def test_record_adds_up_the_searches_with_the_same_seeds() -> None:
+    args, task = arguments(Path()), TASKS["chicken"]
+    first = task_record(task, {"ippo": [finished(0.01, 0.6), finished(0.1, 0.2)], "matrl": [finished(0.1, 0.9)]}, {}, args)
+    second = task_record(task, {"ippo": [finished(0.03, 0.5), finished(0.1, 0.3)]}, first, args)
+    assert [one["value"] for one in second["methods"]["ippo"]["trials"]] == [0.6, 0.5, 0.3]
+    assert second["methods"]["ippo"]["chosen"] == {"learning_rate": 0.01}
+    assert second["methods"]["matrl"] == first["methods"]["matrl"]
+    other = task_record(task, {"ippo": [finished(0.03, 0.5)]}, first, arguments(Path(), seeds=[101]))
+    assert other["methods"].keys() == {"ippo"} and other["methods"]["ippo"]["chosen"] == {"learning_rate": 0.03}
 
 
 def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
