@@ -356,6 +356,7 @@ RENDERERS = {
     "ant_2x4": comparison,
     "value_based_checkers": comparison,
     "value_based_switch": comparison,
+    "value_based_switch_qdpp": comparison,
     "sweep_checkers": sweep,
     "tuning": tuning,
     "zero_sum": zero_sum,
