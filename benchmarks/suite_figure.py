@@ -41,8 +41,14 @@ def draw(tasks: Sequence[Mapping[str, Any]], path: Path) -> None:
     handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     n_seeds = max(row["seeds"] for task in shown for row in task["rows"])
     title = f"mean of {n_seeds} seeds, 95 % bootstrap intervals"
-    where, ncols = "outside lower center", min(len(handles), 4)
-    figure.legend(list(handles.values()), list(handles), title=title, loc=where, ncols=ncols, frameon=False)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        title=title,
+        loc="outside lower center",
+        ncols=min(len(handles), 4),
+        frameon=False,
+    )
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=130)
 
