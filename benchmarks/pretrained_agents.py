@@ -23,9 +23,11 @@ from sb3_matrl.files.archive import read_archive
 from sb3_matrl.files.argument_codec import argument_from_json
 from sb3_matrl.files.model_files import read_model, write_model
 from sb3_matrl.zoo import enjoy, train
+from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
 from sb3_matrl.zoo.common.text_tables import markdown
 from sb3_matrl.zoo.playing.match import play, prepare
+from sb3_matrl.zoo.playing.players import trained_hyperparameters
 from sb3_matrl.zoo.playing.shipped_agents import SHIPPED
 
 LOGS = Path("logs/pretrained")
@@ -42,16 +44,17 @@ class Task:
     :param algorithm: name of the algorithm
     :param env_id: id of the environment
     :param words: further words of the command line of train.py
-    :param optimum: best possible team return, if it is known
     """
 
     algorithm: str
     env_id: str
-    words: tuple[str, ...]
-    optimum: float | None = None
+    words: tuple[str, ...] = ()
 
 
-TASKS = (Task("matrl", "checkers_v0", ("-n", "200000", "-params", SMALL), 41.26),)
+TASKS = (
+    Task("matrl", "checkers_v0", ("-n", "200000", "-params", SMALL)),
+    Task("matrl", "matrix_game_v0", ("--conf-file", "congestion_4", "--eval-freq", "1000")),
+)
 
 
 def without_training_state(path: Path, target: Path) -> None:
@@ -148,14 +151,13 @@ def main() -> None:
         if args.envs is None or task.env_id in args.envs:
             run, seconds = train_agents(task)
             ship(run, task.algorithm)
-            options = train.parse_options(["--seed", "0", *task.words])
             rows[task.algorithm, task.env_id] = {
                 "algorithm": task.algorithm,
                 "env": task.env_id,
-                "env_kwargs": options.env_kwargs,
+                "env_kwargs": trained_hyperparameters(run).env_kwargs,
                 "steps": read_model(run.last_model).counters["num_timesteps"],
                 "seconds": seconds,
-                "optimum": task.optimum,
+                "optimum": References.read(run.references).optimum,
                 **returns(task),
             }
     order = [(task.algorithm, task.env_id) for task in TASKS]

@@ -74,6 +74,8 @@ def commands(folder: str) -> list[tuple[str, list[str]]]:
 def test_flags_that_the_text_names_exist() -> None:
     known = set().union(*(flags_of(importlib.import_module(module_of(name)).build_parser()) for name in COMMANDS))
     known |= {f"--{name}".replace("_", "-") for name in Schema.of("matrl").arguments}
+    scripts = (path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").rglob("*.py"))
+    known |= {flag for text in scripts for flag in re.findall(r'"(--\w[\w-]*)"', text)}
     named = {flag for path in PAGES for flag in re.findall(r"`(--\w[\w-]*)", path.read_text(encoding="utf-8"))}
     # Sweeps spell flags with underscores.
     assert named and sorted(flag for flag in named if flag.replace("_", "-") not in known) == []

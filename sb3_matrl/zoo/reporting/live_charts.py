@@ -26,7 +26,7 @@ from sb3_matrl.zoo.reporting.charts import (
 
 if TYPE_CHECKING:
     from bokeh.models import DataRange1d, Range1d
-    from bokeh.models.renderers import GlyphRenderer
+    from bokeh.models.renderers import DataRenderer, GlyphRenderer
     from bokeh.plotting import figure
 
 _DASHES: tuple[Any, ...] = ("solid", [7, 3], [2, 3])
@@ -125,7 +125,7 @@ def _add_curves(plot: figure, curves: tuple[Series, ...]) -> None:
 
     widths = line_widths(curves)
     lines = [_add_curve(plot, one, i, widths[i]) for i, one in enumerate(curves)]
-    read_off = [line for line, one in zip(lines, curves, strict=True) if not one.is_level]
+    read_off: list[DataRenderer] = [line for line, one in zip(lines, curves, strict=True) if not one.is_level]
     mode: Literal["mouse", "vline"] = "vline" if len(read_off) <= MAX_READ_OFF else "mouse"
     text = "$name, @x{0,0} steps: @y{%.4g}"
     plot.add_tools(HoverTool(renderers=read_off, mode=mode, tooltips=text, formatters={"@y": "printf"}))
