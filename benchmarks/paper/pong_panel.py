@@ -200,7 +200,8 @@ def claims(record: Mapping[str, Any]) -> list[Claim]:
         Claim(
             "MATRL outperforms the independent learner in most pairs of checkpoints",
             verdict,
-            f"It is ahead in {wins:.0%} of the pairs, by a mean score of {mean_text(lead)}.",
+            f"It is ahead in {wins:.0%} of the pairs, by a mean score of {mean_text(lead)}; the interval is over games, and "
+            "other trainings may differ.",
         )
     ]
     text = "MATRL's learning is more transitive: the cyclic part of the payoffs among its checkpoints is smaller"
