@@ -14,7 +14,7 @@ import torch as th
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.paper.claims import FAILS, HOLDS, Claim, overall
+from benchmarks.paper.claims import FAILS, HOLDS, OPEN, Claim, overall
 from benchmarks.paper.curve_panels import STUDIES
 from benchmarks.paper.sections import Panel, PanelOptions, Picture, Section, Table, Task
 from benchmarks.shared import zoo_settings
@@ -30,6 +30,8 @@ GRIDS, ROBOTS = "paper_grids.yml", "paper_robots.yml"
 SWITCH = "switch_v0"
 # The paper's words: "approximately 1.1-1.2 times slower".
 PRINTED = (1.1, 1.2)
+# A range of fewer ratios says too little.
+ENOUGH_ROUNDS = 3
 PICTURE = "run_times.png"
 
 
@@ -204,7 +206,7 @@ def section(record: Mapping[str, Any]) -> Section:
         f"Seconds of {ENV_STEPS:,} environment steps and {GRADIENT_STEPS} gradient steps per agent, best responses included, "
         f"for every method: median of up to {record['options']['rounds']} rounds, in which the methods take turns, and range. "
         "One thread; batches and networks are those of the learning curves; each method with the fastest backend that it has "
-        "(`backend: auto`)."
+        "(`backend: auto`). The claim holds if the range of every ratio, over three rounds or more, meets 1.1 to 1.2."
     )
     tables = []
     for world, by_method in record["times"].items():
@@ -241,7 +243,8 @@ def claim(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> Claim:
     """
     verdicts, parts = [], []
     for name, ratios in _comparisons(seconds):
-        verdicts.append(HOLDS if min(ratios) <= PRINTED[1] and max(ratios) >= PRINTED[0] else FAILS)
+        meets = min(ratios) <= PRINTED[1] and max(ratios) >= PRINTED[0]
+        verdicts.append(OPEN if len(ratios) < ENOUGH_ROUNDS else HOLDS if meets else FAILS)
         parts.append(f"{name} {_range(ratios)}")
     text = "With equal numbers of steps, MATRL takes 1.1 to 1.2 times as long as IL and IL-LA"
     return Claim(text, overall(verdicts), f"MATRL's time divided by that of {'; '.join(parts)}.")
