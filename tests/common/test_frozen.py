@@ -99,6 +99,7 @@ def test_everything_that_acts_can_be_frozen(kind: str, tmp_path: Path) -> None:
     loaded.learn(32, reset_num_timesteps=False)
 
 
+@pytest.mark.e2e
 def test_actions_are_sampled_during_collection_and_reach_the_env() -> None:
     ppo, played = algorithm(), []
     model = make({"agent_1": ppo}, n_envs=4)
@@ -132,6 +133,7 @@ def test_a_frozen_policy_never_changes_whoever_goes_on_training(kind: str) -> No
     np.testing.assert_array_equal(model.predict({"agent_1": observations()}, deterministic=True)[0]["agent_1"], expected)
 
 
+@pytest.mark.e2e
 def test_normalised_and_recurrent_agents_bring_what_they_need(tmp_path: Path) -> None:
     recurrent = {"policy": "MlpLstmPolicy", "learner_class": RecurrentPPO, "policy_kwargs": LSTM}
     teacher = trained(norm_obs=True, **recurrent)

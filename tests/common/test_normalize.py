@@ -231,6 +231,7 @@ def test_acting_and_evaluating_leave_the_statistics_as_they_are() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.e2e
 def test_statistics_survive_saving_and_fit_another_number_of_copies(tmp_path: Path) -> None:
     model = make(env=toys.early_death, norm_obs=True, norm_reward=True).learn(48)
     model.save(tmp_path / "model")

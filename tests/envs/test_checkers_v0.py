@@ -34,6 +34,7 @@ def test_random_play_with_other_numbers_follows_the_written_rules():
     assert assert_follows_reference(core, lambda: SlowCheckers(**options), n_steps=50, seed=2) == 3 * 5
 
 
+@pytest.mark.e2e
 def test_random_play_reaches_the_end_of_the_apples():
     # Long episodes: random walks eat everything, so that terminations are compared as well as truncations.
     options = {"max_cycles": 5000}

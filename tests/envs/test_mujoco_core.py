@@ -173,6 +173,7 @@ def test_vectorised_environments_of_both_kinds_return_the_same(env_id):
     assert batched.last_step.infos[1]["agents"]["agent_0"].keys() >= {"x_position", "reward_forward"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("env_id", ["hopper_3x1", "ant_2x4", "swimmer_2x1"])
 def test_restored_core_continues_bit_for_bit_across_episodes(env_id):
     venv, fresh = twins(env_id, kinds=("batched", "batched"), max_episode_steps=25)

@@ -97,6 +97,7 @@ def test_results_do_not_depend_on_the_other_players(mixed):
     np.testing.assert_array_equal(some.payoffs, result.payoffs[:, [2, 1]][:, :, [2, 1]])
 
 
+@pytest.mark.e2e
 def test_all_pairs_play_the_same_games():
     """The coin that decides how long an episode is does not depend on the players."""
     players = {"zero": always(0), "one": always(1), "chance": "random"}

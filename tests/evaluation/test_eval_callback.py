@@ -65,6 +65,7 @@ def trained(tmp_path_factory):
     return small_model().learn(200, callback), callback, folder
 
 
+@pytest.mark.e2e
 def test_evaluates_after_the_iteration_that_reaches_a_multiple_and_at_the_end(trained):
     _, callback, _ = trained
     # Iterations end at 40, 80, 120, 160, 200; multiples of 60 are 60, 120, 180.

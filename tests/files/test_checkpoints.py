@@ -29,6 +29,7 @@ class Counter:
         self.number = state["number"]
 
 
+@pytest.mark.e2e
 def test_saves_where_a_multiple_is_passed_and_at_the_end(tmp_path):
     small_model().learn(220, ResumableCheckpointCallback(tmp_path, save_freq=60))
     # Iterations end at 40, 80, 120, 160, 200, 240; multiples of 60 are 60, 120, 180, 240.

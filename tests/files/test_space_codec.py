@@ -78,7 +78,7 @@ any_space = st.recursive(
 
 
 @given(any_space)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_every_space_survives_json(space):
     assert_same(space, round_trip(space))
 

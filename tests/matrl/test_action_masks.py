@@ -116,7 +116,7 @@ def waiting(**kwargs: Any) -> MATRL:
 MODELS = {"tictactoe": make, "walk": lambda **kwargs: make(**(WALK | kwargs)), "waiting": waiting}
 
 
-@pytest.mark.cases(e2e=["waiting"])
+@pytest.mark.cases(e2e=["waiting", "walk"])
 @pytest.mark.parametrize("name", MODELS)
 def test_illegal_actions_are_never_collected_and_all_numbers_are_finite(name: str) -> None:
     model = MODELS[name]()

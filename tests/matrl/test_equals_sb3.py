@@ -56,6 +56,7 @@ def test_one_agent_equals_ppo_bit_for_bit(n_envs: int, max_episode_steps: int | 
     np.testing.assert_array_equal(ours._last_obs["agent_0"], theirs._last_obs)
 
 
+@pytest.mark.e2e
 def test_one_copy_needs_no_care_with_seeds() -> None:
     kwargs = {**COMMON, "batch_size": 32}
     ours = MATRL("MlpPolicy", CartPoleParallelEnv, metagame=False, best_response=False, **kwargs).learn(128)

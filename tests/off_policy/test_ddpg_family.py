@@ -146,6 +146,7 @@ class Strict(MixedTrio):
         return observations, *results, infos
 
 
+@pytest.mark.e2e
 def test_no_action_is_illegal_in_training() -> None:
     build(MADDPG, Strict, learning_starts=60, gradient_steps=1).learn(300)
 

@@ -71,6 +71,7 @@ def test_a_stopped_training_continues_in_the_same_process(algorithm):
     assert_same(model, build(algorithm).learn(N_STEPS))
 
 
+@pytest.mark.e2e
 def test_a_finished_training_continues_as_one_longer_training(tmp_path):
     settings = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2}
     model = build(VDN, **settings).learn(216)

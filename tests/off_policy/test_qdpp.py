@@ -216,6 +216,7 @@ def test_deterministic_actions_are_the_agents_own_best() -> None:
     assert np.array_equal(actions["a"], plain)
 
 
+@pytest.mark.e2e
 def test_sampled_actions_are_legal_and_joint() -> None:
     model = trained()
     observations = {agent: value for agent, value in model._last_obs.items()}

@@ -159,6 +159,7 @@ def test_places_of_final_moments_are_used_again(env):
     assert len(recorder.buffer.pool.moments.states) <= 64  # 20 rows of 3 copies
 
 
+@pytest.mark.e2e
 def test_a_file_holds_all_transitions(env, tmp_path, monkeypatch):
     monkeypatch.setattr("sb3_matrl.off_policy.replay_files._PIECE_BYTES", 100)
     for n_steps in (0, 5, 40):

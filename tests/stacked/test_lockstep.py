@@ -171,6 +171,7 @@ def test_one_step_in_single_precision(case: str) -> None:
         th.testing.assert_close(ours[key], value, rtol=0.0, atol=2e-6 if "exp_avg" in key else 1e-6, msg=f"{key}, {case}")
 
 
+@pytest.mark.e2e
 def test_learners_without_a_row_are_left_alone(doubles: None) -> None:
     model = make("deaths", "torch")
     assert model.collect_rollouts(model._init_callback(None))

@@ -156,6 +156,7 @@ def expected_masks(copy, observations, infos, agent, space):
     return flat(given.get("action_mask", np.ones(options_of(space).sum()))).tolist()
 
 
+@pytest.mark.e2e
 @EVERY_KIND
 def test_masks_of_all_kinds_are_those_of_single_envs(kind):
     """Agents that wait, come late and leave early; masks in observations, in infos (not in all), and none."""

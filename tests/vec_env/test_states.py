@@ -84,6 +84,7 @@ def test_shipped_envs_give_the_states_of_single_envs(name, kind):
     assert finished >= 4
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["batched", "dummy", "subproc"])
 def test_states_where_agents_leave_early(kind):
     finished, out = play(LEAVING, kind, 3, 90, agent_0_goes_right, states=True)

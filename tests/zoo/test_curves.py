@@ -66,6 +66,7 @@ def test_best_evaluation_is_the_latest_of_equally_good_ones():
     assert LearningCurve([10, 20, 30, 40], kinds, kinds).best_steps == 30
 
 
+@pytest.mark.cases(quick=["curve1-labels1"])
 @pytest.mark.parametrize(
     ("curve", "labels"),
     [

@@ -275,6 +275,7 @@ def test_an_agent_can_come_from_another_run(logs, tmp_path, capsys, form, name, 
     assert right == pytest.approx(action * left, abs=0.02) and left > 1
 
 
+@pytest.mark.e2e
 def test_what_plays_is_said(logs, capsys):
     words = ["-f", str(logs), "--env", "switch_v0", "--n-episodes", "1", "--load-checkpoint", "100"]
     assert main([*words, "--agent", "agent_1=matrl/switch_v0_1:agent_0"]) == 0

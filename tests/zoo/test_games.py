@@ -124,6 +124,7 @@ def test_dynamics_command_records_where_a_learner_ends(tmp_path, capsys, game, l
     assert f"{row['final_distance']:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_degenerate_equilibria_are_recorded_as_segments(tmp_path):
     payoffs = "[[[1, 1], [0, 1]], [[1, 1], [1, 0]]]"
     assert main(["dynamics", "--payoffs", payoffs, "--learners", "iga", "--steps", "5", "--out", str(tmp_path)]) == 0

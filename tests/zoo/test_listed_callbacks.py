@@ -127,6 +127,7 @@ def test_callbacks_save_in_the_run_folder_and_stop_the_training(tmp_path: Path) 
     assert list((run / "kept").glob("*.zip"))
 
 
+@pytest.mark.e2e
 def test_rules_about_evaluations_are_called_by_them(tmp_path: Path) -> None:
     run = train(
         tmp_path / "run", "{StopTrainingOnRewardThreshold: {reward_threshold: -1}}", "-n", "4000", "--eval-freq", "100"

@@ -181,6 +181,7 @@ def test_text_from_the_run_is_escaped(tmp_path):
     assert "".join(page.words).count(NASTY) >= 2
 
 
+@pytest.mark.e2e
 def test_videos_are_embedded_up_to_a_size(tmp_path, monkeypatch):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     (run / "a.mp4").write_bytes(b"12345")
@@ -194,6 +195,7 @@ def test_videos_are_embedded_up_to_a_size(tmp_path, monkeypatch):
     assert any("c.mp4 is not shown" in words for words in page.words)
 
 
+@pytest.mark.e2e
 def test_page_says_why_frames_are_missing(tmp_path):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     report(run)

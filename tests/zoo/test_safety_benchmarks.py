@@ -70,6 +70,7 @@ def test_growth_is_that_of_the_second_half():
     assert growth(rows) == {"rss_mib": 5.0, "open_files": 0, "threads": 2, "children": 0}
 
 
+@pytest.mark.e2e
 def test_interruption_keeps_the_trials_that_were_done(monkeypatch):
     def trial(task):
         if task["number"] == 2:

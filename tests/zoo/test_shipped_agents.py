@@ -47,6 +47,7 @@ def test_agents_play_as_recorded(row: dict[str, Any]) -> None:
         assert result.mean == pytest.approx(row[policy]["mean"], abs=4 * error + 1e-6), policy
 
 
+@pytest.mark.e2e
 def test_copies_without_training_state_act_alike_and_can_be_trained(tmp_path: Path) -> None:
     small = {"n_envs": 2, "n_steps": 20, "batch_size": 40, "n_epochs": 1, "br_n_epochs": 1}
     model = MATRL("MlpPolicy", "checkers_v0", seed=0, **small).learn(80)

@@ -289,6 +289,7 @@ def test_output_is_short_and_says_nothing_twice(tmp_path, capsys):
     assert " optimum" in printed and "- chance " in printed and "rho" in printed.split("Meta-game: ")[1]
 
 
+@pytest.mark.e2e
 def test_competing_agents_are_shown_one_by_one(tmp_path, capsys):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "400", "--verbose", "1", "--eval-episodes", "10", "--seed", "0")
     printed = capsys.readouterr().out
@@ -298,6 +299,7 @@ def test_competing_agents_are_shown_one_by_one(tmp_path, capsys):
     assert rows == [[policy, f"agent_{i}"] for policy in ("sampled", "greedy", "random") for i in (0, 1)]
 
 
+@pytest.mark.e2e
 def test_progress_bar_is_shown(tmp_path, capsys):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "100", "--progress")
     captured = capsys.readouterr()

@@ -204,6 +204,7 @@ def sb3_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.e2e
 def test_agent_of_sb3_is_refused_without_trust(tmp_path, sb3_file, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["--env", "matrix_game_v0", "-f", str(tmp_path), *QUICK, "-i", str(sb3_file)])

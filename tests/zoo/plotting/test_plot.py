@@ -32,6 +32,7 @@ def text_of(picture: Path) -> str:
     return "\n".join(re.findall(r"<!-- (.*?) -->", picture.read_text(encoding="utf-8")))
 
 
+@pytest.mark.e2e
 def test_logs_are_drawn_one_curve_per_run(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = sorted(str(path) for path in (logs / "ippo").iterdir())
     out = tmp_path / "new" / "training.svg"

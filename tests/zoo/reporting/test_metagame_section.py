@@ -78,6 +78,7 @@ def test_every_strategy_has_its_curves(tmp_path):
     assert charts["KL divergence"] == [f"{agent}, {name}" for name in ("predicted", "optimistic", "next") for agent in AGENTS]
 
 
+@pytest.mark.e2e
 def test_more_strategies_than_dash_patterns_have_charts_of_their_own(tmp_path):
     charts = charts_of(tmp_path, ("current", "predicted", "optimistic", "cautious"))
     titles = [title for title in charts if title.startswith(("Payoffs", "KL"))]
