@@ -106,7 +106,7 @@ def test_wheel_contains_the_package_and_nothing_else(dist: Path) -> None:
     assert of_package - set(names) == set()
     others = {name for name in names if name.startswith("sb3_matrl/")} - of_package
     assert all(re.fullmatch(r"sb3_matrl/stacked/_kernel\..*\.so", name) for name in others), others
-    left_of_runs = re.compile(r"checkpoints/|progress\.csv|evaluations\.npz|events\.out|wandb|logs/|(^|/)test_\w+\.py")
+    left_of_runs = re.compile(r"checkpoints/|progress\.csv|evaluations\.npz|events\.out|(^|/)wandb/|logs/|(^|/)test_\w+\.py")
     assert [name for name in names if left_of_runs.search(name)] == []
     assert wheel.stat().st_size < 5_000_000
 
