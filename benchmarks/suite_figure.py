@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sb3_matrl.utils.atomic_file import atomic_file
-from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES
+from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES, add_legend
 from sb3_matrl.zoo.benchmarking.suite_scores import MEASURED
 
 MOST_COLUMNS = 4
@@ -38,17 +38,9 @@ def draw(tasks: Sequence[Mapping[str, Any]], path: Path) -> None:
         _draw_panel(axes, task, methods)
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
-    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     n_seeds = max(row["seeds"] for task in shown for row in task["rows"])
     title = f"mean of {n_seeds} seeds, 95 % bootstrap intervals"
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        title=title,
-        loc="outside lower center",
-        ncols=min(len(handles), 4),
-        frameon=False,
-    )
+    add_legend(figure, title)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=130)
 

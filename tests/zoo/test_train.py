@@ -1,4 +1,3 @@
-import csv
 import re
 import shlex
 import signal
@@ -22,19 +21,7 @@ from sb3_matrl.zoo.training.experiment import prepare
 from tests.algorithms import ON_POLICY
 from tests.documentation import table_rows
 from tests.evaluation.worlds import InterruptsItself
-
-WORLD = "tests.evaluation.worlds:RandomLength"
-SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
-QUICK = ["--eval-freq", "100", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu"]
-
-
-def train(log_folder, *words):
-    assert main(["-f", str(log_folder), *QUICK, *SMALL, *words]) == 0
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+from tests.zoo.short_trainings import QUICK, SMALL, WORLD, rows, train
 
 
 def parameters(model):

@@ -1,6 +1,5 @@
 """Mistakes of the user, full disks, bugs of environments and files of plain SB3: what ``train`` says and leaves."""
 
-import csv
 import errno
 from pathlib import Path
 
@@ -13,19 +12,7 @@ from sb3_matrl.zoo.train import build_parser, main, parse_options
 from sb3_matrl.zoo.training.experiment import prepare
 from sb3_matrl.zoo.training.options import TrainOptions
 from sb3_matrl.zoo.training.output_formats import CsvTable
-
-WORLD = "tests.evaluation.worlds:RandomLength"
-SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:2", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
-QUICK = ["--eval-freq", "100", "--eval-episodes", "2", "--verbose", "0", "--device", "cpu"]
-
-
-def train(log_folder, *words):
-    assert main(["-f", str(log_folder), *QUICK, *SMALL, *words]) == 0
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+from tests.zoo.short_trainings import QUICK, SMALL, WORLD, rows, train
 
 
 @pytest.mark.parametrize(

@@ -40,19 +40,24 @@ def draw_curves(paths: Sequence[Path], cells: Cells, n_seeds: int) -> None:
         panels[-1, column].set_xlabel("environment steps")
     for row, policy in enumerate(SCORES):
         panels[row, 0].set_ylabel(f"team return, {policy}")
-    handles = {label: line for panel in panels.flat for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     band = "" if n_seeds < MIN_SEEDS_FOR_INTERVALS else ", 95 % bootstrap bands"
     title = f"interquartile mean of {n_seeds} seeds{band}" if n_seeds > 1 else "one seed"
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        title=title,
-        loc="outside lower center",
-        ncols=min(len(handles), 4),
-        frameon=False,
-    )
+    add_legend(figure, title)
     for path in paths:
         figure.savefig(path, dpi=130)
+
+
+def add_legend(figure: Figure, title: str) -> None:
+    """
+    Add one legend of all panels below them; a label that several panels have stands there once.
+
+    :param figure: figure with a constrained layout
+    :param title: title of the legend
+    """
+    pairs = (pair for panel in figure.axes for pair in zip(*panel.get_legend_handles_labels(), strict=True))
+    handles = {label: line for line, label in pairs}
+    columns = min(len(handles), 4)
+    figure.legend(list(handles.values()), list(handles), title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _draw_panel(axes: Axes, cells: Cells, env: str, policy: str, settings: Sequence[str]) -> None:

@@ -75,14 +75,18 @@ class Progress:
     @property
     def has_strategies(self) -> bool:
         """Whether the strategies of the meta-game are others than the usual two, which have no weights of their own."""
-        return any("/metagame/sigma_" in key for key in self.numbers)
+        return bool(self._weighted_strategies())
 
     @property
     def strategies(self) -> list[str]:
         """Names of the meta-game's strategies, ``current`` first."""
-        found = {key.rpartition("/metagame/sigma_")[2] for key in self.numbers if "/metagame/sigma_" in key}
+        found = self._weighted_strategies()
         order = ["current", "predicted"]
         return [name for name in order if name in found] + sorted(found - set(order)) if found else order
+
+    def _weighted_strategies(self) -> set[str]:
+        parts = (key.rpartition("/metagame/sigma_") for key in self.numbers)
+        return {name for _, found, name in parts if found}
 
     def of_agents(self, suffix: str) -> np.ndarray:
         """
