@@ -24,7 +24,6 @@ from sb3_matrl.common.normalize import build_normalizers
 from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
 from sb3_matrl.common.training_state import TrainingState
-from sb3_matrl.files.model_files import read_model
 from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text, members_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
@@ -197,7 +196,7 @@ class ActingModel(BaseAlgorithm):
         """Frozen agent from what the constructor accepts; a saved model is read, and its agent taken."""
         model, name = source if isinstance(source, tuple) and len(source) == 2 else (source, agent)
         if isinstance(model, (str, Path)):
-            model = class_of_file(read_model(model).algorithm).load(model, device=self.device)
+            model = class_of_file(model).load(model, device=self.device)
         if isinstance(source, FrozenAgent):
             return source
         player = self._player_of(agent, model, agent_name(name)) if is_joint_model(model) else FrozenAgent(source)

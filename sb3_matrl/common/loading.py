@@ -10,7 +10,6 @@ import torch as th
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.registry import class_of_file
-from sb3_matrl.files.model_files import read_model
 
 
 def load_model(
@@ -32,5 +31,5 @@ def load_model(
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if the file is damaged, of a newer format, or of an algorithm that is not registered
     """
-    cls: type[MultiAgentAlgorithm] = class_of_file(read_model(path).algorithm)
+    cls: type[MultiAgentAlgorithm] = class_of_file(path)
     return cls.load(path, env, device, custom_objects, **kwargs)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from sb3_matrl.utils.suggest import unknown
@@ -163,7 +164,7 @@ def register(spec: AlgorithmSpec) -> None:
     _registered()[spec.name] = spec
 
 
-def class_of_file(class_name: str) -> type[Any]:
+def class_of_name(class_name: str) -> type[Any]:
     """
     The class of a saved model. A file names the class, and only registered classes are imported.
 
@@ -174,3 +175,20 @@ def class_of_file(class_name: str) -> type[Any]:
     if class_name not in specs:
         raise ValueError(unknown("algorithm class", class_name, specs))
     return specs[class_name].load_class()
+
+
+def class_of_file(path: str | Path) -> type[Any]:
+    """
+    The class of the model in a file.
+
+    :param path: path of the file, with or without ``.zip``
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is damaged, of a newer format, or of an algorithm that is not registered
+    """
+    from sb3_matrl.files.model_files import read_model  # heavy: the names of algorithms need no torch
+
+    name = read_model(path).algorithm
+    try:
+        return class_of_name(name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

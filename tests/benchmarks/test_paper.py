@@ -188,6 +188,7 @@ def test_results_of_other_options_are_kept(started: dict[str, Any], capsys: pyte
 # ---------------------------------------------------------------------- the recorded page
 
 
+@pytest.mark.e2e
 def test_documented_page_is_that_of_the_record() -> None:
     record = json.loads(Path("benchmarks/results/paper_small.json").read_text(encoding="utf-8"))
     page = (DOCS / "paper.md").read_text(encoding="utf-8")

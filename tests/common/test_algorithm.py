@@ -66,7 +66,7 @@ def test_a_stopped_training_resumes_exactly(tmp_path: Path) -> None:
 
 def test_a_file_of_an_unregistered_class_is_not_loaded_by_name(tmp_path: Path) -> None:
     make().save(tmp_path / "model")
-    with pytest.raises(ValueError, match="algorithm class 'StepCounter' is unknown"):
+    with pytest.raises(ValueError, match="model: algorithm class 'StepCounter' is unknown"):
         load_model(tmp_path / "model")
 
 

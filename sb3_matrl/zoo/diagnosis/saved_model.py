@@ -9,7 +9,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_matrl.common.registry import class_of_file
+from sb3_matrl.common.registry import class_of_name
 from sb3_matrl.files.archive import check_archive, read_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.checkpoints import BUFFER_DOCUMENT, buffer_of
@@ -60,7 +60,7 @@ def _describe_environment(run: Any, saved: SavedModel) -> Finding:
 def _describe_arguments(saved: SavedModel) -> Finding:
     """List the arguments that differ from the defaults of the algorithm's class."""
     try:
-        algorithm = class_of_file(saved.algorithm)
+        algorithm = class_of_name(saved.algorithm)
     except (ImportError, ValueError) as error:
         return Finding("hyper-parameters", False, str(error))
     defaults = {name: one.default for name, one in inspect.signature(algorithm.__init__).parameters.items()}
