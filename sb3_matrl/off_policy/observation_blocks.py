@@ -1,16 +1,26 @@
-"""Observations of all agents in few arrays: those of equal shape and dtype share one, so that a batch is read at once."""
+"""
+Observations of all agents in few arrays: those of equal shape and dtype share one, so that a batch is read at once.
+
+Large images are kept in planes, each different one once, see :mod:`sb3_matrl.utils.image_planes`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_matrl.vec_env.spaces import leaves_of
+from sb3_matrl.utils.image_planes import ImageRows, PlaneStore, plane_size
+from sb3_matrl.vec_env.spaces import Leaf, leaves_of
 
 Place = tuple[str, str | None]
+# (height, width) -> planes of that size
+Stores = dict[tuple[int, int], PlaneStore]
+# Smaller planes are not worth their entry in a table.
+LEAST_PLANE_BYTES = 1024
 
 
 class ObservationBlocks:
@@ -19,17 +29,39 @@ class ObservationBlocks:
 
     :param observation_spaces: agent -> space
     :param rows: leading axes
+    :param stores: planes of the images, to be shared with other blocks; planes of their own if ``None``
     """
 
-    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], rows: tuple[int, ...]) -> None:
+    def __init__(
+        self, observation_spaces: Mapping[str, spaces.Space[Any]], rows: tuple[int, ...], stores: Stores | None = None
+    ) -> None:
+        own: Stores = {} if stores is None else stores
         self.layout = _layout(observation_spaces)
         self._entries = {agent: [leaf.key for leaf in leaves_of(space)] for agent, space in observation_spaces.items()}
-        self.arrays = [np.zeros((*rows, len(places), *shape), dtype) for (shape, dtype), places in self.layout.items()]
+        self.arrays: list[Any] = [
+            _empty(shape, dtype, (*rows, len(places)), own) for (shape, dtype), places in self.layout.items()
+        ]
 
     @staticmethod
     def row_bytes(observation_spaces: Mapping[str, spaces.Space[Any]]) -> int:
-        """Bytes of one row of all arrays."""
-        return sum(leaf.nbytes for space in observation_spaces.values() for leaf in leaves_of(space))
+        """Least bytes of one row of all arrays: with one plane for all images of a size."""
+        leaves = [leaf for space in observation_spaces.values() for leaf in leaves_of(space)]
+        images = [leaf for leaf in leaves if _in_planes(leaf.shape, str(leaf.dtype))]
+        planes = {plane_size(leaf.shape, _channels_last(leaf.shape)) for leaf in images}
+        places = sum(4 * _n_planes(leaf) for leaf in images)
+        return sum(leaf.nbytes for leaf in leaves if leaf not in images) + places + sum(h * w for h, w in planes)
+
+    def move_from(self, other: ObservationBlocks) -> None:
+        """
+        Take over the rows of shorter blocks of the same spaces and planes, which must not be used any more.
+
+        :param other: the blocks
+        """
+        for target, source in zip(self.arrays, other.arrays, strict=True):
+            if isinstance(target, ImageRows):
+                target.move_from(source)
+            else:
+                target[: len(source)] = source
 
     def write(self, index: int, observations: Mapping[str, Any]) -> None:
         """
@@ -69,8 +101,38 @@ class ObservationBlocks:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Bytes of all arrays, without planes."""
         return sum(array.nbytes for array in self.arrays)
+
+
+def part_of(array: Any, index: Any) -> Any:
+    """
+    Rows of an array, or of images in planes, which are not read for that.
+
+    :param array: array of :class:`ObservationBlocks`
+    :param index: index of the leading axes
+    """
+    return array.part(index) if isinstance(array, ImageRows) else array[index]
+
+
+def _empty(shape: tuple[int, ...], dtype: str, rows: tuple[int, ...], stores: Stores) -> Any:
+    if not _in_planes(shape, dtype):
+        return np.zeros((*rows, *shape), dtype)
+    channels_last = _channels_last(shape)
+    size = plane_size(shape, channels_last)
+    return ImageRows(rows, shape, channels_last, stores.setdefault(size, PlaneStore(*size)))
+
+
+def _in_planes(shape: tuple[int, ...], dtype: str) -> bool:
+    return dtype == "uint8" and len(shape) == 3 and math.prod(plane_size(shape, _channels_last(shape))) >= LEAST_PLANE_BYTES
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return shape[2] < shape[0]
+
+
+def _n_planes(leaf: Leaf) -> int:
+    return leaf.shape[2 if _channels_last(leaf.shape) else 0]
 
 
 def _layout(observation_spaces: Mapping[str, spaces.Space[Any]]) -> dict[tuple[tuple[int, ...], str], list[Place]]:

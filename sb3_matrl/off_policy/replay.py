@@ -19,14 +19,17 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.off_policy.joint_batch import JointBatch
-from sb3_matrl.off_policy.observation_blocks import ObservationBlocks
+from sb3_matrl.off_policy.observation_blocks import ObservationBlocks, Stores, part_of
 from sb3_matrl.off_policy.stored_moments import FinalMoments, ObservationRows, StoredMoments
 from sb3_matrl.off_policy.transitions import JointTransition, Moment
+from sb3_matrl.utils.devices import to_device
 from sb3_matrl.utils.memory import memory_size
 from sb3_matrl.vec_env.masks import options_of
 
 # Flags of a row and agent.
 _ALIVE, _NEXT_ALIVE, _TERMINATED, _TRUNCATED = range(4)
+# The memory that images take is estimated when one row in so many is filled.
+_CHECKED_SHARE = 100
 
 
 class JointReplayBuffer:
@@ -41,7 +44,8 @@ class JointReplayBuffer:
     :param state_size: number of entries of a state; 0 for none
     :param handle_timeout_termination: ``False`` takes a time limit for an end
     :param joint_observations: encoder of all observations as the states of batches; ``None`` for the env's states, or none
-    :raises ValueError: if the memory of this machine cannot hold it; nothing has been allocated then
+    :raises ValueError: if the memory of this machine cannot hold it, with at least one new plane of an image per row; nothing
+        has been allocated then
     """
 
     def __init__(
@@ -67,7 +71,8 @@ class JointReplayBuffer:
         self.added = 0
         rows = (self.buffer_size, n_envs)
         # Moments: one row more than transitions, for the moment after the last one.
-        self.moments = StoredMoments(observation_spaces, state_size, (self.buffer_size + 1, n_envs))
+        self.planes: Stores = {}
+        self.moments = StoredMoments(observation_spaces, state_size, (self.buffer_size + 1, n_envs), self.planes)
         self.actions = {
             agent: np.zeros((*rows, *_action_shape(space)), _action_dtype(space)) for agent, space in action_spaces.items()
         }
@@ -76,7 +81,7 @@ class JointReplayBuffer:
         self.dones = np.zeros(rows, bool)
         # Place of a row's final moment in the pool; -1 if the moment after it is the next row.
         self.final = np.full(rows, -1, np.int32)
-        self.pool = FinalMoments(observation_spaces, state_size)
+        self.pool = FinalMoments(observation_spaces, state_size, self.planes)
         self._last: Moment | None = None
 
     @property
@@ -97,7 +102,11 @@ class JointReplayBuffer:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         arrays = [*self.actions.values(), self.rewards, self.flags, self.dones, self.final]
-        return sum(array.nbytes for array in arrays) + self.moments.nbytes + self.pool.moments.nbytes
+        return sum(array.nbytes for array in arrays) + self.moments.nbytes + self.pool.moments.nbytes + self._plane_bytes
+
+    @property
+    def _plane_bytes(self) -> int:
+        return sum(store.nbytes for store in self.planes.values())
 
     # ------------------------------------------------------------------ writing
 
@@ -128,6 +137,22 @@ class JointReplayBuffer:
         self._add_final(row, transition)
         self._last = transition.after
         self.added += 1
+        if self.planes and self.added == max(self.buffer_size // _CHECKED_SHARE, 1):
+            self._check_planes()
+
+    def _check_planes(self) -> None:
+        """
+        Check that the memory of this machine can hold the images of the whole buffer, if as many planes differ as so far.
+
+        :raises ValueError: if it cannot
+        """
+        needed, present = self._plane_bytes * self.buffer_size // self.added, memory_size()
+        if present is not None and needed > present:
+            raise ValueError(
+                f"judging by the first {self.added * self.n_envs:,} joint transitions, the images of a replay buffer of "
+                f"{self.buffer_size * self.n_envs:,} take {needed / 2**30:,.1f} GiB, and this machine has "
+                f"{present / 2**30:,.1f} GiB of memory: choose a smaller buffer_size"
+            )
 
     def _begin(self, slot: int, moment: Moment) -> None:
         """Continue from another moment than the one after the last transition, whose own next moment is stored apart."""
@@ -154,21 +179,21 @@ class JointReplayBuffer:
         used: np.ndarray = self.final[self.final >= 0]
         return used
 
-    def stored_arrays(self) -> list[np.ndarray]:
+    def stored_arrays(self) -> list[Any]:
         """:return: arrays that hold the transitions, with the final moments in the order of the rows that refer to them"""
         places = self.final_places()
         final = self.final[: self.size()].copy()
         final[final >= 0] = np.arange(len(places))
-        pool = [array[places] for array in self.pool.moments.arrays(self.moments.masks)]
+        pool = [part_of(array, places) for array in self.pool.moments.arrays(self.moments.masks)]
         return [*self._arrays_of_rows(), final, *pool]
 
-    def _arrays_of_rows(self) -> list[np.ndarray]:
+    def _arrays_of_rows(self) -> list[Any]:
         rows, slots = self.size(), min(self.added, self.buffer_size) + 1
-        moments = [array[:slots] for array in self.moments.arrays(self.moments.masks)]
+        moments = [part_of(array, slice(slots)) for array in self.moments.arrays(self.moments.masks)]
         own = [*self.actions.values(), self.rewards, self.flags, self.dones]
         return [*moments, *(array[:rows] for array in own)]
 
-    def prepare(self, added: int, masks: Mapping[str, int], final_rows: int) -> list[np.ndarray]:
+    def prepare(self, added: int, masks: Mapping[str, int], final_rows: int) -> list[Any]:
         """
         Prepare an empty buffer for the content of a file.
 
@@ -181,7 +206,7 @@ class JointReplayBuffer:
         for agent, size in masks.items():
             self.moments.require_mask(agent, size)
         self.pool.reserve(final_rows, masks)
-        pool = [array[:final_rows] for array in self.pool.moments.arrays(masks)]
+        pool = [part_of(array, slice(final_rows)) for array in self.pool.moments.arrays(masks)]
         return [*self._arrays_of_rows(), self.final[: self.size()], *pool]
 
     # ------------------------------------------------------------------ reading
@@ -211,7 +236,8 @@ class JointReplayBuffer:
         after = self.moments.read((slots + 1) % (self.buffer_size + 1), copies)
         if len(ended):
             after.replace(ended, self.pool.moments.read(final[ended]))
-        flags = self._tensor(self.flags[rows, copies])
+        stored_flags = self.flags[rows, copies]
+        flags = self._tensor(stored_flags)
         batch = JointBatch(
             observations=self._observations(now),
             next_observations=self._observations(after),
@@ -228,18 +254,22 @@ class JointReplayBuffer:
             next_states=None if after.states is None else self._tensor(after.states),
             handle_timeout_termination=self.handle_timeout_termination,
         )
-        return batch if self.joint_observations is None else self._with_observations(batch, now, after)
+        return batch if self.joint_observations is None else self._with_observations(batch, stored_flags, now, after)
 
-    def _with_observations(self, batch: JointBatch, now: ObservationRows, after: ObservationRows) -> JointBatch:
+    def _with_observations(
+        self, batch: JointBatch, flags: np.ndarray, now: ObservationRows, after: ObservationRows
+    ) -> JointBatch:
         """The batch with all observations as its states; zeros for agents that have no part in them."""
         encode, blocks = self.joint_observations.encode, self.moments.blocks  # type: ignore[union-attr]
-        present = dict(zip(self.agents, batch.alive.cpu().numpy().T, strict=True))
-        following = dict(zip(self.agents, batch.counts_next().cpu().numpy().T, strict=True))
+        # From the stored flags: those of the batch may be on another device, and reading them would wait for it.
+        cut = flags[:, _TRUNCATED] & ~flags[:, _TERMINATED] & self.handle_timeout_termination
+        present = dict(zip(self.agents, flags[:, _ALIVE].T, strict=True))
+        following = dict(zip(self.agents, (flags[:, _NEXT_ALIVE] | cut).T, strict=True))
         states, next_states = encode(blocks.by_agent(now.arrays), present), encode(blocks.by_agent(after.arrays), following)
         return replace(batch, states=self._tensor(states), next_states=self._tensor(next_states))
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
-        return th.from_numpy(array).to(self.device)
+        return to_device(array, self.device)
 
     def _actions(self, agent: str, array: np.ndarray) -> th.Tensor:
         return self._tensor(array.astype(np.int64) if isinstance(self.action_spaces[agent], spaces.Discrete) else array)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_matrl.off_policy.observation_blocks import ObservationBlocks
+from sb3_matrl.off_policy.observation_blocks import ObservationBlocks, Stores
 from sb3_matrl.off_policy.transitions import JointTransition, Masks, Moment
 
 _SMALLEST_POOL = 64
@@ -46,21 +46,28 @@ class StoredMoments:
     :param observation_spaces: agent -> space
     :param state_size: number of entries of a state; 0 for none
     :param rows: leading axes
+    :param stores: planes of images, to be shared with other moments
     """
 
-    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int, rows: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        observation_spaces: Mapping[str, spaces.Space[Any]],
+        state_size: int,
+        rows: tuple[int, ...],
+        stores: Stores | None = None,
+    ) -> None:
         self.rows = rows
-        self.blocks = ObservationBlocks(observation_spaces, rows)
+        self.blocks = ObservationBlocks(observation_spaces, rows, stores)
         self.states = np.zeros((*rows, state_size), np.float32) if state_size else None
         self.masks: Masks = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Bytes of all arrays, without planes of images."""
         states = 0 if self.states is None else self.states.nbytes
         return self.blocks.nbytes + states + sum(mask.nbytes for mask in self.masks.values())
 
-    def arrays(self, masks: Iterable[str]) -> list[np.ndarray]:
+    def arrays(self, masks: Iterable[str]) -> list[Any]:
         """All arrays, with the masks of some agents in that order."""
         states = [] if self.states is None else [self.states]
         return [*self.blocks.arrays, *states, *(self.masks[agent] for agent in masks)]
@@ -103,10 +110,10 @@ class StoredMoments:
 class FinalMoments:
     """Final moments of episodes; grows as needed, and places of overwritten rows are used again."""
 
-    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int) -> None:
-        self._arguments = observation_spaces, state_size
+    def __init__(self, observation_spaces: Mapping[str, spaces.Space[Any]], state_size: int, stores: Stores) -> None:
+        self._arguments, self._stores = (observation_spaces, state_size), stores
         self.agents = list(observation_spaces)
-        self.moments = StoredMoments(*self._arguments, (0,))
+        self.moments = StoredMoments(*self._arguments, (0,), stores)
         self.free: list[int] = []
 
     def release(self, places: np.ndarray) -> None:
@@ -170,9 +177,8 @@ class FinalMoments:
         """Double the number of places."""
         old = self.moments
         size = old.rows[0]
-        new = StoredMoments(*self._arguments, (max(2 * size, _SMALLEST_POOL),))
-        for target, source in zip(new.blocks.arrays, old.blocks.arrays, strict=True):
-            target[:size] = source
+        new = StoredMoments(*self._arguments, (max(2 * size, _SMALLEST_POOL),), self._stores)
+        new.blocks.move_from(old.blocks)
         for agent, mask in old.masks.items():
             new.require_mask(agent, mask.shape[-1])[:size] = mask
         if new.states is not None and old.states is not None:

@@ -8,6 +8,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_matrl.common.joint_observations import JointObservations
+from sb3_matrl.files.archive import read_archive, write_archive
+from sb3_matrl.off_policy import replay, replay_files
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.replay import JointReplayBuffer
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
@@ -271,6 +273,84 @@ def test_images_have_their_channels_first_and_own_dtype(tmp_path):
         assert np.array_equal(images.numpy(), expected.transpose(0, 3, 1, 2))
         assert_same(batch.actions, [one["actions"] for one in kept], ())
         assert buffer.actions["eye"].dtype == np.uint16
+    env.close()
+
+
+class Screens(ToyEnv):
+    """Two agents that see the last two frames of one screen, and a plane that says who sees it."""
+
+    def __init__(self):
+        image = spaces.Box(0, 255, (3, 32, 32), np.uint8)
+        ends = {"left": (7, "truncated"), "right": (7, "truncated")}
+        super().__init__({"left": image, "right": image}, dict.fromkeys(("left", "right"), spaces.Discrete(2)), ends)
+        self._rng, self._frames = np.random.default_rng(0), np.zeros((2, 32, 32), np.uint8)
+
+    def step(self, actions):
+        self._frames = np.stack([self._frames[1], self._rng.integers(256, size=(32, 32), dtype=np.uint8)])
+        _, *rest = super().step(actions)
+        return self._seen(), *rest
+
+    def reset(self, seed=None, options=None):
+        _, infos = super().reset(seed, options)
+        return self._seen(), infos
+
+    def _seen(self):
+        tags = {"left": 0, "right": 255}
+        return {agent: np.concatenate([self._frames, np.full((1, 32, 32), tag, np.uint8)]) for agent, tag in tags.items()}
+
+
+def test_a_frame_that_agents_see_together_and_again_is_stored_once(tmp_path):
+    env = make_joint_vec_env(Screens, n_envs=2, seed=0)
+    recorder = Recorder(env, buffer_size=20, states=False)
+    recorder.play(33)
+    (store,) = recorder.buffer.planes.values()
+    # One new frame per row, the frames before the first row, and two tags.
+    assert store.n_planes <= 2 * 10 + 2 * 2 + 2
+    save_replay(tmp_path / "planes", recorder.buffer)
+    assert (tmp_path / "planes.zip").stat().st_size < store.nbytes + 30_000  # whole images take 135 KB
+    for buffer in (recorder.buffer, load_replay(tmp_path / "planes", recorder.make)):
+        kept = [one for step in recorder.rows[-10:] for one in step]
+        batch = all_rows(buffer)
+        assert_same(batch.observations, [one["observations"] for one in kept], ())
+        assert_same(batch.next_observations, [one["next_observations"] for one in kept], ())
+        assert [one.n_planes for one in buffer.planes.values()] == [store.n_planes]
+    env.close()
+
+
+def test_files_that_hold_whole_images_can_be_read(tmp_path, monkeypatch):
+    env = make_joint_vec_env(Screens, n_envs=2, seed=0)
+    recorder = Recorder(env, buffer_size=20, states=False)
+    recorder.play(33)
+    whole = [np.asarray(array) for array in recorder.buffer.stored_arrays()]
+    document = {**replay_files._description(recorder.buffer), "added": 33, "masked": []}
+    document["final_rows"] = len(recorder.buffer.final_places())
+    pieces = ((f"replay/{i}", piece) for i, piece in enumerate(replay_files._pieces(whole)))
+    write_archive(tmp_path / "whole.zip", {"replay": document}, pieces)
+    read = load_replay(tmp_path / "whole", recorder.make)
+    assert all(map(np.array_equal, map(np.asarray, read.stored_arrays()), whole))
+    env.close()
+
+
+@pytest.mark.parametrize("planes", [[10**9], [-1], [1.5], [], "many"])
+def test_a_wrong_number_of_planes_is_refused(tmp_path, planes):
+    env = make_joint_vec_env(Screens, n_envs=2, seed=0)
+    recorder = Recorder(env, buffer_size=20, states=False)
+    recorder.play(3)
+    save_replay(tmp_path / "planes", recorder.buffer)
+    documents, tensors = read_archive(tmp_path / "planes.zip")
+    documents = {"replay": {**documents["replay"], "planes": planes}}
+    write_archive(tmp_path / "planes.zip", documents, tensors)
+    with pytest.raises(ValueError, match="planes of images"):
+        load_replay(tmp_path / "planes", recorder.make)
+    env.close()
+
+
+def test_images_that_will_not_fit_are_refused_early(monkeypatch):
+    env = make_joint_vec_env(Camera, n_envs=2, seed=0)  # all planes differ
+    monkeypatch.setattr(replay, "memory_size", lambda: 2**21)
+    recorder = Recorder(env, buffer_size=1000, states=False)
+    with pytest.raises(ValueError, match=r"first 10 joint .* of 1,000 take .* choose a smaller buffer_size"):
+        recorder.play(6)
     env.close()
 
 
