@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -15,9 +16,11 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch.distributions import Distribution
 
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import ObservationAndState
+from sb3_matrl.utils.devices import to_device
 from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
 # Size of a batch's observations, as floats, up to which they pass through a network at once; larger ones do so in chunks.
@@ -41,9 +44,9 @@ class Sequences:
     states: RNNStates
     episode_starts: th.Tensor
 
-    def take(self, rows: np.ndarray) -> Sequences:
+    def take(self, rows: th.Tensor) -> Sequences:
         """Whole sequences, given by all their rows."""
-        columns = th.as_tensor(rows[:: self.n_steps] // self.n_steps)
+        columns = rows[:: self.n_steps] // self.n_steps
         pick = [tuple(state[:, columns].contiguous() for state in pair) for pair in self.states]
         return Sequences(self.n_steps, RNNStates(*pick), self.episode_starts[rows])
 
@@ -83,25 +86,22 @@ def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
     buffer.flatten()
 
     def tensor(array: np.ndarray) -> th.Tensor:
-        return th.as_tensor(array, device=learner.device)
+        return to_device(array, learner.device)
 
-    observations = buffer.observations
     # SB3's own get() turns actions into float32 too; a Bernoulli's log-density takes no integers.
     discrete = isinstance(learner.action_space, spaces.Discrete)
     actions = tensor(buffer.actions.flatten() if discrete else buffer.actions.astype(np.float32, copy=False))
     return AgentBatch(
-        observations={k: tensor(v) for k, v in observations.items()}
-        if isinstance(observations, dict)
-        else tensor(observations),
+        observations=buffer.tensor("observations"),
         actions=actions.long() if discrete else actions,
-        old_log_prob=tensor(buffer.log_probs).flatten(),
-        old_values=tensor(buffer.values).flatten(),
-        advantages=tensor(buffer.advantages).flatten(),
-        returns=tensor(buffer.returns).flatten(),
+        old_log_prob=buffer.tensor("log_probs").flatten(),
+        old_values=buffer.tensor("values").flatten(),
+        advantages=buffer.tensor("advantages").flatten(),
+        returns=buffer.tensor("returns").flatten(),
         mask=tensor(buffer.flat_mask()),
-        action_masks=tensor(buffer.action_masks) if is_maskable(buffer) else None,
+        action_masks=buffer.tensor("action_masks") if is_maskable(buffer) else None,
         sequences=_sequences(buffer, learner.device) if is_recurrent(buffer) else None,
-        states=None if buffer.states is None else tensor(buffer.states),
+        states=None if buffer.states is None else buffer.tensor("states"),
     )
 
 
@@ -121,7 +121,8 @@ def take_rows(batch: AgentBatch, index: np.ndarray | slice) -> AgentBatch:
     """
     if isinstance(index, slice) and index == slice(None):
         return batch
-    taken = {field.name: _taken(getattr(batch, field.name), index) for field in fields(batch)}
+    rows = index if isinstance(index, slice) else to_device(index, batch.mask.device)  # once for all tensors
+    taken = {field.name: _taken(getattr(batch, field.name), rows) for field in fields(batch)}
     return AgentBatch(**taken)
 
 
@@ -186,8 +187,23 @@ def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, t
     elif batch.action_masks is not None:
         extra = {"action_masks": batch.action_masks}
     inputs: Any = batch.observations if batch.states is None else ObservationAndState(batch.observations, batch.states)
-    values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **extra)
+    with _checks_on_cpu(batch.mask.device):
+        values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **extra)
     return values.flatten(), log_prob, entropy
+
+
+@contextmanager
+def _checks_on_cpu(device: th.device) -> Iterator[None]:
+    """
+    Inside, PyTorch's distributions check their parameters on the CPU only: on a GPU, every check would wait until the GPU has
+    done all its work. Numbers that are not finite are found after the update.
+    """
+    checks: bool = Distribution._validate_args
+    Distribution.set_default_validate_args(checks and device.type == "cpu")
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checks)
 
 
 def action_distribution(policy: ActorCriticPolicy, batch: AgentBatch) -> ActionDistribution:
@@ -238,6 +254,11 @@ def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | sl
 
 
 def _distribution(policy: Any, batch: AgentBatch) -> Any:
+    with _checks_on_cpu(batch.mask.device):
+        return _checked_distribution(policy, batch)
+
+
+def _checked_distribution(policy: Any, batch: AgentBatch) -> Any:
     if batch.sequences is not None:
         return policy.get_distribution(batch.observations, batch.sequences.states.pi, batch.sequences.episode_starts)[0]
     if batch.action_masks is not None:

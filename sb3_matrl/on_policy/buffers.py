@@ -1,6 +1,6 @@
 """
 SB3's and sb3-contrib's rollout buffers with a mask, so that rows in which the agent did not act stay out of every loss, and
-with the states that a central critic sees.
+with the states that a central critic sees. On a GPU, their arrays are copied to it once per rollout, not once per minibatch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
-from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from sb3_contrib.common.maskable.buffers import (
+    MaskableDictRolloutBuffer,
+    MaskableDictRolloutBufferSamples,
+    MaskableRolloutBuffer,
+    MaskableRolloutBufferSamples,
+)
 from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_matrl.on_policy.central_policies import ObservationAndState, state_size_of
+from sb3_matrl.utils.devices import to_device
 
 _RECURRENT = (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
 _MASKABLE = (MaskableRolloutBuffer, MaskableDictRolloutBuffer)
@@ -37,6 +43,16 @@ def is_maskable(buffer: object) -> bool:
 
 _ROW_ARRAYS = ("actions", "values", "log_probs", "advantages", "returns")
 LSTM_STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+# Attribute of a buffer -> field of its samples.
+_FIELDS = {
+    "actions": "actions",
+    "values": "old_values",
+    "log_probs": "old_log_prob",
+    "advantages": "advantages",
+    "returns": "returns",
+}
+# Arrays that are the same from the end of the rollout on.
+_FIXED = ("observations", "actions", "values", "log_probs", "action_masks", "states")
 # Arguments of add() beyond those of SB3's own buffers that joint collection provides.
 _KNOWN_KEYWORDS = {"action_masks", "lstm_states"}
 
@@ -54,10 +70,13 @@ class MaskedRolloutMixin:
 
     mask: np.ndarray
     states: np.ndarray | None = None
+    #: Whether samples come from copies of the arrays on the device; ``None`` for: if that is not the CPU.
+    samples_on_device: bool | None = None
 
     def reset(self: Any) -> None:
         """Empty the buffer and set the mask to True everywhere."""
         super().reset()  # type: ignore[misc]
+        self._copies: dict[str, Any] = {}
         self.mask = np.ones((self.buffer_size, self.n_envs), dtype=bool)
         if self.states is not None:
             self.hold_states(self.states.shape[-1])
@@ -123,6 +142,21 @@ class MaskedRolloutMixin:
             setattr(self, name, self.swap_and_flatten(getattr(self, name)))
         self.generator_ready = True
 
+    def tensor(self: Any, name: str) -> Any:
+        """
+        An array of the flattened buffer on its device, where it is copied once per rollout; on the CPU it shares memory.
+
+        :param name: ``observations``, ``actions``, ``values``, ``log_probs``, ``advantages``, ``returns``, ``states`` or
+            ``action_masks``
+        :return: tensor (B, ...), or a dict of tensors for observations of a Dict space
+        """
+        value, device = getattr(self, name), th.device(self.device)
+        if device.type == "cpu" or name not in _FIXED:
+            return _on_device(value, device)
+        if name not in self._copies:
+            self._copies[name] = _on_device(value, device)
+        return self._copies[name]
+
     def flat_mask(self: Any) -> np.ndarray:
         """The mask in the row order of the flattened arrays, shape (n_steps * n_envs,)."""
         return np.asarray(self.mask.swapaxes(0, 1).reshape(-1))
@@ -138,6 +172,10 @@ class MaskedRolloutMixin:
         return 2 if is_recurrent(self) or is_maskable(self) else 1
 
     def get(self: Any, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        if self._takes_samples_on_device:
+            assert self.full, "the rollout buffer is not full"
+            yield from self._samples_on_device(batch_size)
+            return
         if self.mask.all():
             if self.states is not None:
                 self.flatten()  # SB3 flattens its own arrays only
@@ -178,6 +216,39 @@ class MaskedRolloutMixin:
         if not enough and self.can_train:  # single decisions far apart
             yield from super().get(None)  # type: ignore[misc]
 
+    @property
+    def _takes_samples_on_device(self: Any) -> bool:
+        """Whether samples are taken from tensors on the device; sequences are padded by sb3-contrib's own code."""
+        chosen = self.samples_on_device
+        on_device = th.device(self.device).type != "cpu" if chosen is None else chosen
+        return on_device and type(self).__mro__[2] in _SAMPLES
+
+    def _samples_on_device(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
+        """The samples that SB3's and sb3-contrib's buffers give, as rows of tensors on the device."""
+        self.flatten()
+        columns = {field: self.tensor(name) for name, field in _FIELDS.items()}
+        columns = {field: value if field == "actions" else value.flatten() for field, value in columns.items()}
+        if is_maskable(self):
+            columns["action_masks"] = self.tensor("action_masks").reshape(-1, self.mask_dims)
+        else:
+            columns["actions"] = columns["actions"].float()  # as SB3 does, and sb3-contrib does not
+        observations = self.tensor("observations")
+        states = None if self.states is None else self.tensor("states")
+        parts = self.minibatches(batch_size)
+        if not parts:
+            return
+        order = to_device(np.concatenate(parts), th.device(self.device))
+        for rows in th.split(order, [len(part) for part in parts]):
+            seen: Any = (
+                {key: value[rows] for key, value in observations.items()}
+                if isinstance(observations, dict)
+                else observations[rows]
+            )
+            seen = seen if states is None else ObservationAndState(seen, states[rows])
+            yield _SAMPLES[type(self).__mro__[2]](
+                observations=seen, **{field: value[rows] for field, value in columns.items()}
+            )
+
     def _get_samples(self: Any, batch_inds: np.ndarray, *args: Any, **kwargs: Any) -> Any:
         samples = super()._get_samples(batch_inds, *args, **kwargs)  # type: ignore[misc]
         if self.states is not None:
@@ -187,6 +258,19 @@ class MaskedRolloutMixin:
         if not is_recurrent(self) or self.mask.all():
             return samples
         return samples._replace(mask=self.pad_and_flatten(self.flat_mask()[batch_inds].astype(np.float32)))
+
+
+# Classes of buffers whose samples are rows of their arrays -> class of the samples.
+_SAMPLES: dict[type, Any] = {
+    RolloutBuffer: RolloutBufferSamples,
+    DictRolloutBuffer: DictRolloutBufferSamples,
+    MaskableRolloutBuffer: MaskableRolloutBufferSamples,
+    MaskableDictRolloutBuffer: MaskableDictRolloutBufferSamples,
+}
+
+
+def _on_device(value: Any, device: th.device) -> Any:
+    return {key: to_device(one, device) for key, one in value.items()} if isinstance(value, dict) else to_device(value, device)
 
 
 @cache

@@ -63,10 +63,9 @@ class CategoricalHead:
         widths = sizes[0] if self.action_size > 1 else (n_outputs,)
         bounds = [0, *th.tensor(widths).cumsum(0).tolist()]
         self._parts = [slice(start, end) for start, end in pairwise(bounds)]
-        options = th.tensor([sum(one) for one in sizes], device=device)
-        exists = th.arange(n_outputs, device=device) < options[:, None]
+        exists = th.arange(n_outputs) < th.tensor([sum(one) for one in sizes])[:, None]
         # (n, 1, n_outputs), or None if all agents have all options
-        self._exists = None if bool(exists.all()) else exists[:, None]
+        self._exists = None if bool(exists.all()) else exists[:, None].to(device)
 
     def _possible(self, masks: th.Tensor | None) -> th.Tensor | None:
         """Choices that exist and are legal, (n, B or 1, n_outputs); ``None`` if all are."""
@@ -127,11 +126,11 @@ class GaussianHead:
 
     def __init__(self, sizes: Sequence[tuple[int, ...]], dtype: th.dtype, device: th.device) -> None:
         self.action_size = max(map(sum, sizes))
-        dimensions = th.tensor([sum(one) for one in sizes], device=device)
-        exists = th.arange(self.action_size, device=device) < dimensions[:, None]
+        dimensions = th.tensor([sum(one) for one in sizes])
+        exists = th.arange(self.action_size) < dimensions[:, None]
         self._all = bool(exists.all())
-        self._exists = exists.to(dtype)
-        self._constant = dimensions.to(dtype) * _LOG_SQRT_2_PI
+        self._exists = exists.to(device, dtype)
+        self._constant = (dimensions.to(dtype) * _LOG_SQRT_2_PI).to(device)
 
     def noise(self, *shape: int, like: th.Tensor) -> th.Tensor:
         """Standard normal noise, see :class:`Head`."""

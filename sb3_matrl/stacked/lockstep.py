@@ -165,7 +165,7 @@ class _Run:
                 break
             self._step(minibatch)
         self.stack.write_parameters(self.rows)
-        self.stack.write_moments(self.optimizers, self.first, self.second, [float(step) for step in self.steps])
+        self.stack.write_moments(self.optimizers, self.first, self.second, th.stack(self.steps).tolist())
         return self._records()
 
     def _step(self, minibatch: Minibatch) -> None:

@@ -81,6 +81,21 @@ class Minibatch:
             yield Minibatch(_rows(self.batch, rows), self.shares[:, rows], self.counts, self.epoch)
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """
+    Rows of each learner in a minibatch.
+
+    :param rows: numbers of rows
+    :param sizes: the same on the device, (n, 1); ``None`` if all advantages are normalised alike
+    :param wanted: bool (n, 1), learners whose advantages are normalised, on the device; ``None`` likewise
+    """
+
+    rows: tuple[int, ...]
+    sizes: th.Tensor | None = None
+    wanted: th.Tensor | None = None
+
+
 class LockstepBatches:
     """
     Iterates over the minibatches of all learners: the k-th minibatch of an epoch holds the k-th of every learner.
@@ -109,16 +124,27 @@ class LockstepBatches:
         """Gather the rows of an epoch once; its minibatches are views."""
         if all(len(parts) == 1 and isinstance(parts[0], slice) for parts in epoch):
             whole, shares = self._batch, self._batch.columns.advantages.new_full((self._n, self._size), 1.0 / self._size)
-            yield self._minibatch(whole, shares, (self._size,) * self._n, k)
+            (of_learners,) = self._counts([(self._size,) * self._n], [self._size])
+            yield self._minibatch(whole, shares, of_learners, k)
             return
         index, shares, widths, counts = self._layout(epoch)
         gathered = self._gather(index)
         shares = shares.to(gathered.features)
         start = 0
-        for width, of_learners in zip(widths, counts, strict=True):
+        for width, of_learners in zip(widths, self._counts(counts, widths), strict=True):
             rows = slice(start, start + width)
             start += width
             yield self._minibatch(_rows(gathered, rows), shares[:, rows], of_learners, k)
+
+    def _counts(self, counts: list[tuple[int, ...]], widths: list[int]) -> list[_Counts]:
+        """Rows of every minibatch; also on the device, by one copy per epoch, if advantages are not normalised alike."""
+        alike = all(min(one) == width > 1 for one, width in zip(counts, widths, strict=True))
+        if not any(self._normalize) or (alike and all(self._normalize)):
+            return [_Counts(one) for one in counts]
+        like = self._batch.columns.advantages
+        sizes = th.tensor(counts, dtype=like.dtype).to(like.device)[..., None]
+        wanted = (sizes > 1.0) & th.tensor(self._normalize).to(like.device)[:, None]
+        return [_Counts(*one) for one in zip(counts, sizes, wanted, strict=True)]
 
     def _layout(self, epoch: list[Epoch]) -> tuple[th.Tensor, th.Tensor, list[int], list[tuple[int, ...]]]:
         """Indices (n, width of the epoch) of all rows in the flattened batch, their shares, and sizes of the minibatches."""
@@ -152,26 +178,24 @@ class LockstepBatches:
             states=None if self._states is None else th.unflatten(self._states.index_select(0, flat), 0, (n, -1)),
         )
 
-    def _minibatch(self, batch: StackedBatch, shares: th.Tensor, counts: tuple[int, ...], epoch: int) -> Minibatch:
+    def _minibatch(self, batch: StackedBatch, shares: th.Tensor, counts: _Counts, epoch: int) -> Minibatch:
         if any(self._normalize):
             columns = {**vars(batch.columns), "advantages": self._normalized(batch.columns.advantages, shares, counts)}
             batch = replace(batch, columns=Columns(**columns))
-        return Minibatch(batch, shares, counts, epoch)
+        return Minibatch(batch, shares, counts.rows, epoch)
 
-    def _normalized(self, advantages: th.Tensor, shares: th.Tensor, counts: tuple[int, ...]) -> th.Tensor:
+    def _normalized(self, advantages: th.Tensor, shares: th.Tensor, counts: _Counts) -> th.Tensor:
         """Advantages with mean 0 and standard deviation 1 over each learner's rows, for those that want it and have two."""
-        if min(counts) == shares.shape[1] > 1:
+        if min(counts.rows) == shares.shape[1] > 1:
             deviation, mean = th.std_mean(advantages, dim=1, keepdim=True)
             normalized = (advantages - mean).div_(deviation.add_(1e-8))
         else:
             mean = (advantages * shares).sum(dim=1, keepdim=True)
-            size = advantages.new_tensor(counts)[:, None]
-            variance = ((advantages - mean).square() * shares).sum(dim=1, keepdim=True) * size / (size - 1.0).clamp(min=1.0)
+            assert counts.sizes is not None
+            variance = ((advantages - mean).square() * shares).sum(dim=1, keepdim=True)
+            variance = variance * counts.sizes / (counts.sizes - 1.0).clamp(min=1.0)
             normalized = (advantages - mean) / (variance.sqrt() + 1e-8)
-        wanted = [flag and count > 1 for flag, count in zip(self._normalize, counts, strict=True)]
-        if all(wanted):
-            return normalized
-        return th.where(th.tensor(wanted, device=advantages.device)[:, None], normalized, advantages)
+        return normalized if counts.wanted is None else th.where(counts.wanted, normalized, advantages)
 
 
 def _rows(batch: StackedBatch, rows: slice) -> StackedBatch:

@@ -15,6 +15,7 @@ from sb3_matrl.off_policy.replay import JointReplayBuffer
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.transitions import Moment, TransitionReader
 from sb3_matrl.vec_env import make_joint_vec_env
+from tests.host_syncs import META
 from tests.off_policy.trio import Trio
 from tests.vec_env.toys import ToyEnv
 
@@ -247,6 +248,15 @@ def test_observations_as_states(env):
             parts = [observations["a"], observations["b"]["observation"], observations["c"].ravel()]
             expected = np.concatenate([part * here for part, here in zip(parts, present, strict=True)])
             assert np.array_equal(states[i].numpy(), expected)
+
+
+def test_batches_for_another_device_wait_for_nothing(env):
+    encoder = JointObservations(env.observation_spaces, env.action_spaces)
+    recorder = Recorder(env, states=False, joint_observations=encoder)
+    recorder.play(10)
+    recorder.buffer.device = META
+    batch = all_rows(recorder.buffer)  # reading from the device would be an error
+    assert batch.states.device == batch.observations["a"].device == batch.bootstrap().device == META
 
 
 class Camera(ToyEnv):
