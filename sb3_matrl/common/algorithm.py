@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -52,6 +53,8 @@ class MultiAgentAlgorithm(MultiAgentModel):
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
+    #: Whether the training is to end in the middle of a rollout, for rollouts that call no callbacks until they have ended.
+    stop_requested: Callable[[], bool] | None = None
     # The env and its number of moves at the end of the last rollout.
     _left_at: tuple[JointVecEnv, int] | None = None
 

@@ -202,12 +202,22 @@ class MultiAgentModel(ActingModel):
         with blame_file(path, Exception), networks_within(stored):
             model._setup_model()
             model._restore(saved, device)
-            if saved.training is not None and not {"seed", "n_envs"} & set(kwargs):
+            if saved.training is not None and cls._resumes(saved.arguments, kwargs):
                 model._resume_from = cls.training_state_class.from_tree(saved.training)
                 if model._resume_from.num_timesteps != model.num_timesteps:
                     raise ValueError("training.pt: its number of steps is not that of model.json")
         model.loaded_from = path
         return model
+
+    @classmethod
+    def _resumes(cls, saved: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+        """
+        Whether a loaded training continues in its own episodes.
+
+        :param saved: constructor arguments in the file
+        :param given: arguments that the caller changes
+        """
+        return not {"seed", "n_envs"} & set(given)
 
     def _restore(self, saved: SavedModel, device: Any) -> None:
         """Put in place what a file holds beside the constructor's arguments, but not the state of the training."""

@@ -16,15 +16,17 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_matrl.common.agents import SpacesVecEnv, learner_groups
-from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent, constructor_arguments
 from sb3_matrl.common.finite import check_rollout
+from sb3_matrl.distributed.worker_rollouts import RolloutWorkers
 from sb3_matrl.matrl.best_response import BestResponseConfig
 from sb3_matrl.matrl.coordinator import MATRLCoordinator
 from sb3_matrl.matrl.coordinator_config import CoordinatorConfig
 from sb3_matrl.matrl.metagame_report import MetaGameReport
+from sb3_matrl.matrl.trial_steps import CURRENT, PREDICTED
 from sb3_matrl.matrl.update_checks import check_learner_losses
 from sb3_matrl.on_policy.critic_states import CRITICS, STATES, StateSource
+from sb3_matrl.on_policy.joint_updates import JointUpdates
 from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, check_rollout_memory, learner_argument_names
 from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.utils.suggest import unknown
@@ -33,7 +35,7 @@ from sb3_matrl.utils.suggest import unknown
 _STRATEGIES = "strategies."
 
 
-class MATRL(MultiAgentAlgorithm):
+class MATRL(RolloutWorkers):
     """
     Multi-agent trust region learning (Wen et al.).
 
@@ -133,6 +135,11 @@ class MATRL(MultiAgentAlgorithm):
     :param state: state of central critics: ``"env"`` for the env's ``state()``, ``"observations"`` for the observations of all
         agents (action masks left out, zeros for dead agents), ``"auto"`` for the env's if it has one. ``norm_obs`` normalises
         it as well
+    :param rollout_workers: number of workers that play the rollouts, each with its share of the copies; ``None`` for rollouts
+        in this process. Every worker draws from generators of its own, so that their number decides about the results,
+        and where they run does not
+    :param worker_backend: ``"process"`` runs each worker in a process on this machine, ``"ray"`` on a Ray cluster,
+        ``"in-turn"`` one after the other in this process
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -206,6 +213,8 @@ class MATRL(MultiAgentAlgorithm):
         backend: str = "auto",
         critic: str = "own",
         state: str = "auto",
+        rollout_workers: int | None = None,
+        worker_backend: str = "process",
     ) -> None:
         self.report: MetaGameReport | None = None
         super().__init__(locals())
@@ -311,14 +320,21 @@ class MATRL(MultiAgentAlgorithm):
         :param callback: SB3 callback
         :return: False if the callback asked to stop
         """
+        return self.play_rollout(callback, self.n_steps)
+
+    def make_collector(self) -> RolloutCollector:
+        """See the base class."""
         assert self.env is not None
-        position = self.start_rollout(callback)
-        self.coordinator.joint.refresh()
-        collector = RolloutCollector(self.env, self.team, self.coordinator.joint, self._source)
-        self.position, complete = collector.collect(position, self.n_steps, lambda seen: self.on_env_step(callback, seen))
-        if complete:
-            callback.on_rollout_end()
-        return complete
+        return RolloutCollector(self.env, self.team, self.joint, self._source)
+
+    @property
+    def joint(self) -> JointUpdates:
+        """Which learners act together."""
+        return self.coordinator.joint
+
+    def shard_arguments(self) -> dict[str, Any]:
+        """Workers take no trial steps, and SB3 rejects short rollouts with normalised advantages."""
+        return {"strategies": (CURRENT, PREDICTED), "payoff_fit": "same", "normalize_advantage": False}
 
     def update(self) -> None:
         """

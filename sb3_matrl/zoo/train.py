@@ -34,7 +34,7 @@ from sb3_matrl.zoo.common.signals import exit_code
 from sb3_matrl.zoo.common.words import normalise_words
 from sb3_matrl.zoo.common.yaml_files import parse_pairs
 from sb3_matrl.zoo.sweeping.study_flags import add_study_flags
-from sb3_matrl.zoo.training.options import MAY_CHANGE, TrainOptions, in_sweep
+from sb3_matrl.zoo.training.options import MAY_CHANGE, WORKER_BACKENDS, TrainOptions, in_sweep
 
 if TYPE_CHECKING:
     from sb3_matrl.zoo.training.training_run import TrainingRun
@@ -47,6 +47,7 @@ EXAMPLES = """\
   sb3-matrl train --env checkers_v0 -params learning_rate:0.01 "policy_kwargs.net_arch:[64, 64]"
   sb3-matrl train --env checkers_v0 -i logs/matrl/checkers_v0_1/checkers_v0.zip -n 50000 --record
   sb3-matrl train --env checkers_v0 --learning_rate=lin_0.002 --policy_kwargs.net_arch="[64, 64]"
+  sb3-matrl train --env hopper_3x1 --rollout-workers 8
   sb3-matrl train --resume logs/matrl/checkers_v0_1
   sb3-matrl train --env pettingzoo.butterfly.cooperative_pong_v6:parallel_env --track
   sb3-matrl train --env checkers_v0 -n 20000 --optimize --n-trials 40 --n-jobs 2
@@ -117,6 +118,7 @@ def _add_training_flags(parser: StrictParser) -> None:
         "longest time for one step of a worker process; after it the training ends with an error; implies --vec-env subproc"
     )
     add("--env-timeout", type=float, metavar="SECONDS", help=timeout)
+    _add_worker_flags(parser)
     add("--device", type=device, help="auto, cpu, cuda, ...")
     add("--num-threads", type=thread_count, help="threads of PyTorch; one is fastest for small networks; -1: PyTorch's choice")
     add(
@@ -124,6 +126,18 @@ def _add_training_flags(parser: StrictParser) -> None:
         type=thread_count,
         help="threads of the native backend, which updates agents in parallel with the same result; -1: one per core",
     )
+
+
+def _add_worker_flags(parser: StrictParser) -> None:
+    add = parser.add_argument
+    workers = "workers that play the rollouts, each with its share of the copies; default: none, this process plays them"
+    add("--rollout-workers", type=positive_count, metavar="N", help=workers)
+    where = "where workers run: each in a process of this machine, on a Ray cluster, or one after the other in this process"
+    add("--worker-backend", choices=WORKER_BACKENDS, help=where)
+    address = (
+        "Ray cluster of --worker-backend ray, such as auto; default: RAY_ADDRESS, or one on this machine for this training"
+    )
+    add("--ray-address", metavar="ADDRESS", help=address)
 
 
 def _add_resume_flags(parser: StrictParser) -> None:

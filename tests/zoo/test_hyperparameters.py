@@ -52,7 +52,7 @@ def test_schema_has_the_constructors_arguments_and_defaults():
         default = parameters[name].default
         assert values[name] == (list(default) if isinstance(default, tuple) else default), name
     set_elsewhere = {"self", "env", "metagame", "best_response", "verbose", "seed", "device", "vec_env", "tensorboard_log"}
-    set_elsewhere.add("env_timeout")
+    set_elsewhere |= {"env_timeout", "rollout_workers", "worker_backend"}
     no_yaml = {"_init_setup_model", "rollout_buffer_class", "rollout_buffer_kwargs"}
     assert set(parameters) - set_elsewhere - no_yaml == values.keys() - zoo.keys()
 

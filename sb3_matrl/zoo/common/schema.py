@@ -34,7 +34,7 @@ from sb3_matrl.zoo.common.python_text import read_python_text
 AUTO = "auto"
 #: Arguments that files do not set: the command line sets them by flags of their own, or they are for Python only.
 NOT_IN_FILES = (
-    *("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout"),
+    *("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout", "rollout_workers", "worker_backend"),
     *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class"),
 )
 #: Hyper-parameters of the zoo, which are no constructor arguments.

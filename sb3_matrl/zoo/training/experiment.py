@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,12 +120,28 @@ def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> No
     """
     if options.track:
         require_wandb()
+    _check_workers(options)
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
     set_kernel_threads(options.kernel_threads)
     check_env(options.env, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
     if options.record:
         _check_recordable(options, hyperparameters)
+
+
+def _check_workers(options: TrainOptions) -> None:
+    """
+    :raises ValueError: if the algorithm has no rollout workers, or a flag of theirs is given without them
+    """
+    if options.rollout_workers is not None and not accepted_arguments(options.algo, {"rollout_workers": None}):
+        raise ValueError(
+            f"--rollout-workers: {options.algo} has none; on-policy algorithms such as matrl, ippo and mappo do. Copies in "
+            "processes of their own (--vec-env subproc) are for slow environments"
+        )
+    if options.ray_address is not None and (options.rollout_workers is None or options.worker_backend != "ray"):
+        raise ValueError("--ray-address needs --rollout-workers and --worker-backend ray")
+    if options.ray_address is not None:
+        os.environ["RAY_ADDRESS"] = options.ray_address
 
 
 def _check_recordable(options: TrainOptions, hyperparameters: Hyperparameters) -> None:
@@ -140,7 +157,8 @@ def fixed_arguments(options: TrainOptions) -> dict[str, Any]:
 
     :param options: options of the command line
     """
-    given = {"vec_env": options.vec_env, "env_timeout": options.env_timeout, "seed": options.seed}
+    names = ("vec_env", "env_timeout", "seed", "rollout_workers")
+    given = {name: getattr(options, name) for name in names}
     return {**algorithm_spec(options.algo).fixed, **accepted_arguments(options.algo, given)}
 
 
@@ -157,7 +175,7 @@ def accepted_arguments(algorithm: str, arguments: Mapping[str, Any]) -> dict[str
 
 def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tuple[MultiAgentAlgorithm, Hyperparameters]:
     """The model, new or as it was saved, and its hyper-parameters."""
-    given = {"device": options.device, "verbose": options.verbose}
+    given = {"device": options.device, "verbose": options.verbose, "worker_backend": options.worker_backend}
     arguments = {**fixed_arguments(options), **accepted_arguments(options.algo, given)}
     source = env_source(options.env, hyperparameters.env_wrapper)
     if options.trained_agent is not None:

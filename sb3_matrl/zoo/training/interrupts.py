@@ -40,7 +40,7 @@ class UpdateStopped(KeyboardInterrupt):
 def interruptible_updates(model: MultiAgentAlgorithm, watch: SignalWatch) -> Iterator[None]:
     """
     Inside, a signal interrupts an update of the agents before its next minibatch, because an update may take minutes. The
-    model undoes the update and can be saved as it was before the rollout.
+    model undoes the update and can be saved as it was before the rollout. A rollout of workers is abandoned.
 
     :param model: model that learns
     :param watch: watch that receives the signals
@@ -51,10 +51,12 @@ def interruptible_updates(model: MultiAgentAlgorithm, watch: SignalWatch) -> Ite
         if watch.is_set():
             raise UpdateStopped
 
+    model.stop_requested = watch.is_set
     hooks = [optimizer.register_step_pre_hook(check) for optimizer in model.optimizers()]
     try:
         yield
     finally:
+        model.stop_requested = None
         for hook in hooks:
             hook.remove()
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# Those of sb3_matrl.distributed, which is not imported for a command line.
+WORKER_BACKENDS = ("process", "ray", "in-turn")
 # Options that say how a training is watched and saved, not what is trained. The number of episodes per evaluation is not among
 # them: the evaluations of a run are one table.
 MAY_CHANGE = frozenset(
     {"eval_freq", "n_eval_envs", "save_freq", "save_every_minutes", "keep_checkpoints", "log_interval", "record", "verbose"}
     | {"snapshots"}
-    | {"progress", "device", "num_threads", "kernel_threads"}
+    | {"progress", "device", "num_threads", "kernel_threads", "worker_backend", "ray_address"}
     | {"track", "wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"}
 )
 
@@ -49,6 +51,9 @@ class TrainOptions:
     record: bool = False
     vec_env: str = "auto"
     env_timeout: float | None = None
+    rollout_workers: int | None = None
+    worker_backend: str = "process"
+    ray_address: str | None = None
     device: str = "auto"
     num_threads: int = 1
     kernel_threads: int = -1

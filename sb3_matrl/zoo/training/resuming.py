@@ -48,6 +48,7 @@ _RANGES: dict[str, Callable[[str], Any]] = {
     "n_timesteps": positive_count,
     "eval_episodes": positive_count,
     "n_eval_envs": positive_count,
+    "rollout_workers": positive_count,
     "keep_checkpoints": non_negative_count,
     "snapshots": non_negative_count,
     "log_interval": log_interval,
@@ -56,7 +57,7 @@ _RANGES: dict[str, Callable[[str], Any]] = {
     "device": device,
 }
 # Largest values of options in a run folder; on the command line they are the user's own.
-_LARGEST = {"n_eval_envs": MAX_COPIES, "num_threads": 1024, "kernel_threads": 1024}
+_LARGEST = {"n_eval_envs": MAX_COPIES, "rollout_workers": MAX_COPIES, "num_threads": 1024, "kernel_threads": 1024}
 
 
 def prepare_resumed(path: Path, given: Mapping[str, Any], override: bool) -> tuple[Experiment, RunFolder]:
@@ -192,7 +193,8 @@ class _Description:
     def load(self, checkpoint: Path) -> MultiAgentAlgorithm:
         """The model in a checkpoint, with its replay buffer if it has one."""
         source = env_source(self.options.env, self.hyperparameters.env_wrapper)
-        arguments = accepted_arguments(self.options.algo, {"verbose": self.options.verbose})
+        changed = {"verbose": self.options.verbose, "worker_backend": self.options.worker_backend}
+        arguments = accepted_arguments(self.options.algo, changed)
         model: Any = load_model(checkpoint, env=source, device=self.options.device, **arguments)
         buffer = buffer_of(checkpoint)
         if buffer is not None:

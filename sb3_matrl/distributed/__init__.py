@@ -1,0 +1,1 @@
+"""Rollout workers: a training whose rollouts are played by several workers, each with its share of the env copies."""
