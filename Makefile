@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 # Python keeps what it compiles: pytest rewrites all tests, which takes as long as collecting them.
 export PYTHONDONTWRITEBYTECODE :=
+# Python compiles what is imported, a tenth of what pip would compile.
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 # One test process per core; a process without work takes tests from another one.
 TEST_JOBS ?= $(shell nproc || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
@@ -27,9 +29,10 @@ help:  ## List the targets
 
 $(VENV)/.installed: requirements.txt setup.py sb3_matrl/stacked/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' requirements.txt)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) torch==$$(sed -n 's/^torch==//p' requirements.txt)
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	-$(BIN)/sb3-matrl doctor
 	@touch $@
 
 setup: $(VENV)/.installed  ## Create .venv and install everything

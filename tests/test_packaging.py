@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from sb3_matrl import __version__
 from tests.documentation import ROOT
+from tests.shared_folders import built_once
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +72,22 @@ def tracked_files() -> list[str]:
     return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the wheel and the sdist that `make dist` builds, in a copy of the repository."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("no git repository")
-    folder = tmp_path_factory.mktemp("copy")
+def build_dist(folder: Path) -> None:
+    """Build wheel and sdist as `make dist` does, in a copy of the repository."""
     for name in tracked_files():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     command = ["make", "-o", "setup", f"BIN={Path(sys.executable).parent}", "dist"]  # with what is installed here
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the wheel and the sdist."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git repository")
+    return built_once(tmp_path_factory, "copy", build_dist) / "dist"
 
 
 def names_in_wheel(wheel: Path) -> list[str]:

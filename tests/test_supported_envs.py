@@ -345,7 +345,16 @@ def _rows(value: Any, rows: slice) -> Any:
     return {key: part[rows] for key, part in value.items()} if isinstance(value, dict) else value[rows]
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(
+    e2e=[
+        "pistonball-v6, discrete",
+        "knights_archers_zombies-v11",
+        "cooperative_pong-v6",
+        "simple_speaker_listener-v4, recurrent",
+        "connect_four-v3",
+    ],
+    rest="expensive",
+)
 @pytest.mark.parametrize("name", CASES)
 def test_it_trains_saves_and_plays(name: str, tmp_path: Path) -> None:
     case, numbers, watch = CASES[name], Numbers(), Watch()

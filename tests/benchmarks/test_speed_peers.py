@@ -112,7 +112,7 @@ print(before, peak_mib())
 """
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_peak_memory_is_that_of_the_process_alone():
     block = bytearray(700 * 2**20)  # which ru_maxrss would hand on to the child
     block[::4096] = b"x" * len(block[::4096])

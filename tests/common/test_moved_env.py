@@ -109,7 +109,7 @@ def replaced(model: MATRL) -> None:
     model.set_env(make_joint_vec_env(Clock, 2), force_reset=False)
 
 
-@pytest.mark.cases(expensive=[f"RecurrentPPO-{use}" for use in ("stepped", "reset", "restored", "trained_by_another_model")])
+@pytest.mark.cases(e2e=["RecurrentPPO-evaluated"], rest="expensive")
 @pytest.mark.parametrize("use", [evaluated, stepped, reset, restored, trained_by_another_model, replaced])
 @pytest.mark.parametrize("learner", [PPO, RecurrentPPO])
 def test_training_begins_new_episodes_after_another_use(use: Callable[[MATRL], None], learner: Any) -> None:

@@ -206,7 +206,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     wandb.teardown()
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["make"], rest="expensive")
 @pytest.mark.parametrize("build", [make, make_off_policy])
 def test_gradients_and_parameters_are_watched(offline: Any, tmp_path: Path, build: Callable[[], Any]) -> None:
     from wandb.integration.sb3 import WandbCallback

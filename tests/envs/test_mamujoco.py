@@ -301,7 +301,7 @@ def test_restored_environment_draws_the_same_robot():
     assert after_restore < 0.2 * np.abs(fresh.render() - drawn).mean()
 
 
-@pytest.mark.cases(e2e=["hopper_3x1", "walker2d_2x3"], rest="expensive")
+@pytest.mark.cases(e2e=["hopper_3x1"], rest="expensive")
 @pytest.mark.parametrize("robot", ["ant_2x4", "hopper_3x1", "halfcheetah_2x3", "swimmer_2x1", "walker2d_2x3"])
 def test_camera_follows_the_robot(robot):
     def camera_and_robot(**options):

@@ -99,7 +99,7 @@ def follow(core, references, n_steps, scale=1.0):
     return ends.tolist()
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["ant_2x4", "swimmer_2x1", "walker2d_2x3"], rest="expensive")
 @pytest.mark.parametrize("env_id", IDS)
 def test_core_follows_the_librarys_environments(env_id):
     references = [library_env(env_id) for _ in range(3)]
@@ -373,7 +373,7 @@ def test_a_window_shows_the_librarys_environment(monkeypatch):
     assert make("hopper_3x1", render_mode="human").core_obstacle == "render_mode 'human' shows one robot in a window"
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["rgb_array"], rest="expensive")
 @pytest.mark.parametrize("mode", ["rgb_array", "depth_array"])
 def test_pictures_of_copy_0_are_those_of_the_separate_copy(mode, monkeypatch):
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):

@@ -46,7 +46,7 @@ def random_actions(n_steps, seed):
     return [{agent: int(rng.integers(6)) for agent in ("first_0", "second_0")} for _ in range(n_steps)]
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["3"], expensive=["1"])
 @pytest.mark.parametrize("frame_skip", [1, 3])
 def test_pixels_are_those_of_supersuits_wrappers(frame_skip):
     reference = supersuit.max_observation_v0(machine(obs_type="grayscale_image"), 2)
@@ -157,7 +157,7 @@ def play_still(env, n_steps):
     return [env.step(dict.fromkeys(env.agents, 0)) for _ in range(n_steps)]
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_game_ends_when_someone_has_21_points(ram):
     env, fresh = make("pong_v3"), ram
     env.reset(seed=1)
@@ -214,7 +214,7 @@ def test_time_limit_truncates_and_does_not_terminate():
     assert all(last[3].values()) and env.agents == []
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(expensive=["{}", "{'stack': 3}", "{'observation': 'pixels'}"], rest="e2e")
 @pytest.mark.parametrize(
     "options",
     [{}, {"stack": 3}, {"observation": "pixels"}, {"observation": "pixels", "frame_skip": 1, "stack": 2}],
@@ -251,7 +251,7 @@ def test_restored_game_saves_the_same_snapshot_and_shows_the_same_screen():
     assert snapshot["actions"].shape == (30, 2) and np.array_equal(snapshot["memory"], np.round(255 * env.state()))
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_ended_game_is_restored_but_not_continued():
     env = make("pong_v3", frame_skip=60, noop_max=0)
     env.reset()

@@ -272,6 +272,7 @@ def test_optimisers_that_cannot_take_a_step_are_refused(members: Members, tmp_pa
         load_model(tmp_path / "model.zip", device="cpu")
 
 
+@pytest.mark.expensive
 def test_networks_of_the_caller_are_not_limited(members: Members, tmp_path: Path) -> None:
     write_members(tmp_path / "model.zip", members)
     large = MATRL(

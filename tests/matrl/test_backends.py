@@ -65,10 +65,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.cases(
-    quick=["native-normalised"],
-    expensive=["sb3-checkers", "sb3-agents that leave", "sb3-masks", "sb3-shared", "sb3-mixed", "torch-checkers"],
-)
+@pytest.mark.cases(quick=["native-normalised"], e2e=["torch-mixed", "native-agents that leave"], rest="expensive")
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_resumed_training_is_the_one_that_never_stopped(world: str, backend: str, tmp_path: Path) -> None:
     arguments = {**WORLDS[world], "backend": backend}
@@ -99,7 +96,7 @@ def test_switches_off_are_independent_learners(backend: str) -> None:
         assert th.equal(ours, theirs)
 
 
-@pytest.mark.cases(e2e=["native"], rest="expensive")
+@pytest.mark.expensive
 def test_another_process_trains_the_same(backend: str) -> None:
     code = (
         "import hashlib, torch; from tests.matrl.test_backends import build, parameters; torch.set_num_threads(1);"

@@ -38,7 +38,7 @@ def assert_same_learner(ours: Any, theirs: Any) -> None:
         assert all(th.equal(mine[key], reference[key]) for key in reference)
 
 
-@pytest.mark.cases(quick=["12-1"])
+@pytest.mark.cases(e2e=["12-4"], expensive=["None-1", "None-4"])
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("max_episode_steps", [None, 12])
 def test_one_agent_equals_ppo_bit_for_bit(n_envs: int, max_episode_steps: int | None) -> None:

@@ -79,20 +79,8 @@ def never_stopped(env, vec_env):
 
 @pytest.mark.cases(
     quick=["267-switch_v0-batched"],
-    expensive=[
-        "120-checkers_v0-dummy",
-        "120-checkers_v0-subproc",
-        "120-switch_v0-dummy",
-        "120-switch_v0-subproc",
-        "120-stag_hunt_v0-dummy",
-        "120-stag_hunt_v0-subproc",
-        "120-escalation_v0-dummy",
-        "120-escalation_v0-subproc",
-        "120-predator_prey_v0-dummy",
-        "120-predator_prey_v0-subproc",
-        "120-matrix_game_v0-dummy",
-        "120-matrix_game_v0-subproc",
-    ],
+    e2e=["120-checkers_v0-batched", "267-switch_v0-dummy", "267-predator_prey_v0-subproc", "267-matrix_game_v0-dummy"],
+    rest="expensive",
 )
 @pytest.mark.parametrize(
     ("env", "vec_env"),
@@ -219,7 +207,7 @@ def resumed_and_whole(path, stop, **options):
     return resumed, whole
 
 
-@pytest.mark.cases(quick=["masks"])
+@pytest.mark.cases(quick=["masks"], e2e=["shared and recurrent", "frozen"], rest="expensive")
 @pytest.mark.parametrize("case", CASES)
 def test_learners_of_all_kinds_resume_in_the_middle_of_a_rollout(tmp_path, case):
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, **CASES[case]())

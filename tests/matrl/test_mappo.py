@@ -77,7 +77,9 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.cases(quick=["A2C-env", "normalised-env", "best response-env"])
+@pytest.mark.cases(
+    quick=["A2C-env", "normalised-env", "best response-env"], e2e=["best response-observations"], rest="expensive"
+)
 @pytest.mark.parametrize("state", ["env", "observations"])
 @pytest.mark.parametrize("case", MORE)
 def test_one_agent_is_the_same_with_either_critic(case: str, state: str) -> None:
@@ -127,10 +129,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.cases(
-    quick=["env-auto"],
-    expensive=["normalised-sb3", "env-sb3", "observations-sb3", "normalised observations-sb3", "shared-sb3"],
-)
+@pytest.mark.cases(quick=["env-auto"], e2e=["normalised-auto"], rest="expensive")
 @pytest.mark.parametrize(
     ("case", "backend"),
     list(product(RESUMED, ["sb3", "auto"])),

@@ -215,7 +215,7 @@ def test_the_loss_of_comix_against_loops(settings: dict[str, Any]) -> None:
     assert float(model.gradient_step(batch)["train/loss"]) == pytest.approx(np.mean(losses), rel=1e-3)
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["COMIX-ContinuousTrio"], rest="expensive")
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_what_the_dead_see_and_do_changes_nothing(algorithm: Any, env: Any) -> None:
     one, other = (trained(algorithm, env, state="env", cem_samples=8) for _ in range(2))
@@ -244,7 +244,7 @@ def test_a_batch_without_one_agent_trains_the_others(algorithm: Any, env: Any) -
     assert all(bool(value.isfinite()) for value in model.gradient_step(batch).values())
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["MADDPG-MixedTrio"], rest="expensive")
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_scaled_rewards(algorithm: Any, env: Any) -> None:
     model, reference = (trained(algorithm, env, norm_reward=True, cem_samples=8) for _ in range(2))

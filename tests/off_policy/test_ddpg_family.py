@@ -56,7 +56,7 @@ def assert_same_training(model: Any, other: Any) -> None:
             assert np.array_equal(memory["noise_prev"], theirs["noise_prev"])
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["step-MADDPG-MixedTrio", "end-COMIX-ContinuousTrio"], rest="expensive")
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 @pytest.mark.parametrize("moment", ["step", "end"])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(

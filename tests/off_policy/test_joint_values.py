@@ -205,7 +205,7 @@ def fit(variant: str, game: th.Tensor, steps: int) -> tuple[th.Tensor, th.Tensor
     return utilities.detach(), table.detach().view(3, 3), state_value(one)[0].detach()
 
 
-@pytest.mark.cases(expensive=["alt"], rest="e2e")
+@pytest.mark.expensive
 @pytest.mark.parametrize("variant", ["base", "alt"])
 def test_a_whole_table_ends_in_the_conditions_of_the_paper(variant: str) -> None:
     game = th.tensor([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])

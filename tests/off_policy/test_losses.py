@@ -107,7 +107,7 @@ def expected_loss(model, batch):
     return np.mean(list(individual_losses(model, batch).values())) if isinstance(model, IQL) else team_loss(model, batch)
 
 
-@pytest.mark.cases(quick=["rewards-QMIX"])
+@pytest.mark.cases(quick=["rewards-QMIX"], e2e=["ends-QMIX"], rest="expensive")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     "settings",
@@ -134,7 +134,7 @@ def test_the_loss_against_loops(algorithm, settings):
     assert float(model.gradient_step(batch)["train/loss"]) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.cases(quick=["QMIX"])
+@pytest.mark.cases(e2e=["VDN"], expensive=["IQL"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_the_dead_see_and_do_changes_nothing(algorithm):
     state = {} if algorithm is not QMIX else {"state": "env"}
@@ -154,7 +154,7 @@ def test_what_the_dead_see_and_do_changes_nothing(algorithm):
         assert th.allclose(value, theirs, atol=1e-6), name
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["QMIX"], rest="expensive")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_scaled_rewards(algorithm):
     model = trained(algorithm, norm_reward=True)

@@ -123,7 +123,7 @@ class SlowQtran:
         return {f"train/{name}": float(value) for name, value in zip(names, np.mean(of_agent, axis=0), strict=True)}
 
 
-@pytest.mark.cases(quick=["alt-False"])
+@pytest.mark.cases(e2e=["base-True"], expensive=["base-False", "alt-True"])
 @pytest.mark.parametrize(("variant", "double_q"), list(product(VARIANTS, [True, False])))
 def test_losses_equal_a_loop_with_deaths_masks_and_ends(variant: str, double_q: bool) -> None:
     model = trained(variant, double_q=double_q, target_update_interval=10_000, learning_rate=1e-2)
@@ -196,7 +196,7 @@ def test_a_saved_model_predicts_and_trains_as_before(variant: str, tmp_path: Pat
     assert_equal_parameters(model, loaded)
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["alt"], rest="expensive")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(variant: str, tmp_path: Path) -> None:
     special = {"env": SavingTrio, "buffer_size": 60, "target_update_interval": 27, "train_freq": 2}

@@ -38,7 +38,7 @@ def greedy_return(model):
     return total
 
 
-@pytest.mark.cases(expensive=["VDN"], rest="e2e")
+@pytest.mark.expensive
 @pytest.mark.parametrize("algorithm", [VDN, QMIX])
 def test_the_published_values(algorithm):
     own = {} if algorithm is VDN else {"mixing_embed_dim": 8}

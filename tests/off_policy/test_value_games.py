@@ -27,7 +27,7 @@ def play(game: str, method: str, **task: Any) -> tuple[float, dict[str, Any]]:
     return greedy_return(game, result), result[""]
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["qmix-changes0-6.0"], rest="expensive")
 @pytest.mark.parametrize(
     ("method", "changes", "expected"),
     [("qmix", {}, 6.0), ("qtran-alt", {"learning_rate": 4e-3, "nopt_coef": 3.0}, 8.0)],

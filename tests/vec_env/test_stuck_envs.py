@@ -64,7 +64,7 @@ class StuckInOneCopy(Stuck):
             super().did(where)
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["auto"], rest="expensive")
 @pytest.mark.parametrize("kind", ["auto", "supersuit-subproc"])
 def test_a_worker_that_hangs_in_a_step_is_ended(kind: str) -> None:
     factory = partial(StuckInOneCopy, "step", hang)

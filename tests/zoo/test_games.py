@@ -32,7 +32,7 @@ def test_table1_row_repeats_the_library_alone():
     assert cell.converged_by(np.array([50.0]))[0] == pytest.approx(100 * np.mean((steps >= 0) & (steps <= 50)))
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_table1_command_writes_what_it_prints(tmp_path, capsys):
     assert main(["table1", "--games", "3", "--steps", "20", "--seed", "1", "--jobs", "2", "--out", str(tmp_path)]) == 0
     found = record(tmp_path, "table1")

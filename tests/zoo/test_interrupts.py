@@ -20,7 +20,7 @@ def test_signal_stops_at_the_next_step():
         assert not stop.on_step()
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["torch-best response", "sb3-learner"], rest="expensive")
 @pytest.mark.parametrize(
     ("backend", "optimizer"),
     [*product(["torch", "sb3"], ["learner", "best response"]), ("native", "learner")],

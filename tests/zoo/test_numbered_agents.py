@@ -32,6 +32,7 @@ SMALL = [
 SMALL += ["n_envs:2", "n_steps:16", "batch_size:32", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[4]"]
 
 
+@pytest.mark.cases(expensive=["learning_rate:{'0': 0.001, '1': 0.01}"], rest="e2e")
 @pytest.mark.parametrize(
     "settings", ["learning_rate:{0: 0.001, 1: 0.01}", "learning_rate:{'0': 0.001, '1': 0.01}", "share:{team: [0, 1]}"]
 )

@@ -74,7 +74,7 @@ def stopped(tmp_path: Path, whole: RunFolder) -> RunFolder:
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.cases(quick=["comix"])
+@pytest.mark.cases(quick=["comix"], e2e=["qtran", "maddpg"], rest="expensive")
 @pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_a_run_leaves_everything_behind(tmp_path: Path, algorithm: str) -> None:
     env = CONTINUOUS if algorithm in ("iddpg", "comix") else GAME
@@ -136,7 +136,7 @@ def test_a_killed_run_is_resumed_exactly(stopped: RunFolder, whole: RunFolder) -
     assert len(buffers(stopped.checkpoints)) == 2, "the latest two; none is left over"
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["21"], rest="expensive")
 @pytest.mark.parametrize("step", range(20, 24))
 def test_a_signal_at_any_step_of_a_block_costs_nothing(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, step: int
@@ -162,7 +162,7 @@ def test_a_signal_at_any_step_of_a_block_costs_nothing(
     assert differences(run, whole) == []
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["2"], rest="expensive")
 @pytest.mark.parametrize("at_evaluation", [1, 2, 3, 4])  # sampled and greedy at 60 steps, and at the end
 def test_an_evaluation_that_was_interrupted_is_repeated(
     tmp_path: Path, whole: RunFolder, monkeypatch: pytest.MonkeyPatch, at_evaluation: int
@@ -182,7 +182,7 @@ def test_an_evaluation_that_was_interrupted_is_repeated(
     assert differences(run, whole) == []
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["cut"], rest="expensive")
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_a_damaged_replay_buffer_is_told_and_the_checkpoint_before_is_taken(
     stopped: RunFolder, whole: RunFolder, capsys: pytest.CaptureFixture[str], damage: str
@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_no_buffer_without_a_model(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.cases(e2e=["qmix"], rest="expensive")
+@pytest.mark.expensive
 @pytest.mark.parametrize("algorithm", ["qmix", "maddpg"])
 def test_a_killed_process_is_resumed_bit_for_bit(tmp_path: Path, algorithm: str) -> None:
     case = Case("checkers_v0", "batched", 1000, algo=algorithm)

@@ -219,7 +219,7 @@ def test_trials_of_other_processes_are_waited_for_and_run_if_these_fail(tmp_path
     assert len(finished_trials(study)) == 2 and len(study.trials) == 2 + fails and calls[:3] == [0, 1, 1]
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
     words = [*SMALL, *QUICK, "-n", "400000", "--optimize", "--sweep", space_file(tmp_path), "--n-trials", "4", "--n-jobs", "2"]
     command = [sys.executable, "zoo/train.py", *words, "-f", str(tmp_path / "logs")]
@@ -241,7 +241,7 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- grids
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(expensive=["seeds0"], rest="e2e")
 @pytest.mark.parametrize("seeds", [("1", "1", "1"), ("1", "2", "3")])
 def test_a_grid_that_is_continued_has_every_combination_once(tmp_path: Path, seeds: tuple[str, ...]) -> None:
     parameters = {"learning_rate": {"values": [0.1, 0.2, 0.3]}, "n_epochs": {"min": 1, "max": 3}}

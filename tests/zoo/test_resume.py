@@ -54,6 +54,7 @@ def test_killed_process_is_resumed_bit_for_bit(tmp_path):
     assert (result["exit_code"], result["differences"]) == (-signal.SIGKILL, [])
 
 
+@pytest.mark.cases(expensive=["words0"], rest="e2e")
 @pytest.mark.parametrize("words", [["--save-freq", "100"], ["--log-interval", "-2"]])
 def test_longer_training_is_the_one_that_was_longer_from_the_start(tmp_path, words):
     env = "matrix_game_v0"
@@ -105,6 +106,7 @@ def test_evaluation_that_was_interrupted_is_repeated(tmp_path, whole, monkeypatc
     assert differences(run, whole) == []
 
 
+@pytest.mark.cases(e2e=["update"], rest="expensive")
 @pytest.mark.parametrize("moment", ["summary", "update"])
 def test_signal_at_other_moments_costs_nothing(tmp_path, whole, monkeypatch, moment):
     words, target = ["--env", "checkers_v0", "-n", "400"], "sb3_matrl.zoo.training.training_run.summary"

@@ -105,7 +105,7 @@ def chance_plays(env, played):
     evaluate_policy(chance, env, 2, seed=0, callback=lambda *_: played.extend(env.last_step.rewards[:, 0].tolist()))
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_points_won_are_the_share_of_positive_rewards():
     env = make_joint_vec_env("pong_v3", n_envs=2, env_kwargs={"max_cycles": 400})
     chance = RandomPolicy(env.observation_spaces, env.action_spaces, seed=0)

@@ -144,10 +144,7 @@ def test_parameters_are_tried_with_every_algorithm_of_the_sweep(tmp_path):
         check_parameters(read_sweep(write_sweep(tmp_path, "b", command=command, parameters=mixed)))
 
 
-@pytest.mark.cases(
-    quick=["matrl_matrix_game-matrl-matrix_game_v0"],
-    expensive=["matrl_checkers-matrl-checkers_v0", "maddpg_hopper-maddpg-hopper_3x1"],
-)
+@pytest.mark.cases(quick=["matrl_matrix_game-matrl-matrix_game_v0"], rest="expensive")
 @pytest.mark.parametrize(
     ("name", "algorithm", "env"),
     [

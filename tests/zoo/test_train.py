@@ -28,6 +28,9 @@ def parameters(model):
     return th.cat([p.detach().flatten() for agent in model.agents.values() for p in agent.policy.parameters()])
 
 
+@pytest.mark.cases(
+    quick=["matrl-checkers_v0"], e2e=["mappo-matrix_game_v0", "matrl-optimistic-matrix_game_v0"], rest="expensive"
+)
 @pytest.mark.parametrize(
     ("algorithm", "env_id"),
     [
@@ -153,7 +156,7 @@ def test_tensorboard_files_go_where_they_are_wanted(tmp_path):
     assert [event.step for event in events.Scalars("eval/mean_reward")] == [100]
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["3-steps1"], rest="expensive")
 @pytest.mark.parametrize(("interval", "steps"), [("-1", [100, 200, 300, 400]), ("3", [300, 400]), ("-2", [400])])
 def test_log_has_a_row_every_so_many_iterations_and_for_the_evaluation(tmp_path, interval, steps):
     train(tmp_path, "--env", "matrix_game_v0", "-n", "400", "--eval-freq", "-1", "--log-interval", interval)

@@ -233,7 +233,7 @@ def test_mistakes_in_a_file_are_named(tmp_path, text, message):
         options_of("--settings", str(path))
 
 
-@pytest.mark.cases(quick=["value_based"])
+@pytest.mark.cases(quick=["value_based"], rest="expensive")
 @pytest.mark.parametrize("path", sorted(Path("benchmarks/studies").glob("*.yml")), ids=lambda path: path.stem)
 def test_shipped_studies_can_be_planned(path):
     assert plan_runs(options_of("--settings", str(path)))

@@ -88,7 +88,7 @@ def test_training_is_not_repeated_when_only_the_absolute_metrics_are_missing(who
     assert absolute_metrics(whole) == before and read_result(whole).total_seconds == seconds
 
 
-@pytest.mark.e2e
+@pytest.mark.cases(e2e=["damaged checkpoint"], rest="expensive")
 @pytest.mark.parametrize("obstacle", ["other options", "damaged checkpoint", "no checkpoint", "damaged config"])
 def test_what_cannot_go_on_begins_again(whole, stopped, tmp_path, obstacle):
     run = stopped

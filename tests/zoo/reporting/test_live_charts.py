@@ -79,7 +79,7 @@ def write(tmp_path, *words, count=1, **sizes):
 
 @pytest.mark.e2e
 def test_page_is_one_file_of_a_few_megabytes(tmp_path, capsys):
-    out = write(tmp_path, count=4, rows=1000, evaluations=50)
+    out = write(tmp_path, count=4, rows=300, evaluations=20)
     page = Page(out.read_text(encoding="utf-8"))
     assert out.stat().st_size < 5_000_000
     links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
