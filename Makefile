@@ -22,7 +22,7 @@ FUZZ_MINUTES ?= 60
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs flags notebooks dist pretrained games
-.PHONY: benchmarl benchmarks paper
+.PHONY: benchmarl benchmarks paper gpu-check
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -96,6 +96,9 @@ games: setup  ## The table and figures of docs/games.md
 
 paper: setup  ## Every table and figure of the paper, beside its numbers; BUDGET=paper for whole trainings; resumable
 	$(BIN)/python -m benchmarks.paper --budget $(BUDGET) --out logs/paper_$(BUDGET)
+
+gpu-check: setup  ## Check a GPU in 8 minutes: equality with the CPU, speed, memory; record in benchmarks/results/gpu_check.json
+	$(BIN)/python -m benchmarks.gpu_check
 
 $(BENCHMARL)/.installed: benchmarks/benchmarl_requirements.txt
 	$(PYTHON) -m venv $(BENCHMARL)

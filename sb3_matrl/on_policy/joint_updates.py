@@ -27,6 +27,8 @@ from sb3_matrl.utils.suggest import unknown
 BACKENDS = ("auto", "sb3", *KERNELS)
 # Larger stacks do not fit into a core's cache, and smaller networks would wait for the largest one.
 MAX_LEARNERS = 16
+# On a GPU, where the start of an operation takes longer than its work, one stack does the work of several.
+MAX_LEARNERS_ON_GPU = 64
 # A learner of a stack may have at most this many times the features of another one.
 _MAX_PADDING = 2.0
 
@@ -216,7 +218,9 @@ class JointUpdates:
             if len(names) < least:
                 self.obstacles |= dict.fromkeys(names, "no other learner is like it")
                 continue
-            parts = np.array_split(np.array(names, dtype=object), math.ceil(len(names) / MAX_LEARNERS))
+            on_cpu = self.learners[names[0]].device.type == "cpu"
+            n_parts = math.ceil(len(names) / (MAX_LEARNERS if on_cpu else MAX_LEARNERS_ON_GPU))
+            parts = np.array_split(np.array(names, dtype=object), n_parts)
             stacks += [LearnerStack(part, [self.learners[name] for name in part], self.backend) for part in map(list, parts)]
         return stacks
 
