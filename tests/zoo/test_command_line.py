@@ -142,7 +142,7 @@ def test_every_command_but_completion_has_a_script() -> None:
 )
 def test_help_names_the_form_that_was_used(program: list[str], shown: str) -> None:
     text = run(*program, "--help").stdout
-    assert text.startswith(f"usage: {shown} [-h]") and f"\n  {shown} --resume logs/matrl/checkers_v0_1\n" in text
+    assert text.startswith(f"usage: {shown} [options]\n") and f"\n  {shown} --resume logs/matrl/checkers_v0_1\n" in text
 
 
 @pytest.mark.parametrize("program", [[str(ROOT / "zoo" / "train.py")], ["-m", "sb3_matrl.zoo", "train"], ["-m", "console"]])

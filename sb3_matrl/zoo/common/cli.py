@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -134,7 +134,21 @@ class CommandParser(StrictParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Examples as they are, and defaults behind the flags that have one; switches are off, and lists empty, by default."""
+    """
+    Examples as they are, and defaults behind the flags that have one; switches are off, and lists empty, by default. The line
+    of usage names no flags: they follow below.
+    """
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[argparse._MutuallyExclusiveGroup],
+        prefix: str | None = None,
+    ) -> None:
+        words = [self._prog, "[options]"]
+        words += [self._format_args(one, one.metavar or one.dest) for one in actions if not one.option_strings]  # type: ignore[arg-type]
+        super().add_usage(usage or " ".join(words).replace("%", "%%"), actions, groups, prefix)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
