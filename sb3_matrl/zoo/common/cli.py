@@ -136,7 +136,7 @@ class CommandParser(StrictParser):
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """
     Examples as they are, and defaults behind the flags that have one; switches are off, and lists empty, by default. The line
-    of usage names no flags: they follow below.
+    of usage names only flags that are required: all follow below.
     """
 
     def add_usage(
@@ -147,7 +147,11 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         prefix: str | None = None,
     ) -> None:
         words = [self._prog, "[options]"]
-        words += [self._format_args(one, one.metavar or one.dest) for one in actions if not one.option_strings]  # type: ignore[arg-type]
+        for one in actions:
+            if one.required:
+                flag = max(one.option_strings, key=len, default=None)
+                metavar = one.metavar or (one.dest if flag is None else one.dest.upper())
+                words += [*([] if flag is None else [flag]), self._format_args(one, metavar)]  # type: ignore[arg-type]
         super().add_usage(usage or " ".join(words).replace("%", "%%"), actions, groups, prefix)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
