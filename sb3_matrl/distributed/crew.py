@@ -101,7 +101,7 @@ class InTurnCrew(Crew):
 
     def launch(self, worker: int) -> None:
         def build() -> None:
-            self._shards[worker] = Shard(self.plans[worker])
+            self._shards[worker] = self.plans[worker].make()
 
         self._calls[worker] = build
 

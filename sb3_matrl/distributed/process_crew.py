@@ -210,7 +210,7 @@ def _work(pipe: Any) -> None:
 def _built(pipe: Any) -> Shard | None:
     """The worker's share; ``None`` if it cannot be built, after the parent got the error."""
     plan, built = Message.receive(pipe), []
-    _reply(pipe, lambda: built.append(Shard(plan)))
+    _reply(pipe, lambda: built.append(plan.make()))
     return built[0] if built else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch as th
 
 from sb3_matrl.distributed.crew import Crew, WorkerDied
-from sb3_matrl.distributed.shard import RolloutWorkerError, Shard, ShardPlan
+from sb3_matrl.distributed.shard import RolloutWorkerError, ShardPlan
 
 # Seconds that the cluster has to find a free CPU for a worker.
 _PATIENCE = 60.0
@@ -35,7 +35,7 @@ class ShardActor:
         :param plan: plan of the worker
         """
         th.set_num_threads(1)
-        self._shard = Shard(plan)
+        self._shard = plan.make()
 
     def call(self, method: str, *arguments: Any) -> Any:
         """
@@ -80,9 +80,10 @@ class RayCrew(Crew):
     def _join(self) -> None:
         if self._ray.is_initialized():
             return
-        own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": len(self.plans), "include_dashboard": False}
+        # Without "local", Ray joins any cluster that it finds on this machine.
+        own = {"address": "local", "num_cpus": len(self.plans), "include_dashboard": False}
         try:
-            self._ray.init(log_to_driver=False, **own)
+            self._ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
         except Exception as error:  # Ray raises errors of many kinds
             place = os.environ.get("RAY_ADDRESS", "this machine")
             reason = " ".join(str(error).split())

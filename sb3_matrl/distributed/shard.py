@@ -83,6 +83,14 @@ class ShardPlan:
     versions: Mapping[str, str]
     module: str
 
+    def make(self) -> Shard:
+        """
+        Build the worker's share.
+
+        :raises RolloutWorkerError: as :meth:`build`
+        """
+        return Shard(self)
+
     def build(self) -> ShardModel:
         """
         Build the model, whose copies are those of the worker.

@@ -1,0 +1,303 @@
+"""
+Rollout workers: speed, scaling, and recovery from kill -9.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers --parts speed --cases hopper_3x1:8 --iterations 3
+
+``speed``: trainings without workers, with one and with two of them take one iteration each in turn, so that all see the same
+machine; hashes of the final parameters tell whether workers in processes, in turn and on Ray (if it is installed) play the
+same. ``scaling``: every worker plays one real rollout, and from then on sleeps for a fixed time instead of playing and hands
+back that rollout: how an iteration splits into collection, transfer, merging and update, by the number of workers. ``kills``:
+at a random moment of every iteration, a random worker gets SIGKILL; parameters are compared after each of them. Settings of
+the trainings are those of the zoo's files, except for the number of copies and the learning rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from benchmarks.shared import write_record, zoo_settings
+from sb3_matrl import MATRL
+from sb3_matrl.common.registry import algorithm_spec
+from sb3_matrl.distributed.process_crew import ProcessCrew
+from sb3_matrl.distributed.shard import Harvest, Order, Shard, ShardPlan
+from sb3_matrl.distributed.worker_pool import WorkerPool
+from sb3_matrl.utils.random_state import random_generators, restore_random_generators
+
+RESULT = Path("benchmarks/results/rollout_workers.json")
+# Environments and numbers of copies.
+CASES = ("hopper_3x1:8", "hopper_3x1:32", "pong_v3:16", "pong_v3:64")
+STEPS = 4096
+PARTS = ("speed", "scaling", "kills")
+WARM_UP = 1
+# Workers, and where they run.
+CONTESTANTS: list[tuple[int | None, str]] = [(None, ""), (1, "process"), (2, "process"), (2, "in-turn"), (2, "ray")]
+
+
+def build(env: str, rollout_workers: int | None, worker_backend: str, algorithm: str = "ippo", **changes: Any) -> MATRL:
+    """A model with the zoo's settings, on the CPU."""
+    # Schedules would end with every call of learn().
+    rates = {"learning_rate": 3e-4, **({"br_learning_rate": 3e-4} if algorithm == "matrl" else {})}
+    settings = zoo_settings(algorithm, env, **rates, **changes)
+    fixed = algorithm_spec(algorithm).fixed
+    where = {"rollout_workers": rollout_workers, "worker_backend": worker_backend or "process"}
+    return MATRL(env=env, seed=0, device="cpu", **settings.model_arguments(), **fixed, **where)
+
+
+def iterate(model: MATRL) -> tuple[float, float]:
+    """Take one iteration: seconds of the rollout, and of all the rest."""
+    start = time.perf_counter()
+    model.learn(model.n_steps * model.n_envs, reset_num_timesteps=model.num_timesteps == 0, log_interval=None)
+    collect = float(model.logger.name_to_value["time/collect_seconds"])
+    return collect, time.perf_counter() - start - collect
+
+
+def parameter_hash(model: MATRL) -> str:
+    """SHA-256 of all parameters, 16 digits of it."""
+    digest = hashlib.sha256()
+    for learner in model.learners.values():
+        for parameter in learner.policy.parameters():
+            digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- speed
+
+
+class Contestant:
+    """
+    A training beside others in one process, with random generators of its own.
+
+    :param model: its model
+    """
+
+    def __init__(self, model: MATRL) -> None:
+        self.model = model
+        self.times: list[tuple[float, float]] = []
+        self._generators = random_generators()
+
+    def iterate(self) -> None:
+        """Take one iteration and note its times."""
+        before = random_generators()
+        restore_random_generators(self._generators)
+        self.times.append(iterate(self.model))
+        self._generators = random_generators()
+        restore_random_generators(before)
+
+    def row(self) -> dict[str, Any]:
+        """Medians, and the hash of the parameters."""
+        collect, update = (statistics.median(values) for values in zip(*self.times[WARM_UP:], strict=True))
+        steps = self.model.n_steps * self.model.n_envs
+        return {
+            "collect_ms": 1e3 * collect,
+            "update_ms": 1e3 * update,
+            "collect_steps_per_second": steps / collect,
+            "steps_per_second": steps / (collect + update),
+            "parameter_hash": parameter_hash(self.model),
+        }
+
+
+def measure_speed(case: str, iterations: int) -> list[dict[str, Any]]:
+    """One row per contestant."""
+    env, _, copies = case.partition(":")
+    changes = {"n_envs": int(copies), "n_steps": STEPS // int(copies)}
+    known = [one for one in CONTESTANTS if one[1] != "ray" or importlib.util.find_spec("ray") is not None]
+    contestants = [Contestant(build(env, *one, **changes)) for one in known]
+    for _ in range(WARM_UP + iterations):
+        for contestant in contestants:
+            contestant.iterate()
+    rows = []
+    for (workers, backend), contestant in zip(known, contestants, strict=True):
+        where = {"rollout_workers": workers, "worker_backend": backend or None}
+        rows.append({"env": env, "n_envs": int(copies), **where, **contestant.row()})
+        assert contestant.model.env is not None
+        contestant.model.env.close()
+    return rows
+
+
+# ---------------------------------------------------------------- scaling
+
+
+@dataclass(frozen=True)
+class SleepingPlan(ShardPlan):
+    """Plan of a worker that sleeps instead of playing."""
+
+    seconds: float = 0.0
+
+    def make(self) -> Shard:
+        return Sleeper(self, self.seconds)
+
+
+class Sleeper(Shard):
+    """A share whose second and later rollouts are a sleep, and the first one again."""
+
+    def __init__(self, plan: ShardPlan, seconds: float) -> None:
+        super().__init__(plan)
+        self._seconds = seconds
+        self._first: Harvest | None = None
+
+    def collect(self, order: Order, proceed: Callable[[], bool]) -> Harvest:
+        if self._first is None:
+            self._first = super().collect(order, proceed)
+        else:
+            time.sleep(self._seconds)
+        return replace(self._first, seconds=self._seconds)
+
+
+class TimedPool(WorkerPool):
+    """A pool that notes how long its rollouts take, all transfers included."""
+
+    seconds = 0.0
+
+    def collect(self, order: Order) -> list[Harvest]:
+        start = time.perf_counter()
+        harvests = super().collect(order)
+        self.seconds = time.perf_counter() - start
+        return harvests
+
+
+def measure_scaling(env: str, workers: int, copies: int, n_steps: int, sleep: float, iterations: int) -> dict[str, Any]:
+    """How an iteration splits with a number of workers, each with as many copies."""
+    changes = {"n_envs": workers * copies, "n_steps": n_steps, "batch_size": n_steps * copies, "n_epochs": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = build(env, workers, "process", **changes)
+    assert model.env is not None
+    backend: Any = model.env.backend
+    pool = backend.pool
+    plans = [SleepingPlan(**vars(plan), seconds=sleep) for plan in pool.crew.plans]
+    timed = TimedPool(ProcessCrew(plans), pool.shares, lambda: False)
+    backend._pool = timed
+    rows: list[tuple[float, float, float]] = []
+    with closing(model.env):
+        for n in range(1 + WARM_UP + iterations):
+            collect, update = iterate(model)
+            if n > WARM_UP:
+                rows.append((timed.seconds - sleep, collect - timed.seconds, update))
+    transfer, merge, update = (statistics.median(values) for values in zip(*rows, strict=True))
+    size = sum(array.nbytes for harvest in timed.collect(Order.of(model.team, n_steps)) for array in _arrays(harvest))
+    times = {"collect_ms": 1e3 * sleep, "transfer_ms": 1e3 * transfer, "merge_ms": 1e3 * merge, "update_ms": 1e3 * update}
+    efficiency = sleep / (sleep + transfer + merge)
+    timed.end()
+    return {"workers": workers, **times, "mib_per_iteration": size / 2**20, "efficiency": efficiency}
+
+
+def _arrays(harvest: Harvest) -> list[Any]:
+    return [
+        array
+        for arrays in harvest.buffers.values()
+        for value in arrays.values()
+        for array in (value.values() if isinstance(value, dict) else [value])
+    ]
+
+
+# ---------------------------------------------------------------- kills
+
+
+class Killer:
+    """
+    Kills a random worker at a random moment of every rollout.
+
+    :param crew: workers in processes
+    :param seconds: time that a rollout takes
+    """
+
+    def __init__(self, crew: ProcessCrew, seconds: float) -> None:
+        self._random, self._crew, self._seconds = random.Random(0), crew, seconds
+
+    def start(self) -> threading.Timer:
+        """
+        Begin to wait.
+
+        :return: timer that kills a worker
+        """
+        timer = threading.Timer(self._random.uniform(0.0, self._seconds), self._kill)
+        timer.start()
+        return timer
+
+    def _kill(self) -> None:
+        processes = self._crew.processes
+        while not (alive := [worker for worker, process in processes.items() if process.is_alive()]):
+            time.sleep(0.01)
+            processes = self._crew.processes
+        os.kill(processes[self._random.choice(alive)].pid, signal.SIGKILL)
+
+
+def measure_kills(env: str, kills: int) -> dict[str, Any]:
+    """A training in which a worker is killed in every iteration but the first two, beside one without kills."""
+    small: dict[str, Any] = {"n_envs": 4, "n_steps": 500, "batch_size": 500, "n_epochs": 1, "br_n_epochs": 1}
+    calm, killed = (Contestant(build(env, 2, backend, "matrl", **small)) for backend in ("in-turn", "process"))
+    for one in (calm, killed):
+        one.iterate(), one.iterate()
+    assert killed.model.env is not None
+    pool: WorkerPool = killed.model.env.backend.pool  # type: ignore[attr-defined]
+    assert isinstance(pool.crew, ProcessCrew)
+    killer, identical = Killer(pool.crew, killed.times[-1][0]), 0
+    for _ in range(kills):
+        calm.iterate()
+        timer = killer.start()
+        killed.iterate()
+        timer.join()
+        identical += parameter_hash(calm.model) == parameter_hash(killed.model)
+    calm.iterate(), killed.iterate()  # one of the kills may have come after the end of a rollout
+    hashes = parameter_hash(calm.model), parameter_hash(killed.model)
+    killed.model.env.close()
+    slowest = max(collect for collect, _ in killed.times[2:])
+    usual = statistics.median(collect for collect, _ in killed.times[:2])
+    return {
+        **{"env": env, "kills": kills, "restarts": pool.restarts, "identical": identical, "final_hashes": hashes},
+        **{"rollout_seconds": usual, "slowest_rollout_seconds": slowest},
+    }
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure rollout workers.")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="ENV:COPIES", help="trainings of speed")
+    parser.add_argument("--env", default="hopper_3x1", help="environment of scaling and kills")
+    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument(
+        "--workers", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64], help="numbers of workers of scaling"
+    )
+    parser.add_argument("--sleep", type=float, default=1.0, help="seconds of a rollout of scaling")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args(arguments)
+    th.set_num_threads(1)
+    record: dict[str, Any] = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+    record.pop("machine", None)
+    if "speed" in given.parts:
+        record["speed"] = [row for case in given.cases for row in measure_speed(case, given.iterations)]
+    if "scaling" in given.parts:
+        shape = {"env": given.env, "copies": 2, "n_steps": 500, "sleep": given.sleep}
+        rows = [measure_scaling(workers=workers, iterations=3, **shape) for workers in given.workers]
+        record["scaling"] = {**shape, "rows": rows}
+    if "kills" in given.parts:
+        record["kills"] = measure_kills(given.env, given.kills)
+    for part in given.parts:
+        print(json.dumps(record[part], indent=1))
+    write_record(given.out, record)
+
+
+if __name__ == "__main__":
+    main()
