@@ -22,7 +22,7 @@ FUZZ_MINUTES ?= 60
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-e2e test-expensive fuzz coverage lint type format docs flags notebooks dist pretrained games
-.PHONY: benchmarl benchmarks paper gpu-check
+.PHONY: benchmarl benchmarks paper gpu-check test-ray
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,10 @@ test-e2e: setup  ## Tests that train for seconds, start programs or build the do
 
 test-expensive: setup  ## Tests that train for minutes
 	$(PYTEST) -m expensive
+
+test-ray: setup  ## Tests on a Ray cluster of two nodes on this machine (minutes); installs ray
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c requirements.txt ray
+	$(BIN)/python -m pytest -m ray
 
 fuzz: setup  ## Fuzz everything that reads files, for FUZZ_MINUTES (60); the record is logs/fuzz.json
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --target $(VENV)/fuzz atheris==3.0.0

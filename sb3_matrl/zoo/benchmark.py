@@ -52,7 +52,7 @@ INTERRUPTED = "interrupted: finished runs are kept; give the same command again 
 # Flags that a suite leaves to the user, and those that have other defaults in it.
 SUITE_FLAGS = (
     *("suite", "tasks", "methods", "seeds", "seed_list", "n_timesteps", "eval_episodes", "vec_env", "device"),
-    *("num_threads", "jobs", "backend", "out", "settings"),
+    *("num_threads", "jobs", "backend", "ray_address", "out", "settings"),
 )
 SUITE_DEFAULTS = {"out": "logs/suite", "seeds": 10}
 
@@ -113,9 +113,11 @@ def _add_run_flags(parser: StrictParser) -> None:
     add("--vec-env", choices=VEC_ENVS, default="auto", help="how copies are stepped")
     add("--device", type=device, default="auto", help="auto, cpu, cuda, ...")
     add("--num-threads", type=positive_count, default=1, help="threads of each run")
-    add("--jobs", type=positive_count, default=os.cpu_count() or 1, help="runs at a time")
+    add("--jobs", type=positive_count, help="runs at a time; default: one per CPU of this machine, or of the Ray cluster")
     add("--trust", action="store_true", help="accept environments module:callable of the settings file, whose code then runs")
-    add("--backend", choices=["local", "ray"], default="local", help="runs as processes of this machine, or as tasks of ray")
+    add("--backend", choices=["local", "ray"], default="local", help="runs as processes of this machine, or as tasks of Ray")
+    address = "Ray cluster of --backend ray, such as auto; default: RAY_ADDRESS, or a new one on this machine"
+    add("--ray-address", metavar="ADDRESS", help=address)
 
 
 def _add_report_flags(parser: StrictParser) -> None:
@@ -287,20 +289,24 @@ def read_bounds(given: Mapping[str, Any], envs: Sequence[str]) -> dict[str, tupl
     return bounds
 
 
-def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int) -> Outcome:
+def run_benchmark(
+    runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int | None = None, ray_address: str | None = None
+) -> Outcome:
     """
     Run everything that is not finished.
 
     :param runs: all runs
     :param out: folder of the benchmark
     :param backend: ``local`` or ``ray``
-    :param jobs: runs at a time
+    :param jobs: runs at a time; ``None`` for one per CPU
+    :param ray_address: address of the Ray cluster; see :func:`~sb3_matrl.zoo.common.ray_tasks.ray_cluster`
     """
     from sb3_matrl.zoo.benchmarking.display import ProgressDisplay
     from sb3_matrl.zoo.benchmarking.execution import Outcome, execute
     from sb3_matrl.zoo.benchmarking.forked_runs import local_launcher
     from sb3_matrl.zoo.benchmarking.plan import split_finished
-    from sb3_matrl.zoo.benchmarking.ray_backend import ray_launcher
+    from sb3_matrl.zoo.benchmarking.ray_backend import gpus_of, ray_launcher
+    from sb3_matrl.zoo.common.ray_tasks import ray_cluster
 
     with ExitStack() as stack:
         with user_errors():
@@ -309,9 +315,16 @@ def run_benchmark(runs: Sequence[PlannedRun], out: Path, backend: str, jobs: int
         if not left:
             print(f"all {len(finished)} runs were finished before", file=sys.stderr)
             return Outcome()
-        launch = local_launcher(lock) if backend == "local" else stack.enter_context(ray_launcher(jobs))
+        n_jobs = jobs or os.cpu_count() or 1
+        if backend == "local":
+            launch = local_launcher(lock)
+        else:
+            with user_errors():
+                cluster = stack.enter_context(ray_cluster(ray_address, n_jobs))
+                cluster.check_resources(max(gpus_of(run.options.device) for run in left))
+            launch, n_jobs = ray_launcher(cluster), jobs or max(cluster.cpus, 1)
         display = stack.enter_context(ProgressDisplay(finished, left))
-        return execute(left, launch, jobs, display)
+        return execute(left, launch, n_jobs, display)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -325,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_packages(given)
         runs, write_report = _prepare(given)
     try:
-        outcome = run_benchmark(runs, Path(given.out), given.backend, given.jobs)
+        outcome = run_benchmark(runs, Path(given.out), given.backend, given.jobs, given.ray_address)
         if outcome.signal is not None:
             print(INTERRUPTED, file=sys.stderr)
             return 128 + outcome.signal
@@ -355,8 +368,8 @@ def _prepare(given: argparse.Namespace) -> tuple[list[PlannedRun], Callable[[], 
 
 
 def _require_packages(given: argparse.Namespace) -> None:
-    from sb3_matrl.zoo.benchmarking.ray_backend import require_ray
     from sb3_matrl.zoo.benchmarking.run_statistics import require_rliable
+    from sb3_matrl.zoo.common.ray_tasks import require_ray
 
     require_rliable()
     if given.backend == "ray":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sb3_matrl.zoo.common.cli import StrictParser, count, path, positive_count, seed, user_errors
 from sb3_matrl.zoo.common.invocation import command_prefix
+from sb3_matrl.zoo.common.ray_tasks import require_ray
 from sb3_matrl.zoo.sweeping.study_flags import add_study_flags
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, SweepOptions
 
@@ -23,6 +24,7 @@ EXAMPLES = """\
   sb3-matrl sweep matrl_checkers --n-trials 40          (continues the same study, up to 40 trials)
   sb3-matrl sweep matrl_checkers --sampler random --pruner median --study-name random_search
   sb3-matrl sweep matrl_checkers --comparison-seeds 3   (is the best better than the conf file's?)
+  sb3-matrl sweep matrl_checkers --backend ray --n-jobs 8 --n-trials 40
   sb3-matrl sweep zoo/sweeps/matrl_checkers.yaml --backend wandb --n-trials 20
 
 The file is in W&B's sweep schema; `wandb sweep FILE` takes it, too. Give the same command again to continue a study that was
@@ -43,7 +45,10 @@ def build_parser() -> StrictParser:
 def _add_search_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add("sweep", type=path, metavar="SWEEP", help="sweep file (YAML), or the name of a shipped one")
-    add("--backend", choices=["optuna", "wandb"], default="optuna", help="search here, or by W&B's server and agent")
+    backend = "search here, here with trials as tasks of Ray, or by W&B's server and agent"
+    add("--backend", choices=["optuna", "ray", "wandb"], default="optuna", help=backend)
+    address = "Ray cluster of --backend ray, such as auto; default: RAY_ADDRESS, or a new one on this machine"
+    add("--ray-address", metavar="ADDRESS", help=address)
     add_study_flags(parser)
     add("--trust", action="store_true", help="accept an environment module:callable that the sweep file names; its code runs")
     add("--seed", type=seed, default=1000, help="seed of the sampler; trial k trains with seed + k")
@@ -83,7 +88,7 @@ def parse_options(words: Sequence[str]) -> SweepOptions:
             f"give a --seed of at least {options.comparison_seeds}"
         )
     if options.backend == "wandb" and options.n_jobs > 1:
-        raise ValueError("--n-jobs is for --backend optuna: for W&B's server start `wandb agent` several times")
+        raise ValueError("--n-jobs is for --backend optuna or ray: for W&B's server start `wandb agent` several times")
     return options
 
 
@@ -144,7 +149,9 @@ def on_optuna(options: SweepOptions, config: SweepConfig, first: TrainOptions, c
     """
     with user_errors():
         if importlib.util.find_spec("optuna") is None:
-            raise ImportError("--backend optuna needs Optuna: pip install 'sb3-matrl[sweep]'")
+            raise ImportError(f"--backend {options.backend} needs Optuna: pip install 'sb3-matrl[sweep]'")
+        if options.backend == "ray":
+            require_ray()
         from sb3_matrl.zoo.sweeping.local import LocalSweep
 
         sweep = LocalSweep(options, config, first)

@@ -16,6 +16,7 @@ from sb3_matrl.zoo.common.records import write_record
 from sb3_matrl.zoo.common.signals import SignalWatch, exit_code
 from sb3_matrl.zoo.sweeping.best_vs_default import Comparison, compare, comparison_table
 from sb3_matrl.zoo.sweeping.objective import Objective
+from sb3_matrl.zoo.sweeping.ray_trials import RayTrials, RayTrialsError
 from sb3_matrl.zoo.sweeping.study import best_trial, grid_size, open_study, requeue_lost_trials, run_trials
 from sb3_matrl.zoo.sweeping.study_results import (
     best_hyperparameters,
@@ -28,7 +29,7 @@ from sb3_matrl.zoo.sweeping.study_results import (
 )
 from sb3_matrl.zoo.sweeping.sweep_file import SweepConfig
 from sb3_matrl.zoo.sweeping.sweep_options import DEFAULT_TRIALS, StudyFolder, SweepOptions
-from sb3_matrl.zoo.sweeping.trial import trial_options
+from sb3_matrl.zoo.sweeping.trial import DIVERGED, trial_options
 from sb3_matrl.zoo.sweeping.trial_processes import trial_processes
 from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
@@ -49,6 +50,7 @@ class LocalSweep:
     def __init__(self, options: SweepOptions, config: SweepConfig, first: TrainOptions) -> None:
         self.options = options
         self.config = config
+        self.first = first
         self.folder = StudyFolder.of(options)
         self.n_trials = self._number_of_trials()
         self.folder.trials.mkdir(parents=True, exist_ok=True)
@@ -80,12 +82,15 @@ class LocalSweep:
             print(f"trials {', '.join(map(str, lost))} were interrupted or killed; they are run again", file=sys.stderr)
         try:
             with SignalWatch() as signals, signals.at_once():
-                with trial_processes(self.options, self.config) as others:
-                    run_trials(self.study, self._objective, self.n_trials, self._turn, others.are_active)
+                if self.options.backend == "ray":
+                    RayTrials(self.study, self.options, self.config, self.first.device).run(self.n_trials)
+                else:
+                    with trial_processes(self.options, self.config) as others:
+                        run_trials(self.study, self._objective, self.n_trials, self._turn, others.are_active)
                 return self._finish()
         except KeyboardInterrupt as error:
             reason, code = "interrupted", exit_code(error)
-        except (OSError, optuna.exceptions.StorageInternalError) as error:  # a full disk, say
+        except (OSError, optuna.exceptions.StorageInternalError, RayTrialsError) as error:  # a full disk, say
             reason, code = f"error: {error}", FAILED
         print(f"\n{reason}; the study is kept; continue it with: {command}", file=sys.stderr)
         return code
@@ -99,6 +104,27 @@ class LocalSweep:
         try:
             run_trials(self.study, self._objective, self.n_trials, self._turn)
         except KeyboardInterrupt as error:
+            return exit_code(error)
+        return 0
+
+    def run_trial(self, trial_id: int) -> int:
+        """
+        Run one trial that another process has started, and store its outcome.
+
+        :param trial_id: number of the trial in the data base
+        :return: exit code: 0; 130 or 143 after Ctrl-C or SIGTERM
+        """
+        # The values are chosen, and at the end of a trial a grid's sampler would stop a study that this process does not run.
+        self.study.sampler = optuna.samplers.RandomSampler()
+        trial = optuna.Trial(self.study, trial_id)
+        try:
+            self.study.tell(trial, self._objective(trial))
+        except optuna.TrialPruned:
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except DIVERGED:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        except KeyboardInterrupt as error:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return exit_code(error)
         return 0
 

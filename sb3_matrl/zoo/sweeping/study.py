@@ -117,8 +117,18 @@ def requeue_lost_trials(study: optuna.Study) -> list[int]:
     failed = [trial for trial in trials if trial.state == TrialState.FAIL and not _says_why(trial)]
     lost = [trial for trial in failed if trial.params and trial.number not in queued_again]
     for trial in lost:
-        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        queue_again(study, trial)
     return [trial.number for trial in lost]
+
+
+def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """
+    Queue the values of a trial that was lost.
+
+    :param study: the study
+    :param trial: the trial
+    """
+    study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
 
 def _process_is_gone(trial: FrozenTrial) -> bool:
@@ -183,7 +193,7 @@ def run_trials(
             elif waits:
                 time.sleep(POLL_SECONDS)
             running = _running_elsewhere(study)  # before trials are counted: those that end meanwhile are then among them
-            _show_progress(study, bar, shown)
+            show_progress(study, bar, shown)
             if len(shown) + running >= n_trials and not (waits and running):
                 return
 
@@ -197,8 +207,14 @@ def _begins(study: optuna.Study, n_trials: int, turn: BaseFileLock) -> bool:
     return begins
 
 
-def _show_progress(study: optuna.Study, bar: Any, shown: set[int]) -> None:
-    """Print trials that were finished since the last call, by whichever process."""
+def show_progress(study: optuna.Study, bar: Any, shown: set[int]) -> None:
+    """
+    Print trials that were finished since the last call, by whichever process.
+
+    :param study: the study
+    :param bar: progress bar
+    :param shown: numbers of the trials that were printed; changed in place
+    """
     for trial in finished_trials(study):
         if trial.number not in shown:
             shown.add(trial.number)

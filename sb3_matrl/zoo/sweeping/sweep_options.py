@@ -59,6 +59,7 @@ class SweepOptions:
     n_jobs: int = 1
     #: Number of the process: 0, or that of one of the ``n_jobs - 1`` others.
     worker: int = 0
+    ray_address: str | None = None
 
     @property
     def budget(self) -> Budget:
@@ -122,6 +123,10 @@ class StudyFolder:
     def output_of(self, worker: int) -> Path:
         """Output of one of the other processes of ``--n-jobs``."""
         return self.path / f"process_{worker}.log"
+
+    def output_of_trial(self, number: int) -> Path:
+        """Output of a trial that ran as a task of Ray."""
+        return self.trials / f"trial_{number}.log"
 
     @property
     def best(self) -> Path:

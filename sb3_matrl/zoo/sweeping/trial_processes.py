@@ -45,6 +45,23 @@ class TrialProcesses:
                 process.wait()
 
 
+def worker_command(options: SweepOptions, config: SweepConfig, trial: int | None = None) -> list[str]:
+    """
+    Command line of a process that runs trials.
+
+    :param options: options of the sweep, with the number of the process
+    :param config: the sweep
+    :param trial: number in the data base of the only trial to be run; ``None`` for all that are left
+    """
+    task = {"options": asdict(options), "sweep": config.source, "trust": config.trust, "trial": trial}
+    return [sys.executable, "-m", "sb3_matrl.zoo.sweeping.trial_worker", json.dumps(task)]
+
+
+def worker_environment() -> dict[str, str]:
+    """:return: environment variables of such a process"""
+    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
 @contextmanager
 def trial_processes(options: SweepOptions, config: SweepConfig) -> Iterator[TrialProcesses]:
     """
@@ -57,15 +74,14 @@ def trial_processes(options: SweepOptions, config: SweepConfig) -> Iterator[Tria
     with ExitStack() as held:
         held.callback(TrialProcesses(started).end)
         for worker in range(1, options.n_jobs):
-            task = {"options": asdict(replace(options, worker=worker)), "sweep": config.source, "trust": config.trust}
             with folder.output_of(worker).open("ab") as output:
                 started.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "sb3_matrl.zoo.sweeping.trial_worker", json.dumps(task)],
+                        worker_command(replace(options, worker=worker), config),
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
-                        env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+                        env=worker_environment(),
                         # Ctrl-C reaches only this process, which then ends the others.
                         start_new_session=True,
                     )

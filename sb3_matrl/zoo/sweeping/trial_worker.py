@@ -1,4 +1,4 @@
-"""A process of ``--n-jobs``: runs trials of a study until there are none left."""
+"""A process of ``--n-jobs``: runs trials of a study until there are none left; or one trial, as a task of Ray."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sb3_matrl.zoo.sweeping.trial import first_options
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Run trials until the study is complete.
+    Run trials until the study is complete, or the one that the task names.
 
-    :param arguments: the task as JSON, see :func:`~sb3_matrl.zoo.sweeping.trial_processes.trial_processes`; by default that of
+    :param arguments: the task as JSON, see :func:`~sb3_matrl.zoo.sweeping.trial_processes.worker_command`; by default that of
         the process
     :return: exit code
     """
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task: dict[str, Any] = json.loads(text)
     config = replace(sweep_from_mapping(task["sweep"]), trust=task["trust"])
     with SignalWatch() as signals, signals.at_once():
-        return LocalSweep(SweepOptions(**task["options"]), config, first_options(config)).run_beside()
+        sweep = LocalSweep(SweepOptions(**task["options"]), config, first_options(config))
+        return sweep.run_beside() if task["trial"] is None else sweep.run_trial(task["trial"])
 
 
 if __name__ == "__main__":
