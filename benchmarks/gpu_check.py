@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +153,14 @@ def missing_device(device: str) -> str | None:
     return f"there is no {device}: {seen}. Run this on a machine with a GPU, or with --device cpu --tiny to try the script"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    :param arguments: words of the command line; those of the process by default
-    :return: exit code
-    """
+def main() -> int:
+    """:return: exit code"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a few rows only, to try the script")
     parser.add_argument("--seconds", type=float, default=420.0, help="time after which no measurement begins")
     parser.add_argument("--out", type=Path, default=RESULT)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     message = missing_device(args.device)
     if message is not None:
         print(f"error: {message}", file=sys.stderr)

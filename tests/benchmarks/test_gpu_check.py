@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch as th
@@ -16,7 +17,8 @@ from tests.host_syncs import META
 
 def test_a_missing_gpu_is_told(monkeypatch, capsys):
     monkeypatch.setattr(th.cuda, "is_available", lambda: False)
-    assert main([]) == 2
+    monkeypatch.setattr(sys, "argv", ["gpu_check"])
+    assert main() == 2
     assert "there is no cuda: torch" in capsys.readouterr().err
     monkeypatch.setattr(th.cuda, "is_available", lambda: True)
     monkeypatch.setattr(th.cuda, "device_count", lambda: 1)
@@ -59,8 +61,10 @@ def test_crossover_is_where_the_device_stays_faster():
 
 
 @pytest.mark.expensive
-def test_whole_check_at_a_tiny_scale(tmp_path):
-    assert main(["--device", "cpu", "--tiny", "--out", str(tmp_path / "record.json")]) == 0
+def test_whole_check_at_a_tiny_scale(tmp_path, monkeypatch):
+    words = ["--device", "cpu", "--tiny", "--out", str(tmp_path / "record.json")]
+    monkeypatch.setattr(sys, "argv", ["gpu_check", *words])
+    assert main() == 0
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert len(record["equality"]) == len(cases()) and not record["skipped"] and not record["errors"]
     assert {row["world"] for row in record["trainings"]} == {"pong_v3, pixels", "2 agents"}
