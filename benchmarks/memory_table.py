@@ -98,7 +98,7 @@ def _bytes(value: Any) -> int:
 
 def _planes(buffers: list[Any]) -> int:
     """Bytes of the planes of images, which buffers have in common."""
-    stores = {id(store): store for buffer in buffers for store in getattr(buffer, "planes", {}).values()}
+    stores = {id(store): store for buffer in buffers for store in (getattr(buffer, "planes", None) or {}).values()}
     return sum(store.nbytes for store in stores.values())
 
 

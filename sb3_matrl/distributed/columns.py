@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_matrl.on_policy.buffers import LSTM_STATES
 from sb3_matrl.on_policy.joint_updates import LearnerStack
+from sb3_matrl.utils.image_planes import ImageRows
 
 # Name of an attribute of a rollout buffer -> array, or dict of arrays
 BufferArrays = dict[str, Any]
@@ -42,7 +43,7 @@ def _has_columns(buffer: Any, name: str, value: Any) -> bool:
     if isinstance(value, dict):
         return bool(value) and all(_has_columns(buffer, name, one) for one in value.values())
     axis = _axis(name)
-    if not isinstance(value, np.ndarray) or value.ndim <= axis:
+    if not isinstance(value, np.ndarray | ImageRows) or value.ndim <= axis:
         return False
     return bool(value.shape[0] == buffer.buffer_size and value.shape[axis] == buffer.n_envs)
 

@@ -6,21 +6,16 @@ Large images are kept in planes, each different one once, see :mod:`sb3_matrl.ut
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_matrl.utils.image_planes import ImageRows, PlaneStore, plane_size
+from sb3_matrl.utils.image_planes import ImageRows, Stores, has_channels_last, image_rows, plane_size, worth_planes
 from sb3_matrl.vec_env.spaces import Leaf, leaves_of
 
 Place = tuple[str, str | None]
-# (height, width) -> planes of that size
-Stores = dict[tuple[int, int], PlaneStore]
-# Smaller planes are not worth their entry in a table.
-LEAST_PLANE_BYTES = 1024
 
 
 class ObservationBlocks:
@@ -46,8 +41,8 @@ class ObservationBlocks:
     def row_bytes(observation_spaces: Mapping[str, spaces.Space[Any]]) -> int:
         """Least bytes of one row of all arrays: with one plane for all images of a size."""
         leaves = [leaf for space in observation_spaces.values() for leaf in leaves_of(space)]
-        images = [leaf for leaf in leaves if _in_planes(leaf.shape, str(leaf.dtype))]
-        planes = {plane_size(leaf.shape, _channels_last(leaf.shape)) for leaf in images}
+        images = [leaf for leaf in leaves if worth_planes(leaf.shape, leaf.dtype)]
+        planes = {plane_size(leaf.shape, has_channels_last(leaf.shape)) for leaf in images}
         places = sum(4 * _n_planes(leaf) for leaf in images)
         return sum(leaf.nbytes for leaf in leaves if leaf not in images) + places + sum(h * w for h, w in planes)
 
@@ -116,23 +111,11 @@ def part_of(array: Any, index: Any) -> Any:
 
 
 def _empty(shape: tuple[int, ...], dtype: str, rows: tuple[int, ...], stores: Stores) -> Any:
-    if not _in_planes(shape, dtype):
-        return np.zeros((*rows, *shape), dtype)
-    channels_last = _channels_last(shape)
-    size = plane_size(shape, channels_last)
-    return ImageRows(rows, shape, channels_last, stores.setdefault(size, PlaneStore(*size)))
-
-
-def _in_planes(shape: tuple[int, ...], dtype: str) -> bool:
-    return dtype == "uint8" and len(shape) == 3 and math.prod(plane_size(shape, _channels_last(shape))) >= LEAST_PLANE_BYTES
-
-
-def _channels_last(shape: tuple[int, ...]) -> bool:
-    return shape[2] < shape[0]
+    return image_rows(rows, shape, stores) if worth_planes(shape, dtype) else np.zeros((*rows, *shape), dtype)
 
 
 def _n_planes(leaf: Leaf) -> int:
-    return leaf.shape[2 if _channels_last(leaf.shape) else 0]
+    return leaf.shape[2 if has_channels_last(leaf.shape) else 0]
 
 
 def _layout(observation_spaces: Mapping[str, spaces.Space[Any]]) -> dict[tuple[tuple[int, ...], str], list[Place]]:

@@ -19,10 +19,11 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.off_policy.joint_batch import JointBatch
-from sb3_matrl.off_policy.observation_blocks import ObservationBlocks, Stores, part_of
+from sb3_matrl.off_policy.observation_blocks import ObservationBlocks, part_of
 from sb3_matrl.off_policy.stored_moments import FinalMoments, ObservationRows, StoredMoments
 from sb3_matrl.off_policy.transitions import JointTransition, Moment
 from sb3_matrl.utils.devices import to_device
+from sb3_matrl.utils.image_planes import Stores
 from sb3_matrl.utils.memory import memory_size
 from sb3_matrl.vec_env.masks import options_of
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_matrl.off_policy.observation_blocks import ObservationBlocks, Stores
+from sb3_matrl.off_policy.observation_blocks import ObservationBlocks
 from sb3_matrl.off_policy.transitions import JointTransition, Masks, Moment
+from sb3_matrl.utils.image_planes import Stores
 
 _SMALLEST_POOL = 64
 

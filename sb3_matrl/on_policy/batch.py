@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import ObservationAndState
+from sb3_matrl.on_policy.rollout_images import whole
 from sb3_matrl.utils.devices import to_device
 from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
@@ -56,7 +57,8 @@ class AgentBatch:
     """
     One learner's rollout as tensors over its B rows, copy-major: n_steps * n_envs, times the agents that share it.
 
-    :param observations: (B, ...), or a dict of such
+    :param observations: (B, ...), or a dict of such; images may be :class:`~sb3_matrl.on_policy.rollout_images.RolloutImages`,
+        whose rows are tensors
     :param actions: (B,) int64 for Discrete, else float32 (B, action size)
     :param old_log_prob: (B,), log-density under the policy that collected the data
     :param old_values: (B,)
@@ -68,7 +70,7 @@ class AgentBatch:
     :param states: float32 (B, state size), what a central critic sees; ``None`` for learners without one
     """
 
-    observations: PyTorchObs
+    observations: Any
     actions: th.Tensor
     old_log_prob: th.Tensor
     old_values: th.Tensor
@@ -186,7 +188,8 @@ def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, t
         extra = {"lstm_states": batch.sequences.states, "episode_starts": batch.sequences.episode_starts}
     elif batch.action_masks is not None:
         extra = {"action_masks": batch.action_masks}
-    inputs: Any = batch.observations if batch.states is None else ObservationAndState(batch.observations, batch.states)
+    observations = whole(batch.observations)
+    inputs: Any = observations if batch.states is None else ObservationAndState(observations, batch.states)
     with _checks_on_cpu(batch.mask.device):
         values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **extra)
     return values.flatten(), log_prob, entropy
@@ -259,11 +262,12 @@ def _distribution(policy: Any, batch: AgentBatch) -> Any:
 
 
 def _checked_distribution(policy: Any, batch: AgentBatch) -> Any:
+    observations = whole(batch.observations)
     if batch.sequences is not None:
-        return policy.get_distribution(batch.observations, batch.sequences.states.pi, batch.sequences.episode_starts)[0]
+        return policy.get_distribution(observations, batch.sequences.states.pi, batch.sequences.episode_starts)[0]
     if batch.action_masks is not None:
-        return policy.get_distribution(batch.observations, action_masks=batch.action_masks)
-    return policy.get_distribution(batch.observations)
+        return policy.get_distribution(observations, action_masks=batch.action_masks)
+    return policy.get_distribution(observations)
 
 
 def _torch_distribution(distribution: Any) -> ActionDistribution:

@@ -1,11 +1,12 @@
 """
 SB3's and sb3-contrib's rollout buffers with a mask, so that rows in which the agent did not act stay out of every loss, and
 with the states that a central critic sees. On a GPU, their arrays are copied to it once per rollout, not once per minibatch.
+Buffers of several learners keep a frame that all of their agents see once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from functools import cache
 from inspect import Parameter, signature
 from itertools import pairwise
@@ -25,7 +26,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_matrl.on_policy.central_policies import ObservationAndState, state_size_of
+from sb3_matrl.on_policy.rollout_images import RolloutImages
 from sb3_matrl.utils.devices import to_device
+from sb3_matrl.utils.image_planes import ImageRows, Stores, image_rows, worth_planes
 
 _RECURRENT = (RecurrentRolloutBuffer, RecurrentDictRolloutBuffer)
 _MASKABLE = (MaskableRolloutBuffer, MaskableDictRolloutBuffer)
@@ -72,14 +75,44 @@ class MaskedRolloutMixin:
     states: np.ndarray | None = None
     #: Whether samples come from copies of the arrays on the device; ``None`` for: if that is not the CPU.
     samples_on_device: bool | None = None
+    #: Planes of images, in common with other buffers; ``None`` for images in arrays.
+    planes: Stores | None = None
 
     def reset(self: Any) -> None:
         """Empty the buffer and set the mask to True everywhere."""
+        for images in _leaves(getattr(self, "observations", None)):
+            if isinstance(images, ImageRows):
+                images.clear()
         super().reset()  # type: ignore[misc]
+        if self.planes is not None:
+            self._use_planes()
         self._copies: dict[str, Any] = {}
         self.mask = np.ones((self.buffer_size, self.n_envs), dtype=bool)
         if self.states is not None:
             self.hold_states(self.states.shape[-1])
+
+    def keep_planes(self: Any, stores: Stores) -> None:
+        """
+        Keep images in planes from now on. The buffer must be empty; one of a class of the user's is left as it is.
+
+        :param stores: planes, in common with other buffers
+        """
+        if type(self).__mro__[2] in (*_SAMPLES, *_RECURRENT):
+            self.planes = stores
+            self._use_planes()
+
+    def _use_planes(self: Any) -> None:
+        """Replace the arrays of large images, which are all zero."""
+
+        def in_planes(array: np.ndarray) -> Any:
+            shape = array.shape[2:]
+            return image_rows(array.shape[:2], shape, self.planes) if worth_planes(shape, array.dtype) else array
+
+        observations = self.observations
+        if isinstance(observations, dict):
+            self.observations = {key: in_planes(array) for key, array in observations.items()}
+        else:
+            self.observations = in_planes(observations)
 
     def hold_states(self: Any, state_size: int) -> None:
         """
@@ -135,16 +168,20 @@ class MaskedRolloutMixin:
             for name in LSTM_STATES:  # (n_steps, layers, n_envs, size): the copies come second
                 setattr(self, name, getattr(self, name).swapaxes(1, 2))
         if isinstance(self.observations, dict):
-            self.observations = {key: self.swap_and_flatten(value) for key, value in self.observations.items()}
+            self.observations = {key: self._flattened(value) for key, value in self.observations.items()}
         else:
-            names.append("observations")
+            self.observations = self._flattened(self.observations)
         for name in names:
             setattr(self, name, self.swap_and_flatten(getattr(self, name)))
         self.generator_ready = True
 
+    def _flattened(self: Any, value: Any) -> Any:
+        return value.flattened() if isinstance(value, ImageRows) else self.swap_and_flatten(value)
+
     def tensor(self: Any, name: str) -> Any:
         """
         An array of the flattened buffer on its device, where it is copied once per rollout; on the CPU it shares memory.
+        Images in planes are :class:`~sb3_matrl.on_policy.rollout_images.RolloutImages`.
 
         :param name: ``observations``, ``actions``, ``values``, ``log_probs``, ``advantages``, ``returns``, ``states`` or
             ``action_masks``
@@ -177,7 +214,7 @@ class MaskedRolloutMixin:
             yield from self._samples_on_device(batch_size)
             return
         if self.mask.all():
-            if self.states is not None:
+            if self.states is not None or self.planes is not None:
                 self.flatten()  # SB3 flattens its own arrays only
             yield from super().get(batch_size)  # type: ignore[misc]
             return
@@ -270,7 +307,25 @@ _SAMPLES: dict[type, Any] = {
 
 
 def _on_device(value: Any, device: th.device) -> Any:
-    return {key: to_device(one, device) for key, one in value.items()} if isinstance(value, dict) else to_device(value, device)
+    if isinstance(value, dict):
+        return {key: _on_device(one, device) for key, one in value.items()}
+    return RolloutImages(value, device) if isinstance(value, ImageRows) else to_device(value, device)
+
+
+def _leaves(observations: Any) -> list[Any]:
+    return list(observations.values()) if isinstance(observations, dict) else [observations]
+
+
+def share_images(learners: Iterable[OnPolicyAlgorithm]) -> None:
+    """
+    Let the buffers of learners keep their images in common planes.
+
+    :param learners: learners with masked buffers, which are empty
+    """
+    stores: Stores = {}
+    for learner in learners:
+        buffer: Any = learner.rollout_buffer
+        buffer.keep_planes(stores)
 
 
 @cache

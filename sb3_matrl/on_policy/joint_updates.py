@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
+from sb3_matrl.on_policy.buffers import share_images
 from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
 from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
@@ -203,6 +204,8 @@ class JointUpdates:
         #: name -> reason why the learner is not stacked
         self.obstacles: dict[str, str] = {}
         self.stacks = [] if backend == "sb3" else self._stacks(2 if backend == "auto" else 1)
+        stacked = {name for one in self.stacks for name in one.names}
+        share_images(learner for name, learner in self.learners.items() if name not in stacked)
         self.refresh()
 
     def _stacks(self, least: int) -> list[LearnerStack]:

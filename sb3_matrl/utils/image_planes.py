@@ -14,6 +14,8 @@ import numpy as np
 
 # Bytes of the blocks in which memory for planes is taken.
 BLOCK_BYTES = 2**26
+# Smaller planes are not worth their entry in a table.
+LEAST_PLANE_BYTES = 1024
 _UNCOUNTED = -1
 
 
@@ -37,6 +39,10 @@ class PlaneStore:
         self._free: list[int] = []
         # Odd numbers, so that every bit of a plane counts.
         self._factors = np.random.default_rng(0).integers(2**63, size=-(-self.plane_bytes // 8), dtype=np.uint64) * 2 + 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is empty: images are copied with the planes that they use.
+        return PlaneStore, (self.height, self.width)
 
     @property
     def n_planes(self) -> int:
@@ -97,6 +103,8 @@ class PlaneStore:
         :return: uint8 (N, height, width)
         """
         planes = np.empty((len(places), self.height, self.width), np.uint8)
+        if len(self._blocks) == 1 and places.size and places.min() >= 0:
+            return np.take(self._blocks[0], places, axis=0, out=planes)
         blocks, rows = np.divmod(places, self._per_block)
         for block in np.unique(blocks).tolist():
             chosen = blocks == block
@@ -155,7 +163,7 @@ class ImageRows:
         store: PlaneStore,
         places: np.ndarray | None = None,
     ) -> None:
-        self._image, self._channels_last, self.store = tuple(shape), channels_last, store
+        self._image, self.channels_last, self.store = tuple(shape), channels_last, store
         channels = self._image[-1 if channels_last else 0]
         self.places = np.full((*rows, channels), _UNCOUNTED, np.int32) if places is None else places
 
@@ -163,6 +171,11 @@ class ImageRows:
     def shape(self) -> tuple[int, ...]:
         """Leading axes, then the shape of an image."""
         return (*self.places.shape[:-1], *self._image)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -175,14 +188,14 @@ class ImageRows:
     def __getitem__(self, index: Any) -> np.ndarray:
         places = self.places[index]
         planes = self.store.read(places.reshape(-1)).reshape(*places.shape, self.store.height, self.store.width)
-        if not self._channels_last:
+        if not self.channels_last:
             return planes
         return np.ascontiguousarray(np.moveaxis(planes, -3, -1))
 
     def __setitem__(self, index: Any, images: Any) -> None:
         before = self.places[index]
         images = np.broadcast_to(np.asarray(images, np.uint8), (*before.shape[:-1], *self._image))
-        planes = np.moveaxis(images, -1, -3) if self._channels_last else images
+        planes = np.moveaxis(images, -1, -3) if self.channels_last else images
         added = self.store.add(planes.reshape(-1, self.store.height, self.store.width))
         released = before.reshape(-1).copy()
         self.places[index] = added.reshape(before.shape)
@@ -193,6 +206,22 @@ class ImageRows:
             raise ValueError("images in planes cannot be read without a copy")
         return np.asarray(self[...], dtype)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy has the planes of these images only, each once.
+        used, numbers = np.unique(self.places, return_inverse=True)
+        content = (self.store.read(used), used < 0, numbers.reshape(self.places.shape).astype(np.int32))
+        return _copied, (self._image, self.channels_last, *content)
+
+    def clear(self) -> None:
+        """Make all images zeros."""
+        self.store.release(self.places.reshape(-1))
+        self.places[...] = _UNCOUNTED
+
+    def flattened(self) -> ImageRows:
+        """:return: the images (n_steps, n_envs, \\*shape) copy by copy, (n_envs * n_steps, \\*shape), in place of these"""
+        places = self.places.swapaxes(0, 1).reshape(-1, self.places.shape[-1])
+        return ImageRows(places.shape[:-1], self._image, self.channels_last, self.store, places)
+
     def part(self, index: Any) -> ImageRows:
         """
         Rows that share their planes with these.
@@ -200,7 +229,7 @@ class ImageRows:
         :param index: index of the leading axes; writing to the part is writing to these rows only for slices
         """
         places = self.places[index]
-        return ImageRows(places.shape[:-1], self._image, self._channels_last, self.store, places)
+        return ImageRows(places.shape[:-1], self._image, self.channels_last, self.store, places)
 
     def use(self, places: np.ndarray) -> None:
         """
@@ -218,6 +247,54 @@ class ImageRows:
         :param other: shorter rows, which must not be used any more
         """
         self.places[: len(other)] = other.places
+
+
+def _copied(
+    image: tuple[int, ...], channels_last: bool, planes: np.ndarray, unwritten: np.ndarray, numbers: np.ndarray
+) -> ImageRows:
+    """Images with a store of their own."""
+    store = PlaneStore(*planes.shape[1:])
+    added = store.add(planes)
+    images = ImageRows(numbers.shape[:-1], image, channels_last, store)
+    images.use(np.where(unwritten, _UNCOUNTED, added).astype(np.int32)[numbers])
+    store.release(added)
+    return images
+
+
+# (height, width) -> planes of that size
+Stores = dict[tuple[int, int], PlaneStore]
+
+
+def image_rows(rows: tuple[int, ...], shape: tuple[int, ...], stores: Stores) -> ImageRows:
+    """
+    Rows of images, all zero.
+
+    :param rows: leading axes
+    :param shape: shape of an image
+    :param stores: planes, in which a store for planes of another size is put
+    """
+    size = plane_size(shape, has_channels_last(shape))
+    if size not in stores:
+        stores[size] = PlaneStore(*size)
+    return ImageRows(rows, shape, has_channels_last(shape), stores[size])
+
+
+def worth_planes(shape: tuple[int, ...], dtype: Any) -> bool:
+    """
+    Whether values of a space are images that are large enough to be kept in planes.
+
+    :param shape: shape of a value
+    :param dtype: dtype of a value
+    """
+    if np.dtype(dtype) != np.uint8 or len(shape) != 3:
+        return False
+    height, width = plane_size(shape, has_channels_last(shape))
+    return height * width >= LEAST_PLANE_BYTES
+
+
+def has_channels_last(shape: Sequence[int]) -> bool:
+    """:return: whether the last axis of an image of that shape has its channels, and not the first one"""
+    return shape[2] < shape[0]
 
 
 def plane_size(shape: Sequence[int], channels_last: bool) -> tuple[int, int]:
