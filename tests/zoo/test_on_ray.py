@@ -1,6 +1,8 @@
 """A benchmark and a sweep on a Ray cluster of two nodes on this machine, one of which is stopped in the middle."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -101,3 +103,30 @@ def test_a_sweep_goes_on_without_the_node_that_was_stopped(two_nodes, tmp_path):
     assert two_nodes.stopped and len(lost) == len(again) >= 1
     assert [trial.user_attrs["retry_of"] for trial in again] == [trial.number for trial in lost]
     assert "was lost and is run again" in output and Path(folder / "best.yml").exists()
+
+
+def test_ctrl_c_ends_the_tasks_and_the_same_command_goes_on(tmp_path):
+    folder = tmp_path / "logs" / "sweeps" / "small"
+    words = [str(write_sweep(tmp_path)), "-f", str(tmp_path / "logs"), "--n-trials", "3", "--n-jobs", "2"]
+    command = [sys.executable, "-m", "sb3_matrl.zoo.sweep", *words, "--backend", "ray"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and starts(folder.glob("trials/*.log")) < 2:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, output = process.communicate(timeout=100)
+    assert process.returncode == 130 and "the study is kept; continue it with" in output
+    assert not _active_trials(folder)
+    assert subprocess.run(command, env=environment, timeout=300).returncode == 0
+    trials = optuna.load_study(study_name="small", storage=f"sqlite:///{folder / 'study.db'}").trials
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 3
+
+
+def _active_trials(folder):
+    """Processes that run a trial of a study."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            words = path.read_bytes().decode(errors="replace")
+            found += [words] if "trial_worker" in words and str(folder.parent.parent) in words else []
+    return found
