@@ -84,7 +84,8 @@ def _training(arguments: dict[str, Any], iterations: int, **more: Any) -> dict[s
     steps = arguments["n_envs"] * arguments["n_steps"]
     model.learn(iterations * steps, log_interval=None)
     buffers = [learner.rollout_buffer for learner in model.learners.values()]
-    stored = sum(_bytes(value) for buffer in buffers for value in vars(buffer).values()) + _planes(buffers)
+    arrays = [value for buffer in buffers for name, value in vars(buffer).items() if name != "planes"]
+    stored = sum(map(_bytes, arrays)) + _planes(buffers)
     naive = sum(
         4 * buffer.buffer_size * buffer.n_envs * (spaces.utils.flatdim(buffer.observation_space) + buffer.action_dim + 6)
         for buffer in buffers

@@ -104,11 +104,11 @@ class PlaneStore:
         """
         planes = np.empty((len(places), self.height, self.width), np.uint8)
         if len(self._blocks) == 1 and places.size and places.min() >= 0:
-            return np.take(self._blocks[0], places, axis=0, out=planes)
+            # Places are valid; with checks, NumPy would write to a buffer first.
+            return np.take(self._blocks[0], places, axis=0, out=planes, mode="clip")
         blocks, rows = np.divmod(places, self._per_block)
-        for block in np.unique(blocks).tolist():
-            chosen = blocks == block
-            planes[chosen] = 0 if block < 0 else self._blocks[block][rows[chosen]]
+        for plane, block, row in zip(planes, blocks.tolist(), rows.tolist(), strict=True):
+            plane[...] = 0 if block < 0 else self._blocks[block][row]
         return planes
 
     def _hashes(self, planes: np.ndarray) -> np.ndarray:
