@@ -320,6 +320,40 @@ def _matrix(values: list[list[float]]) -> str:
     return "; ".join(", ".join(f"{value:.2f}" for value in row) for row in values)
 
 
+def rollout_workers(record: dict[str, Any]) -> str:
+    """Speed beside a training without workers, split of an iteration by the number of workers, and kills."""
+    rows = []
+    for row in record["speed"]:
+        of_env = [one for one in record["speed"] if one["env"] == row["env"]]
+        base, single = (next(one for one in of_env if one["rollout_workers"] == workers) for workers in (None, 1))
+        workers = f"{row['rollout_workers']} ({row['worker_backend']})" if row["rollout_workers"] else "none"
+        collect = row["collect_steps_per_second"]
+        ratios = (collect / one["collect_steps_per_second"] for one in (base, single))
+        numbers = [f"{collect:.0f}", *(f"{ratio:.2f}" for ratio in ratios), f"{row['steps_per_second']:.0f}"]
+        rows.append([row["env"], str(row["n_envs"]), workers, *numbers, row["parameter_hash"]])
+    speed_header = ["env", "copies", "workers", "collected steps/s", "x no workers", "x 1 worker", "steps/s", "parameters"]
+    scaling, kills = record["scaling"], record["kills"]
+    split = [
+        [
+            str(row["workers"]),
+            *(f"{row[f'{part}_ms']:.0f}" for part in ("collect", "transfer", "merge", "update")),
+            f"{row['mib_per_iteration']:.1f}",
+            f"{row['efficiency']:.2f}",
+        ]
+        for row in scaling["rows"]
+    ]
+    split_header = ["workers", *(f"{part} ms" for part in ("collect", "transfer", "merge", "update")), "MiB", "efficiency"]
+    seconds = [f"{kills[name]:.2f}" for name in ("rollout_seconds", "slowest_rollout_seconds")]
+    killed = [str(kills["kills"]), str(kills["restarts"]), str(kills["identical"]), *seconds]
+    tables = [markdown(speed_header, rows), markdown(split_header, split)]
+    if "anchor" in record:
+        names = ("sb3_matrl_ms", "torchrl_ms")
+        beside = [[str(row["workers"]), *(f"{row[name]:.0f}" for name in names)] for row in record["anchor"]]
+        tables.append(markdown(["workers on Ray", "sb3-matrl, ms beyond the sleep", "TorchRL"], beside))
+    kills_header = ["kills", "restarts", "identical parameters", "usual rollout (s)", "slowest rollout (s)"]
+    return "\n\n".join([*tables, markdown(kills_header, [killed])])
+
+
 def central_critic(record: dict[str, Any]) -> str:
     """Mean team return of the last five rollouts, for each seed."""
     rows = [
@@ -343,6 +377,7 @@ RENDERERS = {
     "kill_test_qmix": kill_test,
     "value_games": value_games,
     "off_policy_speed": off_policy_speed,
+    "rollout_workers": rollout_workers,
     "central_critic": central_critic,
     "congestion": congestion,
     "actor_critic_hopper": comparison,

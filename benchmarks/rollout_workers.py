@@ -2,26 +2,29 @@
 Rollout workers: speed, scaling, and recovery from kill -9.
 
     OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers
-    OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers --parts speed --cases hopper_3x1:8 --iterations 3
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers --parts speed --cases hopper_3x1:16 --iterations 3
 
 ``speed``: trainings without workers, with one and with two of them take one iteration each in turn, so that all see the same
 machine; hashes of the final parameters tell whether workers in processes, in turn and on Ray (if it is installed) play the
 same. ``scaling``: every worker plays one real rollout, and from then on sleeps for a fixed time instead of playing and hands
 back that rollout: how an iteration splits into collection, transfer, merging and update, by the number of workers. ``kills``:
-at a random moment of every iteration, a random worker gets SIGKILL; parameters are compared after each of them. Settings of
-the trainings are those of the zoo's files, except for the number of copies and the learning rate.
+at a random moment of every iteration, a random worker gets SIGKILL; parameters are compared after each of them. ``anchor``:
+scaling on Ray beside TorchRL's synchronous Ray collector, by the Python of an environment with torchrl. Settings of the
+trainings are those of the zoo's files, except for the number of copies and the learning rate.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
 import random
 import signal
 import statistics
+import subprocess
 import threading
 import time
 import warnings
@@ -36,19 +39,27 @@ import torch as th
 from benchmarks.shared import write_record, zoo_settings
 from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_spec
+from sb3_matrl.distributed.backends import make_crew
 from sb3_matrl.distributed.process_crew import ProcessCrew
 from sb3_matrl.distributed.shard import Harvest, Order, Shard, ShardPlan
 from sb3_matrl.distributed.worker_pool import WorkerPool
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 
 RESULT = Path("benchmarks/results/rollout_workers.json")
-# Environments and numbers of copies.
-CASES = ("hopper_3x1:8", "hopper_3x1:32", "pong_v3:16", "pong_v3:64")
-STEPS = 4096
-PARTS = ("speed", "scaling", "kills")
+# Environments and numbers of copies, and joint steps of a rollout.
+CASES = ("hopper_3x1:16", "pong_v3:16")
+STEPS = 2048
+PARTS = ("speed", "scaling", "kills", "anchor")
 WARM_UP = 1
-# Workers, and where they run.
-CONTESTANTS: list[tuple[int | None, str]] = [(None, ""), (1, "process"), (2, "process"), (2, "in-turn"), (2, "ray")]
+# Workers, where they run, and how many times as many copies they share.
+CONTESTANTS: list[tuple[int | None, str, int]] = [
+    (None, "", 1),
+    (1, "process", 1),
+    (2, "process", 1),
+    (2, "process", 2),
+    (2, "in-turn", 2),
+    (2, "ray", 2),
+]
 
 
 def build(env: str, rollout_workers: int | None, worker_backend: str, algorithm: str = "ippo", **changes: Any) -> MATRL:
@@ -117,16 +128,18 @@ class Contestant:
 def measure_speed(case: str, iterations: int) -> list[dict[str, Any]]:
     """One row per contestant."""
     env, _, copies = case.partition(":")
-    changes = {"n_envs": int(copies), "n_steps": STEPS // int(copies)}
     known = [one for one in CONTESTANTS if one[1] != "ray" or importlib.util.find_spec("ray") is not None]
-    contestants = [Contestant(build(env, *one, **changes)) for one in known]
+    contestants = []
+    for workers, backend, times in known:
+        n_envs = times * int(copies)
+        contestants.append(Contestant(build(env, workers, backend, n_envs=n_envs, n_steps=STEPS // n_envs)))
     for _ in range(WARM_UP + iterations):
         for contestant in contestants:
             contestant.iterate()
     rows = []
-    for (workers, backend), contestant in zip(known, contestants, strict=True):
+    for (workers, backend, _), contestant in zip(known, contestants, strict=True):
         where = {"rollout_workers": workers, "worker_backend": backend or None}
-        rows.append({"env": env, "n_envs": int(copies), **where, **contestant.row()})
+        rows.append({"env": env, "n_envs": contestant.model.n_envs, **where, **contestant.row()})
         assert contestant.model.env is not None
         contestant.model.env.close()
     return rows
@@ -173,17 +186,19 @@ class TimedPool(WorkerPool):
         return harvests
 
 
-def measure_scaling(env: str, workers: int, copies: int, n_steps: int, sleep: float, iterations: int) -> dict[str, Any]:
+def measure_scaling(
+    env: str, workers: int, copies: int, n_steps: int, sleep: float, iterations: int, backend_name: str = "process"
+) -> dict[str, Any]:
     """How an iteration splits with a number of workers, each with as many copies."""
     changes = {"n_envs": workers * copies, "n_steps": n_steps, "batch_size": n_steps * copies, "n_epochs": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = build(env, workers, "process", **changes)
+        model = build(env, workers, backend_name, **changes)
     assert model.env is not None
     backend: Any = model.env.backend
     pool = backend.pool
     plans = [SleepingPlan(**vars(plan), seconds=sleep) for plan in pool.crew.plans]
-    timed = TimedPool(ProcessCrew(plans), pool.shares, lambda: False)
+    timed = TimedPool(make_crew(backend_name, plans, lambda: True), pool.shares, lambda: False)
     backend._pool = timed
     rows: list[tuple[float, float, float]] = []
     with closing(model.env):
@@ -197,6 +212,33 @@ def measure_scaling(env: str, workers: int, copies: int, n_steps: int, sleep: fl
     efficiency = sleep / (sleep + transfer + merge)
     timed.end()
     return {"workers": workers, **times, "mib_per_iteration": size / 2**20, "efficiency": efficiency}
+
+
+def measure_anchor(python: str, shape: dict[str, Any], workers: Sequence[int]) -> list[dict[str, Any]]:
+    """
+    Milliseconds of an iteration beyond the sleep, on Ray.
+
+    :param python: Python of an environment with torchrl, tensordict and ray
+    :param shape: settings of the scaling
+    :param workers: numbers of workers
+    """
+    ray: Any = importlib.import_module("ray")
+    ray.init(address="local", num_cpus=max(workers), include_dashboard=False, log_to_driver=False)
+    rows = [measure_scaling(**shape, workers=number, iterations=3, backend_name="ray") for number in workers]
+    ray.shutdown()
+    words = ["--workers", *map(str, workers), "--rows", str(shape["copies"] * shape["n_steps"])]
+    words += ["--sleep", str(shape["sleep"]), "--iterations", "3"]
+    command = [python, "benchmarks/torchrl_collector.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    theirs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"workers"')]
+    return [
+        {
+            "workers": ours["workers"],
+            "sb3_matrl_ms": ours["transfer_ms"] + ours["merge_ms"],
+            "torchrl_ms": other["beyond_sleep_ms"],
+        }
+        for ours, other in zip(rows, theirs, strict=True)
+    ]
 
 
 def _arrays(harvest: Harvest) -> list[Any]:
@@ -270,9 +312,9 @@ def measure_kills(env: str, kills: int) -> dict[str, Any]:
 # ---------------------------------------------------------------- command line
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Measure rollout workers.")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="ENV:COPIES", help="trainings of speed")
     parser.add_argument("--env", default="hopper_3x1", help="environment of scaling and kills")
     parser.add_argument("--iterations", type=int, default=8)
@@ -280,18 +322,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--workers", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64], help="numbers of workers of scaling"
     )
     parser.add_argument("--sleep", type=float, default=1.0, help="seconds of a rollout of scaling")
+    parser.add_argument("--torchrl", metavar="PYTHON", help="Python of an environment with torchrl and ray, for the anchor")
+    parser.add_argument("--anchor-workers", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of workers of the anchor")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULT)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     th.set_num_threads(1)
     record: dict[str, Any] = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     record.pop("machine", None)
     if "speed" in given.parts:
         record["speed"] = [row for case in given.cases for row in measure_speed(case, given.iterations)]
+    shape = {"env": given.env, "copies": 2, "n_steps": 500, "sleep": given.sleep}
     if "scaling" in given.parts:
-        shape = {"env": given.env, "copies": 2, "n_steps": 500, "sleep": given.sleep}
         rows = [measure_scaling(workers=workers, iterations=3, **shape) for workers in given.workers]
         record["scaling"] = {**shape, "rows": rows}
+    if "anchor" in given.parts:
+        if given.torchrl is None:
+            parser.error("--parts anchor needs --torchrl, the Python of an environment with torchrl and ray")
+        record["anchor"] = measure_anchor(given.torchrl, shape, given.anchor_workers)
     if "kills" in given.parts:
         record["kills"] = measure_kills(given.env, given.kills)
     for part in given.parts:

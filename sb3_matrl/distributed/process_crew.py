@@ -26,6 +26,7 @@ from sb3_matrl.vec_env.workers import ignore_interrupts
 # Seconds that a worker has to close its envs before it is killed, and that a dead one has to report its exit code.
 _PATIENCE = 10.0
 _END = "end"
+_GUARD = " before it was ready. In a script, start the training below: if __name__ == '__main__':"
 # Modules that every worker needs; torch imports the second one with the first optimiser.
 _PRELOADED = (__name__, "torch._dynamo")
 
@@ -104,6 +105,7 @@ class ProcessCrew(Crew):
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*_PRELOADED, *dict.fromkeys(plan.module for plan in plans)])
         self._running: dict[int, tuple[Any, Any]] = {}
+        self._built: set[int] = set()  # workers that have answered
         # Before Python waits for the processes, which are no daemons, because envs may start processes.
         self._finalize = Finalize(self, _end_all, (self._running,), exitpriority=10)
 
@@ -149,7 +151,8 @@ class ProcessCrew(Crew):
             del self._running[worker]
             pipe.close()
             process.join(_PATIENCE)
-            raise WorkerDied(_cause(process.exitcode)) from None
+            raise WorkerDied(_cause(process.exitcode) + ("" if worker in self._built else _GUARD)) from None
+        self._built.add(worker)
         if not succeeded:
             raise answer
         return answer

@@ -73,7 +73,10 @@ class RolloutWorkers(MultiAgentAlgorithm):
     def _set_env(self, env: Any, force_reset: bool, env_kwargs: Mapping[str, Any] | None) -> None:
         if self.arguments["rollout_workers"] is not None and isinstance(env, JointVecEnv):
             ShardSource(env, env_kwargs, False)  # raises the error that says what to pass
+        old = self.env
         super()._set_env(env, force_reset, env_kwargs)
+        if isinstance(old, WorkersVecEnv):  # its workers are nobody else's
+            old.close()
 
     @classmethod
     def _resumes(cls, saved: Mapping[str, Any], given: Mapping[str, Any]) -> bool:

@@ -291,6 +291,14 @@ def test_a_stop_in_the_middle_of_a_rollout_keeps_the_state_before_it(tmp_path):
     assert_same_carried(model.learn(48, reset_num_timesteps=False), in_turn().learn(STEPS))
 
 
+def test_another_environment_ends_the_workers_of_the_old_one():
+    model = in_turn().learn(24)
+    old = model.env.backend.pool.crew
+    model.set_env("checkers_v0")
+    assert not old.is_running(0)
+    assert model.learn(24, reset_num_timesteps=False).num_timesteps == 48
+
+
 def test_random_players_of_workers_are_independent():
     model = in_turn(frozen={"agent_1": RandomPolicy}).learn(24)
     players = [shard.model.team.frozen["agent_1"] for shard in model.env.backend.pool.crew._shards.values()]
