@@ -3,6 +3,7 @@ Memory of trainings and replay buffers, each in a process of its own.
 
     python -m benchmarks.memory_table
     python -m benchmarks.memory_table --earlier ../earlier
+    python -m benchmarks.memory_table --cases pong_pixels --earlier ../earlier
 
 - ``pong_pixels``: an iteration of MATRL in Pong from pixels, 16 copies, with one epoch of each update.
 - ``64_agents``: iterations of MATRL with 64 agents that observe 47 ones and zeros, as those of Checkers, in 20 copies.
@@ -150,6 +151,29 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
 }
 
 
+TITLES = {
+    "pong_pixels": "Pong from pixels, 16 copies, 2 agents",
+    "64_agents": "64 agents, 47 ones and zeros each, 20 copies",
+    "replay_checkers": "replay of 1,000,000 transitions of Checkers",
+    "replay_pong": "replay of 1,000,000 transitions of Pong from pixels",
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """
+    :param rows: rows of the record
+    :return: table in Markdown
+    """
+    from sb3_matrl.zoo.common.text_tables import markdown  # not in the processes that are measured
+
+    lines = []
+    for row in rows:
+        share = row.get("transitions", MILLION) / MILLION
+        peak = f"{row['peak']:,.0f}" + (f" with {share:.1%} of it" if share < 1 else "")
+        lines.append([TITLES[row["case"]], row["version"], f"{row['stored']:,.0f}", f"{row['float32']:,.0f}", peak])
+    return markdown(["", "version", "buffers (MiB)", "as float32 (MiB)", "peak of the process (MiB)"], lines)
+
+
 def measure(case: str, root: Path) -> dict[str, float]:
     """
     Measure in a process of its own.
@@ -167,7 +191,9 @@ def measure(case: str, root: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, help="print the numbers of one case, measured in this process")
-    parser.add_argument("--cases", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument(
+        "--cases", choices=CASES, nargs="+", default=list(CASES), help="the others keep their rows in the record"
+    )
     parser.add_argument("--earlier", type=Path, help="folder of an earlier version to compare with")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -179,8 +205,13 @@ def main() -> None:
     from benchmarks.shared import write_record
 
     versions = {"this version": Path()} | ({} if args.earlier is None else {"earlier": args.earlier})
-    rows = [{"case": case, "version": name, **measure(case, root)} for case in args.cases for name, root in versions.items()]
-    write_record(args.out, {"table": rows})
+    kept = json.loads(args.out.read_text(encoding="utf-8"))["table"] if args.out.exists() else []
+    rows = {(row["case"], row["version"]): row for row in kept if row["case"] not in args.cases}
+    for case in args.cases:
+        for name, root in versions.items():
+            rows[case, name] = {"case": case, "version": name, **measure(case, root)}
+            print(rows[case, name], flush=True)
+    write_record(args.out, {"table": sorted(rows.values(), key=lambda row: list(CASES).index(row["case"]))})
 
 
 if __name__ == "__main__":

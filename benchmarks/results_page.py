@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import long_run
+from benchmarks import long_run, memory_table
 from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS
 from sb3_matrl.zoo.common.text_tables import markdown
 
@@ -354,6 +354,11 @@ def rollout_workers(record: dict[str, Any]) -> str:
     return "\n\n".join([*tables, markdown(kills_header, [killed])])
 
 
+def memory(record: dict[str, Any]) -> str:
+    """Sizes of buffers, as they are and as arrays of float32, and the largest resident set of the process."""
+    return memory_table.table(record["table"])
+
+
 def central_critic(record: dict[str, Any]) -> str:
     """Mean team return of the last five rollouts, for each seed."""
     rows = [
@@ -379,6 +384,7 @@ RENDERERS = {
     "off_policy_speed": off_policy_speed,
     "rollout_workers": rollout_workers,
     "central_critic": central_critic,
+    "memory": memory,
     "congestion": congestion,
     "actor_critic_hopper": comparison,
     "corruption_test": corruption,
