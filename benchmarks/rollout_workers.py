@@ -65,10 +65,10 @@ CONTESTANTS: list[tuple[int | None, str, int]] = [
 def build(env: str, rollout_workers: int | None, worker_backend: str, algorithm: str = "ippo", **changes: Any) -> MATRL:
     """A model with the zoo's settings, on the CPU."""
     # Schedules would end with every call of learn().
-    rates = {"learning_rate": 3e-4, **({"br_learning_rate": 3e-4} if algorithm == "matrl" else {})}
+    rates: dict[str, Any] = {"learning_rate": 3e-4, **({"br_learning_rate": 3e-4} if algorithm == "matrl" else {})}
     settings = zoo_settings(algorithm, env, **rates, **changes)
     fixed = algorithm_spec(algorithm).fixed
-    where = {"rollout_workers": rollout_workers, "worker_backend": worker_backend or "process"}
+    where: dict[str, Any] = {"rollout_workers": rollout_workers, "worker_backend": worker_backend or "process"}
     return MATRL(env=env, seed=0, device="cpu", **settings.model_arguments(), **fixed, **where)
 
 
@@ -190,7 +190,7 @@ def measure_scaling(
     env: str, workers: int, copies: int, n_steps: int, sleep: float, iterations: int, backend_name: str = "process"
 ) -> dict[str, Any]:
     """How an iteration splits with a number of workers, each with as many copies."""
-    changes = {"n_envs": workers * copies, "n_steps": n_steps, "batch_size": n_steps * copies, "n_epochs": 1}
+    changes: dict[str, Any] = {"n_envs": workers * copies, "n_steps": n_steps, "batch_size": n_steps * copies, "n_epochs": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = build(env, workers, backend_name, **changes)
@@ -287,7 +287,8 @@ def measure_kills(env: str, kills: int) -> dict[str, Any]:
     small: dict[str, Any] = {"n_envs": 4, "n_steps": 500, "batch_size": 500, "n_epochs": 1, "br_n_epochs": 1}
     calm, killed = (Contestant(build(env, 2, backend, "matrl", **small)) for backend in ("in-turn", "process"))
     for one in (calm, killed):
-        one.iterate(), one.iterate()
+        for _ in range(2):
+            one.iterate()
     assert killed.model.env is not None
     pool: WorkerPool = killed.model.env.backend.pool  # type: ignore[attr-defined]
     assert isinstance(pool.crew, ProcessCrew)
@@ -298,7 +299,8 @@ def measure_kills(env: str, kills: int) -> dict[str, Any]:
         killed.iterate()
         timer.join()
         identical += parameter_hash(calm.model) == parameter_hash(killed.model)
-    calm.iterate(), killed.iterate()  # one of the kills may have come after the end of a rollout
+    for one in (calm, killed):
+        one.iterate()  # one of the kills may have come after the end of a rollout
     hashes = parameter_hash(calm.model), parameter_hash(killed.model)
     killed.model.env.close()
     slowest = max(collect for collect, _ in killed.times[2:])

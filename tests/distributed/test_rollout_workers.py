@@ -86,7 +86,9 @@ class OwnStream(BaseCallback):
         restore_random_generators(self.outside)
 
 
-@pytest.mark.cases(quick=["feed-forward", "shared with a central critic"])
+@pytest.mark.cases(
+    quick=["feed-forward"], e2e=["shared, recurrent and normalised", "shared with a central critic"], rest="expensive"
+)
 @pytest.mark.parametrize("case", CASES)
 def test_one_worker_plays_what_a_training_without_workers_plays(case):
     model = in_turn(rollout_workers=1, **CASES[case]()).learn(STEPS)
@@ -98,7 +100,7 @@ def test_one_worker_plays_what_a_training_without_workers_plays(case):
         np.testing.assert_array_equal(ours["observations"][0]["var"], theirs["observations"][0]["var"])
 
 
-@pytest.mark.cases(rest="expensive", e2e=["recurrent", "feed-forward"])
+@pytest.mark.cases(rest="expensive", e2e=["recurrent"])
 @pytest.mark.parametrize("case", CASES)
 def test_workers_in_processes_play_what_they_play_in_turn(case):
     model = build(rollout_workers=2, **CASES[case]()).learn(STEPS)
@@ -181,9 +183,9 @@ def test_merged_moments_are_those_of_the_joined_data():
     assert whole.observations[None].count == pytest.approx(1e-4 + len(joined))
 
 
-@pytest.mark.parametrize("backend", ["in-turn", pytest.param("process", marks=pytest.mark.e2e)])
-def test_a_training_with_workers_resumes_exactly_with_any_backend(tmp_path, backend):
-    options = {"env": turns} | LSTM | NORMALISED
+@pytest.mark.parametrize(("backend", "learner"), [("in-turn", {}), pytest.param("process", LSTM, marks=pytest.mark.e2e)])
+def test_a_training_with_workers_resumes_exactly_with_any_backend(tmp_path, backend, learner):
+    options = {"env": turns} | NORMALISED | learner
     whole = in_turn(**options).learn(STEPS)
     in_turn(**options).learn(STEPS, callback=SaveAfter(36, tmp_path / "half"))
     th.manual_seed(99)
@@ -195,6 +197,7 @@ def test_a_training_with_workers_resumes_exactly_with_any_backend(tmp_path, back
     resumed.env.close()
 
 
+@pytest.mark.e2e
 def test_another_number_of_workers_resumes_with_new_episodes_and_says_so(tmp_path):
     in_turn().learn(24).save(tmp_path / "half")
     with pytest.warns(UserWarning, match=r"saved with 2 rollout workers .* with 3"):
@@ -224,7 +227,7 @@ def mortal(monkeypatch, *deaths):
 
 
 def test_the_result_is_that_of_workers_that_never_died(monkeypatch):
-    options = {"env": turns} | LSTM | NORMALISED
+    options = {"env": turns} | NORMALISED
     whole = in_turn(**options).learn(STEPS)
     mortal(monkeypatch, 1, 4, 5, 8)
     model = in_turn(**options).learn(STEPS)
@@ -239,6 +242,7 @@ def test_an_env_that_cannot_save_its_state_begins_new_episodes_and_warns_once(mo
     assert len([one for one in caught if "died" in str(one.message)]) == 1
 
 
+@pytest.mark.e2e
 def test_a_worker_that_dies_again_and_again_ends_the_training(monkeypatch, tmp_path):
     mortal(monkeypatch, *range(5, 30))
     model = in_turn(env=turns)
@@ -266,10 +270,11 @@ class Kill(BaseCallback):
 
 @pytest.mark.e2e
 def test_a_killed_process_leaves_no_trace_in_the_result():
-    model = build(rollout_workers=2, env=turns)
+    options = {"env": turns} | LSTM | NORMALISED
+    model = build(rollout_workers=2, **options)
     model.learn(STEPS, callback=Kill())
     assert model.env.backend.pool.restarts == 1
-    assert_same_carried(model, in_turn(env=turns).learn(STEPS))
+    assert_same_carried(model, in_turn(**options).learn(STEPS))
     model.env.close()
 
 
@@ -291,6 +296,7 @@ def test_a_stop_in_the_middle_of_a_rollout_keeps_the_state_before_it(tmp_path):
     assert_same_carried(model.learn(48, reset_num_timesteps=False), in_turn().learn(STEPS))
 
 
+@pytest.mark.e2e
 def test_another_environment_ends_the_workers_of_the_old_one():
     model = in_turn().learn(24)
     old = model.env.backend.pool.crew
@@ -299,6 +305,7 @@ def test_another_environment_ends_the_workers_of_the_old_one():
     assert model.learn(24, reset_num_timesteps=False).num_timesteps == 48
 
 
+@pytest.mark.e2e
 def test_random_players_of_workers_are_independent():
     model = in_turn(frozen={"agent_1": RandomPolicy}).learn(24)
     players = [shard.model.team.frozen["agent_1"] for shard in model.env.backend.pool.crew._shards.values()]
