@@ -1,0 +1,49 @@
+"""Rollout workers from the command line of train."""
+
+from __future__ import annotations
+
+import pytest
+import torch as th
+
+from sb3_matrl.distributed.backends import WORKER_BACKENDS
+from sb3_matrl.files.model_files import read_model
+from sb3_matrl.zoo import train
+from sb3_matrl.zoo.training import options
+
+SMALL = "--env matrix_game_v0 --eval-freq -1 --eval-episodes 1 --verbose 0 --seed 3 --device cpu".split()
+SETTINGS = "-params n_envs:4 n_steps:6 batch_size:12 n_epochs:1".split()
+
+
+def test_the_flag_has_all_backends():
+    assert options.WORKER_BACKENDS == WORKER_BACKENDS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--algo qmix --rollout-workers 2", "--rollout-workers: qmix has none"),
+        ("--ray-address auto", "--ray-address needs --rollout-workers and --worker-backend ray"),
+        ("--rollout-workers 0", "--rollout-workers"),
+    ],
+)
+def test_mistakes_are_errors_of_one_line(capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        train.main([*words.split(), "--env", "matrix_game_v0", "-n", "24"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.expensive
+def test_a_run_resumes_exactly_with_another_backend(tmp_path):
+    words = [*SMALL, *SETTINGS, "--rollout-workers", "2", "--worker-backend", "in-turn"]
+    assert train.main([*words, "-n", "48", "--run-dir", str(tmp_path / "whole")]) == 0
+    assert train.main([*words, "-n", "24", "--run-dir", str(tmp_path / "half")]) == 0
+    resume = ["--resume", str(tmp_path / "half"), "-n", "48"]
+    with pytest.raises(SystemExit):
+        train.main([*resume, "--rollout-workers", "3", "--override"])
+    assert train.main([*resume, "--worker-backend", "process", "--override"]) == 0
+    ours, theirs = (read_model(tmp_path / name / "matrix_game_v0.zip").parameters for name in ("half", "whole"))
+    for agent, parts in theirs.items():
+        for name, value in parts["policy"].items():
+            assert th.equal(ours[agent]["policy"][name], value)
