@@ -25,6 +25,7 @@ def test_a_missing_gpu_is_told(monkeypatch, capsys):
     assert missing_device("cuda:0") is None and "no cuda:1" in str(missing_device("cuda:1"))
 
 
+@pytest.mark.cases(e2e=["QMIX"], expensive=["PPO, stacked"])
 @pytest.mark.parametrize("name", ["PPO, stacked", "QMIX"])
 def test_one_device_equals_itself_and_other_random_numbers_do_not(name, monkeypatch):
     (case,) = (one for one in cases() if one.name == name)

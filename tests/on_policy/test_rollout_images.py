@@ -14,7 +14,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.distributed.columns import buffer_arrays, fill_buffer
 from sb3_matrl.on_policy import joint_updates
 from sb3_matrl.on_policy.rollout_images import RolloutImages
-from sb3_matrl.utils.image_planes import ImageRows
+from sb3_matrl.utils.image_planes import ImageRows, PlaneStore
 from tests.vec_env.screens import SIZE, Screens
 
 SMALL = {"n_envs": 2, "n_steps": 8, "batch_size": 8, "n_epochs": 2, "br_n_epochs": 1, "seed": 0, "device": "cpu"}
@@ -57,7 +57,7 @@ def trained(case, iterations=2):
     return model.learn(iterations * 16, log_interval=None)
 
 
-@pytest.mark.cases(quick=["PPO"], expensive=["A2C", "MaskablePPO", "RecurrentPPO"])
+@pytest.mark.cases(e2e=["Dict"], expensive=["PPO", "A2C", "MaskablePPO", "RecurrentPPO"])
 @pytest.mark.filterwarnings("ignore:the learners of")
 @pytest.mark.parametrize("case", CASES)
 def test_training_is_the_same_bit_for_bit(case, monkeypatch):
@@ -75,7 +75,8 @@ def test_training_is_the_same_bit_for_bit(case, monkeypatch):
         assert all(th.equal(one, two) for one, two in parameters)
 
 
-def test_rollouts_of_workers_are_put_together(monkeypatch):
+@pytest.mark.e2e
+def test_rollouts_of_workers_are_put_together():
     model = trained("PPO", iterations=1)
     learner = next(iter(model.learners.values()))
     buffer = learner.rollout_buffer
@@ -93,8 +94,6 @@ def test_rollouts_of_workers_are_put_together(monkeypatch):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_copies_on_a_device_have_the_images_of_the_planes(channels_last):
-    from sb3_matrl.utils.image_planes import PlaneStore
-
     shape = (40, 36, 2) if channels_last else (2, 40, 36)
     images = ImageRows((6,), shape, channels_last, PlaneStore(40, 36))
     rng = np.random.default_rng(0)

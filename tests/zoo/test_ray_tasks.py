@@ -161,6 +161,7 @@ time.sleep(60)
 STUBBORN = SAVES.replace("raise SystemExit(0)", "return").replace("time.sleep(60)", "[time.sleep(0.1) for _ in range(600)]")
 
 
+@pytest.mark.e2e
 def test_a_command_ends_with_the_process_of_its_task(tmp_path):
     code = (
         "import os, sys\n"
