@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_matrl.common.agents import SpacesVecEnv, learner_groups
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent, constructor_arguments
 from sb3_matrl.common.finite import check_rollout
-from sb3_matrl.distributed.worker_rollouts import RolloutWorkers
+from sb3_matrl.distributed.on_policy_algorithm import OnPolicyMultiAgent
 from sb3_matrl.matrl.best_response import BestResponseConfig
 from sb3_matrl.matrl.coordinator import MATRLCoordinator
 from sb3_matrl.matrl.coordinator_config import CoordinatorConfig
@@ -35,7 +35,7 @@ from sb3_matrl.utils.suggest import unknown
 _STRATEGIES = "strategies."
 
 
-class MATRL(RolloutWorkers):
+class MATRL(OnPolicyMultiAgent):
     """
     Multi-agent trust region learning (Wen et al.).
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.results_page import RESULTS, suite, tuning
 
 PAGE = Path("docs/which_method.md")
@@ -28,8 +30,9 @@ def test_suite_is_one_table_for_every_kind_of_score() -> None:
     assert ["matrl", "1", "0", "0"] in cells and ["il-la", "0", "0", "1"] in cells
 
 
-def test_page_has_the_table_of_the_suite() -> None:
-    record = json.loads((RESULTS / "suite_coordination.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["suite_coordination", "suite_zero_sum", "kuhn_poker"])
+def test_page_has_the_table_of_the_suite(name: str) -> None:
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     table = suite(record).split(":\n\n")[1].split("\n\n")[0]
     assert table.startswith("| task ") and table in PAGE.read_text(encoding="utf-8")
 

@@ -47,6 +47,7 @@ class KillActor(BaseCallback):
 
 
 @pytest.mark.ray
+@pytest.mark.expensive
 def test_actors_play_what_workers_in_turn_play_also_if_one_dies(cluster):
     ray = cluster(2)
     options = {"env": turns, "share": {"pair": ["a", "c"]}} | LSTM | NORMALISED
@@ -57,6 +58,7 @@ def test_actors_play_what_workers_in_turn_play_also_if_one_dies(cluster):
 
 
 @pytest.mark.ray
+@pytest.mark.expensive
 def test_a_cluster_with_too_few_cpus_is_an_error(cluster):
     cluster(1)
     with pytest.raises(RolloutWorkerError, match="has 1 CPUs, and rollout_workers=2 need one each"):

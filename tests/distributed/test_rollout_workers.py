@@ -17,7 +17,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
-from sb3_matrl.distributed import worker_rollouts
+from sb3_matrl.distributed import on_policy_algorithm
 from sb3_matrl.distributed.columns import member_columns
 from sb3_matrl.distributed.crew import InTurnCrew, WorkerDied
 from sb3_matrl.distributed.gathered_moments import begin_gathering, gather, gathered_moments, merge_moments
@@ -223,7 +223,7 @@ class Mortal(InTurnCrew):
 
 def mortal(monkeypatch, *deaths):
     crew = type("Crew", (Mortal,), {"deaths": deaths})
-    monkeypatch.setattr(worker_rollouts, "make_crew", lambda backend, plans, proceed: crew(plans, proceed))
+    monkeypatch.setattr(on_policy_algorithm, "make_crew", lambda backend, plans, proceed: crew(plans, proceed))
 
 
 def test_the_result_is_that_of_workers_that_never_died(monkeypatch):

@@ -22,7 +22,7 @@ from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.vec_env import JointVecEnv
 
 
-class RolloutWorkers(MultiAgentAlgorithm):
+class OnPolicyMultiAgent(MultiAgentAlgorithm):
     """
     Base class of on-policy algorithms, whose rollouts are played in this process or, with ``rollout_workers``, by workers.
 
