@@ -124,7 +124,7 @@ def test_metadata_of_the_wheel(dist: Path) -> None:
     assert str(metadata.get_payload()).startswith("# sb3-matrl\n")
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_wheel_of_the_sdist_is_the_same(dist: Path, tmp_path: Path) -> None:
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     with tarfile.open(sdist) as archive:

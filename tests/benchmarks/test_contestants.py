@@ -83,7 +83,7 @@ def test_work_of_the_peer_and_of_ours_is_the_same(monkeypatch, batch_size):
     assert (peer.gradient_steps, ours.gradient_steps) == ((6, 8) if batch_size == 64 else (4, 4))
 
 
-@pytest.mark.cases(quick=["matrl-torch"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("backend", ["sb3", "torch"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_work_of_ours_by_algorithm(algorithm, backend):

@@ -41,12 +41,14 @@ LOW, HIGH = [1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]
 # ---------------------------------------------------------------------- rules
 
 
+@pytest.mark.e2e
 def test_methods_are_compared_by_the_probability_of_improvement() -> None:
     assert (compare(HIGH, LOW), compare(LOW, HIGH), compare(LOW, list(LOW))) == (BETTER, WORSE, EQUAL)
     assert compare([1.0, 8.0, 2.0, 7.0], [3.0, 4.0, 5.0, 6.0]) == UNCLEAR
     assert compare([5.0, 6.0], [1.0, 2.0]) == UNCLEAR  # too few runs for an interval
 
 
+@pytest.mark.e2e
 def test_claim_of_several_comparisons() -> None:
     assert outperforms("", HIGH, {"a": LOW, "b": LOW}).verdict == HOLDS
     assert outperforms("", HIGH, {"a": LOW, "b": [8.0, 5.0, 7.0, 6.0]}).verdict == OPEN

@@ -198,6 +198,7 @@ def test_core_continues_from_separately_stepped_copies(env_id):
     assert step_both(batched, separate, 130, seed=1) >= 6
 
 
+@pytest.mark.e2e
 def test_models_that_were_saved_before_there_was_a_core_resume(tmp_path, monkeypatch):
     options = {"env": "hopper_3x1", "n_envs": 2, "n_steps": 6, "batch_size": 12, "br_n_epochs": 1, "n_epochs": 1}
     with monkeypatch.context() as before:

@@ -83,6 +83,7 @@ def test_kuhn_poker_equals_enumeration_by_the_written_rules(kuhn: OpenSpielTable
 
 
 # Published values of uniform play: Kuhn 11/12, Leduc 4.7472 (OpenSpiel's exploitability_test.py).
+@pytest.mark.cases(e2e=["leduc_poker-4.747222222222222"])
 @pytest.mark.parametrize(("name", "expected"), [("kuhn_poker", 11 / 12), ("leduc_poker", 4.747222222222222)])
 def test_uniform_play_has_the_published_nash_conv(name: str, expected: float) -> None:
     tables = tables_of(name)

@@ -188,7 +188,7 @@ def test_evaluations_file_holds_every_evaluation(trained):
     assert [path.name for path in folder.iterdir()] == ["evaluations.npz"]
 
 
-@pytest.mark.cases(e2e=["True"])
+@pytest.mark.cases(e2e=["True"], rest="expensive")
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_best_model_is_that_of_the_best_evaluation(tmp_path, deterministic):
     after, best = Recorder(), Recorder()

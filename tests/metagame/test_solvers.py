@@ -109,6 +109,7 @@ def test_closed_form_misses_nothing_on_a_grid(kind):
                 assert below.any(axis=0).all() and above.any(axis=0).all()
 
 
+@pytest.mark.e2e
 @given(st.integers(1, 5), st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
 def test_enumeration_finds_exactly_the_pure_equilibria(n, seed):
@@ -179,7 +180,7 @@ def test_in_a_zero_game_selection_decides(n):
     assert len(solve(game).equilibria) == 2**n
 
 
-@pytest.mark.cases(e2e=["random-cmaes", "progress-cmaes"])
+@pytest.mark.cases(e2e=["random-cmaes"], expensive=["progress-cmaes", "welfare-cmaes"])
 @pytest.mark.parametrize("method", ["auto", "enumeration", "support", "best-response", "cmaes"])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_the_same_generator_gives_the_same_solution(method, selection):

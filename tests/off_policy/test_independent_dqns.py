@@ -68,7 +68,7 @@ def samples(batch, agent, i):
     )
 
 
-@pytest.mark.cases(e2e=["together"])
+@pytest.mark.e2e
 @pytest.mark.parametrize("limits, exact", [((7, 7), True), ((40, 25), False)], ids=["together", "deaths"])
 def test_each_agent_is_dqn(limits, exact):
     model = IQL("MlpPolicy", SideBySide, env_kwargs={"limits": limits}, **OURS, **SETTINGS)

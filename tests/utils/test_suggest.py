@@ -35,6 +35,7 @@ def test_sentence_without_a_suggestion():
     assert unknown("env", "hopper", []) == "env 'hopper' is unknown. Known: none"
 
 
+@pytest.mark.e2e
 @given(st.text(), st.lists(st.text(min_size=1)))
 def test_sentence_always_has_its_stop_before_the_known_names(word, names):
     sentence = unknown("agent", word, names)

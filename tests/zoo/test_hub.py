@@ -137,6 +137,7 @@ def test_mistakes_in_sending(
 # ---------------------------------------------------------------- fetching
 
 
+@pytest.mark.e2e
 def test_a_fetched_run_is_the_one_that_was_sent(
     logs: Path, sent: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

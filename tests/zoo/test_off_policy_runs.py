@@ -387,7 +387,7 @@ def test_the_report_shows_values_and_exploration(whole: RunFolder, tmp_path: Pat
     assert "Meta-game" not in page and "Greedy agreement" not in page
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_reports_compare_off_and_on_policy_runs(whole: RunFolder, tmp_path: Path) -> None:
     other = tmp_path / "ippo"
     small = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "policy_kwargs.net_arch:[8]"]

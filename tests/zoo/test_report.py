@@ -38,6 +38,7 @@ def page_text(logs, tmp_path_factory):
     return out.read_text(encoding="utf-8")
 
 
+@pytest.mark.e2e
 def test_page_of_several_runs_is_well_formed_self_contained_and_accessible(page_text):
     text, page = page_text, Page(page_text)
     links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
@@ -79,6 +80,7 @@ def test_page_shows_every_section(page_text):
     assert "--algo ippo" in words and "torch" in words and "switched off" in words
 
 
+@pytest.mark.e2e
 def test_final_table_holds_the_returns_of_the_last_evaluation(tmp_path):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     report(run, "--no-frames")

@@ -97,6 +97,7 @@ def test_search_leaves_table_picture_record_and_best_parameters(searched):
     assert "3 trials: 3 complete, 0 stopped early, 0 failed" in printed and "best - default" in printed
 
 
+@pytest.mark.expensive
 def test_algorithms_are_searched_like_other_parameters(tmp_path):
     off = ["--buffer_size=400", "--learning_starts=40", "--batch_size=8", "--exploration_steps=50"]
     kept = ("${", "--env", "--n_timesteps", "--eval", "--device", "--n_envs")
@@ -131,6 +132,7 @@ def test_best_file_trains(tmp_path, copied):
     assert model.arguments["learning_rate"] == load(folder).best_params["learning_rate"]
 
 
+@pytest.mark.expensive
 def test_same_seed_searches_alike_and_another_does_not(tmp_path, searched):
     values = [[(trial.params, trial.value) for trial in load(searched[0]).trials[:2]]]
     for name, seed in (("same", "1000"), ("other", "8")):

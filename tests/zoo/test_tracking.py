@@ -160,7 +160,7 @@ def test_offline_run_holds_config_history_summary_and_model(tmp_path, offline, c
     assert [record.exit_code for record in records["exit"]] == [0]
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_off_policy_run_is_tracked_and_filmed(tmp_path, offline):
     small = ["n_envs:4", "buffer_size:400", "learning_starts:100", "batch_size:8", "policy_kwargs.net_arch:[8]"]
     words = ["--algo", "qmix", "--env", "checkers_v0", "-n", "800", "--eval-freq", "400", "--eval-episodes", "2"]
@@ -194,7 +194,7 @@ def test_files_are_where_the_user_wants_them(tmp_path, offline, monkeypatch, cap
     assert len(records["history"]) == 1
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_video_is_sent(tmp_path, offline):
     pytest.importorskip("imageio_ffmpeg")
     words = ["--env", "checkers_v0", "-n", "400", *QUICK, "--track", "--record", "-f", str(tmp_path / "logs")]

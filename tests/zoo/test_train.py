@@ -242,7 +242,7 @@ def test_trained_agent_of_another_environment_is_refused(tmp_path, capsys):
 # ---------------------------------------------------------------- videos
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_record_films_the_last_model(tmp_path, capsys):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     train(tmp_path, "--env", "checkers_v0", "-n", "100", "--record")

@@ -48,7 +48,7 @@ def test_payoffs_of_the_uneven_game_are_zero_sum_with_the_equilibrium_of_the_tit
     np.testing.assert_allclose(table[1].T @ [0.2, 0.6, 0.2], 0.0, atol=1e-12)
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_every_method_of_a_task_gets_the_same_steps(tmp_path):
     available = [task for task in TASKS.values() if task.is_available]
     planned = plan_suite(available, SuiteOptions(str(tmp_path), (0,)))

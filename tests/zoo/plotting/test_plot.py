@@ -67,6 +67,7 @@ def test_runs_of_an_algorithm_are_aggregated_and_drawn_again(
     assert capsys.readouterr().out.splitlines()[1].split() == printed.out.splitlines()[2].split()
 
 
+@pytest.mark.e2e
 def test_runs_that_are_not_alike_are_told(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(logs, tmp_path / "logs")
     second = tmp_path / "logs" / "ippo" / sorted(path.name for path in (logs / "ippo").iterdir())[1]

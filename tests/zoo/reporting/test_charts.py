@@ -67,6 +67,7 @@ def test_thinning_keeps_the_mean():
     np.testing.assert_allclose(thin.y, np.sin(x).reshape(MAX_POINTS, -1).mean(axis=1), atol=1e-12)
 
 
+@pytest.mark.e2e
 def test_shares_of_the_fixed_points_add_up():
     cells = ["stable"] * 300 + ["saddle", "odd"] * 150
     chart = share_chart("t", np.arange(1.0, 601.0), cells, ["stable", "saddle", "odd"])

@@ -90,6 +90,7 @@ def test_page_is_one_file_of_a_few_megabytes(tmp_path, capsys):
     assert "pip install" not in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_without_bokeh_or_scripts_the_pictures_stay(tmp_path, capsys, monkeypatch):
     static = write(tmp_path, "--static")
     assert not Page(static.read_text(encoding="utf-8")).of("script")
