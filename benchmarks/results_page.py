@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import long_run, memory_table
 from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS
 from sb3_matrl.zoo.common.text_tables import markdown
+from sb3_matrl.zoo.tournaments.tournament_results import mean_text
 
 RESULTS = Path("benchmarks/results")
 
@@ -292,6 +293,27 @@ def pong(record: dict[str, Any]) -> str:
     return markdown(["algorithm", "player", "points won", "per seed"], rows)
 
 
+def cross_play(record: dict[str, Any]) -> str:
+    """Mean returns of every role by the runs that play it and the other role, and the cycles among each run's snapshots."""
+    summary = record["summary"]
+    parts = []
+    for role, pairs in summary["groups"].items():
+        names = list(dict.fromkeys(pair.split(" / ")[0] for pair in pairs))
+        rows = [[one, *(mean_text(pairs[f"{one} / {two}"]) for two in names)] for one in names]
+        parts.append(markdown([f"as {role}, against", *names], rows))
+    cycles = [[name, *_cycle_cells(found)] for name, found in summary["cycles"].items()]
+    parts.append(markdown(["players", "cyclic triples", "decided and cyclic", "cyclic part of the payoffs"], cycles))
+    return "\n\n".join(parts)
+
+
+def _cycle_cells(found: dict[str, Any]) -> list[str]:
+    low, high = found["triples_interval"]
+    share = "cannot be told"
+    if found["share"] is not None:
+        share = f"{found['share']:.0%} [{found['share_interval'][0]:.0%}, {found['share_interval'][1]:.0%}]"
+    return [f"{found['triples']:.0%} [{low:.0%}, {high:.0%}]", f"{found['decided_cyclic']} of {found['decided']}", share]
+
+
 def long_training(record: dict[str, Any]) -> str:
     """What the process had of the system, step by step."""
     return long_run.table(record["rows"])
@@ -389,6 +411,7 @@ RENDERERS = {
     "actor_critic_hopper": comparison,
     "corruption_test": corruption,
     "pong": pong,
+    "pong_crossplay": cross_play,
     "long_run": long_training,
     "speed_worlds": speed,
     "speed_pixels": speed,

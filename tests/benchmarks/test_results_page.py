@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +16,8 @@ def test_every_record_gives_a_table(name: str) -> None:
     lines = RENDERERS[name](record).splitlines()
     assert sum(line.startswith("| ---") for line in lines) >= 1
     assert len(lines) >= 3
+
+
+def test_page_has_the_tables_of_the_cross_play() -> None:
+    record = json.loads((RESULTS / "pong_crossplay.json").read_text(encoding="utf-8"))
+    assert RENDERERS["pong_crossplay"](record) in Path("docs/crossplay.md").read_text(encoding="utf-8")
