@@ -68,7 +68,7 @@ lint: setup  ## Style and common mistakes
 	$(BIN)/ruff format --check .
 
 type: setup  ## Types
-	$(BIN)/mypy
+	$(BIN)/mypy -n $(TEST_JOBS)
 
 format: setup  ## Reformat the code
 	$(BIN)/ruff format .
