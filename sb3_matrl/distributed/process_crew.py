@@ -21,6 +21,7 @@ import torch as th
 
 from sb3_matrl.distributed.crew import Crew, WorkerDied
 from sb3_matrl.distributed.shard import CollectionStopped, Shard, ShardPlan
+from sb3_matrl.vec_env.errors import exit_cause
 from sb3_matrl.vec_env.workers import ignore_interrupts
 
 # Seconds that a worker has to close its envs before it is killed, and that a dead one has to report its exit code.
@@ -151,7 +152,7 @@ class ProcessCrew(Crew):
             del self._running[worker]
             pipe.close()
             process.join(_PATIENCE)
-            raise WorkerDied(_cause(process.exitcode) + ("" if worker in self._built else _GUARD)) from None
+            raise WorkerDied(exit_cause(process.exitcode) + ("" if worker in self._built else _GUARD)) from None
         self._built.add(worker)
         if not succeeded:
             raise answer
@@ -161,14 +162,6 @@ class ProcessCrew(Crew):
         running = dict(self._running)
         self._running.clear()
         _end_all(running, at_once)
-
-
-def _cause(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "its pipe was closed"
-    if exit_code < 0:
-        return f"it was killed by signal {-exit_code} (out of memory?) or crashed"
-    return f"it exited with code {exit_code}"
 
 
 def _end_all(running: dict[int, tuple[Any, Any]], at_once: bool = False) -> None:

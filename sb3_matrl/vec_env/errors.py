@@ -61,7 +61,7 @@ class WorkerLost(EnvError):
         self.copies = list(copies)
         held = f" (env copies {', '.join(map(str, copies))})" if copies else ""
         super().__init__(
-            f"a worker process of the env{held} ended without a message: {_cause(exit_code)}. "
+            f"a worker process of the env{held} ended without a message: {exit_cause(exit_code)}. "
             "vec_env='dummy' runs the env in this process, where the cause may show"
         )
 
@@ -83,7 +83,12 @@ class WorkerStuck(WorkerLost):
         )
 
 
-def _cause(exit_code: int | None) -> str:
+def exit_cause(exit_code: int | None) -> str:
+    """
+    What is known about the end of a process.
+
+    :param exit_code: exit code as :mod:`multiprocessing` gives it; ``None`` if it is not known
+    """
     if exit_code is None:
         return "it was killed (out of memory?) or crashed"
     if exit_code < 0:

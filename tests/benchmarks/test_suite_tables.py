@@ -11,6 +11,7 @@ import pytest
 from benchmarks.results_page import RESULTS, suite, tuning
 
 PAGE = Path("docs/which_method.md")
+SUITES = ("suite_coordination", "suite_zero_sum", "kuhn_poker")
 
 
 def row(method: str, score: float, verdict: str, seeds: int = 5) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def test_suite_is_one_table_for_every_kind_of_score() -> None:
     assert ["matrl", "1", "0", "0"] in cells and ["il-la", "0", "0", "1"] in cells
 
 
-@pytest.mark.parametrize("name", ["suite_coordination", "suite_zero_sum", "kuhn_poker"])
+@pytest.mark.parametrize("name", SUITES)
 def test_page_has_the_table_of_the_suite(name: str) -> None:
     record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     table = suite(record).split(":\n\n")[1].split("\n\n")[0]
@@ -42,3 +43,21 @@ def test_page_has_the_tables_of_the_search() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for table in tuning(record).split("\n\nChosen settings:\n\n"):
         assert table in page
+
+
+# The presets of the page's first table, for the kind of game that a task is.
+PRESETS = {
+    **dict.fromkeys(("rps", "matching_pennies", "kuhn_poker", "chicken", "congestion_4", "congestion_8"), "matrl"),
+    **dict.fromkeys(("climbing", "climbing_stochastic", "penalty", "stag_hunt"), "matrl-optimistic"),
+    **dict.fromkeys(("random_common_payoff", "random_general_sum"), "matrl-optimistic"),
+}
+
+
+def test_presets_are_better_in_as_many_tasks_as_the_page_says() -> None:
+    records = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in SUITES]
+    rows = {(task["name"], row["method"]): row for record in records for task in record["tasks"] for row in task["rows"]}
+    verdicts = [rows[task, method]["verdict"] for task, method in PRESETS.items()]
+    assert {task for task, _ in rows} == set(PRESETS) and {row["seeds"] for row in rows.values()} == {10}
+    assert (verdicts.count("better"), verdicts.count("even")) == (8, 4)
+    alone = [task for (task, method), row in rows.items() if method == "il-la" and row["verdict"] == "better"]
+    assert sorted(alone) == ["kuhn_poker", "matching_pennies", "rps"]
