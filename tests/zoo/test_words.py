@@ -6,11 +6,10 @@ from sb3_matrl.zoo.train import build_parser, command_line, parse_options
 from sb3_matrl.zoo.training.experiment import read_hyperparameters
 from sb3_matrl.zoo.training.options import TrainOptions
 
-wandb_sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-
 
 def agent_words(parameters):
     """What W&B's own agent makes of a sweep's parameters for ``${args}``."""
+    wandb_sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     command = {"args": {name: {"value": value} for name, value in parameters.items()}}
     return wandb_sweeps.create_sweep_command_args(command)["args"]
 
