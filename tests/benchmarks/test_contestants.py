@@ -61,6 +61,7 @@ def count_calls(monkeypatch, cls, name):
     return weights
 
 
+@pytest.mark.cases(expensive=["64"])
 @pytest.mark.parametrize("batch_size", [12, 64])
 def test_work_of_the_peer_and_of_ours_is_the_same(monkeypatch, batch_size):
     """Counted from outside: calls of the environment's step, and of Adam's."""

@@ -10,7 +10,7 @@ from benchmarks import rollout_workers
 from benchmarks.results_page import RENDERERS
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_workers_play_the_same_in_turn_and_in_processes(monkeypatch, tmp_path):
     monkeypatch.setattr(rollout_workers, "STEPS", 64)
     contestants = [(None, "", 1), (1, "process", 1), (2, "process", 2), (2, "in-turn", 2)]

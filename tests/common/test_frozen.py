@@ -72,7 +72,7 @@ def sources(tmp_path: Path) -> dict[str, tuple[Any, Any]]:
     }
 
 
-@pytest.mark.cases(quick=["policy", "function"])
+@pytest.mark.cases(quick=["function"], expensive=["policy"])
 @pytest.mark.parametrize("kind", ["algorithm", "policy", "off-policy", "tuple", "path", "path and agent", "function"])
 def test_everything_that_acts_can_be_frozen(kind: str, tmp_path: Path) -> None:
     unchanged = checkers_v0.parallel_env
@@ -118,6 +118,7 @@ def test_actions_are_sampled_during_collection_and_reach_the_env() -> None:
     assert (deviation > 1).any(), "there is something to sample"
 
 
+@pytest.mark.cases(expensive=["tuple"])
 @pytest.mark.parametrize("kind", ["policy", "tuple"])
 def test_a_frozen_policy_never_changes_whoever_goes_on_training(kind: str) -> None:
     teacher = trained(norm_obs=True)

@@ -97,6 +97,7 @@ OPPONENTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.cases(expensive=["keyword", "partial", "predict with masks", "random policy", "class of the random policy"])
 @pytest.mark.parametrize("kind", OPPONENTS)
 def test_opponents_get_the_masks_of_the_infos(kind: str) -> None:
     model = MATRL("MlpPolicy", Hidden, frozen={"right": OPPONENTS[kind]}, **SMALL).learn(48)

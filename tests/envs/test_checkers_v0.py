@@ -18,6 +18,10 @@ A L A L A L 1 .
 step 0/100"""
 
 
+@pytest.mark.cases(
+    quick=["flags0-one_hot", "flags1-codes", "flags3-one_hot", "flags4-codes", "flags6-one_hot", "flags7-codes"],
+    rest="expensive",
+)
 @pytest.mark.parametrize("observation", ["one_hot", "codes"])
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=3)))
 def test_random_play_follows_the_written_rules(observation, flags):

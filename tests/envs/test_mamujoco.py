@@ -86,6 +86,7 @@ def test_networks_and_buffers_of_sb3_see_the_same_in_float64():
     assert np.array_equal(buffer.observations[0, 0], rounded)
 
 
+@pytest.mark.cases(expensive=["ant_2x4d", "ant_4x2", "humanoid_9|8", "humanoidstandup_9|8"])
 @pytest.mark.parametrize("env_id", IDS)
 def test_restored_environment_goes_on_bit_for_bit_across_episodes(env_id):
     env, fresh = (factory(env_id)(max_episode_steps=25) for _ in range(2))

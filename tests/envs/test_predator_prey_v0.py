@@ -43,6 +43,9 @@ def follow(options, n_copies, n_steps, seed):
     return ends, int((rewards > 0).sum()), int((rewards < 0).sum())
 
 
+@pytest.mark.cases(
+    quick=["flags0-wait", "flags1-leave", "flags3-wait", "flags4-leave", "flags6-wait", "flags7-leave"], rest="expensive"
+)
 @pytest.mark.parametrize("finished_agents", ["wait", "leave"])
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=3)))
 def test_play_follows_the_written_rules(flags, finished_agents):
@@ -52,7 +55,7 @@ def test_play_follows_the_written_rules(flags, finished_agents):
     assert ends >= 6 and caught >= 4 and failed >= 4
 
 
-@pytest.mark.cases(e2e=["10-8-8-False", "10-8-8-True"])
+@pytest.mark.cases(quick=["3-2-7-False", "4-7-1-True"], e2e=["10-8-8-False", "10-8-8-True"], rest="expensive")
 @pytest.mark.parametrize("team_reward", [False, True])
 @pytest.mark.parametrize(("size", "n_agents", "n_prey"), [(10, 8, 8), (3, 5, 4), (4, 8, 8), (3, 2, 7), (4, 7, 1)], ids=str)
 def test_play_of_other_worlds_follows_the_written_rules(size, n_agents, n_prey, team_reward):

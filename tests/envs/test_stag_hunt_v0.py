@@ -21,6 +21,7 @@ def follow(options, n_copies, n_steps, seed):
     return assert_follows_reference(core, lambda: SlowStagHunt(next(randoms), **options), n_steps, seed)
 
 
+@pytest.mark.cases(quick=["flags0", "flags3", "flags6", "flags9", "flags12", "flags15"], rest="expensive")
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=4)))
 def test_random_play_follows_the_written_rules(flags):
     options = dict(zip(("clock", "team_reward", "stag_follows", "respawn"), flags, strict=True), max_cycles=15)

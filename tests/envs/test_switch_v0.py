@@ -25,6 +25,21 @@ d 2 # # # 3 c
 step 0/50"""
 
 
+@pytest.mark.cases(
+    quick=[
+        "flags0-2-pay",
+        "flags0-4-leave",
+        "flags1-4-pay",
+        "flags2-3-leave",
+        "flags3-3-pay",
+        "flags4-2-leave",
+        "flags5-2-pay",
+        "flags5-4-leave",
+        "flags6-4-pay",
+        "flags7-3-leave",
+    ],
+    rest="expensive",
+)
 @pytest.mark.parametrize("finished_agents", ["pay", "leave"])
 @pytest.mark.parametrize("n_agents", [2, 3, 4])
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=3)))

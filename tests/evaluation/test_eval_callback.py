@@ -238,6 +238,15 @@ def test_sb3_stopping_rule_works():
     assert model.num_timesteps == 40
 
 
+@pytest.mark.cases(
+    quick=[
+        "none-callback_on_new_best-small_model",
+        "none-callback_after_eval-off_policy_model",
+        "before-callback_after_eval-small_model",
+        "after-callback_on_new_best-off_policy_model",
+    ],
+    rest="expensive",
+)
 @pytest.mark.parametrize("make", [small_model, off_policy_model])
 @pytest.mark.parametrize("argument", ["callback_on_new_best", "callback_after_eval"])
 @pytest.mark.parametrize("others", ["none", "before", "after"])

@@ -49,6 +49,7 @@ def test_saves_by_the_clock(tmp_path, monkeypatch):
     assert checkpoint_steps(tmp_path) == [80, 200, 240]
 
 
+@pytest.mark.cases(expensive=["0-steps0", "2-steps2"])
 @pytest.mark.parametrize(("keep", "steps"), [(0, [40, 80, 120, 160, 200]), (1, [200]), (2, [160, 200])])
 def test_keeps_the_latest(tmp_path, keep, steps):
     small_model().learn(200, ResumableCheckpointCallback(tmp_path, save_freq=40, keep=keep))

@@ -88,6 +88,7 @@ def test_matrl_takes_the_steps_of_il_la_where_rho_is_zero(backend: str) -> None:
     assert all(map(th.equal, parameters(matrl), parameters(il_la)))
 
 
+@pytest.mark.cases(expensive=["sb3"])
 def test_switches_off_are_independent_learners(backend: str) -> None:
     both_off = build(metagame=False, best_response=False, backend=backend).learn(120)
     assert both_off.report is not None and both_off.report.best_response == {}

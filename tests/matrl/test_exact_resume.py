@@ -207,7 +207,7 @@ def resumed_and_whole(path, stop, **options):
     return resumed, whole
 
 
-@pytest.mark.cases(quick=["masks"], e2e=["shared and recurrent", "frozen"], rest="expensive")
+@pytest.mark.cases(e2e=["shared and recurrent", "frozen"], rest="expensive")
 @pytest.mark.parametrize("case", CASES)
 def test_learners_of_all_kinds_resume_in_the_middle_of_a_rollout(tmp_path, case):
     resumed, whole = resumed_and_whole(tmp_path / "half", 18, **CASES[case]())

@@ -94,6 +94,7 @@ def test_one_agent_is_the_same_with_either_critic(case: str, state: str) -> None
 # ---------------------------------------------------------------- stacks, resume, files
 
 
+@pytest.mark.cases(expensive=["torch-MaskablePPO", "native-PPO"])
 @pytest.mark.parametrize("learner_class", [PPO, MaskablePPO])
 @pytest.mark.parametrize("backend", ["torch", "native"])
 def test_stacked_updates_equal_sb3s(backend: str, learner_class: type) -> None:
@@ -186,6 +187,7 @@ def test_what_auto_found_stays_so_after_loading(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- rows of dead agents
 
 
+@pytest.mark.cases(expensive=["sb3"])
 @pytest.mark.parametrize("backend", ["sb3", "torch", "native"])
 def test_what_critics_see_in_rows_of_dead_agents_changes_nothing(backend: str) -> None:
     require_kernel(backend)

@@ -140,6 +140,15 @@ def train(env: Any, learner: Any = MaskablePPO, **kwargs: Any) -> MATRL:
     return MATRL(policy, env, learner_class=learner, **{**SMALL, **kwargs}).learn(32)
 
 
+@pytest.mark.cases(
+    expensive=[
+        "info legal_moves",
+        "observation avail_actions",
+        "observation available_actions",
+        "observation legal_actions",
+        "observation, floats",
+    ]
+)
 @pytest.mark.parametrize("name", READ)
 def test_masks_are_read_wherever_they_usually_are(name: str) -> None:
     env = READ[name]

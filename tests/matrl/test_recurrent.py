@@ -76,6 +76,7 @@ def stepwise(policy: Any, batch: AgentBatch) -> tuple[th.Tensor, th.Tensor, th.T
 # ---------------------------------------------------------------- collection
 
 
+@pytest.mark.cases(expensive=["1-truncated", "1-early_death", "2-late_entry"])
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("n_rollouts", [1, 2])
 def test_the_whole_rollout_reproduces_what_collection_stored(world: str, n_rollouts: int) -> None:

@@ -39,7 +39,7 @@ def test_coordinated_actions(algorithm: Any) -> None:
     assert coordination(one, other) > -0.05
 
 
-@pytest.mark.cases(e2e=["vdn"], rest="expensive")
+@pytest.mark.expensive
 @pytest.mark.parametrize(("mixer", "steps"), [("qmix", 2_200), ("vdn", 1_000)], ids=["qmix", "vdn"])
 def test_comix_finds_the_best_actions(mixer: str, steps: int) -> None:
     env_kwargs = {"payoff": separate, "everybody": False}

@@ -365,6 +365,7 @@ def parameters_of(model: Any) -> list[Any]:
     return [one.clone() if isinstance(one, th.Tensor) else one for one in flat(model.get_parameters())]
 
 
+@pytest.mark.cases(expensive=["stop-COMIX-ContinuousTrio", "skip-IDDPG-ContinuousTrio", "skip-MADDPG-MixedTrio"])
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_step_with_infinite_numbers_changes_nothing(algorithm: Any, env: Any, on_nan: str) -> None:

@@ -36,7 +36,7 @@ def never_stopped(env):
     return build(QMIX, env, policy, **settings).learn(N_STEPS)
 
 
-@pytest.mark.cases(quick=["step-checkers_v0"], e2e=["step-switch_v0", "end-checkers_v0"], rest="expensive")
+@pytest.mark.cases(e2e=["step-switch_v0", "end-checkers_v0"], rest="expensive")
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("moment", ["step", "start", "end"])
 def test_a_resumed_training_is_bit_for_bit_the_one_that_never_stopped(tmp_path, env, moment):

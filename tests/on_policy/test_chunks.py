@@ -48,6 +48,7 @@ LEARNERS = [(learner, kind) for learner in ("PPO", "RecurrentPPO") for kind in A
 LEARNERS += [("MaskablePPO", kind) for kind in ACTIONS if kind != "Box"] + [("use_sde", "Box")]
 
 
+@pytest.mark.cases(expensive=["RecurrentPPO-MultiDiscrete", "RecurrentPPO-MultiBinary", "MaskablePPO-MultiBinary"])
 @pytest.mark.parametrize(("learner", "kind"), LEARNERS)
 def test_chunks_give_the_results_of_the_whole_batch(learner: str, kind: str, request: pytest.FixtureRequest) -> None:
     options: dict[str, Any] = {"use_sde": True} if learner == "use_sde" else {}

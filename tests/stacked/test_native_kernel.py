@@ -261,6 +261,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.cases(
+    expensive=[
+        "box-value clip",
+        "box-no normalisation",
+        "box-no clip of the gradient",
+        "box-kl",
+        "box-entropy",
+        "box-narrow clip",
+        "box-adam",
+    ]
+)
 @needs_kernel
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("kind", ["discrete, tanh", "box"])

@@ -88,6 +88,28 @@ class Twins(Race):
         return {agent: np.full(1, self.at[agent], np.float32) for agent in self.agents}
 
 
+@pytest.mark.cases(
+    quick=[
+        "dummy-integers",
+        "dummy-descending integers",
+        "dummy-array of integers",
+        "dummy-array of strings",
+        "dummy-tuples",
+        "dummy-tuples of NumPy values",
+        "dummy-enum",
+        "dummy-mixed",
+        "subproc-array of strings",
+        "subproc-tuples",
+        "subproc-enum",
+        "subproc-mixed",
+    ],
+    expensive=[
+        "subproc-integers",
+        "subproc-descending integers",
+        "subproc-array of integers",
+        "subproc-tuples of NumPy values",
+    ],
+)
 @KINDS
 @EVERY_KIND
 def test_names_do_not_change_what_is_seen(names: Any, kind: str) -> None:
@@ -131,6 +153,7 @@ def test_a_model_acts_under_the_env_s_own_names_also_after_loading(names: Any, t
     np.testing.assert_array_equal(results[0].agent_returns, results[1].agent_returns)
 
 
+@pytest.mark.cases(quick=["array of strings", "tuples", "enum", "mixed"], rest="expensive")
 @KINDS
 def test_groups_frozen_agents_and_other_policies_are_named_in_either_way(names: Any) -> None:
     small = {"n_envs": 2, "n_steps": 8, "batch_size": 16, "n_epochs": 1, "seed": 0, "device": "cpu"}

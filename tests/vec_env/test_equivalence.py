@@ -60,6 +60,15 @@ def test_agents_that_wait_give_what_single_envs_give(kind):
     assert finished >= 6 and out > 0
 
 
+@pytest.mark.cases(
+    expensive=[
+        "stag hunt-dummy",
+        "escalation-dummy",
+        "predator-prey-dummy",
+        "predator-prey that leave-dummy",
+        "matrix game-dummy",
+    ]
+)
 @pytest.mark.parametrize("kind", ["batched", "dummy"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_envs_give_what_single_envs_give(name, kind):
@@ -67,6 +76,7 @@ def test_shipped_envs_give_what_single_envs_give(name, kind):
     assert finished >= 4
 
 
+@pytest.mark.cases(expensive=["dummy", "subproc"])
 @pytest.mark.parametrize("kind", ["batched", "dummy", "subproc"])
 def test_agents_that_leave_switch_early_give_what_single_envs_give(kind):
     factory = partial(switch_v0.parallel_env, n_agents=2, max_cycles=40, finished_agents="leave")

@@ -65,7 +65,7 @@ def everything(venv: Any, n_steps: int) -> list[Any]:
     return seen
 
 
-@pytest.mark.cases(quick=["deaths", "every kind of space"], expensive=["checkers", "late entries", "MuJoCo", "Pong"])
+@pytest.mark.cases(quick=["deaths"], expensive=["every kind of space", "checkers", "late entries", "MuJoCo", "Pong"])
 @pytest.mark.parametrize("name", TRAJECTORIES)
 def test_every_kind_gives_the_same_trajectory(name: str) -> None:
     factory, batched, n_steps = TRAJECTORIES[name]

@@ -72,7 +72,17 @@ def assert_goes_on(venv, other, before, after):
     assert_identical(other.reset(), venv.reset())
 
 
-@pytest.mark.cases(e2e=["unequal-subproc"])
+@pytest.mark.cases(
+    e2e=["unequal-subproc"],
+    expensive=[
+        "switch-dummy",
+        "stag hunt-dummy",
+        "escalation-dummy",
+        "predator-prey-dummy",
+        "predator-prey that leave-dummy",
+        "matrix game-dummy",
+    ],
+)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_fresh_vec_env_goes_on_as_the_original(name, kind):
     with closing(make_joint_vec_env(ENVS[name], 3, kind, seed=1)) as venv:

@@ -77,6 +77,15 @@ def acts(venv, seed=0):
     return random_actions(venv.action_spaces, venv.num_envs, np.random.default_rng(seed))
 
 
+@pytest.mark.cases(
+    expensive=[
+        "stag hunt-dummy",
+        "escalation-dummy",
+        "predator-prey-dummy",
+        "predator-prey that leave-dummy",
+        "matrix game-dummy",
+    ]
+)
 @pytest.mark.parametrize("kind", ["batched", "dummy"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_envs_give_the_states_of_single_envs(name, kind):
@@ -264,6 +273,18 @@ NONE = {
 }
 
 
+@pytest.mark.cases(
+    quick=[
+        "no state()-dummy",
+        "no state() in a wrapper-subproc",
+        "a space alone-dummy",
+        "another shape-subproc",
+        "ragged-dummy",
+        "discrete-subproc",
+        "image without a space-dummy",
+    ],
+    rest="expensive",
+)
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 @pytest.mark.parametrize("name", NONE)
 def test_an_env_without_a_state_is_refused_by_name_or_does_without(name, kind):

@@ -162,6 +162,7 @@ def test_policies_belong_to_their_learners(values, message):
 # ---------------------------------------------------------------- shipped files
 
 
+@pytest.mark.cases(quick=["matrl", "ippo", "mappo"], rest="expensive")
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_every_world_of_the_issue_has_an_entry(algorithm):
     content = read_yaml(find_conf_file(algorithm, None))

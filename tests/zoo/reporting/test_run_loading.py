@@ -24,6 +24,7 @@ def test_cells_that_are_no_numbers_are_skipped_in_a_curve(tmp_path):
     assert not len(read_progress(path).curve("unknown")[0])
 
 
+@pytest.mark.cases(expensive=["a,b\\n1,2\\n", "time/total_timesteps,a\\n1,2"])
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "time/total_timesteps,a\n", "time/total_timesteps,a\n1,2", "\0\xff"])
 def test_log_without_a_whole_row_is_named_and_the_rest_is_reported(tmp_path, capsys, text):
     run = synthetic_run(tmp_path / "run")

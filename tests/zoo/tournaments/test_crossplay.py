@@ -228,7 +228,7 @@ def test_processes_give_the_same_result_and_survive_a_kill(logs, played, tmp_pat
     assert record["payoffs"] == whole["payoffs"] and record["summary"] == whole["summary"]
 
 
-@pytest.mark.e2e
+@pytest.mark.expensive
 def test_ctrl_c_ends_processes_and_says_how_to_continue(logs, tmp_path):
     words = ["ippo/matrix_game_v0_1", "random", "--games", "100000", "--max-games", "100000", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "sb3_matrl.zoo", "crossplay", *words, "-f", str(logs), "--jobs", "2"]
