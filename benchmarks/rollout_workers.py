@@ -41,7 +41,8 @@ from sb3_matrl import MATRL
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.distributed.backends import make_crew
 from sb3_matrl.distributed.process_crew import ProcessCrew
-from sb3_matrl.distributed.shard import Harvest, Order, Shard, ShardPlan
+from sb3_matrl.distributed.rollout_shard import RolloutHarvest, RolloutOrder, RolloutShard
+from sb3_matrl.distributed.shard import Shard, ShardPlan
 from sb3_matrl.distributed.worker_pool import WorkerPool
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 
@@ -158,15 +159,15 @@ class SleepingPlan(ShardPlan):
         return Sleeper(self, self.seconds)
 
 
-class Sleeper(Shard):
+class Sleeper(RolloutShard):
     """A share whose second and later rollouts are a sleep, and the first one again."""
 
     def __init__(self, plan: ShardPlan, seconds: float) -> None:
         super().__init__(plan)
         self._seconds = seconds
-        self._first: Harvest | None = None
+        self._first: RolloutHarvest | None = None
 
-    def collect(self, order: Order, proceed: Callable[[], bool]) -> Harvest:
+    def collect(self, order: RolloutOrder, proceed: Callable[[], bool]) -> RolloutHarvest:
         if self._first is None:
             self._first = super().collect(order, proceed)
         else:
@@ -179,7 +180,7 @@ class TimedPool(WorkerPool):
 
     seconds = 0.0
 
-    def collect(self, order: Order) -> list[Harvest]:
+    def collect(self, order: RolloutOrder) -> list[RolloutHarvest]:
         start = time.perf_counter()
         harvests = super().collect(order)
         self.seconds = time.perf_counter() - start
@@ -207,7 +208,7 @@ def measure_scaling(
             if n > WARM_UP:
                 rows.append((timed.seconds - sleep, collect - timed.seconds, update))
     transfer, merge, update = (statistics.median(values) for values in zip(*rows, strict=True))
-    size = sum(array.nbytes for harvest in timed.collect(Order.of(model.team, n_steps)) for array in _arrays(harvest))
+    size = sum(array.nbytes for harvest in timed.collect(RolloutOrder.of(model.team, n_steps)) for array in _arrays(harvest))
     times = {"collect_ms": 1e3 * sleep, "transfer_ms": 1e3 * transfer, "merge_ms": 1e3 * merge, "update_ms": 1e3 * update}
     efficiency = sleep / (sleep + transfer + merge)
     timed.end()
@@ -241,7 +242,7 @@ def measure_anchor(python: str, shape: dict[str, Any], workers: Sequence[int]) -
     ]
 
 
-def _arrays(harvest: Harvest) -> list[Any]:
+def _arrays(harvest: RolloutHarvest) -> list[Any]:
     return [
         array
         for arrays in harvest.buffers.values()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb3_matrl.distributed.crew import Crew, WorkerDied
-from sb3_matrl.distributed.shard import CollectionStopped, Harvest, Order, RolloutWorkerError, stream_seed
+from sb3_matrl.distributed.shard import CollectionStopped, Harvest, RolloutWorkerError, stream_seed
 from sb3_matrl.distributed.shard_env import ShardStart
 from sb3_matrl.vec_env.joint import copy_seeds
 
@@ -70,11 +70,12 @@ class WorkerPool:
         self.states = [state for _, state in answers]
         return [start for start, _ in answers]
 
-    def collect(self, order: Order) -> list[Harvest]:
+    def collect(self, order: Any) -> list[Any]:
         """
-        Let all workers play their parts of a rollout.
+        Let all workers play their parts of an iteration.
 
-        :param order: policies and statistics
+        :param order: what their shares' ``collect`` gets, such as the policies
+        :return: what it returned, in the order of the workers
         :raises CollectionStopped: if the training is to end
         :raises RolloutWorkerError: if a worker dies again and again
         """

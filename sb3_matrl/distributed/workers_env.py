@@ -9,7 +9,7 @@ from typing import Any, Literal
 import cloudpickle
 import numpy as np
 
-from sb3_matrl.distributed.shard import ShardPlan, versions
+from sb3_matrl.distributed.shard import Shard, ShardPlan, versions
 from sb3_matrl.distributed.shard_env import ShardStart
 from sb3_matrl.distributed.worker_pool import WorkerPool
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
@@ -207,7 +207,11 @@ class ShardSource:
         return joint.backend
 
     def plans(
-        self, model_class: type[Any], arguments: Sequence[Mapping[str, Any]], shares: Sequence[range]
+        self,
+        model_class: type[Any],
+        arguments: Sequence[Mapping[str, Any]],
+        shares: Sequence[range],
+        shard_class: type[Shard],
     ) -> list[ShardPlan]:
         """
         Plans of the workers.
@@ -215,9 +219,11 @@ class ShardSource:
         :param model_class: class of the model
         :param arguments: constructor arguments of each worker's model
         :param shares: copies of each worker
+        :param shard_class: class of the workers' shares
         """
         here = versions()
         contents = [self._pickled((model_class, self.env, dict(own)), "an argument of the model") for own in arguments]
         return [
-            ShardPlan(content, share, here, model_class.__module__) for content, share in zip(contents, shares, strict=True)
+            ShardPlan(content, share, here, model_class.__module__, shard_class)
+            for content, share in zip(contents, shares, strict=True)
         ]

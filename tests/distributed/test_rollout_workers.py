@@ -17,7 +17,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
-from sb3_matrl.distributed import on_policy_algorithm
+from sb3_matrl.distributed import distributed_algorithm
 from sb3_matrl.distributed.columns import member_columns
 from sb3_matrl.distributed.crew import InTurnCrew, WorkerDied
 from sb3_matrl.distributed.gathered_moments import begin_gathering, gather, gathered_moments, merge_moments
@@ -183,7 +183,8 @@ def test_merged_moments_are_those_of_the_joined_data():
     assert whole.observations[None].count == pytest.approx(1e-4 + len(joined))
 
 
-@pytest.mark.parametrize(("backend", "learner"), [("in-turn", {}), pytest.param("process", LSTM, marks=pytest.mark.e2e)])
+@pytest.mark.cases(expensive=["in-turn-learner0"], rest="e2e")
+@pytest.mark.parametrize(("backend", "learner"), [("in-turn", {}), ("process", LSTM)])
 def test_a_training_with_workers_resumes_exactly_with_any_backend(tmp_path, backend, learner):
     options = {"env": turns} | NORMALISED | learner
     whole = in_turn(**options).learn(STEPS)
@@ -223,7 +224,7 @@ class Mortal(InTurnCrew):
 
 def mortal(monkeypatch, *deaths):
     crew = type("Crew", (Mortal,), {"deaths": deaths})
-    monkeypatch.setattr(on_policy_algorithm, "make_crew", lambda backend, plans, proceed: crew(plans, proceed))
+    monkeypatch.setattr(distributed_algorithm, "make_crew", lambda backend, plans, proceed: crew(plans, proceed))
 
 
 def test_the_result_is_that_of_workers_that_never_died(monkeypatch):
