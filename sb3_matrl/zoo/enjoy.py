@@ -21,10 +21,12 @@ from sb3_matrl.zoo.common.cli import (
 )
 from sb3_matrl.zoo.common.yaml_files import parse_pairs
 from sb3_matrl.zoo.playing.enjoy_options import EnjoyOptions
+from sb3_matrl.zoo.playing.shipped_agents import FIRST, card, shipped_names
 from sb3_matrl.zoo.training.options import TrainOptions
 
 EXAMPLES = """\
   sb3-matrl enjoy --pretrained --render
+  sb3-matrl enjoy --pretrained climbing
   sb3-matrl enjoy --algo matrl --env checkers_v0
   sb3-matrl enjoy --algo matrl --env checkers_v0 --render --n-episodes 3
   sb3-matrl enjoy --algo ippo --env switch_v0 --exp-id 2 --load-best --deterministic
@@ -54,7 +56,15 @@ def _add_models(parser: StrictParser) -> None:
     run = parser.add_mutually_exclusive_group()
     run.add_argument("--exp-id", type=count, default=0, help="number of the run; 0: the latest")
     run.add_argument("--run-dir", type=path, help="folder of the run, inside or outside the log folder")
-    run.add_argument("--pretrained", action="store_true", help="trained agents that come with sb3-matrl, instead of a run")
+    shipped = shipped_names()
+    run.add_argument(
+        "--pretrained",
+        nargs="?",
+        const=FIRST,
+        choices=shipped or None,
+        metavar="NAME",
+        help=f"trained agents that come with sb3-matrl, instead of a run: {', '.join(shipped)}; without a name: {FIRST}",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--load-best", action="store_true", help="the best model instead of the last one")
     which.add_argument("--load-checkpoint", type=positive_count, metavar="STEPS", help="checkpoint after that many steps")
@@ -159,6 +169,8 @@ def _play(options: EnjoyOptions) -> int:
         game = prepare(options)
     if options.verbose:
         print(game)
+        if options.pretrained is not None:
+            print(card(options.pretrained))
     try:
         print(returns_table(play(game, options)))
     except (ImportError, OSError, VideoError, NoScreenError) as error:  # no pygame, a full disk, no pictures, no screen
@@ -166,6 +178,9 @@ def _play(options: EnjoyOptions) -> int:
         return USER_ERROR
     if options.record is not None and options.verbose:
         print(f"The video is in {options.record}.")
+    if options.pretrained is not None and options.verbose:
+        others = [name for name in shipped_names() if name != options.pretrained]
+        print(f"Other trained agents, as --pretrained NAME: {', '.join(others)}")
     return 0
 
 

@@ -30,7 +30,7 @@ class EnjoyOptions:
     log_folder: str
     exp_id: int
     run_dir: str | None
-    pretrained: bool
+    pretrained: str | None
     agent: dict[str, str]
     trust: bool
     n_timesteps: int | None

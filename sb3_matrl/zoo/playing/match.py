@@ -41,19 +41,29 @@ def find_run(options: EnjoyOptions) -> RunFolder:
     Find the run whose agents play.
 
     :raises FileNotFoundError: if there is none
-    :raises ValueError: if ``--run-dir`` holds another algorithm or environment than the command line says, or an environment
-        that is not trusted
+    :raises ValueError: if ``--run-dir`` or ``--pretrained`` holds another algorithm or environment than the command line says,
+        or an environment that is not trusted
     """
+    if options.pretrained is not None:
+        return _checked(find_shipped(options.pretrained), options, f"--pretrained {options.pretrained}")
     if options.run_dir is None:
         algo, env_id = options.algo or TrainOptions.algo, options.env or TrainOptions.env
-        if options.pretrained:
-            return find_shipped(algo, env_id)
         return find_run_folder(Path(options.log_folder), algo, env_id, options.exp_id)
-    folder, algo = open_run_folder(Path(options.run_dir))
+    folder = _checked(open_run_folder(Path(options.run_dir))[0], options, options.run_dir)
+    check_env_of_file(folder.env_id, folder.arguments, [options.env], options.trust)
+    return folder
+
+
+def _checked(folder: RunFolder, options: EnjoyOptions, name: str) -> RunFolder:
+    """
+    A run folder that is named by something else than algorithm and environment, which may be given, too.
+
+    :raises ValueError: if they are those of another run
+    """
+    algo = open_run_folder(folder.path)[1]
     for flag, given, trained in (("--algo", options.algo, algo), ("--env", options.env, folder.env_id)):
         if given not in (None, trained):
-            raise ValueError(f"{folder.path} is a run of {algo} on {folder.env_id}, not with {flag} {given}: leave {flag} out")
-    check_env_of_file(folder.env_id, folder.arguments, [options.env], options.trust)
+            raise ValueError(f"{name} is a run of {algo} on {folder.env_id}, not with {flag} {given}: leave {flag} out")
     return folder
 
 
