@@ -27,7 +27,7 @@ BELOW: dict[str, set[str]] = {
     "on_policy": {"stacked", "common", "vec_env", "utils"},
     "distributed": {"on_policy", "stacked", "common", "vec_env", "envs", "utils"},
     "matrl": {"distributed", "on_policy", "stacked", "common", "metagame", "utils"},
-    "off_policy": {"stacked", "common", "files", "vec_env", "utils"},
+    "off_policy": {"distributed", "stacked", "common", "files", "vec_env", "utils"},
     "evaluation": {"common", "files", "vec_env", "envs", "utils"},
     "": {"common", "matrl", "off_policy"},
 }

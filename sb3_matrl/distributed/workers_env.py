@@ -9,6 +9,7 @@ from typing import Any, Literal
 import cloudpickle
 import numpy as np
 
+from sb3_matrl.distributed.array_trees import joined_arrays
 from sb3_matrl.distributed.shard import Shard, ShardPlan, versions
 from sb3_matrl.distributed.shard_env import ShardStart
 from sb3_matrl.distributed.worker_pool import WorkerPool
@@ -150,16 +151,7 @@ def joined_start(starts: Sequence[ShardStart]) -> ShardStart:
     :return: situation of all copies, without infos
     """
     names = ("observations", "episode_starts", "alive", "acting", "states")
-    return ShardStart(**{name: _joined([getattr(start, name) for start in starts]) for name in names}, infos={})
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """Arrays, or dicts of arrays, one after the other along the first axis."""
-    if parts[0] is None:
-        return None
-    if isinstance(parts[0], Mapping):
-        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts)
+    return ShardStart(**{name: joined_arrays([getattr(start, name) for start in starts]) for name in names}, infos={})
 
 
 class ShardSource:

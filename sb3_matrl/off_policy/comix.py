@@ -211,6 +211,9 @@ class COMIX(DDPGFamily):
 
     # ------------------------------------------------------------------ acting
 
+    def acting_networks(self) -> dict[str, th.nn.Module]:
+        return dict(self.critics)
+
     def choose_actions(self, moment: Moment) -> Actions:
         observations = {
             agent: networks.obs_to_tensor(moment.observations[agent])[0] for agent, networks in self.networks.items()

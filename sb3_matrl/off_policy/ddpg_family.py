@@ -11,10 +11,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DDPG
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
@@ -64,6 +63,11 @@ class DDPGFamily(OffPolicyMultiAgent):
     :param norm_reward: whether to divide rewards by the running standard deviation of the discounted return
     :param on_nan: NaN or infinite numbers in a gradient step end the training (``"stop"``), or that step is skipped
         (``"skip"``); either way nothing is changed by it
+    :param rollout_workers: number of workers that play the steps between two updates, each with its share of the copies, while
+        this process stores and learns; ``None`` for steps in this process. Every worker draws from generators of its own, so
+        that their number decides about the results, and where they run does not. They pay with a large ``train_freq``
+    :param worker_backend: ``"process"`` runs each worker in a process on this machine, ``"ray"`` on a Ray cluster,
+        ``"in-turn"`` one after the other in this process
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -105,6 +109,8 @@ class DDPGFamily(OffPolicyMultiAgent):
         env_timeout: float | None = None,
         norm_reward: bool = False,
         on_nan: str = "stop",
+        rollout_workers: int | None = None,
+        worker_backend: str = "process",
         **added: Any,
     ) -> None:
         super().__init__({**locals(), **added})
@@ -133,16 +139,11 @@ class DDPGFamily(OffPolicyMultiAgent):
 
     # ------------------------------------------------------------------ training
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        self.noise.reset(range(self.n_envs))  # as SB3; a training that is resumed from a file continues with the noise's state
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+    def begin_playing(self) -> None:
+        self.noise.reset(range(self.n_envs))  # as SB3
+
+    def acting_networks(self) -> dict[str, th.nn.Module]:
+        return {agent: networks.actor for agent, networks in self.networks.items()}
 
     def buffer_actions(self, actions: Actions) -> tuple[Actions, Actions]:
         played, stored = super().buffer_actions({agent: acts for agent, acts in actions.items() if not self._is_box(agent)})

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -17,28 +17,33 @@ from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.common.training_state import TrainingState
+from sb3_matrl.distributed.shard import CollectionStopped
+from sb3_matrl.distributed.workers_env import WorkersVecEnv
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.joint_batch import JointBatch
-from sb3_matrl.off_policy.off_policy_model import OffPolicyModel
+from sb3_matrl.off_policy.off_policy_player import OffPolicyPlayer
 from sb3_matrl.off_policy.off_policy_state import OffPolicyState
+from sb3_matrl.off_policy.played_rounds import PlayedStep, RoundReader, joined_round
+from sb3_matrl.off_policy.playing_shard import PlayingShard, RoundHarvest, RoundOrder
 from sb3_matrl.off_policy.replay_files import check_values
-from sb3_matrl.off_policy.transitions import Actions, JointTransition, Moment
+from sb3_matrl.off_policy.transitions import Actions, JointTransition
 
 __all__ = ["Actions", "OffPolicyMultiAgent"]
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyMultiAgent")
 
 
-class OffPolicyMultiAgent(OffPolicyModel):
+class OffPolicyMultiAgent(OffPolicyPlayer):
     """
     Base class of the off-policy algorithms: it plays, stores transitions, takes gradient steps and follows by targets.
 
     Every step has SB3's order: choose actions, step the environment, count, call the callbacks, store, :meth:`_on_step`. After
-    ``train_freq`` steps come the gradient steps.
+    ``train_freq`` steps come the gradient steps. With ``rollout_workers`` the workers play these steps beforehand, and what
+    follows the environment's step comes when all have been played.
 
     A subclass defines
 
     - :meth:`build_networks`: networks and optimisers of every agent, and of the team
-    - :meth:`choose_actions`: actions while it learns; :meth:`action_of` for acting
+    - :meth:`choose_actions`: actions while it learns, by :meth:`acting_networks`; :meth:`action_of` for acting
     - :meth:`gradient_step`: one gradient step on a batch
     - :attr:`action_kinds`, :attr:`is_team`
     - :meth:`make_agent`: one agent as a model of plain SB3, if it can be one
@@ -48,17 +53,9 @@ class OffPolicyMultiAgent(OffPolicyModel):
     """
 
     training_state_class: ClassVar[type[TrainingState]] = OffPolicyState
+    shard_class = PlayingShard
 
     # ------------------------------------------------------------------ hooks of subclasses
-
-    @abstractmethod
-    def choose_actions(self, moment: Moment) -> Actions:
-        """
-        Actions while the algorithm learns, after the warm-up.
-
-        :param moment: what the agents know
-        :return: agent -> (num_envs, *action shape), in the agent's action space
-        """
 
     @abstractmethod
     def gradient_step(self, batch: JointBatch) -> dict[str, th.Tensor]:
@@ -70,40 +67,11 @@ class OffPolicyMultiAgent(OffPolicyModel):
         :raises NonFiniteError: on NaN or infinite numbers; nothing has been changed then
         """
 
-    def buffer_actions(self, actions: Actions) -> tuple[Actions, Actions]:
-        """
-        Actions for the environment and as they are stored; where noise is added, it is added here, as in SB3.
-
-        :param actions: agent -> (num_envs, *action shape)
-        :return: actions for the environment, and actions as in :class:`~sb3_matrl.off_policy.transitions.JointTransition`
-        """
-        return actions, {agent: acts - self.exploration_spaces[agent].start for agent, acts in actions.items()}
-
-    def extra_state(self) -> dict[str, Any]:
-        """:return: further state of the training as nested dicts of arrays, numbers and texts, such as that of noise"""
-        return {}
-
-    def restore_extra_state(self, state: Mapping[str, Any]) -> None:
-        """
-        :param state: return value of :meth:`extra_state`
-        :raises ValueError: if it does not fit
-        """
-
-    def refresh(self) -> None:
-        """Called before networks are used for a while: notice whatever changed them from outside."""
-
     def start_gradients(self) -> None:
         """Called before a backward pass, when the gradients of all optimisers are zero."""
 
     def share_gradients(self) -> None:
         """Called after a backward pass, before gradients are clipped."""
-
-    def on_episode_end(self, copy: int) -> None:
-        """
-        Called when an episode is over.
-
-        :param copy: index of the copy
-        """
 
     # ------------------------------------------------------------------ training
 
@@ -111,9 +79,11 @@ class OffPolicyMultiAgent(OffPolicyModel):
         super()._setup_model()
         self.n_calls = self._episode_num = 0
         self._block = [0, 0]  # steps and episodes since the last gradient steps
-        self._now: Moment | None = None
+        self._now = None
         self._pending: JointTransition | None = None
         self._pending_episodes: list[dict[str, Any]] = []
+        self._ahead: RoundReader | None = None  # steps that workers have played, but that have not been counted
+        self._begins = False  # whether the workers do not know yet that learn() has begun
 
     def _setup_learn(
         self,
@@ -125,9 +95,13 @@ class OffPolicyMultiAgent(OffPolicyModel):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps:
             self._pending, self._pending_episodes, self._block = None, [], [0, 0]
+        if reset_num_timesteps or self._last_obs is None:
+            self._ahead = None
+        self.begin_playing()  # a training that is resumed from a file continues with the state of its noise
         resumed = None if reset_num_timesteps else self._resume_from
         total, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._check_turns()
+        self.check_turns()
+        self._begins = resumed is None
         if isinstance(resumed, OffPolicyState) and resumed.progress["stored"] and not self.replay_buffer.added:
             warnings.warn(
                 "the training resumes with an empty replay buffer: save_replay_buffer() and load_replay_buffer() keep the "
@@ -136,17 +110,10 @@ class OffPolicyMultiAgent(OffPolicyModel):
             )
         return total, callback
 
-    def _check_turns(self) -> None:
-        assert self.env is not None
-        if not np.array_equal(self.env.acting, self.env.alive):
-            raise ValueError(
-                f"{type(self).__name__} needs agents that all act in every step; in this environment they take turns. "
-                "Independent learners of MATRL take such environments"
-            )
-
     def _begin_episodes(self, num_timesteps: int) -> None:
         super()._begin_episodes(num_timesteps)
         self.rewards.begin()
+        self._ahead = None
 
     def learn(
         self: SelfOffPolicy,
@@ -196,30 +163,24 @@ class OffPolicyMultiAgent(OffPolicyModel):
             self._notice_moves()
         else:
             self.start_rollout(callback)
-        while should_collect_more_steps(self.train_freq, *self._block):
-            if not self._step(callback):
-                return False
+        try:
+            while should_collect_more_steps(self.train_freq, *self._block):
+                if not self._step(callback):
+                    return False
+        except CollectionStopped:
+            return False
         callback.on_rollout_end()
         return True
 
     def _step(self, callback: BaseCallback) -> bool:
         """Play and store one joint step; False if the callback asked to stop."""
-        env = self.env
-        assert env is not None
-        before = self.moment
-        actions, buffer_actions = self.buffer_actions(self._sample_action(before))
-        new_obs, rewards, dones, infos = env.step(actions)  # type: ignore[arg-type]
-        self._check_turns()
-        self._pending = self._transition(before, buffer_actions)
-        self._pending_episodes = [infos[copy]["episode"] for copy in np.flatnonzero(dones)]
-        self._left_at = env, env.moves
+        played = self._next_step()
+        transition, infos = played.transition, played.seen["infos"]
+        self._pending = transition
+        self._pending_episodes = [infos[copy]["episode"] for copy in np.flatnonzero(transition.dones)]
         seen = {
-            "actions": actions,
-            "buffer_actions": buffer_actions,
-            "new_obs": new_obs,
-            "rewards": rewards,
-            "dones": dones,
-            "infos": infos,
+            **played.seen,
+            "buffer_actions": transition.actions,
             "replay_buffer": self.replay_buffer,
             "num_collected_steps": self._block[0] + 1,
             "num_collected_episodes": self._block[1],
@@ -229,48 +190,21 @@ class OffPolicyMultiAgent(OffPolicyModel):
         self._finish_step()
         return True
 
-    @property
-    def moment(self) -> Moment:
-        """What the agents know when they choose the next actions."""
-        assert self.env is not None
-        observations = self.position.observations
-        if self._now is None or self._now.observations is not observations:
-            self._now = Moment(
-                observations=observations,
-                masks=self.env.action_masks,
-                alive=self.env.alive[:, self.reader.columns(self.env.agents)],
-                states=self.env.states if self.stored_state_size else None,
-            )
-        return self._now
-
-    def _transition(self, before: Moment, actions: Actions) -> JointTransition:
-        assert self.env is not None and self.env.last_step is not None
-        return self.reader.transition(before, actions, self.env.last_step, self.reader.columns(self.env.agents))
-
-    def _sample_action(self, moment: Moment) -> Actions:
-        """Random actions in the warm-up, then those of :meth:`choose_actions`."""
-        if self.num_timesteps < self.learning_starts:
-            return self.random_actions(moment)
-        return self.choose_actions(moment)
-
-    def random_actions(self, moment: Moment, where: np.ndarray | None = None, actions: Actions | None = None) -> Actions:
+    def _next_step(self) -> PlayedStep:
         """
-        Actions drawn uniformly from the legal ones, agent by agent, copy by copy.
+        The next joint step, played here or before by workers.
 
-        :param moment: what the agents know
-        :param where: bool (num_envs, n_agents), which actions are drawn; ``None`` for all
-        :param actions: actions that are replaced, agent -> (num_envs, *action shape)
-        :return: agent -> (num_envs, *action shape)
+        :raises CollectionStopped: if workers were to play while the training is to end
         """
-        chosen: Actions = {}
-        for i, (agent, space) in enumerate(self.exploration_spaces.items()):
-            copies = range(self.n_envs) if where is None else np.flatnonzero(where[:, i]).tolist()
-            masks = moment.masks.get(agent)
-            drawn = [space.sample() if masks is None else space.sample(masks[copy].astype(np.int8)) for copy in copies]
-            chosen[agent] = np.array(drawn) if where is None or actions is None else actions[agent].copy()
-            if where is not None and drawn:
-                chosen[agent][copies] = drawn
-        return chosen
+        if not isinstance(self.env, WorkersVecEnv):
+            return self.play_step()
+        if not self._ahead:
+            order = RoundOrder.of(self, (self._block[0], self._block[1]), self._begins)
+            harvests: list[RoundHarvest] = self.collect_by_workers(self.env, order)
+            self._begins = False
+            played = joined_round(self.env.backend.shares, [harvest.played for harvest in harvests])
+            self._ahead = RoundReader(played)
+        return self._ahead.read()
 
     def record_episodes(self, infos: list[dict[str, Any]]) -> None:
         """Nothing yet: the episodes of a pending step are recorded when the step is stored."""
@@ -284,23 +218,18 @@ class OffPolicyMultiAgent(OffPolicyModel):
         super().record_episodes([{"episode": episode} for episode in self._pending_episodes])
         self.replay_buffer.add(transition)
         self.rewards.observe(transition)
-        observations: Any = transition.after.observations
-        self._last_obs, self._pending, self._pending_episodes = observations, None, []
-        self._now = transition.after
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._pending, self._pending_episodes = None, []
+        ended = self.end_step(transition)
         self.n_calls += 1
         self._on_step()
         self._block[0] += 1
-        ended = np.flatnonzero(transition.dones).tolist() if transition.final is not None else []
-        for copy in ended:
-            self.on_episode_end(copy)
         self._block[1] += len(ended)
         self._episode_num += len(ended)
         if ended and self._log_interval and self._episode_num % self._log_interval < len(ended):
             self.dump_logs()
 
     def _on_step(self) -> None:
-        """Called after every joint step, as in SB3: targets and exploration of value-based algorithms."""
+        """Called after every joint step, as in SB3: targets of value-based algorithms."""
 
     def train(self, gradient_steps: int) -> None:  # type: ignore[override]
         """
@@ -420,6 +349,7 @@ class OffPolicyMultiAgent(OffPolicyModel):
             "progress": progress,
             "pending": pending,
             "pending_episodes": [dict(episode) for episode in self._pending_episodes],
+            "ahead": self._ahead.rest() if self._ahead else None,
             "extra": self.extra_state(),
         }
         return OffPolicyState(**{**vars(state), **own})
@@ -431,23 +361,29 @@ class OffPolicyMultiAgent(OffPolicyModel):
         progress = state.progress
         self.n_calls, self._episode_num = progress["n_calls"], progress["episodes"]
         self._block = [progress["block_steps"], progress["block_episodes"]]
-        self._pending = None if state.pending is None else self._checked_transition(state.pending)
+        self._pending = None if state.pending is None else JointTransition.from_tree(state.pending)
         self._pending_episodes = list(state.pending_episodes)
+        if self._pending is not None:
+            self._check_storable([self._pending])
+        if state.ahead is not None:
+            steps = RoundReader.from_tree(state.ahead)
+            self._check_storable([steps.read().transition for _ in range(len(steps))])
+            self._ahead = RoundReader.from_tree(state.ahead)
         self.restore_extra_state(state.extra)
 
-    def _checked_transition(self, tree: dict[str, Any]) -> JointTransition:
+    def _check_storable(self, transitions: Sequence[JointTransition]) -> None:
         """
-        A pending transition from a file.
+        Check transitions from a file.
 
-        :raises ValueError: if a replay buffer of the model cannot hold it
+        :raises ValueError: if a replay buffer of the model cannot hold them
         """
-        transition, scratch = JointTransition.from_tree(tree), self.make_replay_buffer(self.n_envs)
+        scratch = self.make_replay_buffer(self.n_envs * len(transitions))
         try:
-            scratch.add(transition)
+            for transition in transitions:
+                scratch.add(transition)
         except Exception as error:  # damaged content causes many errors
-            raise ValueError(f"the pending transition does not fit the environment: {error!r}") from error
+            raise ValueError(f"a pending transition does not fit the environment: {error!r}") from error
         check_values(scratch, len(scratch.final_places()))
-        return transition
 
 
 def _clip(optimizer: th.optim.Optimizer, limit: float | None) -> th.Tensor:

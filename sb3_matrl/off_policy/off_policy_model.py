@@ -16,11 +16,11 @@ from stable_baselines3.common.utils import set_random_seed
 
 from sb3_matrl.common.acting_model import legal_actions
 from sb3_matrl.common.agents import Team
-from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
+from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
@@ -34,7 +34,7 @@ from sb3_matrl.vec_env.spaces import leaves_of
 STATES = ("auto", "env", "observations")
 
 
-class OffPolicyModel(MultiAgentAlgorithm):
+class OffPolicyModel(DistributedAlgorithm):
     """
     What off-policy algorithms have beside their training: arguments, networks, replay buffer, acting and parameters.
 
@@ -190,10 +190,22 @@ class OffPolicyModel(MultiAgentAlgorithm):
         if seed is None:
             return
         set_random_seed(seed, using_cuda=self.device.type == "cuda")
-        for space, own in zip(self.exploration_spaces.values(), copy_seeds(seed, len(self.possible_agents)), strict=True):
-            space.seed(own)
+        self.seed_exploration(seed)
         if self.env is not None:
             self.env.seed(seed)
+
+    def seed_exploration(self, seed: int) -> None:
+        """
+        Set the seeds of random actions.
+
+        :param seed: seed of the first agent's, from which those of the others are drawn
+        """
+        for space, own in zip(self.exploration_spaces.values(), copy_seeds(seed, len(self.possible_agents)), strict=True):
+            space.seed(own)
+
+    def shard_arguments(self) -> dict[str, Any]:
+        """Workers store nothing."""
+        return {"buffer_size": 1}
 
     @property
     def generators(self) -> dict[str, np.random.Generator]:

@@ -21,13 +21,20 @@ class OffPolicyState(TrainingState):
     :param pending: transition that has been played but not stored yet, as ``JointTransition.as_tree`` returns it; ``None``
         for none
     :param pending_episodes: statistics of the episodes that ended with this transition, as in SB3's ``ep_info_buffer``
+    :param ahead: steps that rollout workers have played after that and that have not been counted, as
+        ``RoundReader.rest`` returns them; ``None`` for none
     :param extra: further state of the algorithm, such as that of noise objects
     """
 
     progress: dict[str, int] = field(default_factory=dict)
     pending: dict[str, Any] | None = None
     pending_episodes: list[dict[str, Any]] = field(default_factory=list)
+    ahead: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_tree(cls, tree: Any) -> TrainingState:
+        return super().from_tree({"ahead": None, **tree} if isinstance(tree, dict) else tree)  # older files have none
 
     def _check(self) -> None:
         super()._check()
@@ -35,7 +42,7 @@ class OffPolicyState(TrainingState):
         numbers = self.progress.values() if isinstance(self.progress, dict) else [None]
         if not all(type(number) is int and number >= 0 for number in numbers) or set(self.progress) != counters:
             raise ValueError(f"the training state's progress should be the numbers {sorted(counters)}")
-        for name, kind in {"pending": dict | None, "pending_episodes": list, "extra": dict}.items():
+        for name, kind in {"pending": dict | None, "pending_episodes": list, "ahead": dict | None, "extra": dict}.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"the training state's {name} is a {type(getattr(self, name)).__name__}")
         check_episodes(self.pending_episodes)

@@ -209,6 +209,9 @@ class QDPP(ValueBased):
         kernel = (self.jitter, self.logdet_coef, temperature, self.feature_norm)
         return sample_actions(list(values.values()), features, legal, present, *kernel)
 
+    def acting_networks(self) -> dict[str, th.nn.Module]:
+        return {**super().acting_networks(), self.team_name: self.features}
+
     def choose_actions(self, moment: Moment) -> Actions:
         policies = self.utilities.policies
         tensors = {agent: policy.obs_to_tensor(moment.observations[agent])[0] for agent, policy in policies.items()}

@@ -91,6 +91,11 @@ class ValueBased(OffPolicyMultiAgent):
         (``"skip"``); either way nothing is changed by it
     :param backend: code of the networks: ``"sb3"`` calls SB3's agent by agent; ``"torch"`` computes agents with like networks
         together, equal up to rounding; ``"auto"`` takes ``"torch"`` for two or more agents, and ``"sb3"`` for one
+    :param rollout_workers: number of workers that play the steps between two updates, each with its share of the copies, while
+        this process stores and learns; ``None`` for steps in this process. Every worker draws from generators of its own, so
+        that their number decides about the results, and where they run does not. They pay with a large ``train_freq``
+    :param worker_backend: ``"process"`` runs each worker in a process on this machine, ``"ray"`` on a Ray cluster,
+        ``"in-turn"`` one after the other in this process
     :raises ValueError: if an argument or the env is not usable; the message says what to do
     """
 
@@ -137,6 +142,8 @@ class ValueBased(OffPolicyMultiAgent):
         norm_reward: bool = False,
         on_nan: str = "stop",
         backend: str = "auto",
+        rollout_workers: int | None = None,
+        worker_backend: str = "process",
         **added: Any,
     ) -> None:
         self.exploration_rate = 0.0
@@ -238,8 +245,10 @@ class ValueBased(OffPolicyMultiAgent):
     def _on_step(self) -> None:
         if self.n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
             self.update_targets()
-        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
+
+    def update_exploration(self) -> None:
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
 
     def update_targets(self) -> None:
         """Move all targets towards their networks by ``tau``."""
@@ -283,6 +292,9 @@ class ValueBased(OffPolicyMultiAgent):
         self.utilities.refresh()
 
     # ------------------------------------------------------------------ acting
+
+    def acting_networks(self) -> dict[str, th.nn.Module]:
+        return {agent: policy.q_net for agent, policy in self.utilities.policies.items()}
 
     def choose_actions(self, moment: Moment) -> Actions:
         explores = np.random.rand(self.n_envs, len(self.possible_agents)) < self.exploration_rate

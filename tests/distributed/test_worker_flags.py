@@ -21,7 +21,6 @@ def test_the_flag_has_all_backends():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--algo qmix --rollout-workers 2", "--rollout-workers: qmix has none"),
         ("--ray-address auto", "--ray-address needs --rollout-workers and --worker-backend ray"),
         ("--rollout-workers 0", "--rollout-workers"),
     ],

@@ -131,13 +131,8 @@ def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> No
 
 def _check_workers(options: TrainOptions) -> None:
     """
-    :raises ValueError: if the algorithm has no rollout workers, or a flag of theirs is given without them
+    :raises ValueError: if a flag of rollout workers is given without them
     """
-    if options.rollout_workers is not None and not accepted_arguments(options.algo, {"rollout_workers": None}):
-        raise ValueError(
-            f"--rollout-workers: {options.algo} has none; on-policy algorithms such as matrl, ippo and mappo do. Copies in "
-            "processes of their own (--vec-env subproc) are for slow environments"
-        )
     if options.ray_address is not None and (options.rollout_workers is None or options.worker_backend != "ray"):
         raise ValueError("--ray-address needs --rollout-workers and --worker-backend ray")
     if options.ray_address is not None:
