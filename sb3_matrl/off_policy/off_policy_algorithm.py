@@ -363,12 +363,9 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
         self._block = [progress["block_steps"], progress["block_episodes"]]
         self._pending = None if state.pending is None else JointTransition.from_tree(state.pending)
         self._pending_episodes = list(state.pending_episodes)
-        if self._pending is not None:
-            self._check_storable([self._pending])
-        if state.ahead is not None:
-            steps = RoundReader.from_tree(state.ahead)
-            self._check_storable([steps.read().transition for _ in range(len(steps))])
-            self._ahead = RoundReader.from_tree(state.ahead)
+        self._ahead = None if state.ahead is None else RoundReader.from_tree(state.ahead)
+        self._check_storable([] if self._pending is None else [self._pending])
+        self._check_storable([] if state.ahead is None else RoundReader.from_tree(state.ahead).transitions())
         self.restore_extra_state(state.extra)
 
     def _check_storable(self, transitions: Sequence[JointTransition]) -> None:
@@ -377,6 +374,8 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
 
         :raises ValueError: if a replay buffer of the model cannot hold them
         """
+        if not transitions:
+            return
         scratch = self.make_replay_buffer(self.n_envs * len(transitions))
         try:
             for transition in transitions:

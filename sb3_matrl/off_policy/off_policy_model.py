@@ -21,6 +21,7 @@ from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
+from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
@@ -108,8 +109,8 @@ class OffPolicyModel(DistributedAlgorithm):
         arguments = self.arguments
         for name in ("buffer_size", "learning_starts", "batch_size", "tau", "gamma", "gradient_steps"):
             setattr(self, name, arguments[name])
-        self.train_freq = _train_freq(arguments["train_freq"])
-        self.handle_timeout_termination = _handle_timeouts(arguments.get("replay_buffer_kwargs"))
+        self.train_freq = parse_train_freq(arguments["train_freq"])
+        self.handle_timeout_termination = handles_timeouts(arguments.get("replay_buffer_kwargs"))
         if arguments.get("optimize_memory_usage"):
             raise ValueError("the joint replay buffer always stores observations once: leave optimize_memory_usage out")
         if arguments.get("n_steps", 1) != 1:
@@ -202,10 +203,6 @@ class OffPolicyModel(DistributedAlgorithm):
         """
         for space, own in zip(self.exploration_spaces.values(), copy_seeds(seed, len(self.possible_agents)), strict=True):
             space.seed(own)
-
-    def shard_arguments(self) -> dict[str, Any]:
-        """Workers store nothing."""
-        return {"buffer_size": 1}
 
     @property
     def generators(self) -> dict[str, np.random.Generator]:
@@ -400,31 +397,3 @@ def _example(space: spaces.Space[Any]) -> Any:
             options = leaf.space.n if isinstance(leaf.space, spaces.Discrete) else leaf.space.nvec
             arrays[leaf.key][0] = leaf.space.start + options - 1
     return arrays[None] if None in arrays else arrays
-
-
-def _train_freq(value: Any) -> TrainFreq:
-    """
-    SB3's ``train_freq``.
-
-    :param value: a number of steps, or a tuple of a number and ``"step"`` or ``"episode"``
-    :raises ValueError: if it is neither
-    """
-    number, unit = tuple(value) if isinstance(value, (tuple, list)) and len(value) == 2 else (value, "step")
-    unit = unit.value if isinstance(unit, TrainFrequencyUnit) else unit
-    units = [one.value for one in TrainFrequencyUnit]
-    if unit not in units or isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise ValueError(
-            f"train_freq must be a number of steps of at least 1, or (number, 'step' or 'episode'), got {value!r}"
-        )
-    return TrainFreq(int(number), TrainFrequencyUnit(unit))
-
-
-def _handle_timeouts(kwargs: Mapping[str, Any] | None) -> bool:
-    """``handle_timeout_termination`` of the replay buffer's arguments."""
-    given = dict(kwargs or {})
-    value = given.pop("handle_timeout_termination", True)
-    if given:
-        raise ValueError(f"replay_buffer_kwargs: {unknown('argument', next(iter(given)), ['handle_timeout_termination'])}")
-    if not isinstance(value, bool):
-        raise ValueError(f"handle_timeout_termination must be True or False, got {value!r}")
-    return value

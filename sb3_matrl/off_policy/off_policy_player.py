@@ -78,6 +78,10 @@ class OffPolicyPlayer(OffPolicyModel):
         :param copy: index of the copy
         """
 
+    def shard_arguments(self) -> dict[str, Any]:
+        """Workers store nothing."""
+        return {"buffer_size": 1}
+
     # ------------------------------------------------------------------ steps
 
     def check_turns(self) -> None:

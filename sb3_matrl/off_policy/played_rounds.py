@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_matrl.common.training_state import check_episodes
 from sb3_matrl.distributed.array_trees import joined_arrays, merged
 from sb3_matrl.distributed.shard import infos_of_ends, joined_infos
 from sb3_matrl.off_policy.transitions import JointTransition, Moment
@@ -175,9 +176,18 @@ class RoundReader:
         :raises ValueError: if it is anything else
         """
         try:
-            return cls(Round(**tree))
-        except (TypeError, KeyError, IndexError) as error:
+            reader = cls(Round(**tree))
+            reader.transitions()
+            ends = reader._round.steps["dones"]
+            check_episodes([reader._round.infos[n][copy]["episode"] for n, copy in np.argwhere(ends).tolist()])
+        except Exception as error:  # damaged content causes many errors
             raise ValueError(f"not the steps of a round: {error!r}") from error
+        return reader
+
+    def transitions(self) -> list[JointTransition]:
+        """:return: transitions of all steps, which are not taken for read"""
+        again = RoundReader(self._round)
+        return [again.read().transition for _ in range(len(again))]
 
 
 def _same_masks(moments: Sequence[Tree]) -> list[Tree]:

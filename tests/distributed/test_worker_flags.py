@@ -11,7 +11,11 @@ from sb3_matrl.zoo import train
 from sb3_matrl.zoo.training import options
 
 SMALL = "--env matrix_game_v0 --eval-freq -1 --eval-episodes 1 --verbose 0 --seed 3 --device cpu".split()
-SETTINGS = "-params n_envs:4 n_steps:6 batch_size:12 n_epochs:1".split()
+SETTINGS = {
+    "matrl": "n_envs:4 n_steps:6 batch_size:12 n_epochs:1",
+    # A rate that does not depend on the length of the training.
+    "qmix": "n_envs:4 train_freq:3 learning_starts:8 batch_size:8 exploration_initial_eps:0.3 exploration_final_eps:0.3",
+}
 
 
 def test_the_flag_has_all_backends():
@@ -34,8 +38,19 @@ def test_mistakes_are_errors_of_one_line(capsys, words, message):
 
 
 @pytest.mark.expensive
-def test_a_run_resumes_exactly_with_another_backend(tmp_path):
-    words = [*SMALL, *SETTINGS, "--rollout-workers", "2", "--worker-backend", "in-turn"]
+@pytest.mark.parametrize(("algorithm", "settings"), SETTINGS.items())
+def test_a_run_resumes_exactly_with_another_backend(tmp_path, algorithm, settings):
+    words = [
+        *SMALL,
+        "--algo",
+        algorithm,
+        "-params",
+        *settings.split(),
+        "--rollout-workers",
+        "2",
+        "--worker-backend",
+        "in-turn",
+    ]
     assert train.main([*words, "-n", "48", "--run-dir", str(tmp_path / "whole")]) == 0
     assert train.main([*words, "-n", "24", "--run-dir", str(tmp_path / "half")]) == 0
     resume = ["--resume", str(tmp_path / "half"), "-n", "48"]
@@ -43,6 +58,7 @@ def test_a_run_resumes_exactly_with_another_backend(tmp_path):
         train.main([*resume, "--rollout-workers", "3", "--override"])
     assert train.main([*resume, "--worker-backend", "process", "--override"]) == 0
     ours, theirs = (read_model(tmp_path / name / "matrix_game_v0.zip").parameters for name in ("half", "whole"))
-    for agent, parts in theirs.items():
-        for name, value in parts["policy"].items():
-            assert th.equal(ours[agent]["policy"][name], value)
+    for learner, parts in theirs.items():
+        for name in {"policy", "mixer"} & parts.keys():
+            for parameter, value in parts[name].items():
+                assert th.equal(ours[learner][name][parameter], value)

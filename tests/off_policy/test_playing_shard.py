@@ -13,15 +13,18 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
+from sb3_matrl.files.trees import tensors_for_arrays
 from sb3_matrl.off_policy.comix import COMIX
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.maddpg import MADDPG
+from sb3_matrl.off_policy.played_rounds import RoundReader, RoundRecord
 from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.vec_env.joint import copy_seeds
 from tests.distributed.test_rollout_workers import OwnStream, mortal
+from tests.matrl.test_exact_resume import flat
 from tests.off_policy import trio
 from tests.off_policy.continuous_trio import ContinuousTrio, MixedTrio
 from tests.off_policy.small_models import Save, SavingTrio, assert_same
@@ -83,10 +86,8 @@ class Kill(BaseCallback):
 
 
 @pytest.mark.cases(e2e=["MADDPG"], rest="expensive")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][1].get("n_envs") != 1])
 def test_workers_in_processes_play_what_they_play_in_turn_also_if_one_is_killed(case):
-    if case.startswith("IQL"):
-        pytest.skip("one copy has one worker")
     model = build(case, rollout_workers=2).learn(N_STEPS, callback=Kill())
     assert model.env.backend.pool.restarts == 1
     assert_same(model, whole(case))
@@ -185,3 +186,34 @@ def test_workers_count_the_steps_of_the_whole_training():
     for shard in model.env.backend.pool.crew._shards.values():
         assert (shard.model.num_timesteps, shard.model.exploration_rate) == (N_STEPS, model.exploration_rate)
     assert model.exploration_rate == pytest.approx(0.05)  # only at the very end
+
+
+def played_steps(n_steps=7):
+    model, record = build("masked").learn(12), RoundRecord()
+    steps = [model.play_step() for _ in range(n_steps)]
+    for step in steps:
+        record.add(step)
+    return steps, record.whole()
+
+
+def test_the_rest_of_a_round_is_read_as_it_was_played():
+    steps, whole_round = played_steps()
+    reader = RoundReader(whole_round)
+    reader.read(), reader.read()
+    rest = RoundReader.from_tree(reader.rest())
+    assert len(rest) == 5
+    for step, again in zip(steps[2:], rest.transitions(), strict=True):
+        ours, theirs = (flat(tensors_for_arrays(one.as_tree())) for one in (step.transition, again))
+        assert all(
+            th.equal(one, two) if isinstance(one, th.Tensor) else one is two for one, two in zip(ours, theirs, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "change", [lambda tree: tree.pop("finals"), lambda tree: tree["moments"].pop("alive"), lambda tree: tree.update(infos={})]
+)
+def test_damaged_steps_of_a_round_are_an_error(change):
+    tree = RoundReader(played_steps()[1]).rest()
+    change(tree)
+    with pytest.raises(ValueError, match="not the steps of a round"):
+        RoundReader.from_tree(tree)
