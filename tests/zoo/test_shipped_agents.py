@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sb3_matrl.common.loading import load_model
 from sb3_matrl.files.model_files import read_model
 from sb3_matrl.zoo.enjoy import main, parse_options
 from sb3_matrl.zoo.playing import shipped_agents
+from sb3_matrl.zoo.playing.display_check import NoScreenError
 from sb3_matrl.zoo.playing.match import play, prepare
 from sb3_matrl.zoo.playing.shipped_agents import SHIPPED, card, find_shipped, shipped_names
 from tests.documentation import DOCS
@@ -32,8 +34,9 @@ def row_of(name: str) -> dict[str, Any]:
 
 
 def test_every_task_is_shipped_and_recorded() -> None:
-    tasks = [task.name for task in TASKS]
-    assert tasks == [row["name"] for row in RECORDED] and shipped_names() == sorted(tasks)
+    tasks = [(task.name, task.title) for task in TASKS]
+    assert tasks == [(row["name"], row["title"]) for row in RECORDED]
+    assert shipped_names() == sorted(task.name for task in TASKS)
 
 
 def test_files_are_small() -> None:
@@ -110,6 +113,21 @@ def test_mistakes_are_errors_of_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert "not allowed with argument" in error_of(capsys, "--pretrained", "--run-dir", "runs/mine")
     with pytest.raises(FileNotFoundError, match="did you mean 'checkers'"):
         find_shipped("chekers")
+
+
+def test_games_that_cannot_be_shown_are_errors_before_or_instead_of_the_first_episode(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = error_of(capsys, "--pretrained", "climbing", "--render")
+    assert error == "error: env matrix_game_v0 cannot be shown by --render: it has no render_mode 'human', only ansi\n"
+    options = parse_options(["--pretrained", "climbing", "--device", "cpu"])
+    game = replace(prepare(options), env_id="tests.zoo.test_shipped_agents:promising", env_kwargs={})
+    with pytest.raises(NoScreenError, match="unexpected keyword argument 'render_mode'"):
+        play(game, replace(options, render=True))
+
+
+def promising() -> None:
+    """An environment that does not take ``render_mode``, whatever its metadata say."""
 
 
 def test_an_installation_without_agents_says_so(

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # Drivers of SDL that draw to memory only. pygame falls back to them where it finds no screen.
 _INVISIBLE = ("dummy", "offscreen")
 
 
 class NoScreenError(ValueError):
-    """A window cannot be seen, because the machine has no screen."""
+    """A game cannot be shown in a window: the environment does not draw one, or the machine has no screen."""
+
+
+def check_showable(env_id: str, metadata: Mapping[str, Any]) -> None:
+    """
+    Check, before any episode is played, that an environment can be shown.
+
+    :param env_id: id of the environment
+    :param metadata: ``metadata`` of the environment
+    :raises ValueError: if it has no render mode ``human``
+    """
+    modes = list(metadata.get("render_modes") or [])
+    if "human" not in modes:
+        raise ValueError(
+            f"env {env_id} cannot be shown by --render: it has no render_mode 'human', only {', '.join(modes) or 'none'}"
+        )
 
 
 def checked_window(render: Callable[[], object]) -> Callable[[], object]:

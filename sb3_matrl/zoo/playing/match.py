@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
+from pettingzoo import ParallelEnv
 from tqdm import tqdm
 
 from sb3_matrl.envs.making import env_source, make_env
@@ -20,7 +21,7 @@ from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import make_joint_vec_env
 from sb3_matrl.zoo.common.run_folder import RunFolder, find_run_folder
 from sb3_matrl.zoo.common.trusted_envs import check_env_of_file
-from sb3_matrl.zoo.playing.display_check import checked_window
+from sb3_matrl.zoo.playing.display_check import NoScreenError, check_showable, checked_window
 from sb3_matrl.zoo.playing.enjoy_options import EnjoyOptions
 from sb3_matrl.zoo.playing.players import (
     PlayerLoader,
@@ -108,6 +109,8 @@ def prepare(options: EnjoyOptions) -> Game:
     if options.record is not None:
         check_recordable(folder.env_id, Path(options.record), env_kwargs, trained.env_wrapper)
     with closing(make_env(folder.env_id, env_kwargs, trained.env_wrapper)) as env:
+        if options.render:
+            check_showable(folder.env_id, env.metadata)
         loader = PlayerLoader(Path(options.log_folder), options.choice, options.device, options.trust)
         players = loader.load(home, options.agent)
         check_players(players, env, f"{folder.env_id} with {env_kwargs}" if env_kwargs else folder.env_id)
@@ -162,8 +165,7 @@ def _play(policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: boo
 def _play_one_copy(
     policy: JointPredictor, game: Game, options: EnjoyOptions, greedy: bool, bar: tqdm[Any]
 ) -> EvaluationResult:
-    env_kwargs = {**game.env_kwargs, "render_mode": "human"} if options.render else game.env_kwargs
-    with closing(make_env(game.env_id, env_kwargs, game.env_wrapper)) as env, isolated_random_streams(options.seed):
+    with closing(_one_copy(game, options.render)) as env, isolated_random_streams(options.seed):
         return play_episodes(
             policy,
             env,
@@ -174,3 +176,17 @@ def _play_one_copy(
             on_frame=checked_window(env.render) if options.render else None,
             on_episode=bar.update,
         )
+
+
+def _one_copy(game: Game, shown: bool) -> ParallelEnv[Any, Any, Any]:
+    """
+    Make the environment.
+
+    :raises NoScreenError: if it does not take ``render_mode="human"``, or needs a screen for it
+    """
+    if not shown:
+        return make_env(game.env_id, game.env_kwargs, game.env_wrapper)
+    try:
+        return make_env(game.env_id, {**game.env_kwargs, "render_mode": "human"}, game.env_wrapper)
+    except ValueError as error:
+        raise NoScreenError(str(error)) from error
