@@ -344,16 +344,6 @@ def _matrix(values: list[list[float]]) -> str:
 
 def rollout_workers(record: dict[str, Any]) -> str:
     """Speed beside a training without workers, split of an iteration by the number of workers, and kills."""
-    rows = []
-    for row in record["speed"]:
-        of_env = [one for one in record["speed"] if one["env"] == row["env"]]
-        base, single = (next(one for one in of_env if one["rollout_workers"] == workers) for workers in (None, 1))
-        workers = f"{row['rollout_workers']} ({row['worker_backend']})" if row["rollout_workers"] else "none"
-        collect = row["collect_steps_per_second"]
-        ratios = (collect / one["collect_steps_per_second"] for one in (base, single))
-        numbers = [f"{collect:.0f}", *(f"{ratio:.2f}" for ratio in ratios), f"{row['steps_per_second']:.0f}"]
-        rows.append([row["env"], str(row["n_envs"]), workers, *numbers, row["parameter_hash"]])
-    speed_header = ["env", "copies", "workers", "collected steps/s", "x no workers", "x 1 worker", "steps/s", "parameters"]
     scaling, kills = record["scaling"], record["kills"]
     split = [
         [
@@ -367,13 +357,29 @@ def rollout_workers(record: dict[str, Any]) -> str:
     split_header = ["workers", *(f"{part} ms" for part in ("collect", "transfer", "merge", "update")), "MiB", "efficiency"]
     seconds = [f"{kills[name]:.2f}" for name in ("rollout_seconds", "slowest_rollout_seconds")]
     killed = [str(kills["kills"]), str(kills["restarts"]), str(kills["identical"]), *seconds]
-    tables = [markdown(speed_header, rows), markdown(split_header, split)]
+    tables = [_worker_speed(record["speed"]), _worker_speed(record["off-policy"]), markdown(split_header, split)]
     if "anchor" in record:
         names = ("sb3_matrl_ms", "torchrl_ms")
         beside = [[str(row["workers"]), *(f"{row[name]:.0f}" for name in names)] for row in record["anchor"]]
         tables.append(markdown(["workers on Ray", "sb3-matrl, ms beyond the sleep", "TorchRL"], beside))
     kills_header = ["kills", "restarts", "identical parameters", "usual rollout (s)", "slowest rollout (s)"]
     return "\n\n".join([*tables, markdown(kills_header, [killed])])
+
+
+def _worker_speed(rows: list[dict[str, Any]]) -> str:
+    """Speed beside a training without workers and one with one worker."""
+    found, kinds = [], ["algorithm"] if "algorithm" in rows[0] else []
+    for row in rows:
+        of_env = [one for one in rows if one["env"] == row["env"]]
+        base, single = (next(one for one in of_env if one["rollout_workers"] == workers) for workers in (None, 1))
+        workers = f"{row['rollout_workers']} ({row['worker_backend']})" if row["rollout_workers"] else "none"
+        collect = row["collect_steps_per_second"]
+        ratios = (collect / one["collect_steps_per_second"] for one in (base, single))
+        numbers = [f"{collect:.0f}", *(f"{ratio:.2f}" for ratio in ratios), f"{row['steps_per_second']:.0f}"]
+        names = [row[kind] for kind in (*kinds, "env")]
+        found.append([*names, str(row["n_envs"]), workers, *numbers, row["parameter_hash"]])
+    header = [*kinds, "env", "copies", "workers", "collected steps/s", "x no workers", "x 1 worker", "steps/s", "parameters"]
+    return markdown(header, found)
 
 
 def memory(record: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@ Rollout workers: speed, scaling, and recovery from kill -9.
     OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers
     OMP_NUM_THREADS=1 python -m benchmarks.rollout_workers --parts speed --cases hopper_3x1:16 --iterations 3
 
-``speed``: trainings without workers, with one and with two of them take one iteration each in turn, so that all see the same
-machine; hashes of the final parameters tell whether workers in processes, in turn and on Ray (if it is installed) play the
-same. ``scaling``: every worker plays one real rollout, and from then on sleeps for a fixed time instead of playing and hands
-back that rollout: how an iteration splits into collection, transfer, merging and update, by the number of workers. ``kills``:
-at a random moment of every iteration, a random worker gets SIGKILL; parameters are compared after each of them. ``anchor``:
-scaling on Ray beside TorchRL's synchronous Ray collector, by the Python of an environment with torchrl. Settings of the
+``speed``: trainings without workers, with one and with two of them take one iteration each in turn, so that all see the
+same machine; hashes of the final parameters tell whether workers in processes, in turn and on Ray (if it is installed)
+play the same. ``off-policy``: the same for off-policy algorithms, in rounds between two updates. ``scaling``: every
+worker plays one real rollout, and from then on sleeps for a fixed time instead of playing and hands back that rollout:
+how an iteration splits into collection, transfer, merging and update, by the number of workers. ``kills``: at a random
+moment of every iteration, a random worker gets SIGKILL; parameters are compared after each of them. ``anchor``: scaling
+on Ray beside TorchRL's synchronous Ray collector, by the Python of an environment with torchrl. Settings of the
 trainings are those of the zoo's files, except for the number of copies and the learning rate.
 """
 
@@ -33,24 +34,31 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.shared import write_record, zoo_settings
-from sb3_matrl import MATRL
+from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.distributed.backends import make_crew
 from sb3_matrl.distributed.process_crew import ProcessCrew
 from sb3_matrl.distributed.rollout_shard import RolloutHarvest, RolloutOrder, RolloutShard
 from sb3_matrl.distributed.shard import Shard, ShardPlan
 from sb3_matrl.distributed.worker_pool import WorkerPool
+from sb3_matrl.off_policy.off_policy_algorithm import OffPolicyMultiAgent
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 
 RESULT = Path("benchmarks/results/rollout_workers.json")
 # Environments and numbers of copies, and joint steps of a rollout.
 CASES = ("hopper_3x1:16", "pong_v3:16")
 STEPS = 2048
-PARTS = ("speed", "scaling", "kills", "anchor")
+PARTS = ("speed", "off-policy", "scaling", "kills", "anchor")
+# Off-policy algorithms, environments and numbers of copies; joint steps of a round, and its settings.
+OFF_POLICY_CASES = ("iql:pong_v3:16", "maddpg:hopper_3x1:16")
+ROUND_STEPS = 1600
+OFF_POLICY_SETTINGS = {"gradient_steps": 50, "buffer_size": 50_000, "learning_starts": 100}
 WARM_UP = 1
 # Workers, where they run, and how many times as many copies they share.
 CONTESTANTS: list[tuple[int | None, str, int]] = [
@@ -63,29 +71,49 @@ CONTESTANTS: list[tuple[int | None, str, int]] = [
 ]
 
 
-def build(env: str, rollout_workers: int | None, worker_backend: str, algorithm: str = "ippo", **changes: Any) -> MATRL:
+def build(
+    env: str, rollout_workers: int | None, worker_backend: str, algorithm: str = "ippo", **changes: Any
+) -> MultiAgentAlgorithm:
     """A model with the zoo's settings, on the CPU."""
     # Schedules would end with every call of learn().
     rates: dict[str, Any] = {"learning_rate": 3e-4, **({"br_learning_rate": 3e-4} if algorithm == "matrl" else {})}
     settings = zoo_settings(algorithm, env, **rates, **changes)
-    fixed = algorithm_spec(algorithm).fixed
+    spec = algorithm_spec(algorithm)
     where: dict[str, Any] = {"rollout_workers": rollout_workers, "worker_backend": worker_backend or "process"}
-    return MATRL(env=env, seed=0, device="cpu", **settings.model_arguments(), **fixed, **where)
+    model: MultiAgentAlgorithm = spec.load_class()(
+        env=env, seed=0, device="cpu", **settings.model_arguments(), **spec.fixed, **where
+    )
+    return model
 
 
-def iterate(model: MATRL) -> tuple[float, float]:
+def iterate(model: MultiAgentAlgorithm) -> tuple[float, float]:
     """Take one iteration: seconds of the rollout, and of all the rest."""
+    seconds: list[float] = []
+    play = model.collect_rollouts
+
+    def collect(callback: BaseCallback) -> bool:
+        start = time.perf_counter()
+        complete = play(callback)
+        seconds.append(time.perf_counter() - start)
+        return complete
+
     start = time.perf_counter()
-    model.learn(model.n_steps * model.n_envs, reset_num_timesteps=model.num_timesteps == 0, log_interval=None)
-    collect = float(model.logger.name_to_value["time/collect_seconds"])
-    return collect, time.perf_counter() - start - collect
+    with mock.patch.object(model, "collect_rollouts", collect):
+        model.learn(steps_of(model), reset_num_timesteps=model.num_timesteps == 0, log_interval=None)
+    return seconds[0], time.perf_counter() - start - seconds[0]
 
 
-def parameter_hash(model: MATRL) -> str:
+def steps_of(model: MultiAgentAlgorithm) -> int:
+    """Joint steps of an iteration."""
+    per_copy = model.train_freq.frequency if isinstance(model, OffPolicyMultiAgent) else model.arguments["n_steps"]
+    return int(per_copy * model.n_envs)
+
+
+def parameter_hash(model: MultiAgentAlgorithm) -> str:
     """SHA-256 of all parameters, 16 digits of it."""
     digest = hashlib.sha256()
-    for learner in model.learners.values():
-        for parameter in learner.policy.parameters():
+    for network in [learner.policy for learner in model.learners.values()] or [model.policy]:
+        for parameter in network.parameters():
             digest.update(parameter.detach().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -100,7 +128,7 @@ class Contestant:
     :param model: its model
     """
 
-    def __init__(self, model: MATRL) -> None:
+    def __init__(self, model: MultiAgentAlgorithm) -> None:
         self.model = model
         self.times: list[tuple[float, float]] = []
         self._generators = random_generators()
@@ -116,7 +144,7 @@ class Contestant:
     def row(self) -> dict[str, Any]:
         """Medians, and the hash of the parameters."""
         collect, update = (statistics.median(values) for values in zip(*self.times[WARM_UP:], strict=True))
-        steps = self.model.n_steps * self.model.n_envs
+        steps = steps_of(self.model)
         return {
             "collect_ms": 1e3 * collect,
             "update_ms": 1e3 * update,
@@ -127,20 +155,24 @@ class Contestant:
 
 
 def measure_speed(case: str, iterations: int) -> list[dict[str, Any]]:
-    """One row per contestant."""
-    env, _, copies = case.partition(":")
+    """One row per contestant; of ``env:copies``, or of ``algorithm:env:copies`` for off-policy algorithms."""
+    *algorithm, env, copies = case.split(":")
     known = [one for one in CONTESTANTS if one[1] != "ray" or importlib.util.find_spec("ray") is not None]
     contestants = []
     for workers, backend, times in known:
         n_envs = times * int(copies)
-        contestants.append(Contestant(build(env, workers, backend, n_envs=n_envs, n_steps=STEPS // n_envs)))
+        changes: dict[str, Any] = {"n_steps": STEPS // n_envs}
+        if algorithm:
+            changes = {"train_freq": ROUND_STEPS // n_envs, **OFF_POLICY_SETTINGS}
+        contestants.append(Contestant(build(env, workers, backend, *algorithm, n_envs=n_envs, **changes)))
     for _ in range(WARM_UP + iterations):
         for contestant in contestants:
             contestant.iterate()
     rows = []
     for (workers, backend, _), contestant in zip(known, contestants, strict=True):
         where = {"rollout_workers": workers, "worker_backend": backend or None}
-        rows.append({"env": env, "n_envs": contestant.model.n_envs, **where, **contestant.row()})
+        name = {"algorithm": algorithm[0]} if algorithm else {}
+        rows.append({**name, "env": env, "n_envs": contestant.model.n_envs, **where, **contestant.row()})
         assert contestant.model.env is not None
         contestant.model.env.close()
     return rows
@@ -317,8 +349,10 @@ def measure_kills(env: str, kills: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure rollout workers.")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:4])
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="ENV:COPIES", help="trainings of speed")
+    off_policy = "trainings of off-policy"
+    parser.add_argument("--off-policy-cases", nargs="+", default=OFF_POLICY_CASES, metavar="ALGO:ENV:COPIES", help=off_policy)
     parser.add_argument("--env", default="hopper_3x1", help="environment of scaling and kills")
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument(
@@ -336,6 +370,8 @@ def main() -> None:
     if "speed" in given.parts:
         record["speed"] = [row for case in given.cases for row in measure_speed(case, given.iterations)]
     shape = {"env": given.env, "copies": 2, "n_steps": 500, "sleep": given.sleep}
+    if "off-policy" in given.parts:
+        record["off-policy"] = [row for case in given.off_policy_cases for row in measure_speed(case, given.iterations)]
     if "scaling" in given.parts:
         rows = [measure_scaling(workers=workers, iterations=3, **shape) for workers in given.workers]
         record["scaling"] = {**shape, "rows": rows}
