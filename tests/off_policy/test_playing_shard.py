@@ -217,3 +217,16 @@ def test_damaged_steps_of_a_round_are_an_error(change):
     change(tree)
     with pytest.raises(ValueError, match="not the steps of a round"):
         RoundReader.from_tree(tree)
+
+
+@pytest.mark.ray
+@pytest.mark.expensive
+def test_actors_of_ray_play_what_workers_play_in_turn():
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        model = build("masked", rollout_workers=2, worker_backend="ray").learn(N_STEPS)
+        assert_same(model, whole("masked"))
+        model.env.close()
+    finally:
+        ray.shutdown()
