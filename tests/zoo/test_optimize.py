@@ -134,7 +134,6 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, optuna.Stu
     return folder, search(folder, "--n-trials", "2")
 
 
-@pytest.mark.e2e
 def test_a_search_leaves_the_files_of_a_sweep_and_continues(searched: tuple[Path, optuna.Study]) -> None:
     folder, study = searched
     place = folder / "logs" / "sweeps" / "matrl_matrix_game_v0"

@@ -48,7 +48,7 @@ def test_wrong_files_are_refused_at_once(tmp_path: Path, text: str, message: str
     with pytest.raises(ValueError) as error:
         read_yaml(path)
     assert str(error.value).startswith(f"{path} ") and message in str(error.value) and "\n" not in str(error.value)
-    assert time.process_time() - start < 2  # a bomb would take hours
+    assert time.process_time() - start < 10  # a bomb would take hours
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
