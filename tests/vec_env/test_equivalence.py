@@ -23,6 +23,8 @@ SHIPPED = {
     ),
     "matrix game": matrix_game_v0.parallel_env,
 }
+# Cases of these in separate copies; Checkers and Switch stand for them in the quick tests.
+SEPARATE_COPIES = [f"{name}-dummy" for name in SHIPPED if name not in ("checkers", "switch")]
 
 
 RIGHT = 3
@@ -60,15 +62,7 @@ def test_agents_that_wait_give_what_single_envs_give(kind):
     assert finished >= 6 and out > 0
 
 
-@pytest.mark.cases(
-    expensive=[
-        "stag hunt-dummy",
-        "escalation-dummy",
-        "predator-prey-dummy",
-        "predator-prey that leave-dummy",
-        "matrix game-dummy",
-    ]
-)
+@pytest.mark.cases(expensive=SEPARATE_COPIES)
 @pytest.mark.parametrize("kind", ["batched", "dummy"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_envs_give_what_single_envs_give(name, kind):

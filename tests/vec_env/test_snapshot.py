@@ -13,7 +13,7 @@ from tests.envs.test_snapshot import through_json
 from tests.vec_env import toys
 from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import random_actions
-from tests.vec_env.test_equivalence import SHIPPED
+from tests.vec_env.test_equivalence import SEPARATE_COPIES, SHIPPED
 
 LEAVING = partial(switch_v0.parallel_env, n_agents=2, max_cycles=30, finished_agents="leave")
 ENVS = {**SHIPPED, "leaving": LEAVING, **{name: partial(toys.saving, name) for name in toys.WELL_BEHAVED}}
@@ -74,14 +74,7 @@ def assert_goes_on(venv, other, before, after):
 
 @pytest.mark.cases(
     e2e=["unequal-subproc"],
-    expensive=[
-        "switch-dummy",
-        "stag hunt-dummy",
-        "escalation-dummy",
-        "predator-prey-dummy",
-        "predator-prey that leave-dummy",
-        "matrix game-dummy",
-    ],
+    expensive=["switch-dummy", *SEPARATE_COPIES],
 )
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_fresh_vec_env_goes_on_as_the_original(name, kind):

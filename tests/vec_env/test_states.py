@@ -22,7 +22,7 @@ from tests.vec_env import toys
 from tests.vec_env.kinds import EVERY_IN_WORKERS, EVERY_KIND
 from tests.vec_env.reference import random_actions
 from tests.vec_env.test_agent_names import Race
-from tests.vec_env.test_equivalence import SHIPPED, agent_0_goes_right, play
+from tests.vec_env.test_equivalence import SEPARATE_COPIES, SHIPPED, agent_0_goes_right, play
 from tests.vec_env.test_snapshot import assert_identical
 from tests.vec_env.turn_toys import SavingTurnGame, TurnGame, Waiting
 
@@ -77,15 +77,7 @@ def acts(venv, seed=0):
     return random_actions(venv.action_spaces, venv.num_envs, np.random.default_rng(seed))
 
 
-@pytest.mark.cases(
-    expensive=[
-        "stag hunt-dummy",
-        "escalation-dummy",
-        "predator-prey-dummy",
-        "predator-prey that leave-dummy",
-        "matrix game-dummy",
-    ]
-)
+@pytest.mark.cases(expensive=SEPARATE_COPIES)
 @pytest.mark.parametrize("kind", ["batched", "dummy"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_envs_give_the_states_of_single_envs(name, kind):
