@@ -101,7 +101,7 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
         resumed = None if reset_num_timesteps else self._resume_from
         total, callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self.check_turns()
-        self._begins = resumed is None
+        self._begins = resumed is None or (isinstance(resumed, OffPolicyState) and resumed.begins)
         if isinstance(resumed, OffPolicyState) and resumed.progress["stored"] and not self.replay_buffer.added:
             warnings.warn(
                 "the training resumes with an empty replay buffer: save_replay_buffer() and load_replay_buffer() keep the "
@@ -351,6 +351,7 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
             "pending_episodes": [dict(episode) for episode in self._pending_episodes],
             "ahead": self._ahead.rest() if self._ahead else None,
             "extra": self.extra_state(),
+            "begins": self._begins and isinstance(self.env, WorkersVecEnv),
         }
         return OffPolicyState(**{**vars(state), **own})
 

@@ -24,6 +24,8 @@ class OffPolicyState(TrainingState):
     :param ahead: steps that rollout workers have played after that and that have not been counted, as
         ``RoundReader.rest`` returns them; ``None`` for none
     :param extra: further state of the algorithm, such as that of noise objects
+    :param begins: whether ``learn`` has begun and rollout workers have not played since, so that their noise is still to be
+        reset
     """
 
     progress: dict[str, int] = field(default_factory=dict)
@@ -31,10 +33,11 @@ class OffPolicyState(TrainingState):
     pending_episodes: list[dict[str, Any]] = field(default_factory=list)
     ahead: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    begins: bool = False
 
     @classmethod
     def from_tree(cls, tree: Any) -> TrainingState:
-        return super().from_tree({"ahead": None, **tree} if isinstance(tree, dict) else tree)  # older files have none
+        return super().from_tree({"ahead": None, "begins": False, **tree} if isinstance(tree, dict) else tree)  # older files
 
     def _check(self) -> None:
         super()._check()
@@ -42,7 +45,8 @@ class OffPolicyState(TrainingState):
         numbers = self.progress.values() if isinstance(self.progress, dict) else [None]
         if not all(type(number) is int and number >= 0 for number in numbers) or set(self.progress) != counters:
             raise ValueError(f"the training state's progress should be the numbers {sorted(counters)}")
-        for name, kind in {"pending": dict | None, "pending_episodes": list, "ahead": dict | None, "extra": dict}.items():
+        kinds = {"pending": dict | None, "pending_episodes": list, "ahead": dict | None, "extra": dict, "begins": bool}
+        for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"the training state's {name} is a {type(getattr(self, name)).__name__}")
         check_episodes(self.pending_episodes)

@@ -141,6 +141,19 @@ def test_a_stop_in_the_middle_of_a_round_keeps_the_state_before_it():
     assert_same(model.learn(48, reset_num_timesteps=False), other)
 
 
+@pytest.mark.e2e
+def test_noise_is_reset_in_a_training_that_is_stopped_in_its_first_round_and_resumed_from_its_file(tmp_path):
+    other = in_turn("MADDPG").learn(48).learn(24, reset_num_timesteps=False)
+    model = in_turn("MADDPG").learn(48)
+    model.stop_requested = lambda: True
+    model.learn(24, reset_num_timesteps=False)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    resumed = MADDPG.load(tmp_path / "model", env=ContinuousTrio, device="cpu")
+    resumed.load_replay_buffer(tmp_path / "buffer")
+    assert_same(resumed.learn(24, reset_num_timesteps=False), other)
+
+
 class Numbered(ToyEnv):
     """Observations are the number of the copy, by its seed, the step and the episode; agents end one after the other."""
 
