@@ -114,7 +114,7 @@ def make_contestant(name: str, source: Any, env: JointVecEnv, device: str = "aut
         return Contestant(name, None)
     model, agent = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
     if isinstance(model, (str, Path)):
-        model = load_model(model, device=device)
+        model = load_model(model, device=device, verbose=0)
     if not is_joint_model(model):
         model, agent = SoloPlayer(model), SoloPlayer.name
     players = {role: Player(model, _agent_for(name, role, model, agent, env)) for role in env.agents}

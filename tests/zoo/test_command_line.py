@@ -227,6 +227,7 @@ COMPLETIONS: list[tuple[tuple[str, ...], list[str]]] = [
     (("games", "ro"), ["rotational"]),
     (("games", "rotational", "--lo"), ["--look-ahead"]),
     (("completion", "z"), ["zsh"]),
+    (("enjoy", "--pretrained", "clim"), ["climbing"]),
 ]
 # Words in bash's own splitting, and several values of one flag, which fish does not know.
 IN_BASH: list[tuple[tuple[str, ...], list[str]]] = [

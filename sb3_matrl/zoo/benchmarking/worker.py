@@ -45,7 +45,7 @@ def absolute_metrics(options: TrainOptions, folder: RunFolder) -> dict[str, Any]
     :param folder: run folder
     :return: metric -> value of every episode
     """
-    model: Any = load_model(folder.best_model, device=options.device)
+    model: Any = load_model(folder.best_model, device=options.device, verbose=0)
     hyperparameters = read_hyperparameters(options)
     if EXPLORATION in hyperparameters.values:
         model.exploration_rate = hyperparameters[EXPLORATION]

@@ -73,8 +73,8 @@ def read_command(words: Sequence[str], parser: cli.StrictParser, values: Mapping
 
 def _argument(action: argparse.Action, values: Mapping[Any, Sequence[str]]) -> Argument:
     known = values.get(action.type, ()) if action.choices is None else [str(choice) for choice in action.choices]
-    # The value of a switch, true or false, is optional: flags are more likely after it.
-    takes_value = action.nargs not in (0, "?")
+    # The value of a switch, true or false, is optional: flags are more likely after it, unless its values have names.
+    takes_value = action.nargs != 0 and (action.nargs != "?" or bool(known))
     several = action.nargs == "+" or (isinstance(action.nargs, int) and action.nargs > 1)
     names = tuple(action.option_strings)
     return Argument(names, _one_line(action.help), takes_value, several, tuple(known), action.type in _FILE_TYPES)

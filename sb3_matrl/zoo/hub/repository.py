@@ -86,7 +86,7 @@ def check_repository(place: Path, repo_id: str, algorithm: str | None = None, en
         raise ValueError(f"{repo_id} has no {' and no '.join(missing)}: it was not made by push-to-hub")
     try:
         run = trained_run(place, ModelChoice())
-        load_model(run.model, device="cpu")
+        load_model(run.model, device="cpu", verbose=0)
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace(str(place), repo_id)) from error
     for flag, given, found in (("--algo", algorithm, run.algorithm), ("--env", env_id, run.folder.env_id)):
