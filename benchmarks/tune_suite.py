@@ -4,11 +4,11 @@ Search of settings for the tasks of a suite, the same for all methods: zoo/hyper
     python -m benchmarks.tune_suite --suite coordination --tasks chicken climbing --trials 12
 
 Optuna's TPE searches learning rate, clip range and entropy coefficient; all else is that of the suite, with as many gradient
-steps for every method. The first trials of all methods have the same values. --grid "learning_rate: [0.001, 0.003]" tries
-these values instead, each once. A trial trains with every --seeds, which must not be among those of reported results, and its
-value is the mean score of the suite. Finished trials are kept in --storage: the same command continues a search that was
-stopped, and more --trials extend it. The record adds up the trials of several searches with the same seeds and steps; the best
-of all is chosen.
+steps for every method. The first trials of all methods have the same values. --grid "learning_rate: [0.001, lin_0.003]"
+tries these values instead, each once; lin_0.003 falls from 0.003 to 0. A trial trains with every --seeds, which must not be
+among those of reported results, and its value is the mean score of the suite. Finished trials are kept in --storage: the
+same command continues a search that was stopped, and more --trials extend it. The record adds up the trials of several
+searches with the same seeds and steps; the best of all is chosen.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from sb3_matrl.zoo.benchmarking.suite_file import NASH_CONV, SuiteTask, choose_t
 from sb3_matrl.zoo.benchmarking.suite_plan import SuiteOptions, runs_of_task, task_benchmark
 from sb3_matrl.zoo.benchmarking.suite_scores import run_scores
 from sb3_matrl.zoo.common.hyperparameters import HYPERPARAMS_FOLDER, apply_overrides, find_conf_file
+from sb3_matrl.zoo.common.names import resolve_schedule
 from sb3_matrl.zoo.common.yaml_files import parse_yaml, read_yaml
 from sb3_matrl.zoo.sweeping.trial import DIVERGED
 
@@ -52,18 +53,28 @@ EVALUATION_EPISODES = 50
 STARTUP_TRIALS = 6
 
 
-# Values of a grid by name.
-Grid = dict[str, list[float]]
+# Values of a grid by name: numbers, and schedules such as lin_0.003.
+Value = float | str
+Grid = dict[str, list[Value]]
 
 
-def suggest(trial: optuna.Trial, grid: Grid | None = None) -> dict[str, float]:
+def suggest(trial: optuna.Trial, grid: Grid | None = None) -> dict[str, Value]:
     """Draw the settings of a trial."""
     if grid is not None:
-        return {name: float(trial.suggest_categorical(name, values)) for name, values in grid.items()}
+        return {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
     low, high = SPACE["learning_rate"]
     rate = trial.suggest_float("learning_rate", low, high, log=True)
     drawn = {name: float(trial.suggest_categorical(name, SPACE[name])) for name in ("clip_range", "ent_coef")}
     return {"learning_rate": float(f"{rate:.3g}"), **drawn}
+
+
+def _value(given: Any) -> Value:
+    """A number, or a schedule by its name, as hyper-parameter files have them."""
+    try:
+        return float(given)
+    except ValueError:
+        resolve_schedule(given)
+        return str(given)
 
 
 def read_grid(text: str) -> Grid:
@@ -73,13 +84,13 @@ def read_grid(text: str) -> Grid:
     """
     try:
         content = parse_yaml(text)
-        return {str(name): [float(value) for value in values] for name, values in content.items()}
+        return {str(name): [_value(value) for value in values] for name, values in content.items()}
     except (AttributeError, TypeError, ValueError):
         raise argparse.ArgumentTypeError(f"expected 'name: [value, ...]' as YAML, got {text!r}") from None
 
 
 def trial_runs(
-    task: SuiteTask, method: Setting, drawn: Mapping[str, float], seeds: Sequence[int], out: str
+    task: SuiteTask, method: Setting, drawn: Mapping[str, Value], seeds: Sequence[int], out: str
 ) -> list[PlannedRun]:
     """Trainings of a trial: the suite's, with the drawn settings in place of tuned ones."""
     options = SuiteOptions(out, tuple(seeds), eval_episodes=EVALUATION_EPISODES, device="cpu")
@@ -138,7 +149,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
 
 
-def best_of(task: SuiteTask, trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def best_of(task: SuiteTask, trials: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
     """
     Settings of the best trial.
 
@@ -147,11 +158,11 @@ def best_of(task: SuiteTask, trials: Sequence[Mapping[str, Any]]) -> dict[str, f
     """
     sign = -1.0 if task.score == NASH_CONV else 1.0
     scored = [trial for trial in trials if trial["value"] is not None]
-    best: dict[str, float] = max(scored, key=lambda trial: sign * trial["value"])["settings"]
+    best: dict[str, Value] = max(scored, key=lambda trial: sign * trial["value"])["settings"]
     return best
 
 
-def conf_text(task: SuiteTask, chosen: Mapping[str, Mapping[str, float]], trials: int) -> str:
+def conf_text(task: SuiteTask, chosen: Mapping[str, Mapping[str, Value]], trials: int) -> str:
     """
     A file of hyper-parameters for the task's environment.
 

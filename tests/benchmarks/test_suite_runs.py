@@ -75,6 +75,7 @@ def test_picture_has_a_panel_for_every_size_and_clip(tmp_path: Path) -> None:
 
 def test_grid_is_a_mapping_of_lists() -> None:
     assert read_grid("learning_rate: [0.001, 1]") == {"learning_rate": [0.001, 1.0]}
+    assert read_grid("learning_rate: [1e-3, lin_0.01]") == {"learning_rate": [0.001, "lin_0.01"]}
     for text in ("0.001", "learning_rate: 0.001", "[1, 2]", "learning_rate: [fast]"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected 'name: "):
             read_grid(text)
