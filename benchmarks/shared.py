@@ -20,6 +20,11 @@ from sb3_matrl.zoo.common import records
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file, load_hyperparameters
 
 
+# Settings of Checkers and Switch for measurements of speed and safety.
+GRID_SETTINGS = Path(__file__).with_name("grid_settings.yml")
+GRID_WORLDS = ("checkers_v0", "switch_v0")
+
+
 def run_parallel(
     worker: Callable[[dict[str, Any]], dict[str, Any]], tasks: Sequence[dict[str, Any]], jobs: int, cache: Path
 ) -> list[dict[str, Any]]:
@@ -56,13 +61,15 @@ def run_parallel(
 
 def zoo_settings(algorithm: str, env: str, conf_file: str | None = None, **changes: Any) -> Hyperparameters:
     """
-    Hyper-parameters of the zoo's files.
+    Hyper-parameters of the zoo's files; those of Checkers and Switch are :data:`GRID_SETTINGS`.
 
     :param algorithm: name of the algorithm
     :param env: id of the environment
-    :param conf_file: path or name of the file; ``None`` for that of the algorithm
+    :param conf_file: path or name of the file; ``None`` for the above
     :param changes: hyper-parameters to change
     """
+    if conf_file is None and env in GRID_WORLDS:
+        conf_file = str(GRID_SETTINGS)
     return load_hyperparameters(find_conf_file(algorithm, conf_file), algorithm, env, changes)
 
 

@@ -27,7 +27,7 @@ from pettingzoo import ParallelEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from benchmarks.shared import build_model, write_record, zoo_settings
+from benchmarks.shared import GRID_WORLDS, build_model, write_record, zoo_settings
 from benchmarks.speed_columns import COLUMNS
 from benchmarks.speed_peers import ITERATIONS as PEER_ROUNDS
 from benchmarks.speed_peers import PARTS, compare
@@ -38,7 +38,6 @@ from sb3_matrl.envs import make
 
 PHASES = ("collect", "stepping", "predict", "metagame", "best_response")
 PRINTED = ("collect", "stepping", "alone", *PHASES[2:])
-GRID_WORLDS = ("checkers_v0", "switch_v0")
 WARM_UP, ITERATIONS = 2, 15
 RESULT = Path("benchmarks/results/speed.json")
 

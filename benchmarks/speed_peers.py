@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.floor import Gemm, flops
 from benchmarks.peak_memory import PEER
-from benchmarks.shared import build_model, write_record, zoo_settings
+from benchmarks.shared import GRID_SETTINGS, build_model, write_record, zoo_settings
 from benchmarks.speed_columns import (
     ALGORITHMS,
     BACKENDS,
@@ -56,6 +56,7 @@ ITERATIONS, WARM_UP, BENCHMARL_ITERATIONS = 7, 1, 3
 PARTS = ("columns", "memory", "train")
 QUICK_COLUMNS = ("checkers", "checkers_64", "hopper", "n2", "n4")
 TRAIN = ("zoo/train.py", "--algo", "matrl", "--env", "checkers_v0", "--seed", "0", "--verbose", "0")
+TRAIN += ("--conf-file", str(GRID_SETTINGS))
 TRAIN_STEPS, TRAIN_REPEATS = 200_000, 3
 
 
