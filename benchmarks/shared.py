@@ -19,7 +19,6 @@ from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.zoo.common import records
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file, load_hyperparameters
 
-
 # Settings of Checkers and Switch for measurements of speed and safety.
 GRID_SETTINGS = Path(__file__).with_name("grid_settings.yml")
 GRID_WORLDS = ("checkers_v0", "switch_v0")
