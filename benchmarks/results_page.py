@@ -239,10 +239,14 @@ def tuning(record: dict[str, Any]) -> str:
         sign = -1.0 if task["score"] == "nash_conv" else 1.0
         rows.append([name, *(_searched(found[method]["trials"], sign) if method in found else "" for method in methods)])
     for name, method, one in searches:
-        values = (f"{one['chosen'][key]:g}" if key in one["chosen"] else "" for key in names)
+        values = (_setting(one["chosen"].get(key, "")) for key in names)
         settings.append([name, method, str(len(one["trials"])), *values])
     chosen = markdown(["task", "method", "trials", *(TUNED.get(name, name) for name in names)], settings)
     return f"{markdown(['task', *methods], rows)}\n\nChosen settings:\n\n{chosen}"
+
+
+def _setting(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 TUNED = {"learning_rate": "learning rate", "clip_range": "clip range", "ent_coef": "entropy"}

@@ -254,15 +254,16 @@ def test_shipped_files_are_valid_and_batches_fit(algorithm, env_id):
 
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 @pytest.mark.parametrize(
-    ("env_id", "vf_coef", "steps", "layers"),
+    ("env_id", "file", "vf_coef", "steps", "layers"),
     [
-        ("checkers_v0", 1.0, 400_000, [128, 128]),
-        ("switch_v0", 0.01, 500_000, [128, 128]),
-        ("matrix_game_v0", 0.5, 300_000, [32, 32]),
+        ("checkers_v0", "paper", 1.0, 400_000, [128, 128]),
+        ("switch_v0", "paper", 0.01, 500_000, [128, 128]),
+        ("predator_prey_v0", None, 0.5, 1_000_000, [128, 128]),
+        ("matrix_game_v0", None, 0.5, 300_000, [32, 32]),
     ],
 )
-def test_shipped_settings_are_the_papers(algorithm, env_id, vf_coef, steps, layers):
-    h = load_hyperparameters(find_conf_file(algorithm, None), algorithm, env_id)
+def test_settings_of_grid_worlds_are_the_papers(algorithm, env_id, file, vf_coef, steps, layers):
+    h = load_hyperparameters(find_conf_file(algorithm, file), algorithm, env_id)
     assert (h["n_steps"] * h.n_envs, h["batch_size"], h["n_epochs"]) == (2000, 2000, 10)
     assert (h["learning_rate"], h["gamma"], h["gae_lambda"], h["clip_range"], h["ent_coef"]) == (0.002, 0.99, 0.97, 0.1, 0.05)
     assert (h["vf_coef"], h.n_timesteps, h["policy_kwargs"]["net_arch"]) == (vf_coef, steps, layers)
