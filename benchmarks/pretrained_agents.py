@@ -81,8 +81,8 @@ TASKS = (
         "matrl",
         "checkers_v0",
         "Two agents collect apples, which are worth more to one of them.",
-        ("-n", "200000", *SMALL),
     ),
+    Task("switch", "matrl", "switch_v0", "Four agents pass a narrow bridge one after the other, in both directions."),
     Task(
         "checkers_qmix",
         "qmix",
