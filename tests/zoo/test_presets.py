@@ -200,3 +200,20 @@ def test_actor_and_critic_may_have_their_own_layers() -> None:
 @pytest.mark.parametrize(("given", "expected"), [(3, 3), ([2, "episode"], (2, "episode"))])
 def test_frequency_may_be_in_episodes(given: Any, expected: Any) -> None:
     assert load("vdn", "checkers_v0", train_freq=given).model_arguments()["train_freq"] == expected
+
+
+# Environment -> task of the suites whose tuned settings are the preset.
+TUNED = {
+    "checkers_v0": "checkers",
+    "switch_v0": "switch",
+    "openspiel:kuhn_poker": "kuhn_poker",
+    "openspiel:leduc_poker": "leduc_poker",
+}
+
+
+@pytest.mark.parametrize("algorithm", ["ippo", "matrl"])
+@pytest.mark.parametrize("env_id", TUNED)
+def test_presets_are_the_tuned_settings_of_the_suites(algorithm: str, env_id: str) -> None:
+    preset, tuned = load(algorithm, env_id).as_mapping(), load(algorithm, env_id, TUNED[env_id]).as_mapping()
+    assert preset["env_kwargs"].items() <= tuned["env_kwargs"].items()
+    assert {**preset, "env_kwargs": None} == {**tuned, "env_kwargs": None}
