@@ -211,9 +211,10 @@ def task_record(
 def tune(task: SuiteTask, args: argparse.Namespace) -> None:
     """Search for every method of a task that is no ablation, then write the task's file and the record."""
     methods = [one for one in task.methods if one.name not in ABLATION_OF and one.name in (args.methods or task.settings)]
-    found = {method.name: search(task, method, args) for method in methods}
+    trained = replace(task, n_timesteps=args.n_timesteps or task.n_timesteps)
+    found = {method.name: search(trained, method, args) for method in methods}
     earlier = json.loads(args.record.read_text(encoding="utf-8"))["tasks"] if args.record.exists() else {}
-    record = task_record(task, found, earlier.get(task.name, {}), args)
+    record = task_record(trained, found, earlier.get(task.name, {}), args)
     write_record(args.record, {"tasks": {**earlier, task.name: record}})
     chosen = {method: one["chosen"] for method, one in record["methods"].items()}
     with atomic_file(args.out / f"{task.name}.yml") as file:
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument(
         "--grid", type=read_grid, help="values to try instead of Optuna's, such as 'learning_rate: [0.01, 0.1]'"
     )
+    parser.add_argument("-n", "--n-timesteps", type=int, help="steps of a training in the search; default: the task's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[FIRST_SEED, FIRST_SEED + 1], help="seeds of each trial")
     parser.add_argument("--storage", default="sqlite:///logs/tune_suite.db", help="data base of the trials")
     parser.add_argument("--record", type=Path, default=Path("benchmarks/results/tuning.json"))

@@ -52,6 +52,7 @@ def test_record_adds_up_the_searches_with_the_same_seeds() -> None:
 
 def arguments(folder: Path, **changes: Any) -> argparse.Namespace:
     given = {"suite": "coordination", "methods": ["ippo"], "trials": 1, "seeds": [100], "out": folder, "grid": None}
+    given["n_timesteps"] = None
     storage = f"sqlite:///{folder / 'study.db'}"
     return argparse.Namespace(**{**given, "storage": storage, "record": folder / "tuning.json", **changes})
 
@@ -83,6 +84,12 @@ def test_search_is_continued_and_the_best_trial_is_chosen(tmp_path: Path, monkey
     )
     with pytest.raises(ValueError, match="was another search; give another --storage"):
         tune(TASKS["chicken"], arguments(tmp_path, seeds=[102]))
+
+    (tmp_path / "short").mkdir()
+    tune(TASKS["chicken"], arguments(tmp_path / "short", n_timesteps=500))
+    (record,) = json.loads((tmp_path / "short" / "tuning.json").read_text())["tasks"].values()
+    file = load_hyperparameters(tmp_path / "short" / "chicken.yml", "ippo", "matrix_game_v0")
+    assert record["n_timesteps"] == 500 and file.n_timesteps == TASKS["chicken"].n_timesteps
 
 
 @pytest.mark.e2e
