@@ -97,13 +97,13 @@ def test_gradient_steps_of_off_policy_algorithms_are_those_of_the_log() -> None:
 
 
 def test_settings_in_different_worlds_are_told(tmp_path: Path) -> None:
-    settings = (Setting("ippo", "ippo", {}), Setting("qmix", "qmix", {}))
+    settings = (Setting("ippo", "ippo", {"env_kwargs.clock": False}), Setting("qmix", "qmix", {}))
     changes = {"settings": settings, "envs": ("switch_v0",), "seeds": (0,), "hyperparams": {"n_envs": 4}}
     cells = group([result(run, [[1.0]], [[1.0]]) for run in plan(tmp_path, **changes)])
     lines = warnings(cells, options(tmp_path, **changes))
-    assert "warning: switch_v0: env_kwargs differ: ippo {}, qmix {'clock': True}" in lines
+    assert "warning: switch_v0: env_kwargs differ: ippo {'clock': False}, qmix {'clock': True}" in lines
     assert exploration_notes(cells)[0].endswith(": qmix 0.05")
-    same = {**changes, "env_kwargs": {"switch_v0": {"clock": True}}}
+    same = {**changes, "settings": (Setting("ippo", "ippo", {}), settings[1])}
     cells = group([result(run, [[1.0]], [[1.0]]) for run in plan(tmp_path, **same)])
     assert not any("env_kwargs" in line for line in warnings(cells, options(tmp_path, **same)))
 

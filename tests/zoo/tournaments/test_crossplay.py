@@ -43,7 +43,10 @@ def logs(tmp_path_factory):
     for algo in ("ippo", "matrl"):
         game = ["--env", "matrix_game_v0", "--env-kwargs", "game:rps"]
         assert train([*common, "--algo", algo, *game, "-n", "1000", "--snapshots", "3"]) == 0
-    for other in (["matrix_game_v0", "--env-kwargs", "game:chicken"], ["switch_v0", "--env-kwargs", "n_agents:2"]):
+    for other in (
+        ["matrix_game_v0", "--env-kwargs", "game:chicken"],
+        ["switch_v0", "--env-kwargs", "n_agents:2", "clock:false"],
+    ):
         assert train([*common, "--algo", "ippo", "-n", "100", "--env", *other]) == 0
     return folder
 
@@ -148,7 +151,7 @@ def test_a_common_payoff_has_no_ratings(logs, tmp_path, no_pictures):
     team = ["--env-kwargs", "max_cycles:5", "team_reward:true", "--out", str(tmp_path)]
     assert crossplay(logs, "ippo/switch_v0_1", "random", "--games", "4", *team) == 0
     record = json.loads((tmp_path / "crossplay.json").read_text())
-    assert record["env_kwargs"] == {"n_agents": 2, "max_cycles": 5, "team_reward": True}
+    assert record["env_kwargs"] == {"clock": False, "n_agents": 2, "max_cycles": 5, "team_reward": True}
     assert list(record["players"]) == ["ippo/switch_v0_1@100", "random"]
     assert set(record["summary"]) == {"players", "groups"}
 
@@ -252,7 +255,7 @@ def test_ctrl_c_ends_processes_and_says_how_to_continue(logs, tmp_path):
 
 def test_runs_of_different_environments_are_rejected(logs, capsys):
     message = error_of(logs, capsys, "ippo/matrix_game_v0_1", "ippo/switch_v0_1")
-    assert "cross-play needs one environment" in message and "switch_v0 with n_agents: 2" in message
+    assert "cross-play needs one environment" in message and "switch_v0 with clock: False, n_agents: 2" in message
     message = error_of(logs, capsys, "ippo/matrix_game_v0_1", "ippo/matrix_game_v0_2")
     assert "game: rps" in message and "game: chicken" in message and "--env-kwargs" in message
 
