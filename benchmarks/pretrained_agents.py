@@ -47,8 +47,6 @@ EPISODES = 100
 CHANCE_EPISODES = 1000
 SMALL = ("-params", "policy_kwargs.net_arch:[64, 64]")
 MATRIX_GAME = "matrix_game_v0"
-# Payoffs of rock, paper and scissors, of the row player and of the column player. Equilibrium: (1/5, 3/5, 1/5).
-UNEVEN_RPS = [[[0, -1, 3], [1, 0, -1], [-3, 1, 0]], [[0, 1, -3], [-1, 0, 1], [3, -1, 0]]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,7 @@ TASKS = (
         "matrl",
         "checkers_v0",
         "Two agents collect apples, which are worth more to one of them.",
+        ("-n", "200000", "--conf-file", "benchmarks/grid_settings.yml", *SMALL),
     ),
     Task("switch", "matrl", "switch_v0", "Four agents pass a narrow bridge one after the other, in both directions."),
     Task(
@@ -100,7 +99,7 @@ TASKS = (
         "matrl",
         MATRIX_GAME,
         "Rock-paper-scissors in which rock wins three points from scissors: in equilibrium both mostly play paper.",
-        ("--conf-file", "rps", "--env-kwargs", "game:null", f"payoffs:{UNEVEN_RPS}"),
+        ("--conf-file", "uneven_rps"),
     ),
     Task(
         "kuhn_poker",

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.results_page import RESULTS, suite, tuning
 
 PAGE = Path("docs/which_method.md")
-# The twelve tasks that the page counts, and others.
+# The thirteen tasks that the page counts, and others.
 SUITES = ("suite_coordination", "suite_zero_sum", "kuhn_poker")
-OTHERS = ("leduc_poker", "suite_checkers", "suite_checkers_team")
+OTHERS = ("leduc_poker", "suite_checkers", "suite_checkers_team", "suite_switch")
 
 
 def row(method: str, score: float, verdict: str, seeds: int = 5) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def test_page_has_the_tables_of_the_search() -> None:
 
 # The presets of the page's first table, for the kind of game that a task is.
 PRESETS = {
-    **dict.fromkeys(("rps", "matching_pennies", "kuhn_poker", "chicken", "congestion_4", "congestion_8"), "matrl"),
+    **dict.fromkeys(
+        ("rps", "matching_pennies", "uneven_rps", "kuhn_poker", "chicken", "congestion_4", "congestion_8"), "matrl"
+    ),
     **dict.fromkeys(("climbing", "climbing_stochastic", "penalty", "stag_hunt"), "matrl-optimistic"),
     **dict.fromkeys(("random_common_payoff", "random_general_sum"), "matrl-optimistic"),
 }
@@ -60,6 +62,6 @@ def test_presets_are_better_in_as_many_tasks_as_the_page_says() -> None:
     rows = {(task["name"], row["method"]): row for record in records for task in record["tasks"] for row in task["rows"]}
     verdicts = [rows[task, method]["verdict"] for task, method in PRESETS.items()]
     assert {task for task, _ in rows} == set(PRESETS) and {row["seeds"] for row in rows.values()} == {10}
-    assert (verdicts.count("better"), verdicts.count("even")) == (8, 4)
+    assert (verdicts.count("better"), verdicts.count("even")) == (9, 4)
     alone = [task for (task, method), row in rows.items() if method == "il-la" and row["verdict"] == "better"]
-    assert sorted(alone) == ["kuhn_poker", "matching_pennies", "rps"]
+    assert sorted(alone) == ["congestion_8", "kuhn_poker", "matching_pennies", "rps", "uneven_rps"]

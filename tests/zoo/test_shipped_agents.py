@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from benchmarks.pretrained_agents import EPISODES, RECORD, TASKS, UNEVEN_RPS, table, without_training_state
+from benchmarks.pretrained_agents import EPISODES, RECORD, TASKS, table, without_training_state
 from sb3_matrl import MATRL
 from sb3_matrl.common.loading import load_model
 from sb3_matrl.files.model_files import read_model
@@ -27,6 +27,8 @@ RECORDED: list[dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))[
 
 # One quick case and one of CI; all others only in the whole suite.
 SLOWER = {"kuhn_poker": pytest.mark.e2e, "climbing": ()}
+# Payoffs of rock, paper and scissors, of the row player and of the column player. Equilibrium: (1/5, 3/5, 1/5).
+UNEVEN_RPS = [[[0, -1, 3], [1, 0, -1], [-3, 1, 0]], [[0, 1, -3], [-1, 0, 1], [3, -1, 0]]]
 
 
 def row_of(name: str) -> dict[str, Any]:
