@@ -1,10 +1,10 @@
 """
 Central critics: learning curves of MAPPO beside IPPO and BenchMARL's MAPPO: `python -m benchmarks.central_critic`.
 
-Checkers and Switch with the zoo's settings (20 copies, rollouts of 2,000 steps, 10 epochs on the full batch), the same
-networks, learning rate, clip range, coefficients, discount and GAE for all. BenchMARL (`make benchmarl` installs it; without
-it, it is left out) trains in a process of its own. A point of a curve is the mean team return of the episodes that ended in a
-rollout.
+Checkers and Switch with the settings of grid_settings.yml (20 copies, rollouts of 2,000 steps, 10 epochs on the full
+batch), the same networks, learning rate, clip range, coefficients, discount and GAE for all. BenchMARL (`make benchmarl`
+installs it; without it, it is left out) trains in a process of its own. A point of a curve is the mean team return of the
+episodes that ended in a rollout.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Steps per second of training, and of each phase.
 Collection, stepping (the environments' part of it), predicted step, meta-game (payoffs and solver) and best response, in
 milliseconds per iteration of about 2,000 joint steps; the first iterations are left out. "Alone" is what as many steps of one
 plain PettingZoo environment take: stepping beyond that is the price of copies, checks and automatic resets, and less where the
-rules are batched. Settings are those of the zoo's files.
+rules are batched. Settings are those of the zoo's files, in Checkers and Switch those of grid_settings.yml.
 
 With ``--peers``, ours is compared with other software instead: see :mod:`benchmarks.speed_peers`.
 """

@@ -55,8 +55,7 @@ RESULT = Path("benchmarks/results/speed_peers.json")
 ITERATIONS, WARM_UP, BENCHMARL_ITERATIONS = 7, 1, 3
 PARTS = ("columns", "memory", "train")
 QUICK_COLUMNS = ("checkers", "checkers_64", "hopper", "n2", "n4")
-TRAIN = ("zoo/train.py", "--algo", "matrl", "--env", "checkers_v0", "--seed", "0", "--verbose", "0")
-TRAIN += ("--conf-file", str(GRID_SETTINGS))
+TRAIN = ("zoo/train.py", "--algo", "matrl", "--env", "checkers_v0", "--conf-file", str(GRID_SETTINGS), "--seed", "0")
 TRAIN_STEPS, TRAIN_REPEATS = 200_000, 3
 
 
@@ -259,7 +258,7 @@ def measure_train(steps: int, repeats: int, earlier: Path | None = None) -> list
         for name, (root, options) in variants.items():
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                command = (*TRAIN, "-n", str(steps), "--run-dir", str(Path(folder) / "run"), *options)
+                command = (*TRAIN, "--verbose", "0", "-n", str(steps), "--run-dir", str(Path(folder) / "run"), *options)
                 run_python(Path(sys.executable), *command, check=True, root=root)
                 seconds[name].append(time.perf_counter() - start)
     return [

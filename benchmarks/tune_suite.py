@@ -61,7 +61,7 @@ Grid = dict[str, list[Value]]
 def suggest(trial: optuna.Trial, grid: Grid | None = None) -> dict[str, Value]:
     """Draw the settings of a trial."""
     if grid is not None:
-        return {name: trial.suggest_categorical(name, values) for name, values in grid.items()}
+        return {name: _value(trial.suggest_categorical(name, values)) for name, values in grid.items()}
     low, high = SPACE["learning_rate"]
     rate = trial.suggest_float("learning_rate", low, high, log=True)
     drawn = {name: float(trial.suggest_categorical(name, SPACE[name])) for name in ("clip_range", "ent_coef")}

@@ -22,19 +22,8 @@ WORLD = "tests.evaluation.worlds:RandomLength"
 def logs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     for seed in ("1", "2"):
-        words = [
-            "--env",
-            "switch_v0",
-            "-n",
-            "200",
-            "--env-kwargs",
-            "n_agents:2",
-            "clock:false",
-            "--save-freq",
-            "100",
-            "--seed",
-            seed,
-        ]
+        words = ["--env", "switch_v0", "--env-kwargs", "n_agents:2", "clock:false"]
+        words += ["-n", "200", "--save-freq", "100", "--seed", seed]
         assert train(["-f", str(folder), *QUICK, *SMALL, *words]) == 0
     assert train(["-f", str(folder), *QUICK, *SMALL, "--env", WORLD, "-n", "100", "--env-kwargs", "long:4"]) == 0
     return folder
