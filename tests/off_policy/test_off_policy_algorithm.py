@@ -217,9 +217,10 @@ def test_an_agent_is_sb3s_dqn(tmp_path, algorithm):
 def test_an_agent_plays_where_this_package_is_not_installed(tmp_path):
     model = build(VDN).learn(120)
     model.agents["agent_0"].save(tmp_path / "agent")
-    code = (
+    code = (  # without deterministic=True, SB3's DQN explores
         "import sys, numpy as np; sys.modules['sb3_matrl'] = None; from stable_baselines3 import DQN;"
-        f"print(DQN.load({str(tmp_path / 'agent')!r}, device='cpu').predict(np.ones((1, 47), np.float32) / 2)[0][0])"
+        f"agent = DQN.load({str(tmp_path / 'agent')!r}, device='cpu');"
+        "print(agent.predict(np.ones((1, 47), np.float32) / 2, deterministic=True)[0][0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     expected = model.predict({"agent_0": np.ones((1, 47), np.float32) / 2}, deterministic=True)[0]["agent_0"][0]
