@@ -6,9 +6,12 @@ Check of a GPU: does it compute what the CPU computes, how fast, and with how mu
 
 1. One update of every learner on the CPU and on the GPU, on the same data and with the same random numbers: no parameter may
    differ by more than 1e-4. Convolutions and matrix products are not rounded to TF32 for that.
-2. An epoch of stacked updates with different numbers of agents and rows per minibatch: the fastest on the CPU, and together
-   and one by one on the GPU. From it follows the product of the two numbers from which on the GPU is faster.
-3. Trainings with 2 to 64 agents, and of Pong from pixels: seconds of collection and update, steps per second, peak memory.
+2. An epoch of stacked updates with different numbers of agents, rows per minibatch and widths of layers: together on one
+   and on all cores, and together and one by one on the GPU. From it follows the work per minibatch from which on the GPU is
+   faster than one core.
+3. A gradient step of QMIX and MADDPG with batches of 128 to 8,192 transitions, on both.
+4. Trainings with 2 to 64 agents, and of Pong from pixels: seconds of collection and update, steps per second, peak memory. The
+   native backend has one thread per core, as in zoo/train.py.
 
 No measurement begins after ``--seconds``; the record names those that are missing. The exit code is 0; 1 if a learner differs
 or a measurement failed; 2 if there is no such device.
@@ -20,6 +23,8 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +40,16 @@ from benchmarks.gpu_speed import (
     crossover,
     many_agents_model,
     pong_model,
+    replay_seconds,
     training_speed,
 )
 from benchmarks.peak_memory import peak_mib
 from benchmarks.shared import write_record
+from sb3_matrl.stacked.native_kernel import set_kernel_threads
 
 RESULT = Path("benchmarks/results/gpu_check.json")
+# Most agents that are also trained one by one, by SB3's code.
+ONE_BY_ONE = 16
 
 
 class Check:
@@ -91,44 +100,56 @@ class Check:
     def crossover(self) -> list[dict[str, Any]]:
         """Seconds of an epoch on the CPU and on the device."""
         rows = []
-        for n_agents in self.scale.grid_agents:
-            for minibatch in self.scale.minibatches:
-                point = Point(n_agents, minibatch)
-                name = f"epoch, {n_agents} agents, minibatch {minibatch}"
-                found = self.measure(name, lambda point=point: self._seconds(point))  # type: ignore[misc]
-                if found is not None:
-                    rows.append({"n_agents": n_agents, "minibatch": minibatch, **found})
+        for width, n_agents, minibatch in product(self.scale.widths, self.scale.grid_agents, self.scale.minibatches):
+            point = Point(n_agents, minibatch, width)
+            name = f"epoch, {n_agents} agents, minibatch {minibatch}, layers of {width}"
+            found = self.measure(name, lambda point=point: self._seconds(point))  # type: ignore[misc]
+            if found is not None:
+                rows.append({**asdict(point), "work": point.work, **found})
         return rows
 
     def _seconds(self, point: Point) -> dict[str, float]:
-        stacked = [backend for backend in backends("cpu") if backend != "sb3"]
-        found = {f"cpu_{backend}": point.seconds(self.scale, "cpu", backend, True) for backend in stacked}
         return {
-            **found,
-            "cpu": min(found.values()),
-            "device": point.seconds(self.scale, self.device, "torch", True),
-            "device_one_by_one": point.seconds(self.scale, self.device, "torch", False),
+            "cpu": point.seconds(self.scale, "cpu", backends("cpu")[-1]),
+            "cpu_all_cores": point.seconds(self.scale, "cpu", backends("cpu")[-1], threads=-1),
+            "device": point.seconds(self.scale, self.device, "torch"),
+            "device_one_by_one": point.seconds(self.scale, self.device, "torch", together=False),
         }
 
     def trainings(self) -> list[dict[str, Any]]:
         """Speed and memory of trainings on both devices."""
         rows = []
+        set_kernel_threads(-1)
         for device in dict.fromkeys((self.device, "cpu")):
-            models: dict[tuple[Any, ...], Callable[[], Any]] = {
-                ("pong_v3, pixels", 2, "sb3"): lambda device=device: pong_model(self.scale, device)  # type: ignore[misc]
-            }
+            models: dict[tuple[Any, ...], Callable[[], Any]] = {}
             for n in self.scale.agents:
-                for backend in backends(device):
+                for backend in ("sb3", backends(device)[-1])[n > ONE_BY_ONE :]:
                     models[f"{n} agents", n, backend] = lambda n=n, backend=backend, device=device: many_agents_model(  # type: ignore[misc]
                         n, backend, device
                     )
+            models["pong_v3, pixels", 2, "sb3"] = lambda device=device: pong_model(self.scale, device)  # type: ignore[misc]
             for (world, n_agents, backend), build in models.items():
                 found = self.measure(
                     f"{world}, {backend} on {device}",
-                    lambda build=build, device=device: training_speed(build(), self.scale.iterations, device),  # type: ignore[misc]
+                    lambda build=build, device=device: training_speed(build, self.scale.iterations, device),  # type: ignore[misc]
                 )
                 if found is not None:
                     rows.append({"world": world, "agents": n_agents, "backend": backend, "device": device, **found})
+        return rows
+
+    def replay(self) -> list[dict[str, Any]]:
+        """Seconds of a gradient step of off-policy algorithms on both devices."""
+        rows = []
+        for algorithm, size in product(("qmix", "maddpg"), self.scale.replay_batches):
+            found = self.measure(
+                f"{algorithm}, batches of {size}",
+                lambda algorithm=algorithm, size=size: {  # type: ignore[misc]
+                    "cpu": replay_seconds(algorithm, size, "cpu"),
+                    "device": replay_seconds(algorithm, size, self.device),
+                },
+            )
+            if found is not None:
+                rows.append({"algorithm": algorithm, "batch_size": size, **found})
         return rows
 
 
@@ -167,13 +188,14 @@ def main() -> int:
         return 2
     th.set_num_threads(1)  # as zoo/train.py
     check = Check(args.device, TINY if args.tiny else FULL, args.seconds)
-    equality, points, trainings = check.equality(), check.crossover(), check.trainings()
+    equality, points, replay, trainings = check.equality(), check.crossover(), check.replay(), check.trainings()
     record = {
         "device": args.device,
         "tolerance": TOLERANCE,
         "equality": equality,
         "crossover": points,
-        "crossover_rows": crossover(points),
+        "crossover_work": crossover(points),
+        "replay": replay,
         "trainings": trainings,
         "host_peak_mib": peak_mib(),
         "skipped": check.skipped,

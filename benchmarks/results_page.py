@@ -409,7 +409,47 @@ def off_policy_speed(record: dict[str, Any]) -> str:
     return markdown(["algorithm", "time", "sb3-matrl, steps/s", "BenchMARL, steps/s", "ratio"], rows)
 
 
+def gpu_check(record: dict[str, Any]) -> str:
+    """Equality, epochs of stacked updates, gradient steps from a replay buffer, and trainings, on the CPU and on the GPU."""
+    largest = max(record["equality"], key=lambda row: row["difference"])
+    equality = f"Largest difference of a parameter: {largest['difference']:.0e} ({len(record['equality'])} learners)"
+    epochs = [
+        [
+            *(str(row[name]) for name in ("n_agents", "minibatch", "width")),
+            f"{row['work'] / 1e6:,.1f}",
+            *(f"{1000 * row[name]:,.1f}" for name in ("cpu", "cpu_all_cores", "device", "device_one_by_one")),
+        ]
+        for row in sorted(record["crossover"], key=lambda row: row["work"])
+    ]
+    sizes, places = ["agents", "minibatch", "width", "work, millions"], ["one core", "all cores", "GPU", "GPU, one by one"]
+    steps = [
+        [row["algorithm"], str(row["batch_size"]), *(f"{1000 * row[name]:.1f}" for name in ("cpu", "device"))]
+        for row in record["replay"]
+    ]
+    tables = [
+        markdown([*sizes, *(f"{place}, ms" for place in places)], epochs),
+        markdown(["algorithm", "batch", "one core, ms", "GPU, ms"], steps),
+        _gpu_trainings(record["trainings"]),
+    ]
+    return "\n\n".join([equality, *tables])
+
+
+def _gpu_trainings(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [
+            row["world"],
+            f"`{row['backend']}`",
+            "CPU" if row["device"] == "cpu" else "GPU",
+            *(f"{1000 * row[name]:,.0f}" for name in ("collect", "update")),
+            f"{row['steps_per_second']:,.0f}",
+        ]
+        for row in sorted(rows, key=lambda row: row["agents"] if row["world"].endswith("agents") else 1000)
+    ]
+    return markdown(["world", "backend", "device", "collect, ms", "update, ms", "steps/s"], cells)
+
+
 RENDERERS = {
+    "gpu_check": gpu_check,
     "kill_test": kill_test,
     "kill_test_qmix": kill_test,
     "value_games": value_games,

@@ -47,6 +47,7 @@ from sb3_matrl.on_policy.batch import (
 )
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.joint_updates import JointUpdates
+from sb3_matrl.utils.devices import gradients_in_evaluation_mode
 from sb3_matrl.utils.distributions import ActionDistribution, rows_of_distribution
 
 
@@ -252,9 +253,10 @@ class MATRLCoordinator:
         for _ in range(self.config.distill_steps):
             optimizer.zero_grad()
             for part, goal in parts:
-                divergence = kl(goal, action_distribution(policy, part))
-                loss = (part.mask.float() * divergence).sum() / n_live
-                loss.backward()  # type: ignore[no-untyped-call]
+                with gradients_in_evaluation_mode(policy):
+                    divergence = kl(goal, action_distribution(policy, part))
+                    loss = (part.mask.float() * divergence).sum() / n_live
+                    loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         policy.optimizer.zero_grad()
 

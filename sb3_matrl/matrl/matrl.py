@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import get_device
 
 from sb3_matrl.common.agents import SpacesVecEnv, learner_groups
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent, constructor_arguments
@@ -26,6 +27,7 @@ from sb3_matrl.matrl.metagame_report import MetaGameReport
 from sb3_matrl.matrl.trial_steps import CURRENT, PREDICTED
 from sb3_matrl.matrl.update_checks import check_learner_losses
 from sb3_matrl.on_policy.critic_states import CRITICS, STATES, StateSource
+from sb3_matrl.on_policy.device_choice import choose_device
 from sb3_matrl.on_policy.joint_updates import JointUpdates
 from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, check_rollout_memory, learner_argument_names
 from sb3_matrl.on_policy.rollout import RolloutCollector
@@ -74,7 +76,8 @@ class MATRL(OnPolicyMultiAgent):
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed of all random draws: SB3's and torch's as ``set_random_seed(seed)``, the env copies' and the
         coordinator's from generators spawned from it
-    :param device: device of the networks
+    :param device: device of the networks; ``"auto"`` takes a GPU where there is one, but for small fully connected networks in
+        small minibatches, which the CPU updates faster
     :param _init_setup_model: whether to build the networks in the constructor
 
     :param n_envs: number of env copies; a ``JointVecEnv`` has its own number
@@ -217,6 +220,7 @@ class MATRL(OnPolicyMultiAgent):
         worker_backend: str = "process",
     ) -> None:
         self.report: MetaGameReport | None = None
+        self._wanted_device = device
         super().__init__(locals())
 
     def check_arguments(self) -> None:
@@ -237,6 +241,8 @@ class MATRL(OnPolicyMultiAgent):
 
     def build_learners(self, envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> dict[str, OnPolicyAlgorithm]:
         self._check_accepted(arguments)
+        if self._wanted_device == "auto":
+            self.device = choose_device(envs, arguments)
         self._source: StateSource | None = None
         if self.arguments["critic"] == "own":
             return build_learners(envs, arguments, self.device)
@@ -270,6 +276,8 @@ class MATRL(OnPolicyMultiAgent):
         )
         if self.verbose >= 1:
             print(self.coordinator.joint.describe())
+            if self.device.type != get_device(self._wanted_device).type:
+                print("On the CPU, which is faster for networks and minibatches of this size; device='cuda' takes the GPU")
 
     @property
     def generators(self) -> dict[str, np.random.Generator]:

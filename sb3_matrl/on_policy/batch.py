@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import ObservationAndState
 from sb3_matrl.on_policy.rollout_images import whole
-from sb3_matrl.utils.devices import to_device
+from sb3_matrl.utils.devices import gradients_in_evaluation_mode, to_device
 from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
 # Size of a batch's observations, as floats, up to which they pass through a network at once; larger ones do so in chunks.
@@ -284,14 +284,15 @@ def actor_parameter_names(policy: ActorCriticPolicy) -> list[str]:
     """
     training = policy.training
     policy.set_training_mode(False)  # a BatchNorm layer takes no batch of one in training mode
-    distribution = _example_distribution(policy)
-    actions = distribution.get_actions(deterministic=True)
-    objective = distribution.log_prob(actions).sum()
-    entropy = distribution.entropy()
-    if entropy is not None:
-        objective = objective + entropy.sum()
     named = [(name, value) for name, value in policy.named_parameters() if value.requires_grad]
-    gradients = th.autograd.grad(objective, [value for _, value in named], allow_unused=True)
+    with gradients_in_evaluation_mode(policy):
+        distribution = _example_distribution(policy)
+        actions = distribution.get_actions(deterministic=True)
+        objective = distribution.log_prob(actions).sum()
+        entropy = distribution.entropy()
+        if entropy is not None:
+            objective = objective + entropy.sum()
+        gradients = th.autograd.grad(objective, [value for _, value in named], allow_unused=True)
     with th.no_grad():
         _example_distribution(policy)  # policies keep their last distribution; one with gradients could not be copied
     policy.set_training_mode(training)

@@ -11,6 +11,7 @@ import torch as th
 from sb3_matrl.stacked.heads import CategoricalHead, GaussianHead, Head
 from sb3_matrl.stacked.minibatches import Epoch, LockstepBatches, Minibatch, StackedBatch
 from sb3_matrl.stacked.passes import Passes
+from sb3_matrl.stacked.step_graphs import StepGraphs
 from sb3_matrl.stacked.storage import Stack, after_step, before_step
 
 
@@ -72,6 +73,11 @@ class StepRecord:
     approx_kl: np.ndarray
     epochs: np.ndarray
     stopped: bool
+
+
+def _has_graphs(device: th.device, settings: Sequence[StepSettings]) -> bool:
+    """Whether steps are recorded as CUDA graphs, which cannot ask whether to go on."""
+    return device.type == "cuda" and all(one.target_kl is None for one in settings)
 
 
 # Losses of a minibatch in the order of the tensors that hold them.
@@ -147,6 +153,7 @@ class _Run:
         self.active = [True] * self.n
         self.losses: list[th.Tensor] = []
         self.taken: list[tuple[int, list[bool]]] = []  # epoch of each minibatch, and which learners evaluated it
+        self.graphs = StepGraphs(self._whole_step) if _has_graphs(self.stack.device, settings) else None
 
     def _column(self, name: str) -> th.Tensor:
         return th.tensor([[getattr(one, name)] for one in self.settings], dtype=self.stack.dtype, device=self.stack.device)
@@ -160,16 +167,43 @@ class _Run:
 
     def record(self) -> list[StepRecord]:
         """Take all steps, write the results back, and describe them."""
-        for minibatch in self.batches:
-            if not any(self.active):
-                break
-            self._step(minibatch)
+        try:
+            for minibatch in self.batches:
+                if not any(self.active):
+                    break
+                self._step(minibatch)
+        finally:
+            if self.graphs is not None:
+                self.graphs.clear()
         self.stack.write_parameters(self.rows)
         self.stack.write_moments(self.optimizers, self.first, self.second, th.stack(self.steps).tolist())
         return self._records()
 
     def _step(self, minibatch: Minibatch) -> None:
         """Evaluate one minibatch of every learner, and step those that are not ended by their KL divergence."""
+        if self.graphs is not None and all(minibatch.counts):
+            self.taken.append((minibatch.epoch, self.active))
+            before_step(self.optimizers)
+            self.losses.append(self.graphs(minibatch))
+            after_step(self.optimizers)
+            return
+        self.losses.append(self._gradients(minibatch))
+        stepping = self._stepping(minibatch)
+        if not any(stepping):
+            return
+        moving = [optimizer for optimizer, steps in zip(self.optimizers, stepping, strict=True) if steps]
+        before_step(moving)
+        self._move(stepping)
+        after_step(moving)
+
+    def _whole_step(self, minibatch: Minibatch) -> th.Tensor:
+        """A step of all learners, without their hooks; returns the losses, (5, n)."""
+        losses = self._gradients(minibatch)
+        self._move(self.active)
+        return losses
+
+    def _gradients(self, minibatch: Minibatch) -> th.Tensor:
+        """Compute the gradients of a minibatch in :attr:`grads`; return the losses, (5, n)."""
         self.passes.start_gradients()
         of_log_std, losses = [], []
         for part in minibatch.parts(self.passes.chunk_rows):
@@ -177,18 +211,15 @@ class _Run:
             losses.append(loss)
             if deviations is not None:
                 of_log_std.append(deviations)
-        self.losses.append(sum(losses[1:], losses[0]))
-        stepping = self._stepping(minibatch)
-        if not any(stepping):
-            return
         self.passes.read_gradients(self.grads)
         if not self.stack.discrete:
             th.unflatten(self.grads, 0, (self.n, 2))[:, 0, self.stack.log_std] = th.stack(of_log_std).sum(dim=0)
+        return sum(losses[1:], losses[0])
+
+    def _move(self, stepping: list[bool]) -> None:
+        """Take the step of those learners for which it is wanted."""
         self._clip_gradients()
-        moving = [optimizer for optimizer, steps in zip(self.optimizers, stepping, strict=True) if steps]
-        before_step(moving)
         self._adam(stepping)
-        after_step(moving)
 
     def _part(self, part: Minibatch) -> tuple[th.Tensor | None, th.Tensor]:
         """Add the gradients of some rows; return those of the deviations, and the rows' part of the losses, (5, n)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -65,6 +66,29 @@ class Minibatch:
     shares: th.Tensor
     counts: tuple[int, ...]
     epoch: int
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Minibatches of the same kind have tensors of the same shapes."""
+        return tuple(one.shape for one in self.tensors()), self.batch.masks is None, self.batch.states is None
+
+    def tensors(self) -> list[th.Tensor]:
+        """All tensors, always in the same order."""
+        batch = self.batch
+        optional = [one for one in (batch.masks, batch.states) if one is not None]
+        return [batch.features, batch.actions, *vars(batch.columns).values(), *optional, self.shares]
+
+    def copy(self) -> Minibatch:
+        """:return: the same minibatch with tensors of its own"""
+        batch = self.batch
+        copied = StackedBatch(
+            batch.features.clone(),
+            batch.actions.clone(),
+            Columns(*(one.clone() for one in vars(batch.columns).values())),
+            None if batch.masks is None else batch.masks.clone(),
+            None if batch.states is None else batch.states.clone(),
+        )
+        return Minibatch(copied, self.shares.clone(), self.counts, self.epoch)
 
     def parts(self, n_rows: int) -> Iterator[Minibatch]:
         """

@@ -38,6 +38,11 @@ def set_kernel_threads(count: int | None) -> None:
     _n_threads = _cores() if count == -1 else count
 
 
+def kernel_threads() -> int:
+    """:return: the number of threads that update learners in parallel"""
+    return th.get_num_threads() if _n_threads is None else _n_threads
+
+
 def _cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -211,8 +216,7 @@ class NativeKernel:
         before_step(optimizers)
         library = _library()
         learners = (_Learner * len(tasks))(*(task.learner for task in tasks))
-        wanted = th.get_num_threads() if _n_threads is None else _n_threads
-        n_threads = min(wanted, len(tasks)) if library.set_threads else 1
+        n_threads = min(kernel_threads(), len(tasks)) if library.set_threads else 1
         call = _Call(ctypes.addressof(learners), len(tasks), n_threads, library.sgemm, library.set_threads)
         library.update(byref(call))
         for i, learner in enumerate(learners):

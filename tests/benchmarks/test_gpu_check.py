@@ -47,17 +47,10 @@ def test_random_numbers_are_those_of_the_cpu():
 
 
 def test_crossover_is_where_the_device_stays_faster():
-    rows = [
-        (2, 64, 1.0, 3.0),
-        (2, 256, 2.0, 1.9),
-        (8, 64, 2.0, 1.0),
-        (8, 256, 4.0, 4.5),
-        (8, 1024, 9.0, 5.0),
-        (32, 64, 2.1, 2.0),
-    ]
-    table = [dict(zip(("n_agents", "minibatch", "cpu", "device"), row, strict=True)) for row in rows]
-    assert crossover(table) == 8192
-    assert crossover(table[:4]) is None
+    rows = [(128, 1.0, 3.0), (512, 2.0, 1.0), (2048, 4.0, 4.5), (8192, 9.0, 5.0), (16384, 20.0, 6.0)]
+    table = [dict(zip(("work", "cpu", "device"), row, strict=True)) for row in rows]
+    assert crossover(table[::-1]) == 8192
+    assert crossover(table[:3]) is None
     assert crossover([]) is None
 
 

@@ -18,6 +18,9 @@ def test_every_record_gives_a_table(name: str) -> None:
     assert len(lines) >= 3
 
 
-def test_page_has_the_tables_of_the_cross_play() -> None:
-    record = json.loads((RESULTS / "pong_crossplay.json").read_text(encoding="utf-8"))
-    assert RENDERERS["pong_crossplay"](record) in Path("docs/crossplay.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "page"), [("pong_crossplay", "crossplay"), ("gpu_check", "on_a_gpu")])
+def test_page_has_the_tables_of_the_record(name: str, page: str) -> None:
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    text = Path(f"docs/{page}.md").read_text(encoding="utf-8")
+    for table in RENDERERS[name](record).split("\n\n"):
+        assert table in text

@@ -16,6 +16,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from sb3_matrl import MATRL
 from sb3_matrl.common.agents import Position, SpacesVecEnv
 from sb3_matrl.matrl.best_response import BestResponse, BestResponseConfig, best_respond
+from sb3_matrl.metagame import MetaGame, Solution
 from sb3_matrl.on_policy.batch import AgentBatch, agent_batch, evaluate, minibatches, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.learners import build_learner
@@ -282,3 +283,34 @@ def test_collection_does_not_depend_on_the_length_of_rollouts() -> None:
 
     for whole, halves in zip(collect([8]), collect([4, 4]), strict=True):
         np.testing.assert_array_equal(whole, halves)
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+def _refuse(gradient: th.Tensor) -> th.Tensor:
+    raise RuntimeError("cudnn RNN backward can only be called in training mode")
+
+
+def test_gradients_in_evaluation_mode_do_without_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = th.nn.LSTM.forward
+
+    def as_cudnn(self: th.nn.LSTM, *args: Any, **kwargs: Any) -> Any:
+        output, states = forward(self, *args, **kwargs)
+        if output.requires_grad and th.backends.cudnn.enabled and not self.training:
+            output.register_hook(_refuse)
+        return output, states
+
+    def half(game: MetaGame, **_: Any) -> Solution:
+        rho = np.full(game.n_agents, 0.5)
+        return Solution(rho, game.nash_conv(rho), "half", np.empty((0, game.n_agents)))
+
+    monkeypatch.setattr(th.nn.LSTM, "forward", as_cudnn)
+    monkeypatch.setattr("sb3_matrl.matrl.coordinator.solve", half)
+    model = model_of(aggregation="distill")
+    model.learn(N_STEPS * N_ENVS)
+    assert model.report is not None and (model.report.rho == 0.5).all()
+    with pytest.raises(RuntimeError, match="cudnn"):
+        policy = model.agents["a"].policy.eval()
+        state = th.zeros(1, 1, 8)
+        policy.get_distribution(th.zeros(1, 2), (state, state), th.zeros(1))[0].log_prob(th.zeros(1, 1)).sum().backward()
