@@ -43,7 +43,7 @@ from sb3_matrl.zoo.common.yaml_files import parse_yaml, read_yaml
 from sb3_matrl.zoo.sweeping.trial import DIVERGED
 
 FIRST_SEED = 100
-# Ablations have the settings of the method of which they are one.
+# Ablations have the settings of the method of which they are one, unless --methods names them.
 ABLATION_OF = {
     **dict.fromkeys(("matrl-no-br", "matrl, step"), "matrl"),
     **dict.fromkeys(("optimistic-br", "optimistic"), "matrl-optimistic"),
@@ -175,7 +175,7 @@ def conf_text(task: SuiteTask, chosen: Mapping[str, Mapping[str, Value]], trials
     own = {"n_timesteps": task.n_timesteps, "env_kwargs": task.options_of_seed(0)}
     entry = apply_overrides({**entry, **own}, task.hyperparams)
     for method in task.methods:
-        found = chosen.get(ABLATION_OF.get(method.name, method.name))
+        found = chosen.get(method.name, chosen.get(ABLATION_OF.get(method.name, "")))
         if found is not None and method.name == method.algo:
             entry[method.name] = {**method.changes, **found}
     lines = [
@@ -209,8 +209,9 @@ def task_record(
 
 
 def tune(task: SuiteTask, args: argparse.Namespace) -> None:
-    """Search for every method of a task that is no ablation, then write the task's file and the record."""
-    methods = [one for one in task.methods if one.name not in ABLATION_OF and one.name in (args.methods or task.settings)]
+    """Search for some methods of a task, then write the task's file and the record."""
+    named = args.methods or [name for name in task.settings if name not in ABLATION_OF]
+    methods = [one for one in task.methods if one.name in named]
     trained = replace(task, n_timesteps=args.n_timesteps or task.n_timesteps)
     found = {method.name: search(trained, method, args) for method in methods}
     earlier = json.loads(args.record.read_text(encoding="utf-8"))["tasks"] if args.record.exists() else {}

@@ -20,13 +20,16 @@ FOUND = {"learning_rate": 0.0123, "clip_range": 0.3, "ent_coef": 0.003}
 
 
 @pytest.mark.parametrize("name", ["climbing", "random_common_payoff", "stag_hunt_grid", "checkers"])
-def test_file_gives_the_trainings_of_the_search(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["as the method", "searched"])
+def test_file_gives_the_trainings_of_the_search(name: str, own: bool, tmp_path: Path) -> None:
     task = TASKS[name]
     path = tmp_path / "task.yml"
     chosen = {"matrl": FOUND, "il-la": {**FOUND, "ent_coef": 0.1}, "matrl-optimistic": {**FOUND, "clip_range": 0.1}}
+    if own:
+        chosen["optimistic-br"] = {**FOUND, "br_learning_rate": 0.001}
     path.write_text(conf_text(task, chosen, trials=3))
     for method in task.methods:
-        drawn = chosen.get(ABLATION_OF.get(method.name, method.name))
+        drawn = chosen.get(method.name) or chosen.get(ABLATION_OF.get(method.name, ""))
         if drawn is None:
             continue
         (run,) = trial_runs(task, method, drawn, [0], str(tmp_path))
