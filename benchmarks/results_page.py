@@ -232,7 +232,7 @@ def tuning(record: dict[str, Any]) -> str:
     """Mean scores of the best and of the median settings of every method in the search, and the settings that it chose."""
     methods = dict.fromkeys(method for task in record["tasks"].values() for method in task["methods"])
     searches = [(name, method, one) for name, task in record["tasks"].items() for method, one in task["methods"].items()]
-    names = dict.fromkeys(name for *_, one in searches for name in one["chosen"])
+    names = [name for name in TUNED if any(name in one["chosen"] for *_, one in searches)]
     rows, settings = [], []
     for name, task in record["tasks"].items():
         found = task["methods"]
@@ -241,7 +241,7 @@ def tuning(record: dict[str, Any]) -> str:
     for name, method, one in searches:
         values = (_setting(one["chosen"].get(key, "")) for key in names)
         settings.append([name, method, str(len(one["trials"])), *values])
-    chosen = markdown(["task", "method", "trials", *(TUNED.get(name, name) for name in names)], settings)
+    chosen = markdown(["task", "method", "trials", *(TUNED[name] for name in names)], settings)
     return f"{markdown(['task', *methods], rows)}\n\nChosen settings:\n\n{chosen}"
 
 
@@ -249,7 +249,12 @@ def _setting(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-TUNED = {"learning_rate": "learning rate", "clip_range": "clip range", "ent_coef": "entropy"}
+TUNED = {
+    "learning_rate": "learning rate",
+    "br_learning_rate": "best response",
+    "clip_range": "clip range",
+    "ent_coef": "entropy",
+}
 
 
 def _searched(trials: list[dict[str, Any]], sign: float) -> str:

@@ -19,6 +19,7 @@ from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
 from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
+from sb3_matrl.stacked.native_kernel import native_stack_obstacle
 from sb3_matrl.stacked.passes import Passes
 from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, obstacle, temporary_obstacle
 from sb3_matrl.stacked.storage import Stack
@@ -240,7 +241,7 @@ class JointUpdates:
 
     def describe(self) -> str:
         """How the learners are updated, in one line."""
-        parts = [f"{', '.join(one.names)} together by {one.backend!r}" for one in self.stacks]
+        parts = [f"{', '.join(one.names)} together by {one.backend!r}{_slower(one, self.backend)}" for one in self.stacks]
         alone = [name for name in self.learners if all(name not in one.names for one in self.stacks)]
         if alone:
             reasons = "; ".join(sorted({self.obstacles[name] for name in alone if name in self.obstacles}))
@@ -283,6 +284,13 @@ class JointUpdates:
         for one in stacks:
             found |= dict(zip(one.names, one.log_probs_and_distributions([batches[name] for name in one.names]), strict=True))
         return found
+
+
+def _slower(one: LearnerStack, wanted: str) -> str:
+    """Why a stack on the CPU is not updated by the faster kernel."""
+    if wanted != "auto" or one.backend != "torch" or one.stack.device.type != "cpu":
+        return ""
+    return f" ({native_stack_obstacle(one.stack)})"
 
 
 def _kind(learner: Any) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.files.model_files import read_model
 from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.on_policy.joint_updates import BACKENDS
+from sb3_matrl.stacked import native_kernel
 from sb3_matrl.stacked.native_kernel import native_obstacle
 from tests.matrl.test_exact_resume import SaveAfter, assert_same
 from tests.stacked.backends import require_kernel
@@ -222,6 +223,13 @@ def test_hooks_on_gradients_see_them(backend: str) -> None:
 def test_the_backend_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     build(verbose=1, backend="torch").learn(60)
     assert capsys.readouterr().out.count("Using backend 'torch': agent_0, agent_1 together by 'torch'") == 1
+
+
+def test_a_missing_kernel_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_kernel, "native_obstacle", lambda: "it was not compiled: install a C++ compiler")
+    build(verbose=1, backend="auto")
+    expected = "together by 'torch' (the native kernel is not available: it was not compiled: install a C++ compiler)"
+    assert expected in capsys.readouterr().out
 
 
 def test_an_unknown_backend_is_refused() -> None:
