@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from benchmarks.results_page import RESULTS, suite, tuning
+from sb3_matrl.zoo.common.hyperparameters import find_conf_file, load_hyperparameters
 
 PAGE = Path("docs/which_method.md")
-# The thirteen tasks that the page counts, and others.
-SUITES = ("suite_coordination", "suite_zero_sum", "kuhn_poker")
-OTHERS = ("leduc_poker", "suite_checkers", "suite_checkers_team", "suite_switch")
+# The thirteen small tasks that the page counts, the larger ones, and a comparison of methods.
+SMALL = ("coordination_preset", "suite_zero_sum", "kuhn_poker")
+LARGE = (
+    *("leduc_poker", "suite_checkers", "suite_checkers_team", "suite_switch"),
+    *("suite_stag_hunt_grid", "suite_predator_prey", "suite_escalation"),
+)
+TUNED = "suite_coordination"
 
 
 def row(method: str, score: float, verdict: str, seeds: int = 5) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def test_suite_is_one_table_for_every_kind_of_score() -> None:
     assert ["matrl", "1", "0", "0"] in cells and ["il-la", "0", "0", "1"] in cells
 
 
-@pytest.mark.parametrize("name", SUITES + OTHERS)
+@pytest.mark.parametrize("name", (*SMALL, *LARGE, TUNED))
 def test_page_has_the_table_of_the_suite(name: str) -> None:
     record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     table = suite(record).split(":\n\n")[1].split("\n\n")[0]
@@ -48,20 +53,44 @@ def test_page_has_the_tables_of_the_search() -> None:
 
 
 # The presets of the page's first table, for the kind of game that a task is.
+PRESET = "matrl-optimistic, preset"
+COORDINATION = ("chicken", "congestion_4", "congestion_8", "stag_hunt", "climbing", "penalty", "climbing_stochastic")
+RANDOM = ("random_common_payoff", "random_general_sum")
 PRESETS = {
-    **dict.fromkeys(
-        ("rps", "matching_pennies", "uneven_rps", "kuhn_poker", "chicken", "congestion_4", "congestion_8"), "matrl"
-    ),
-    **dict.fromkeys(("climbing", "climbing_stochastic", "penalty", "stag_hunt"), "matrl-optimistic"),
-    **dict.fromkeys(("random_common_payoff", "random_general_sum"), "matrl-optimistic"),
+    **dict.fromkeys(("rps", "matching_pennies", "uneven_rps", "kuhn_poker"), "matrl"),
+    **dict.fromkeys((*COORDINATION, *RANDOM), PRESET),
 }
 
 
+def rows_of(*names: str) -> dict[tuple[str, str], dict[str, Any]]:
+    records = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    return {(task["name"], row["method"]): row for record in records for task in record["tasks"] for row in task["rows"]}
+
+
 def test_presets_are_better_in_as_many_tasks_as_the_page_says() -> None:
-    records = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in SUITES]
-    rows = {(task["name"], row["method"]): row for record in records for task in record["tasks"] for row in task["rows"]}
+    rows = rows_of(*SMALL)
     verdicts = [rows[task, method]["verdict"] for task, method in PRESETS.items()]
     assert {task for task, _ in rows} == set(PRESETS) and {row["seeds"] for row in rows.values()} == {10}
-    assert (verdicts.count("better"), verdicts.count("even")) == (9, 4)
-    alone = [task for (task, method), row in rows.items() if method == "il-la" and row["verdict"] == "better"]
+    assert (verdicts.count("better"), verdicts.count("even")) == (8, 5)
+    both = {**rows_of(TUNED), **rows}
+    alone = [task for (task, method), row in both.items() if method == "il-la" and row["verdict"] == "better"]
     assert sorted(alone) == ["congestion_8", "kuhn_poker", "matching_pennies", "rps", "uneven_rps"]
+
+
+def test_larger_tasks_are_as_the_page_says() -> None:
+    rows = rows_of(*LARGE)
+    presets = {"switch": "matrl", "stag_hunt_grid": "optimistic-br", "predator_prey": "optimistic-br"}
+    better = {task for (task, _), row in rows.items() if row["verdict"] == "better"}
+    assert better == set(presets) and "worse" not in {row["verdict"] for row in rows.values()}
+    assert {rows[one]["verdict"] for one in presets.items()} == {"better"}
+    assert {row["seeds"] for row in rows.values()} == {10}
+
+
+@pytest.mark.parametrize("algorithm", ["matrl-optimistic", "optimistic-br", "matrl", "il-la"])
+def test_setting_of_the_coordination_games_is_the_shipped_one(algorithm: str) -> None:
+    measured = rows_of("coordination_preset")["stag_hunt", f"{algorithm}, preset"]["hyperparameters"]
+    own = {"env_kwargs": measured["env_kwargs"]}
+    assert (
+        load_hyperparameters(find_conf_file(algorithm, "coordination"), algorithm, "matrix_game_v0", own).as_mapping()
+        == measured
+    )
