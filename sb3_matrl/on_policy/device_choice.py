@@ -9,6 +9,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
@@ -20,7 +21,7 @@ from sb3_matrl.stacked.native_kernel import kernel_threads, native_obstacle
 #: Rows of a minibatch times parameters, of all learners, per thread of the CPU. An H200 took steps faster than a core from 18
 #: million on (``benchmarks/results/gpu_check.json``); the margin is for collection, which is slower on a GPU.
 WORK_FOR_A_GPU = 20_000_000
-_FULLY_CONNECTED: tuple[Any, ...] = ("MlpPolicy", ActorCriticPolicy)
+_FULLY_CONNECTED: tuple[Any, ...] = ("MlpPolicy", ActorCriticPolicy, MaskableActorCriticPolicy)
 _DEFAULT_LAYERS = (64, 64)
 
 

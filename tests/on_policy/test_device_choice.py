@@ -8,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.agents import SpacesVecEnv
@@ -46,7 +47,7 @@ def test_learners_that_are_updated_together_add_up() -> None:
     pair = BOX, spaces.Discrete(4)
     one = work(pair)
     assert one and work(pair, pair) == 2 * one == work(pair, pair, learner_class=MaskablePPO)
-    assert work(pair, pair, backend="sb3") == one
+    assert work(pair, pair, backend="sb3") == one == work(pair, policy=ActorCriticPolicy)
     assert work(pair, pair, batch_size={"agent_0": 500, "agent_1": 1000}) == 3 * one
 
 
