@@ -68,7 +68,8 @@ def task_benchmark(task: SuiteTask, options: SuiteOptions, conf_file: str | None
 
     :param task: the task
     :param options: options of all tasks
-    :param conf_file: file of hyper-parameters; ``None`` for that of the algorithm
+    :param conf_file: file of hyper-parameters that were tuned for the task, those of the task included; ``None`` for that of the
+        algorithm, changed as the task says
     """
     steps = options.n_timesteps or task.n_timesteps
     return BenchmarkOptions(
@@ -77,7 +78,7 @@ def task_benchmark(task: SuiteTask, options: SuiteOptions, conf_file: str | None
         envs=(task.env,),
         seeds=options.seeds,
         n_timesteps=steps,
-        hyperparams=dict(task.hyperparams),
+        hyperparams=dict(task.hyperparams) if conf_file is None else {},
         env_kwargs={task.env: task.options_of_seed(options.seeds[0])},
         conf_file=conf_file,
         eval_freq=max(steps // EVALUATIONS, 1),
