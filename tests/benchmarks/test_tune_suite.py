@@ -13,7 +13,9 @@ import pytest
 from benchmarks import tune_suite
 from benchmarks.tune_suite import ABLATION_OF, SPACE, conf_text, task_record, trial_runs, tune
 from sb3_matrl.zoo.benchmarking.suite_file import read_suite
-from sb3_matrl.zoo.common.hyperparameters import load_hyperparameters
+from sb3_matrl.zoo.benchmarking.suite_plan import SuiteOptions, plan_suite
+from sb3_matrl.zoo.common.hyperparameters import find_conf_file, load_hyperparameters
+from sb3_matrl.zoo.common.yaml_files import read_yaml
 
 TASKS = {task.name: task for task in read_suite("all")}
 FOUND = {"learning_rate": 0.0123, "clip_range": 0.3, "ent_coef": 0.003}
@@ -103,3 +105,16 @@ def test_trial_trains_with_networks(tmp_path: Path) -> None:
     # From half stag, half hare, bold steps reach one of both equilibria: mean welfare towards 1 or -1/3.
     score = tune_suite.train(task, run)
     assert -1 / 3 <= score <= 1.0 and not -0.1 < score < 0.5
+
+
+@pytest.mark.parametrize("name", sorted(task.name for task in TASKS.values() if task.conf_file))
+def test_suite_trains_with_the_settings_of_the_file(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    if not task.is_available:
+        pytest.skip(f"{task.needs} is not installed")
+    entry = read_yaml(find_conf_file("matrl", name))[task.env]
+    (planned,) = plan_suite([task], SuiteOptions(str(tmp_path), (0,)))
+    tuned = [run for run in planned.runs if run.setting in entry]
+    assert {"ippo", "matrl"} <= {run.setting for run in tuned}
+    for run in tuned:
+        assert {key: run.hyperparameters[key] for key in entry[run.setting]} == entry[run.setting], run.setting
