@@ -68,8 +68,8 @@ def task_benchmark(task: SuiteTask, options: SuiteOptions, conf_file: str | None
 
     :param task: the task
     :param options: options of all tasks
-    :param conf_file: file of hyper-parameters that were tuned for the task, its own included; ``None`` for that of the algorithm,
-        changed as the task says
+    :param conf_file: file of hyper-parameters that were tuned for the task and include its own; ``None`` for the file of the
+        algorithm, changed as the task says
     """
     steps = options.n_timesteps or task.n_timesteps
     return BenchmarkOptions(
