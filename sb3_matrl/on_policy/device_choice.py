@@ -42,7 +42,8 @@ def choose_device(envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments)
 
 def minibatch_work(envs: Mapping[str, SpacesVecEnv], arguments: LearnerArguments) -> int | None:
     """
-    Rows of a minibatch times parameters of its learner, summed over those that are updated together.
+    Rows of a minibatch times parameters of its learner, summed over those that are updated together; central critics count as
+    if they saw observations.
 
     :param envs: name of the learner -> its spaces
     :param arguments: constructor arguments by learner

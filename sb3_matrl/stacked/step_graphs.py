@@ -1,7 +1,7 @@
 """
 Gradient steps as CUDA graphs: a graph holds all operations of a step and is started by one call.
 
-A step of small networks is about a hundred operations, and the start of each takes longer than its work.
+A step of small networks is many operations, and the start of each takes longer than its work.
 """
 
 from __future__ import annotations

@@ -311,6 +311,7 @@ def test_gradients_in_evaluation_mode_do_without_cudnn(monkeypatch: pytest.Monke
     model.learn(N_STEPS * N_ENVS)
     assert model.report is not None and (model.report.rho == 0.5).all()
     with pytest.raises(RuntimeError, match="cudnn"):
-        policy = model.agents["a"].policy.eval()
+        policy: Any = model.agents["a"].policy
+        policy.set_training_mode(False)
         state = th.zeros(1, 1, 8)
         policy.get_distribution(th.zeros(1, 2), (state, state), th.zeros(1))[0].log_prob(th.zeros(1, 1)).sum().backward()
