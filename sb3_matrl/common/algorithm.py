@@ -275,8 +275,8 @@ class MultiAgentAlgorithm(MultiAgentModel):
         if self.on_nan == "skip":
             self.logger.record("train/skipped_updates", self.skipped_updates)
 
-    def _skip_update(self, error: NonFiniteError) -> None:
-        """Raise, or warn once and continue; all agents are as before the update."""
+    def _skip_update(self, error: NonFiniteError, stacklevel: int = 4) -> None:
+        """Raise, or warn once and continue; all agents are as before the update. The warning names the caller of ``learn``."""
         if self.on_nan == "stop":
             steps = [name for name in ("learning_rate", "br_learning_rate", "max_grad_norm") if name in self.arguments]
             raise NonFiniteError(
@@ -284,7 +284,9 @@ class MultiAgentAlgorithm(MultiAgentModel):
                 f"{' or '.join(steps)}, or smaller rewards; on_nan='skip' continues without it"
             ) from error
         if self.skipped_updates == 0:
-            warnings.warn(f"{error}. The update is skipped, and so will be all others like it (on_nan='skip')", stacklevel=4)
+            warnings.warn(
+                f"{error}. The update is skipped, and so will be all others like it (on_nan='skip')", stacklevel=stacklevel
+            )
         self.skipped_updates += 1
 
     def dump_logs(self, iteration: int = 0) -> None:

@@ -55,13 +55,12 @@ class DeterministicGradient(DDPGFamily):
         """
 
     @abstractmethod
-    def actor_losses(self, batch: JointBatch, rows: Mapping[str, th.Tensor | None]) -> dict[str, th.Tensor]:
+    def actor_losses(self, batch: JointBatch) -> dict[str, th.Tensor]:
         """
         Losses of the actors, to which the critics' parameters are constants.
 
         :param batch: batch of transitions
-        :param rows: agent -> rows in which it acted; ``None`` for all
-        :return: agent -> loss
+        :return: agent -> loss, the mean over the rows in which it acted
         """
 
     @property
@@ -100,19 +99,18 @@ class DeterministicGradient(DDPGFamily):
         return [[(one.critic, one.critic_target) for one in networks], [(one.actor, one.actor_target) for one in networks]]
 
     def gradient_step(self, batch: JointBatch) -> dict[str, th.Tensor]:
-        rows = {agent: live_rows(batch.alive[:, i]) for i, agent in enumerate(self.possible_agents)}
         targets = self._targets(batch)
         values = self.critic_values(batch)
-        critic_losses = {agent: _critic_loss(values[agent], targets[agent], rows[agent]) for agent in values}
+        critic_losses = {agent: _critic_loss(values[agent], targets[agent], batch.acted[agent]) for agent in values}
         critics = {f"the critic of {agent}": networks.critic.optimizer for agent, networks in self.networks.items()}
         actors = {f"the actor of {agent}": networks.actor.optimizer for agent, networks in self.networks.items()}
         with undone_on_error(critics.values()):
             norms = self.minimise(_named("critic", critic_losses), critics)
             with constants([network for one in self.networks.values() for network in one.critic.q_networks]):
-                actor_losses = self.actor_losses(batch, rows)
+                actor_losses = self.actor_losses(batch)
                 norms |= self.minimise(_named("actor", actor_losses), actors)
         self.update_targets()
-        errors = [mean_over((values[agent][0].detach() - targets[agent]).abs(), rows[agent]) for agent in values]
+        errors = [mean_over((values[agent][0].detach() - targets[agent]).abs(), batch.acted[agent]) for agent in values]
         return {
             **{f"{agent}/train/critic_loss": loss.detach() for agent, loss in critic_losses.items()},
             **{f"{agent}/train/actor_loss": loss.detach() for agent, loss in actor_losses.items()},
@@ -182,14 +180,6 @@ class DeterministicGradient(DDPGFamily):
         :param ddpg: SB3 model that gets them
         """
         ddpg.set_parameters(deepcopy({name: part.state_dict() for name, part in self.parts[agent].items()}))
-
-
-def live_rows(alive: th.Tensor) -> th.Tensor | None:
-    """
-    :param alive: bool (B,)
-    :return: int64 (k,), rows that are alive; ``None`` if all are
-    """
-    return None if bool(alive.all()) else alive.nonzero().squeeze(1)
 
 
 def mean_over(values: th.Tensor, rows: th.Tensor | None) -> th.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -42,10 +42,10 @@ class IDDPG(DeterministicGradient):
             for agent, networks in self.networks.items()
         }
 
-    def actor_losses(self, batch: JointBatch, rows: Mapping[str, th.Tensor | None]) -> dict[str, th.Tensor]:
+    def actor_losses(self, batch: JointBatch) -> dict[str, th.Tensor]:
         losses = {}
         for agent, networks in self.networks.items():
             observations = batch.observations[agent]
             values = networks.critic.q1_forward(observations, networks.actor(observations))
-            losses[agent] = -mean_over(values, rows[agent])
+            losses[agent] = -mean_over(values, batch.acted[agent])
         return losses

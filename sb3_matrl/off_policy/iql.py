@@ -31,7 +31,10 @@ class IQL(ValueBased):
         targets = self.rewards.of_agents(batch) + batch.bootstrap() * self.gamma * self.next_values(batch)
         values = chosen_values(self.utilities.values(batch.observations), batch.actions)
         losses = LOSSES[self.arguments["loss"]](values, targets, reduction="none")
-        of_agent = {agent: _mean_over(losses[:, i], batch.alive[:, i]) for i, agent in enumerate(self.possible_agents)}
+        of_agent = {
+            agent: losses[:, i].mean() if batch.acted[agent] is None else _mean_over(losses[:, i], batch.alive[:, i])
+            for i, agent in enumerate(self.possible_agents)
+        }
         optimizers = {agent: policy.optimizer for agent, policy in self.utilities.policies.items()}
         norms = self.minimise(of_agent, optimizers)
         logged = {f"{agent}/train/loss": loss.detach() for agent, loss in of_agent.items()}
@@ -43,7 +46,5 @@ class IQL(ValueBased):
 
 def _mean_over(losses: th.Tensor, rows: th.Tensor) -> th.Tensor:
     """Mean of the losses in some rows; 0 if there are none."""
-    if bool(rows.all()):
-        return losses.mean()
     kept = th.where(rows, losses, th.zeros((), dtype=losses.dtype, device=losses.device))
     return kept.sum() / rows.sum().clamp(min=1)

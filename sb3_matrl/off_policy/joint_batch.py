@@ -18,6 +18,7 @@ class JointBatch:
     :param actions: agent -> int64 (B,), index of a Discrete action, or float32 (B, size), Box action scaled to [-1, 1]
     :param rewards: float32 (B, n); 0 for agents that were not alive
     :param alive: bool (B, n), agents that acted
+    :param acted: agent -> int64 (k,), rows in which it acted; ``None`` for all
     :param next_alive: bool (B, n), agents that continue their episode
     :param terminated: bool (B, n), agents whose episode ended by the rules in this step
     :param truncated: bool (B, n), agents whose episode was cut off in this step
@@ -34,6 +35,7 @@ class JointBatch:
     actions: dict[str, th.Tensor]
     rewards: th.Tensor
     alive: th.Tensor
+    acted: dict[str, th.Tensor | None]
     next_alive: th.Tensor
     terminated: th.Tensor
     truncated: th.Tensor

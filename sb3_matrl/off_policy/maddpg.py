@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,14 +92,14 @@ class MADDPG(DeterministicGradient):
         space_of = self._spaces["action"]
         return {agent: encoded_action(space_of[agent], actions) for agent, actions in batch.actions.items()}
 
-    def actor_losses(self, batch: JointBatch, rows: Mapping[str, th.Tensor | None]) -> dict[str, th.Tensor]:
+    def actor_losses(self, batch: JointBatch) -> dict[str, th.Tensor]:
         taken, losses = self._taken(batch), {}
         for agent, networks in self.networks.items():
             own, outputs = self._own_action(agent, batch)
             values = networks.critic(batch.states, joint_action({**taken, agent: own}, batch.alive))
-            losses[agent] = -mean_over(values, rows[agent])
+            losses[agent] = -mean_over(values, batch.acted[agent])
             if self.arguments["actor_reg"] > 0:
-                losses[agent] = losses[agent] + self.arguments["actor_reg"] * mean_over(outputs.square(), rows[agent])
+                losses[agent] = losses[agent] + self.arguments["actor_reg"] * mean_over(outputs.square(), batch.acted[agent])
         return losses
 
     def _own_action(self, agent: str, batch: JointBatch) -> tuple[th.Tensor, th.Tensor]:

@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.common.training_state import TrainingState
+from sb3_matrl.common.transaction import all_or_nothing
 from sb3_matrl.distributed.shard import CollectionStopped
 from sb3_matrl.distributed.workers_env import WorkersVecEnv
 from sb3_matrl.files.model_files import SavedModel
@@ -27,6 +28,7 @@ from sb3_matrl.off_policy.played_rounds import PlayedStep, RoundReader, joined_r
 from sb3_matrl.off_policy.playing_shard import PlayingShard, RoundHarvest, RoundOrder
 from sb3_matrl.off_policy.replay_files import check_values
 from sb3_matrl.off_policy.transitions import Actions, JointTransition
+from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 
 __all__ = ["Actions", "OffPolicyMultiAgent"]
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyMultiAgent")
@@ -84,6 +86,7 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
         self._pending_episodes: list[dict[str, Any]] = []
         self._ahead: RoundReader | None = None  # steps that workers have played, but that have not been counted
         self._begins = False  # whether the workers do not know yet that learn() has begun
+        self._unread: list[th.Tensor] | None = None  # losses and norms of gradients that are read after the last step
 
     def _setup_learn(
         self,
@@ -243,13 +246,8 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
         self.set_training_mode(True)
         self.refresh()
         self._update_learning_rate(self.optimizers())
-        logged: list[dict[str, th.Tensor]] = []
-        for _ in range(gradient_steps):
-            batch = self.sample(self.batch_size)
-            try:
-                logged.append(self.gradient_step(batch))
-            except NonFiniteError as error:
-                self._skip_update(error)
+        reads_once = gradient_steps > 1 and self.device.type != "cpu"
+        logged = self._take_unread_steps(gradient_steps) if reads_once else self._take_steps(gradient_steps)
         self._n_updates += len(logged)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if logged:
@@ -258,6 +256,39 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
                 self.logger.record(key, value)
         if self.on_nan == "skip":
             self.logger.record("train/skipped_updates", self.skipped_updates)
+
+    def _take_steps(self, gradient_steps: int) -> list[dict[str, th.Tensor]]:
+        """Take gradient steps, each of which is applied only if its losses and gradients are finite."""
+        logged = []
+        for _ in range(gradient_steps):
+            batch = self.sample(self.batch_size)
+            try:
+                logged.append(self.gradient_step(batch))
+            except NonFiniteError as error:
+                self._skip_update(error, stacklevel=5)
+        return logged
+
+    def _take_unread_steps(self, gradient_steps: int) -> list[dict[str, th.Tensor]]:
+        """
+        Take gradient steps and read their losses and gradients after the last one, not to wait for the GPU after each.
+
+        If not all are finite, everything is put back and the steps are taken again, one by one.
+        """
+        generators = random_generators()
+        self._unread = []
+        try:
+            with all_or_nothing(self):
+                logged = [self.gradient_step(self.sample(self.batch_size)) for _ in range(gradient_steps)]
+                if not bool(th.cat(self._unread).isfinite().all()):
+                    raise NonFiniteError("a loss or a gradient is not finite")
+            return logged
+        except BaseException as error:
+            restore_random_generators(generators)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._unread = None
+        return self._take_steps(gradient_steps)
 
     def update(self) -> None:
         """Take one gradient step; see :meth:`train`."""
@@ -296,8 +327,11 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
     def _check_finite(self, losses: Mapping[str, th.Tensor], norms: Mapping[str, th.Tensor]) -> None:
         numbers = {**{f"the {name} loss": loss for name, loss in losses.items()}}
         numbers |= {f"the gradient of {name}": norm for name, norm in norms.items()}
-        values = th.stack([number.detach() for number in numbers.values()]).tolist()
-        for what, value in zip(numbers, values, strict=True):
+        values = th.stack([number.detach() for number in numbers.values()])
+        if self._unread is not None:
+            self._unread.append(values)
+            return
+        for what, value in zip(numbers, values.tolist(), strict=True):
             if not np.isfinite(value):
                 raise NonFiniteError(f"gradient step {self._n_updates + 1}: {what} is {value}")
 

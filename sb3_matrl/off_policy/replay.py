@@ -245,6 +245,7 @@ class JointReplayBuffer:
             actions={agent: self._actions(agent, stored[rows, copies]) for agent, stored in self.actions.items()},
             rewards=self._tensor(self.rewards[rows, copies]),
             alive=flags[:, _ALIVE],
+            acted=self._acted(stored_flags[:, _ALIVE]),
             next_alive=flags[:, _NEXT_ALIVE],
             terminated=flags[:, _TERMINATED],
             truncated=flags[:, _TRUNCATED],
@@ -262,12 +263,17 @@ class JointReplayBuffer:
     ) -> JointBatch:
         """The batch with all observations as its states; zeros for agents that have no part in them."""
         encode, blocks = self.joint_observations.encode, self.moments.blocks  # type: ignore[union-attr]
-        # From the stored flags: those of the batch may be on another device, and reading them would wait for it.
+        # From the stored flags, which are here.
         cut = flags[:, _TRUNCATED] & ~flags[:, _TERMINATED] & self.handle_timeout_termination
         present = dict(zip(self.agents, flags[:, _ALIVE].T, strict=True))
         following = dict(zip(self.agents, (flags[:, _NEXT_ALIVE] | cut).T, strict=True))
         states, next_states = encode(blocks.by_agent(now.arrays), present), encode(blocks.by_agent(after.arrays), following)
         return replace(batch, states=self._tensor(states), next_states=self._tensor(next_states))
+
+    def _acted(self, alive: np.ndarray) -> dict[str, th.Tensor | None]:
+        """Rows in which the agents acted, found here: another device would have to be waited for."""
+        columns = zip(self.agents, alive.T, strict=True)
+        return {agent: None if column.all() else self._tensor(np.flatnonzero(column)) for agent, column in columns}
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return to_device(array, self.device)

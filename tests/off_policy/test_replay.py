@@ -218,7 +218,7 @@ def test_bootstrap_against_the_rules_written_out(handle):
         if done and (first[2] or second[2]):
             continue
         batch = JointBatch(
-            **{name: {} for name in ("observations", "next_observations", "actions", "masks", "next_masks")},
+            **{name: {} for name in ("observations", "next_observations", "actions", "masks", "next_masks", "acted")},
             rewards=th.zeros(1, 2),
             alive=flags(True, True),
             next_alive=flags(first[2], second[2]),
@@ -232,6 +232,20 @@ def test_bootstrap_against_the_rules_written_out(handle):
         assert batch.counts_next()[0].tolist() == [a or b for a, b in zip(cut, goes_on, strict=True)]
         assert batch.bootstrap()[0].tolist() == [float(a or b) for a, b in zip(cut, goes_on, strict=True)]
         assert batch.team_bootstrap().tolist() == [float(not done or any(cut))]
+
+
+def test_rows_in_which_agents_acted(env):
+    recorder = Recorder(env)
+    recorder.play(20)
+    batch = all_rows(recorder.buffer)
+    kept = np.stack([one["alive"] for step in recorder.rows for one in step])
+    assert not kept[:, 0].all()
+    for i, agent in enumerate(recorder.agents):
+        expected = None if kept[:, i].all() else np.flatnonzero(kept[:, i]).tolist()
+        assert (None if batch.acted[agent] is None else batch.acted[agent].tolist()) == expected
+    everyone = np.flatnonzero(kept.all(axis=1))
+    rows, copies = np.divmod(everyone, env.num_envs)
+    assert recorder.buffer.batch(rows, copies).acted == dict.fromkeys(recorder.agents)
 
 
 def test_observations_as_states(env):
