@@ -190,16 +190,18 @@ def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, t
         extra = {"action_masks": batch.action_masks}
     observations = whole(batch.observations)
     inputs: Any = observations if batch.states is None else ObservationAndState(observations, batch.states)
-    with _checks_on_cpu(batch.mask.device):
+    with checks_on_cpu(batch.mask.device):
         values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **extra)
     return values.flatten(), log_prob, entropy
 
 
 @contextmanager
-def _checks_on_cpu(device: th.device) -> Iterator[None]:
+def checks_on_cpu(device: th.device) -> Iterator[None]:
     """
     Inside, PyTorch's distributions check their parameters on the CPU only: on a GPU, every check would wait until the GPU has
     done all its work. Numbers that are not finite are found after the update.
+
+    :param device: device of the distributions
     """
     checks: bool = Distribution._validate_args
     Distribution.set_default_validate_args(checks and device.type == "cpu")
@@ -257,7 +259,7 @@ def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | sl
 
 
 def _distribution(policy: Any, batch: AgentBatch) -> Any:
-    with _checks_on_cpu(batch.mask.device):
+    with checks_on_cpu(batch.mask.device):
         return _checked_distribution(policy, batch)
 
 

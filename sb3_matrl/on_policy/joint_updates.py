@@ -15,6 +15,7 @@ from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
 from sb3_matrl.on_policy.buffers import share_images
+from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
 from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
 from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
@@ -193,7 +194,8 @@ class JointUpdates:
     :param learners: name -> learner
     :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` and ``"native"`` stack all that
         can be; ``"auto"`` stacks those of which there are at least two alike, by the native kernel where it is available, and
-        leaves a single learner to SB3
+        leaves a single learner to SB3. On a GPU, a single PPO takes SB3's steps by :mod:`sb3_matrl.on_policy.ppo_steps`, except
+        with ``"sb3"``
     :raises ValueError: if the backend is unknown or not available
     """
 
@@ -267,9 +269,16 @@ class JointUpdates:
         for name in rest:
             learner = self.learners[name]
             if learner.rollout_buffer.can_train:  # type: ignore[attr-defined]  # SB3's train() fails without any row
-                learner.train()
+                self._train_alone(learner)
         for one in stacks:
             _train_stack(one, [batches[name] for name in one.names])
+
+    def _train_alone(self, learner: OnPolicyAlgorithm) -> None:
+        """SB3's ``train``; on a GPU its steps without waiting, unless SB3's own code is wanted."""
+        if self.backend == "sb3" or learner.device.type == "cpu" or not can_read_once(learner):
+            learner.train()
+        else:
+            _log_training(learner, ppo_steps(learner))
 
     def log_probs_and_distributions(
         self, batches: Mapping[str, AgentBatch]
@@ -316,9 +325,9 @@ def _train_stack(one: LearnerStack, batches: Sequence[AgentBatch]) -> None:
         epochs.append([_whole(epoch, len(batches[0].mask)) for epoch in drawn])
     optimizers = [learner.policy.optimizer for learner in one.learners]
     records = one.kernel.update(optimizers, one.batch(batches), epochs, settings)
-    for learner, record, step in zip(one.learners, records, settings, strict=True):
+    for learner, record in zip(one.learners, records, strict=True):
         if len(record.epochs):
-            _log_training(learner, record, step)
+            _log_training(learner, record)
 
 
 def _whole(epoch: list[np.ndarray], n_rows: int) -> Epoch:
@@ -327,14 +336,14 @@ def _whole(epoch: list[np.ndarray], n_rows: int) -> Epoch:
 
 
 def _ppo_settings(ppo: Any) -> StepSettings:
-    progress = ppo._current_progress_remaining
     (group,) = ppo.policy.optimizer.param_groups
+    clip_range, clip_range_vf = clip_ranges(ppo)
     return StepSettings(
         learning_rate=group["lr"],
         betas=group["betas"],
         eps=group["eps"],
-        clip_range=ppo.clip_range(progress),
-        clip_range_vf=None if ppo.clip_range_vf is None else ppo.clip_range_vf(progress),
+        clip_range=clip_range,
+        clip_range_vf=clip_range_vf,
         normalize_advantage=ppo.normalize_advantage,
         ent_coef=ppo.ent_coef,
         vf_coef=ppo.vf_coef,
@@ -344,22 +353,23 @@ def _ppo_settings(ppo: Any) -> StepSettings:
     )
 
 
-def _log_training(learner: Any, record: StepRecord, settings: StepSettings) -> None:
+def _log_training(learner: Any, record: StepRecord) -> None:
     """Record what SB3's ``train`` records."""
     learner._n_updates += int(record.epochs[-1]) + 1
     last_epoch = record.epochs == record.epochs[-1]
     buffer, log = learner.rollout_buffer, learner.logger.record
+    clip_range, clip_range_vf = clip_ranges(learner)
     log("train/entropy_loss", -record.entropy.mean())
     log("train/policy_gradient_loss", record.policy_loss.mean())
     log("train/value_loss", record.value_loss.mean())
     log("train/approx_kl", record.approx_kl[last_epoch].mean())
     log("train/clip_fraction", record.clip_fraction.mean())
-    last = record.policy_loss[-1] - settings.ent_coef * record.entropy[-1] + settings.vf_coef * record.value_loss[-1]
+    last = record.policy_loss[-1] - learner.ent_coef * record.entropy[-1] + learner.vf_coef * record.value_loss[-1]
     log("train/loss", last)
     log("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
     if hasattr(learner.policy, "log_std"):
         log("train/std", th.exp(learner.policy.log_std).mean().item())
     log("train/n_updates", learner._n_updates, exclude="tensorboard")
-    log("train/clip_range", settings.clip_range)
-    if settings.clip_range_vf is not None:
-        log("train/clip_range_vf", settings.clip_range_vf)
+    log("train/clip_range", clip_range)
+    if clip_range_vf is not None:
+        log("train/clip_range_vf", clip_range_vf)

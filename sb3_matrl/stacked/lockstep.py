@@ -144,7 +144,7 @@ class _Run:
         self.grads = self.stack.zeros()
         self.passes = Passes(self.stack, self.rows)
         self.first, self.second, steps = self.stack.moments(optimizers)
-        self.steps = [th.tensor(step, dtype=th.float32, device=self.stack.device) for step in steps]
+        self.steps = th.tensor(steps, dtype=th.float32, device=self.stack.device).unbind()
         self._by_learner = [list(one.view(self.n, -1)) for one in (self.rows, self.grads, self.first, self.second)]
         self.clip = self._column("clip_range")
         self.ent_coef, self.vf_coef, self.kl_coef = map(self._column, ("ent_coef", "vf_coef", "kl_coef"))
