@@ -170,6 +170,8 @@ def cases() -> list[Case]:
         if name == "RecurrentPPO":
             arguments["policy"] = "MlpLstmPolicy"
         found.append(Case(name, _ON, arguments, {"masked": name == "MaskablePPO"}))
+    # Networks that are not stacked, whose losses a GPU reads once.
+    found.append(Case("PPO, not stacked", _ON, {"policy_kwargs": {"activation_fn": th.nn.ELU}}))
     found.append(Case("PPO, central critic", _ON, {"critic": "central", "backend": "torch"}))
     found += [Case(name, _OFF + name) for name in ("IQL", "VDN", "QMIX", "QTRAN", "QDPP", "MADDPG")]
     found += [Case(f"{name}, Box", _OFF + name, {}, {"continuous": True}) for name in ("MADDPG", "IDDPG", "COMIX")]

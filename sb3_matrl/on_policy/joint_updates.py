@@ -194,8 +194,8 @@ class JointUpdates:
     :param learners: name -> learner
     :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` and ``"native"`` stack all that
         can be; ``"auto"`` stacks those of which there are at least two alike, by the native kernel where it is available, and
-        leaves a single learner to SB3. On a GPU, a single PPO takes SB3's steps by :mod:`sb3_matrl.on_policy.ppo_steps`, except
-        with ``"sb3"``
+        leaves a single learner to SB3. On a GPU, a single PPO takes SB3's steps by :mod:`sb3_matrl.on_policy.ppo_steps`,
+        except with ``"sb3"``
     :raises ValueError: if the backend is unknown or not available
     """
 
