@@ -202,6 +202,7 @@ def test_frequency_may_be_in_episodes(given: Any, expected: Any) -> None:
     assert load("vdn", "checkers_v0", train_freq=given).model_arguments()["train_freq"] == expected
 
 
+METHODS = ("ippo", "il-la", "matrl", "matrl-no-br", "matrl-optimistic", "optimistic-br")
 # Environment -> task of the suites whose tuned settings are the preset.
 TUNED = {
     "checkers_v0": "checkers",
@@ -211,8 +212,13 @@ TUNED = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["ippo", "matrl"])
-@pytest.mark.parametrize("env_id", TUNED)
+def searched(conf_file: str) -> list[str]:
+    """Methods with settings of their own in the file of a task."""
+    (settings,) = read_yaml(HYPERPARAMS_FOLDER / f"{conf_file}.yml").values()
+    return [name for name, value in settings.items() if isinstance(value, dict) and name in METHODS]
+
+
+@pytest.mark.parametrize(("env_id", "algorithm"), [(env_id, method) for env_id in TUNED for method in searched(TUNED[env_id])])
 def test_presets_are_the_tuned_settings_of_the_suites(algorithm: str, env_id: str) -> None:
     preset, tuned = load(algorithm, env_id).as_mapping(), load(algorithm, env_id, TUNED[env_id]).as_mapping()
     assert preset["env_kwargs"].items() <= tuned["env_kwargs"].items()
