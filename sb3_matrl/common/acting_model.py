@@ -264,13 +264,16 @@ class ActingModel(BaseAlgorithm):
         :param deterministic: most likely actions instead of sampled ones
         :param action_masks: agent -> bool (batch, mask size), for learners that know masks; for agents without an entry here,
             the mask in their observation is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
-        :return: agent, as named in ``observation`` -> action, and the next recurrent states (``None`` without any)
+        :return: agent, as named in ``observation`` -> action, and the next recurrent states, with those given for agents that
+            do not act (``None`` without any)
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
         if not isinstance(observation, Mapping):
             raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
         given_masks, given_states = keyed_by_text(action_masks or {}), keyed_by_text(state or {})
-        actions, states = {}, {}
+        actions: dict[str, np.ndarray] = {}
+        seen = set(map(agent_name, observation))
+        states = {agent: value for agent, value in (state or {}).items() if agent_name(agent) not in seen}
         for agent, value in observation.items():
             name = agent_name(agent)
             if name not in self.possible_agents:
@@ -278,7 +281,10 @@ class ActingModel(BaseAlgorithm):
             masks = given_masks.get(name, legal_actions(value, self._mask_names[name]))
             previous = given_states.get(name)
             player = self.player(name)
-            actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
+            try:
+                actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
+            except ValueError as error:
+                raise ValueError(f"agent {name!r}: {error}") from error
         return actions, None if all(value is None for value in states.values()) else states
 
     def player(self, agent: Any) -> FrozenAgent:

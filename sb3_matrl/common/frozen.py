@@ -20,10 +20,11 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
-from sb3_matrl.common.scripted import scripted_player
+from sb3_matrl.common.scripted import scripted_player, wants_batches
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
+from sb3_matrl.vec_env.spaces import leaves_of
 
 
 class FrozenAgent:
@@ -41,6 +42,8 @@ class FrozenAgent:
             policy = policy.policy
         self.policy = policy
         self._script = None if policy is None or isinstance(policy, BasePolicy) else scripted_player(policy)
+        self._wants_batches = self._script is not None and wants_batches(policy)
+        self._observation_space: spaces.Space[Any] | None = None
         self.normalizer = normalizer
         # State of a recurrent policy between two calls of act().
         self.state: Any = None
@@ -57,13 +60,14 @@ class FrozenAgent:
 
     def check_spaces(self, agent: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """
-        Check that the policy was made for an agent's spaces; functions are not checked.
+        Check that the policy was made for an agent's spaces; functions are not checked, and play on these spaces from now on.
 
         :param agent: name of the agent, for the error
         :param observation_space: observation space of the agent; images may have their channels first or last
         :param action_space: action space of the agent
         :raises ValueError: if a space differs
         """
+        self._observation_space = observation_space
         if not isinstance(self.policy, BasePolicy):
             return
         for kind, space, own in (
@@ -93,17 +97,29 @@ class FrozenAgent:
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """SB3's ``predict``, with action masks for policies and functions that take them."""
+        """
+        SB3's ``predict``, with action masks for policies and functions that take them.
+
+        :raises ValueError: if a normalised observation does not have the shape of its space
+        """
         if self.policy is None:
             raise ValueError("this frozen agent was a function, which a file cannot hold: pass it to load() as frozen={...}")
         if self._script is not None:
+            if (
+                self._wants_batches
+                and self._observation_space is not None
+                and _is_single(observation, self._observation_space)
+            ):
+                masks = None if action_masks is None else np.asarray(action_masks)[None]
+                actions, state = self._script(_batch_of_one(observation), state, episode_start, deterministic, masks)
+                return actions[0], state
             return self._script(observation, state, episode_start, deterministic, action_masks)
         if self.normalizer is not None:
-            observation = self.normalizer.normalize(observation)
+            observation = self.normalizer.normalize(_checked(observation, self.policy.observation_space))
         if isinstance(self.policy, DQNPolicy) and action_masks is not None:
             return best_legal_actions(self.policy, observation, action_masks), None
-        masks = {"action_masks": action_masks} if isinstance(self.policy, MaskableActorCriticPolicy) else {}
-        actions, state = self.policy.predict(observation, state, episode_start, deterministic, **masks)
+        extra = {"action_masks": action_masks} if isinstance(self.policy, MaskableActorCriticPolicy) else {}
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic, **extra)
         return to_space_dtype(self.policy.action_space, actions), state
 
     def to_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -155,6 +171,41 @@ class FrozenAgent:
         return cls(policy, normalizer)
 
 
+def _is_single(observation: Any, space: spaces.Space[Any]) -> bool:
+    """Whether an observation has no batch axis."""
+    leaf = leaves_of(space)[0]
+    value = observation if leaf.key is None else observation[leaf.key]
+    return np.ndim(value) == len(leaf.shape)
+
+
+def _batch_of_one(observation: Any) -> Any:
+    """An observation, or a dict of its entries, with a leading axis of length 1."""
+    if isinstance(observation, Mapping):
+        return {key: np.asarray(value)[None] for key, value in observation.items()}
+    return np.asarray(observation)[None]
+
+
+def _checked(observation: Any, space: spaces.Space[Any]) -> Any:
+    """
+    The arrays of an observation, as SB3 checks them: a normaliser would broadcast over those of another shape.
+
+    :param observation: observation, with or without a batch axis
+    :param space: observation space of a policy, in which images have their channels first
+    :raises ValueError: if a shape is wrong, or an entry is missing
+    """
+    leaves = leaves_of(space)
+    if leaves[0].key is not None and not (
+        isinstance(observation, Mapping) and {leaf.key for leaf in leaves} <= set(observation)
+    ):
+        raise ValueError(f"the observation is {observation!r}, expected a dict of {[leaf.key for leaf in leaves]}")
+    arrays = {leaf.key: np.asarray(observation if leaf.key is None else observation[leaf.key]) for leaf in leaves}
+    for leaf in leaves:
+        found = arrays[leaf.key].shape
+        if not is_image_space(leaf.space) and leaf.shape not in (found, found[1:]):
+            raise ValueError(f"the observation has shape {found}, expected {leaf.shape}, or (n_envs, ...) of these, of {leaf}")
+    return arrays[None] if None in arrays else arrays
+
+
 def best_legal_actions(policy: DQNPolicy, observation: Any, action_masks: np.ndarray) -> np.ndarray:
     """
     Actions of the largest value among the legal ones, by a policy that knows no masks.
@@ -175,8 +226,8 @@ def best_legal_actions(policy: DQNPolicy, observation: Any, action_masks: np.nda
 
 def to_space_dtype(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     """
-    Convert actions that SB3 samples as floats to a space of whole numbers: those of a MultiBinary, and of a Box of integers,
-    which are rounded.
+    Convert actions that SB3 samples as float32 to a space's dtype: those of a MultiBinary, and of a Box of integers, which are
+    rounded, and those of a Box of float16.
 
     :param space: action space
     :param actions: actions within its bounds
@@ -184,6 +235,8 @@ def to_space_dtype(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     """
     if isinstance(space, spaces.MultiBinary) or (isinstance(space, spaces.Box) and np.dtype(space.dtype).kind in "biu"):
         return np.asarray(np.rint(actions), dtype=space.dtype)
+    if isinstance(space, spaces.Box) and not np.can_cast(actions.dtype, space.dtype):
+        return actions.astype(space.dtype)
     return actions
 
 

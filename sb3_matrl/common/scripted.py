@@ -35,6 +35,16 @@ def scripted_player(source: Any) -> ScriptedPlayer:
     )
 
 
+def wants_batches(source: Any) -> bool:
+    """
+    Whether a source of :func:`scripted_player` is a function, which is always given a batch; a ``predict`` may get one
+    observation.
+
+    :param source: function or object
+    """
+    return isinstance(source, type) or not hasattr(source, "predict")
+
+
 def is_joint_model(source: Any) -> bool:
     """Whether an object, or the objects of a class, have a ``predict`` that maps agents to observations."""
     return hasattr(source, "predict") and hasattr(source, "possible_agents")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
+from pettingzoo import AECEnv, ParallelEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.evaluation.statistics import mean_confidence_interval, score_margins, win_rates
@@ -132,7 +133,7 @@ def evaluate_policy(
 
     :param model: a trained model, or anything with its ``predict``
     :param env: a :class:`JointVecEnv`, wrapped or not; or any argument of :func:`make_joint_vec_env`, of which one copy is
-        made and closed afterwards
+        made and closed afterwards. An env that is given as an object is not closed
     :param n_eval_episodes: number of episodes, at least 1
     :param deterministic: greedy actions instead of sampled ones
     :param seed: seed of the environment and of sampled actions; the global random streams are restored afterwards.
@@ -152,7 +153,8 @@ def evaluate_policy(
         try:
             return evaluate_policy(model, made, n_eval_episodes, deterministic, seed, callback, max_episode_steps)
         finally:
-            made.close()
+            if not isinstance(env, (ParallelEnv, AECEnv)):  # an env that was given stays open
+                made.close()
     agents = _agents(env)
     streams: AbstractContextManager[None] = nullcontext()
     if seed is not None:

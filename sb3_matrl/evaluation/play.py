@@ -115,9 +115,10 @@ class _Game:
             actions = self._choose(observations, infos, states, first=length == 0)
             with _exits_named("step"):
                 observations, rewards, terminations, truncations, infos = self.env.step(actions)
+            before = self._life.live
             self._life.advance(listed_agents(self.env), terminations, truncations)
-            for agent, reward in rewards.items():
-                returns[agent] += float(reward)
+            for agent in before:
+                returns[agent] += self._life.reward(agent, rewards)
             length += 1
             if length == LONG_EPISODE and self.limit != LONG_EPISODE:
                 warn_of_long_episode(self.limit, stacklevel=3)

@@ -32,7 +32,10 @@ def conforming_leaves(agent: str, leaves: list[Leaf], observation: Any) -> list[
 
 
 def _conforming(agent: str, leaf: Leaf, value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with gradients
+        raise ValueError(f"agent {agent!r}: observation is no array of shape {leaf.shape}: {error}") from None
     if array.shape != leaf.shape:
         raise ValueError(f"agent {agent!r}: observation has shape {array.shape}, expected {leaf.shape} of {leaf}")
     if array.dtype != leaf.dtype:
@@ -234,12 +237,15 @@ class Life:
         """
         Termination and truncation of an agent.
 
-        :raises ValueError: if one is missing
+        :raises ValueError: if one is missing or no bool
         """
         if agent not in terminations or agent not in truncations:
             which = "truncation" if agent in terminations else "termination"
             raise ValueError(f"agent {agent!r}: step() returned no {which}; expected one for every agent that was alive")
-        return bool(terminations[agent]), bool(truncations[agent])
+        try:
+            return bool(terminations[agent]), bool(truncations[agent])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"agent {agent!r}: its termination and truncation must be one bool each: {error}") from None
 
     @staticmethod
     def reward(agent: str, rewards: Mapping[str, Any]) -> float:
@@ -257,5 +263,5 @@ class Life:
             if np.ndim(reward) != 0:
                 raise TypeError
             return float(reward)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             raise ValueError(f"agent {agent!r}: reward is {reward!r}, expected one number") from None

@@ -28,6 +28,7 @@ from sb3_matrl.vec_env.errors import CopyFailure, DataFault
 from sb3_matrl.vec_env.mask_method import MASK_METHOD, MaskMethod
 from sb3_matrl.vec_env.named import named_by_text, own_names
 from sb3_matrl.vec_env.row_layout import RowLayout
+from sb3_matrl.vec_env.value_checks import bounds_of
 
 T = TypeVar("T")
 
@@ -223,7 +224,7 @@ class EnvCopy:
                     "value stands for the rest of the episode, or terminate the agent instead"
                 )
             else:  # an env may omit the observation after a termination, because nothing is bootstrapped there
-                self._final[agent].clear()
+                self._final[agent].write_any()
 
     def _show(self, observations: Mapping[str, Any]) -> None:
         """Write the observations of the live agents, and who is alive and acts."""
@@ -346,6 +347,11 @@ class _Slot:
             return
         for row, value in zip(self.rows, conforming_leaves(self.agent, self.leaves, observation), strict=True):
             row[0] = value
+
+    def write_any(self) -> None:
+        """Write an observation of the space: the one nearest to zeros."""
+        for row, leaf in zip(self.rows, self.leaves, strict=True):
+            row[0] = np.clip(np.zeros((), dtype=leaf.dtype), *bounds_of(leaf))
 
     def clear(self) -> None:
         """Write zeros."""

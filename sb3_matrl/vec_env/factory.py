@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, Literal, cast
@@ -48,7 +49,7 @@ def make_joint_vec_env(
 
     :param env: one of
 
-        - a factory, which returns a PettingZoo ParallelEnv or AECEnv; called with ``env_kwargs`` for every copy, and with
+        - a factory, which returns a new PettingZoo ParallelEnv or AECEnv; called with ``env_kwargs`` for every copy, and with
           worker processes or ``states`` once more, to read the spaces. Agents of an AECEnv that PettingZoo cannot convert to a
           ParallelEnv take turns
         - a ParallelEnv or AECEnv; it becomes copy 0, the other copies are made from it by cloudpickle
@@ -72,8 +73,8 @@ def make_joint_vec_env(
         :attr:`JointVecEnv.states` and :attr:`JointStep.final_states`. It is read once per copy and step, flattened and
         converted to float32; images (uint8, three dimensions) are rejected. ``"auto"``: if the env has a state that can be
         used, which ``with_states`` then tells. To find out, one env is made and reset once more, unless it has batched rules
-    :raises ValueError: if the id or ``vec_env`` is unknown, arguments contradict each other, or ``states`` is True and the env
-        has no state that can be used
+    :raises ValueError: if the id or ``vec_env`` is unknown, arguments contradict each other, the factory returns the same env
+        twice, or ``states`` is True and the env has no state that can be used
     :raises TypeError: if ``env`` is none of the above, or SB3 does not support its spaces
     """
     kwargs = dict(env_kwargs or {}) | ({} if render_mode is None else {"render_mode": render_mode})
@@ -127,7 +128,7 @@ def _backend(
         first = as_parallel(env)
         factory: EnvFactory = _Copies(first)
     else:
-        factory = _factory(env, kwargs)
+        factory = _DistinctEnvs(_factory(env, kwargs))
         first = factory()
     try:
         if kind in ("auto", "batched"):
@@ -211,6 +212,40 @@ class _Copies:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_pickled": self._pickled}
+
+
+class _DistinctEnvs:
+    """
+    Factory that checks, in every process, that each env is another one.
+
+    :param factory: makes a ParallelEnv
+    """
+
+    def __init__(self, factory: EnvFactory) -> None:
+        self._factory = factory
+        self._made: list[Callable[[], Any]] = []
+
+    def __call__(self) -> Any:
+        env = self._factory()
+        inner = getattr(env, "unwrapped", env)
+        if any(made() is inner for made in self._made):
+            raise ValueError(
+                f"the function that makes the env returned the same {type(inner).__name__} again, but every copy needs its "
+                "own: let it make a new env at every call, or pass the env itself, which is then copied"
+            )
+        self._made.append(_weakly(inner))
+        return env
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_factory": self._factory, "_made": []}
+
+
+def _weakly(thing: Any) -> Callable[[], Any]:
+    """A weak reference, or a strong one to an object that allows none."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
 
 
 def _factory(env: Any, kwargs: dict[str, Any]) -> EnvFactory:

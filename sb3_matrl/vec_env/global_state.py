@@ -109,13 +109,15 @@ def declared_format(env: Any) -> StateFormat | None:
 
     :param env: a ParallelEnv, or a batched core
     :return: format; ``None`` if there is no such attribute
-    :raises NoState: if it is no Box, or the space of an image
+    :raises NoState: if it is no Box, empty, or the space of an image
     """
     space = getattr(env, "state_space", None)
     if space is None:
         return None
     if not isinstance(space, spaces.Box):
         raise NoState(env, f"its state_space is {space}, expected a Box")
+    if 0 in space.shape:
+        raise NoState(env, f"its state_space {space} has no elements")
     if is_image_space(space):
         raise NoState(env, f"its state is an image of shape {space.shape}, which is too large to be taken as a vector")
     with np.errstate(over="ignore"):
@@ -140,6 +142,8 @@ def probed_format(env: Any) -> StateFormat:
         raise NoState(env, str(error)) from None
     except (Exception, SystemExit) as error:
         raise NoState(env, f"its method state() raised {type(error).__name__}: {error}") from None
+    if state.size == 0:
+        raise NoState(env, "its state is empty")
     if declared is None:
         return _format_of(env, state)
     if state.shape != declared.shape:

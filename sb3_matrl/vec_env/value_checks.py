@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from sb3_matrl.vec_env.spaces import AgentSpaces, Leaf, leaves_of
 from sb3_matrl.vec_env.step import JointObservation
 
 _RELATIVE_TOLERANCE = 1e-5
+_LARGEST = float(np.finfo(np.float32).max)
 
 # copy -> time in its episode, e.g. "after step 3"; only called for messages
 When = Callable[[int], str]
@@ -200,23 +200,21 @@ class ObservationCheck:
 
 def check_rewards(rewards: np.ndarray, agents: list[str], when: When) -> None:
     """
-    Check that all rewards are finite.
+    Check that all rewards are finite as float32.
 
     :param rewards: (num_envs, n_agents)
     :param agents: names of the columns
     :param when: time of each copy, for the message
-    :raises DataFault: on NaN or infinity; names copy and agent
+    :raises DataFault: on NaN, infinity, or a number that float32 cannot hold; names copy and agent
     """
-    if isfinite(np.add.reduce(rewards, axis=None)):
+    if -_LARGEST <= np.minimum.reduce(rewards, axis=None) and np.maximum.reduce(rewards, axis=None) <= _LARGEST:
         return
-    finite = np.isfinite(rewards)  # a sum may overflow
-    if not finite.all():
-        copy, column = np.argwhere(~finite)[0].tolist()
-        raise DataFault(
-            copy,
-            f"agent {agents[column]!r}: reward {when(copy)} is {rewards[copy, column]}; it must be finite. "
-            "Look for a division by zero or an overflow in the env's reward",
-        )
+    copy, column = np.argwhere(~(abs(rewards) <= _LARGEST))[0].tolist()
+    raise DataFault(
+        copy,
+        f"agent {agents[column]!r}: reward {when(copy)} is {rewards[copy, column]}; it must be finite as float32. "
+        "Look for a division by zero or an overflow in the env's reward",
+    )
 
 
 class ActionCheck:

@@ -18,6 +18,7 @@ from sb3_matrl import MATRL
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.envs import checkers_v0, matrix_game_v0
+from sb3_matrl.evaluation.play import play_episodes
 from tests.vec_env import toys
 
 SMALL: dict[str, Any] = {"n_envs": 2, "n_steps": 16, "batch_size": 32, "n_epochs": 2, "br_n_epochs": 1, "seed": 1}
@@ -233,6 +234,46 @@ def test_what_cannot_act_is_refused(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- other actions and observations
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_function_gets_a_batch_also_where_one_env_is_played(masks: bool) -> None:
+    seen: list[Any] = []
+
+    def first(observation: Any) -> np.ndarray:
+        seen.append(observation)
+        return np.argmax(observation["picture"].reshape(len(observation["picture"]), -1), axis=1) % 3
+
+    def legal(observation: Any, action_masks: Any) -> np.ndarray:
+        assert action_masks.shape == (len(observation["picture"]), 3)
+        return first(observation)
+
+    entries = {"picture": spaces.Box(0, 1, (2, 4), np.float32), "action_mask": spaces.MultiBinary(3)}
+    observation = spaces.Dict(entries if masks else {"picture": entries["picture"]})
+    ends = {"me": (3, "truncated"), "other": (3, "truncated")}
+    env = toys.ToyEnv(dict.fromkeys(ends, observation), dict.fromkeys(ends, spaces.Discrete(3)), ends)
+    model = make({"other": legal if masks else first}, lambda: env, "MultiInputPolicy", n_envs=1)
+    rows = [toys.draw(observation, np.random.default_rng(seed)) for seed in range(4)]
+    for row in rows if masks else ():
+        row["action_mask"][0] = 1
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    together = model.predict({"other": batch})[0]["other"]
+    for row, action in zip(rows, together, strict=True):
+        alone = model.predict({"other": row})[0]["other"]
+        assert np.shape(alone) == () and alone == action
+        assert all(np.array_equal(seen[-1][key], value[None]) for key, value in row.items())
+    if not masks:
+        assert play_episodes(model, env, 2, seed=0).n_episodes == 2
+
+
+def test_half_precision_actions_are_in_their_space() -> None:
+    half = spaces.Box(-1, 1, (2,), np.float16)
+    ends = {"me": (3, "truncated"), "other": (3, "truncated")}
+    view = spaces.Box(-1, 1, (3,), np.float32)
+    model = make(None, lambda: toys.ToyEnv(dict.fromkeys(ends, view), dict.fromkeys(ends, half), ends))
+    actions, _ = model.predict({agent: np.zeros(3, np.float32) for agent in ends})
+    assert all(half.contains(action) for action in actions.values())
+    model.learn(64)
 
 
 def test_bits_and_boxes_of_a_frozen_policy_fit_the_env() -> None:

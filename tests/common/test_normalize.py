@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 
 from sb3_matrl import MATRL
@@ -229,6 +230,15 @@ def test_acting_and_evaluating_leave_the_statistics_as_they_are() -> None:
     evaluate_policy(model, toys.early_death, 5, seed=0)
     for one, other in zip(states(model), before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("observation", [0.5, np.zeros(1), np.zeros((2, 1)), np.zeros(5), np.zeros((3, 2, 2)), [[0.0]], None])
+def test_observations_of_another_shape_are_refused_and_tensors_are_taken(observation: Any) -> None:
+    model = make(env=toys.early_death, norm_obs=True)
+    with pytest.raises(ValueError, match=r"agent 'a': the observation has shape .*, expected \(2,\), or"):
+        model.predict({"a": observation})
+    actions = [model.predict({"a": one([[0.5, 1.0]])}, deterministic=True)[0]["a"] for one in (np.array, th.tensor)]
+    assert np.array_equal(*actions)
 
 
 @pytest.mark.e2e

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from pettingzoo.utils.conversions import parallel_to_aec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from sb3_matrl.evaluation import RandomPolicy, evaluate_policy, isolated_random_streams
@@ -102,6 +103,11 @@ def test_makes_and_closes_an_environment_of_its_own():
 
     assert evaluate_policy(Scripted(), Closing, 2, seed=0).n_episodes == 2
     assert Closing.closed == 1
+    given = Closing()
+    for env in (given, parallel_to_aec(given)):
+        for _ in range(2):
+            assert evaluate_policy(Scripted(), env, 2, seed=0).n_episodes == 2
+    assert Closing.closed == 1, "an env that was given stays open"
 
 
 def test_takes_a_wrapped_environment():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from pettingzoo.classic import connect_four_v3
+from sb3_contrib import RecurrentPPO
 
+from sb3_matrl import MATRL
 from sb3_matrl.evaluation import MixedPolicy, Player, RandomPolicy, evaluate_policy
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import as_parallel, make_joint_vec_env
@@ -63,6 +65,21 @@ def chance():
 
 def mixed():
     return MixedPolicy({"player_0": Player(chance(), "player_1"), "player_1": Player(chance(), "player_0")})
+
+
+def test_a_model_keeps_the_memory_of_agents_that_do_not_act():
+    lstm = {"net_arch": [8], "lstm_hidden_size": 8}
+    model = MATRL(
+        "MlpLstmPolicy", Comes, learner_class=RecurrentPPO, n_steps=8, batch_size=8, policy_kwargs=lstm, device="cpu"
+    )
+    names = model.possible_agents
+    observation = {agent: model.env.observation_spaces[agent].sample() for agent in names}
+    _, states = model.predict(observation, None, np.ones(1, bool))
+    _, after = model.predict({names[0]: observation[names[0]]}, states, np.zeros(1, bool))
+    assert set(after) == set(names)
+    for agent in names[1:]:
+        np.testing.assert_equal(after[agent], states[agent])
+    assert not np.array_equal(after[names[0]][0], states[names[0]][0])
 
 
 @pytest.mark.parametrize("play", ["one copy", "three copies"])

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from gymnasium import spaces
 
-from sb3_matrl.evaluation import evaluate_policy
+from sb3_matrl.evaluation import RandomPolicy, evaluate_policy
 from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import RandomLength, Scripted
+from tests.vec_env import toys
 
 
 def test_one_copy_equals_the_vectorised_evaluation():
@@ -35,6 +37,30 @@ def test_frames_and_episodes_are_told_as_they_happen():
 def test_no_episode_starts_after_the_given_steps(n_timesteps):
     lengths = play_episodes(Scripted(), RandomLength(long=4), None, n_timesteps, deterministic=True, seed=5).lengths
     assert sum(lengths[:-1]) < n_timesteps <= sum(lengths)
+
+
+class PaysTheDead(toys.ToyEnv):
+    """``a`` ends after two of seven steps; everybody is paid in every step, and so is a key that is no agent."""
+
+    def __init__(self):
+        box = spaces.Box(-1, 1, (2,), np.float32)
+        ends = {"a": (2, "terminated"), "b": (7, "terminated")}
+        super().__init__(dict.fromkeys(ends, box), dict.fromkeys(ends, spaces.Discrete(2)), ends, jitter=0)
+
+    def step(self, actions):
+        observations, _, *rest = super().step(actions)
+        return observations, {"a": 1.0, "b": 1.0, "__all__": 2.0}, *rest
+
+
+def test_rewards_of_dead_agents_do_not_count():
+    env = PaysTheDead()
+    chance = RandomPolicy(
+        {agent: env.observation_space(agent) for agent in "ab"}, {agent: env.action_space(agent) for agent in "ab"}
+    )
+    single = play_episodes(chance, env, 1, seed=0)
+    vectorised = evaluate_policy(chance, PaysTheDead, 1, seed=0)
+    assert single.agent_returns.tolist() == vectorised.agent_returns.tolist()
+    assert single.agent_means["a"] == 2.0 < single.agent_means["b"]
 
 
 def test_episode_start_is_told_to_the_model():

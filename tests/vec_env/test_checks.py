@@ -29,12 +29,16 @@ STEP_FAULTS = {
     "observation_bounds": r"env copy 0, agent 'ant': observation after step 2 has 7.5 at index \[1\], outside .*check_bounds=",
     "observation_nan": r"env copy 0, agent 'ant': observation after step 2 has nan at index \[2\].*must be finite",
     "observation_inf": r"env copy 0, agent 'ant': observation after step 2 has inf at index \[0\].*must be finite",
+    "observation_ragged": r"env copy 0, agent 'ant': observation is no array of shape \(3,\): .*inhomogeneous",
     "observation_missing": r"env copy 0, agent 'ant': no observation, though it is in env.agents",
     "reward_missing": r"env copy 0, agent 'ant': step\(\) returned no reward",
     "reward_nan": r"env copy 0, agent 'ant': reward after step 2 is nan; it must be finite",
+    "reward_large": r"env copy 0, agent 'ant': reward after step 2 is 1e\+300; it must be finite as float32",
+    "reward_huge": r"env copy 0, agent 'ant': reward is 10+, expected one number",
     "reward_array": r"env copy 0, agent 'ant': reward is array\(\[0.\]\), expected one number",
     "reward_text": r"env copy 0, agent 'ant': reward is 'much', expected one number",
     "termination_missing": r"env copy 0, agent 'ant': step\(\) returned no termination",
+    "termination_of_two": r"env copy 0, agent 'ant': its termination and truncation must be one bool each",
     "truncation_missing": r"env copy 0, agent 'ant': step\(\) returned no truncation",
     "four_results": r"env copy 0, step\(\) must return five dicts",
     "infos_list": r"env copy 0, the infos are of type list, expected a dict keyed by agent",
@@ -100,6 +104,31 @@ def test_faults_in_worker_processes_read_the_same(fault):
                 play(venv)
             messages.append(str(caught.value))
     assert len(set(messages)) == 1
+
+
+@pytest.mark.cases(quick=["dummy", "supersuit"], rest="expensive")
+@pytest.mark.parametrize("kind", [*IN_PROCESS, *IN_WORKERS])
+def test_a_final_observation_that_is_left_out_is_not_checked(kind):
+    high = spaces.Dict({"x": spaces.Box(2, 3, (2,), np.float32), "n": spaces.MultiDiscrete([3, 4])})
+
+    class Silent(toys.ToyEnv):
+        def __init__(self):
+            ends = {"a": (1, "terminated"), "b": (4, "terminated")}
+            super().__init__(dict.fromkeys("ab", high), dict.fromkeys("ab", spaces.Discrete(2)), ends, jitter=0)
+
+        def step(self, actions):
+            observations, *rest = super().step(actions)
+            return {agent: one for agent, one in observations.items() if agent in self.agents}, *rest
+
+    with closing(make_joint_vec_env(Silent, 2, kind, seed=SEED)) as venv:
+        venv.reset()
+        venv.step({agent: [0, 1] for agent in "ab"})
+        assert venv.last_step.terminated[:, 0].all()
+        final = venv.last_step.final_observations["a"]
+        assert (final["x"] == 2).all() and (final["n"] == 0).all()
+        for _ in range(3):
+            venv.step({agent: [0, 1] for agent in "ab"})
+        assert venv.last_step.dones.all()
 
 
 def test_a_fault_in_an_automatic_reset_is_one_of_the_last_step():

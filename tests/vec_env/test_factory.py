@@ -49,6 +49,18 @@ def test_batched_needs_a_core():
         make_joint_vec_env(toys.plain, vec_env="batched")
 
 
+@pytest.mark.parametrize("kind", [*IN_PROCESS, *IN_WORKERS])
+@pytest.mark.parametrize("make", [toys.plain, lambda: parallel_to_aec(toys.plain())], ids=["parallel", "AEC"])
+def test_copies_that_are_one_env_are_refused(kind, make):
+    shared = make()
+    with pytest.raises(Exception, match="returned the same ToyEnv again, but every copy needs its own"):
+        make_joint_vec_env(lambda: shared, 3, kind, num_cpus=1)
+    with closing(make_joint_vec_env(lambda: shared, 1, "dummy")) as venv:
+        venv.reset()
+    with closing(make_joint_vec_env(make(), 3, kind)) as venv:  # copies of an instance
+        venv.reset()
+
+
 def test_kwargs_and_render_mode_reach_the_factory():
     venv = make_joint_vec_env("checkers_v0", 2, env_kwargs={"max_cycles": 3}, render_mode="rgb_array")
     assert venv.render_mode == "rgb_array"

@@ -256,6 +256,11 @@ NONE = {
     ),
     "text": (partial(like_plain, toys.ToyEnv, state=lambda self: ["a"]), "dtype <U1, expected an array of numbers"),
     "ragged": (partial(like_plain, toys.ToyEnv, state=lambda self: [[1], [2, 3]]), "is no array of numbers"),
+    "empty": (partial(like_plain, toys.ToyEnv, state=lambda self: np.zeros(0)), "its state is empty"),
+    "empty space": (
+        partial(like_plain, toys.ToyEnv, state_space=spaces.Box(0, 1, (0,))),
+        r"its state_space Box\(.*\) has no elements",
+    ),
     "discrete": (
         partial(like_plain, toys.ToyEnv, state_space=spaces.Discrete(3)),
         r"its state_space is Discrete\(3\), expected a Box",
@@ -272,6 +277,8 @@ NONE = {
         "a space alone-dummy",
         "another shape-subproc",
         "ragged-dummy",
+        "empty-dummy",
+        "empty space-dummy",
         "discrete-subproc",
         "image without a space-dummy",
     ],

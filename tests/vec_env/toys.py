@@ -235,6 +235,10 @@ class Faulty(ToyEnv):
         result[0]["ant"][0] = np.inf
         return result
 
+    def observation_ragged(self, result):
+        result[0]["ant"] = [[1.0], [2.0, 3.0], [4.0]]
+        return result
+
     def observation_missing(self, result):
         del result[0]["ant"]
         return result
@@ -247,6 +251,14 @@ class Faulty(ToyEnv):
         result[1]["ant"] = float("nan")
         return result
 
+    def reward_large(self, result):
+        result[1]["ant"] = 1e300
+        return result
+
+    def reward_huge(self, result):
+        result[1]["ant"] = 10**400
+        return result
+
     def reward_array(self, result):
         result[1]["ant"] = np.zeros(1)
         return result
@@ -257,6 +269,10 @@ class Faulty(ToyEnv):
 
     def termination_missing(self, result):
         del result[2]["ant"]
+        return result
+
+    def termination_of_two(self, result):
+        result[2]["ant"] = np.zeros(2, bool)
         return result
 
     def truncation_missing(self, result):
