@@ -11,6 +11,11 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from sb3_matrl.envs.turns import TurnBasedParallelEnv
 
 
+def is_environment(env: Any) -> bool:
+    """Whether ``env`` is an environment of PettingZoo, and not a class, a function or an id that makes one."""
+    return isinstance(env, ParallelEnv | AECEnv)
+
+
 def as_parallel(env: Any) -> Any:
     """
     Convert an environment to a ParallelEnv.

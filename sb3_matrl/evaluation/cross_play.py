@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_matrl.envs.parallel import is_environment
 from sb3_matrl.evaluation.cross_play_result import CrossPlayResult
 from sb3_matrl.evaluation.cross_play_schedule import Cell, Games, Schedule, run_schedule
 from sb3_matrl.evaluation.evaluate import MAX_EPISODE_STEPS, evaluate_policy
@@ -73,7 +74,7 @@ def cross_play(
         batches = run_schedule(schedule, lambda cells: table.play(cells, on_cell), games, widest)
         return CrossPlayResult.from_games(roles, names, schedule, games, batches)
     finally:
-        if copies is None:
+        if copies is None and not is_environment(env):  # an env that was given stays open
             played.close()
 
 
@@ -81,7 +82,7 @@ def _count_roles(env: Any, env_kwargs: Mapping[str, Any] | None) -> int:
     """Number of agents of an env, or of the envs that a factory makes."""
     if isinstance(env, VecEnv):
         return len(env.unwrapped.agents)  # type: ignore[attr-defined]
-    if hasattr(env, "possible_agents"):
+    if is_environment(env):
         return len(env.possible_agents)
     with closing(make_joint_vec_env(env, env_kwargs=env_kwargs)) as probe:
         return len(probe.agents)

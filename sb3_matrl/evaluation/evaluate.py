@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
-from pettingzoo import AECEnv, ParallelEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_matrl.envs.parallel import is_environment
 from sb3_matrl.evaluation.statistics import mean_confidence_interval, score_margins, win_rates
 from sb3_matrl.utils.random_state import isolated_random_streams
 from sb3_matrl.utils.reward_structure import RewardStructure, reward_structure
@@ -153,7 +153,7 @@ def evaluate_policy(
         try:
             return evaluate_policy(model, made, n_eval_episodes, deterministic, seed, callback, max_episode_steps)
         finally:
-            if not isinstance(env, (ParallelEnv, AECEnv)):  # an env that was given stays open
+            if not is_environment(env):  # an env that was given stays open
                 made.close()
     agents = _agents(env)
     streams: AbstractContextManager[None] = nullcontext()

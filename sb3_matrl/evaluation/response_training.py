@@ -21,6 +21,7 @@ from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.model import MultiAgentModel
 from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.common.scripted import JointModelPlayer
+from sb3_matrl.envs.parallel import is_environment
 from sb3_matrl.evaluation.evaluate import JointPredictor, evaluate_policy
 from sb3_matrl.evaluation.mixed import MixedPolicy, Player
 from sb3_matrl.evaluation.role_players import OneWay, SoloPlayer
@@ -164,7 +165,7 @@ def evaluation_copies(env: Any, settings: ResponseSettings, env_kwargs: Mapping[
     :param env_kwargs: keyword arguments of the env's factory
     :raises TypeError: if ``env`` is no factory and no id
     """
-    if isinstance(env, VecEnv) or hasattr(env, "possible_agents"):
+    if isinstance(env, VecEnv) or is_environment(env):
         raise TypeError(f"responses need several copies of the env: pass its id or factory, not a {type(env).__name__}")
     return make_joint_vec_env(env, n_envs=min(settings.n_eval_episodes, MAX_COPIES), env_kwargs=env_kwargs)
 

@@ -10,12 +10,11 @@ from typing import Any, Literal, cast
 import cloudpickle
 import gymnasium
 import numpy as np
-from pettingzoo import AECEnv, ParallelEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs.core import BatchableEnv
 from sb3_matrl.envs.env_ids import factory as env_factory
-from sb3_matrl.envs.parallel import as_parallel, require_parallel_env
+from sb3_matrl.envs.parallel import as_parallel, is_environment, require_parallel_env
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.backend import Backend
 from sb3_matrl.vec_env.batched import BatchedBackend
@@ -121,7 +120,7 @@ def _backend(
     env: Any, kwargs: dict[str, Any], n_envs: int, kind: str, num_cpus: int | None, timeout: float | None, states: States
 ) -> Backend:
     """Make the first env and choose the backend by its type."""
-    instance = isinstance(env, ParallelEnv | AECEnv)
+    instance = is_environment(env)
     if instance and kwargs:
         raise ValueError(f"env_kwargs {sorted(kwargs)} need a factory, but env is an existing {type(env).__name__}")
     if instance:

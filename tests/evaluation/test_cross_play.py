@@ -240,6 +240,21 @@ def test_an_env_of_the_caller_stays_open():
     env.close()
 
 
+def test_an_environment_of_the_caller_is_not_closed():
+    class Closing(RandomLength):
+        closed = 0
+
+        def close(self):
+            Closing.closed += 1
+
+    env = Closing()
+    for _ in range(2):
+        cross_play({"chance": "random"}, env, n_games=2)
+    assert Closing.closed == 0
+    cross_play({"chance": "random"}, Closing, n_games=2)
+    assert Closing.closed > 0
+
+
 def test_finished_cells_are_reported():
     seen = []
     cross_play({"a": "random", "b": "random"}, "matrix_game_v0", n_games=4, on_cell=lambda cell, returns: seen.append(cell))
