@@ -12,7 +12,7 @@ from benchmarks.results_page import RESULTS, suite, tuning
 from sb3_matrl.zoo.common.hyperparameters import find_conf_file, load_hyperparameters
 
 PAGE = Path("docs/which_method.md")
-# The thirteen small tasks that the page counts, the larger ones, and a comparison of methods.
+# The fourteen small tasks that the page counts, the larger ones, and a comparison of methods.
 SMALL = ("coordination_preset", "suite_zero_sum", "kuhn_poker")
 LARGE = (
     *("leduc_poker", "suite_checkers", "suite_checkers_team", "suite_switch"),
@@ -54,7 +54,8 @@ def test_page_has_the_tables_of_the_search() -> None:
 
 # The presets of the page's first table, for the kind of game that a task is.
 PRESET = "matrl-optimistic, preset"
-COORDINATION = ("chicken", "congestion_4", "congestion_8", "stag_hunt", "climbing", "penalty", "climbing_stochastic")
+DIFFERENT = ("chicken", "congestion_4", "congestion_8", "congestion_16")  # agents must do different things
+COORDINATION = (*DIFFERENT, "stag_hunt", "climbing", "penalty", "climbing_stochastic")
 RANDOM = ("random_common_payoff", "random_general_sum")
 PRESETS = {
     **dict.fromkeys(("rps", "matching_pennies", "uneven_rps", "kuhn_poker"), "matrl"),
@@ -69,19 +70,24 @@ def rows_of(*names: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_presets_are_better_in_as_many_tasks_as_the_page_says() -> None:
     rows = rows_of(*SMALL)
-    verdicts = [rows[task, method]["verdict"] for task, method in PRESETS.items()]
-    assert {task for task, _ in rows} == set(PRESETS) and {row["seeds"] for row in rows.values()} == {10}
-    assert (verdicts.count("better"), verdicts.count("even")) == (8, 5)
-    both = {**rows_of(TUNED), **rows}
+    verdicts = {task: rows[task, method]["verdict"] for task, method in PRESETS.items()}
+    tuned = rows_of(TUNED)
+    both = {**tuned, **rows}
+    assert {task for task, _ in rows} == set(PRESETS) and {row["seeds"] for row in both.values()} == {30}
+    searched = {**verdicts, **{task: tuned[task, "matrl"]["verdict"] for task in DIFFERENT}}
+    for counted, better, even in ((verdicts, 9, 5), (searched, 11, 3)):
+        found = list(counted.values())
+        assert (found.count("better"), found.count("even")) == (better, even)
     alone = [task for (task, method), row in both.items() if method == "il-la" and row["verdict"] == "better"]
-    assert sorted(alone) == ["congestion_8", "kuhn_poker", "matching_pennies", "rps", "uneven_rps"]
+    assert sorted(alone) == ["congestion_16", "congestion_8", "kuhn_poker", "matching_pennies", "rps", "uneven_rps"]
 
 
 def test_larger_tasks_are_as_the_page_says() -> None:
     rows = rows_of(*LARGE)
     presets = {"switch": "matrl", "stag_hunt_grid": "optimistic-br", "predator_prey": "optimistic-br"}
     better = {task for (task, _), row in rows.items() if row["verdict"] == "better"}
-    assert better == set(presets) and "worse" not in {row["verdict"] for row in rows.values()}
+    assert better == set(presets)
+    assert [one for one, row in rows.items() if row["verdict"] == "worse"] == [("checkers_team", "matrl-optimistic")]
     assert {rows[one]["verdict"] for one in presets.items()} == {"better"}
     assert {row["seeds"] for row in rows.values()} == {10}
 
