@@ -60,14 +60,14 @@ def run_parallel(
 
 def zoo_settings(algorithm: str, env: str, conf_file: str | None = None, **changes: Any) -> Hyperparameters:
     """
-    Hyper-parameters of the zoo's files; those of Checkers and Switch are :data:`GRID_SETTINGS`.
+    Hyper-parameters of the zoo's files; those of on-policy algorithms in Checkers and Switch are :data:`GRID_SETTINGS`.
 
     :param algorithm: name of the algorithm
     :param env: id of the environment
     :param conf_file: path or name of the file; ``None`` for the above
     :param changes: hyper-parameters to change
     """
-    if conf_file is None and env in GRID_WORLDS:
+    if conf_file is None and env in GRID_WORLDS and algorithm_spec(algorithm).conf_file == "matrl":
         conf_file = str(GRID_SETTINGS)
     return load_hyperparameters(find_conf_file(algorithm, conf_file), algorithm, env, changes)
 

@@ -15,7 +15,6 @@ from sb3_matrl.utils.suggest import unknown
 # Wrappers whose options YAML can express; the others take functions, or make vector environments.
 _SUPERSUIT = (
     "agent_indicator_v0",
-    "black_death_v3",
     "clip_actions_v0",
     "clip_reward_v0",
     "color_reduction_v0",
@@ -72,6 +71,8 @@ def _read_wrapper(entry: Any) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"expected the name of a wrapper or {{name: {{option: value}}}} per entry, got {entry!r}")
     ((name, options),) = named.items()
     if name not in WRAPPERS:
+        if str(name).startswith("supersuit.black_death"):
+            raise ValueError(f"{name} is not needed: rows of agents that have ended are masked from every loss; leave it out")
         raise ValueError(unknown("wrapper", str(name), WRAPPERS))
     if not isinstance(options or {}, Mapping):
         raise ValueError(f"{name}: expected a mapping of options, got {options!r}")

@@ -51,6 +51,7 @@ def play_episodes(
         :func:`~sb3_matrl.evaluation.evaluate_policy`. ``None`` waits for the end
     :return: returns and lengths of the episodes; names of agents are text
     :raises ValueError: if the env breaks PettingZoo's rules about live agents, or a mask is wrong
+    :raises EnvError: if the env raises an error
     """
     check_max_episode_steps(max_episode_steps)
     game = _Game(model, env, deterministic, on_frame, max_episode_steps)
@@ -105,7 +106,7 @@ class _Game:
         :return: return of each agent, number of steps, and whether the episode was cut
         """
         returns, length = dict.fromkeys(self.agents, 0.0), 0
-        with _exits_named("reset"):
+        with _errors_named("reset"):
             observations, infos = self.env.reset(seed=seed)
         self._life.begin(list(self.env.possible_agents), listed_agents(self.env))
         # An agent starts without a state, also if it joins later; a waiting agent keeps its state.
@@ -113,7 +114,7 @@ class _Game:
         self.on_frame()
         while self._life.live and (self.limit is None or length < self.limit):
             actions = self._choose(observations, infos, states, first=length == 0)
-            with _exits_named("step"):
+            with _errors_named("step"):
                 observations, rewards, terminations, truncations, infos = self.env.step(actions)
             before = self._life.live
             self._life.advance(listed_agents(self.env), terminations, truncations)
@@ -194,12 +195,12 @@ class _Masks:
 
 
 @contextmanager
-def _exits_named(method: str) -> Iterator[None]:
-    """Turn the exit of an environment, which must not end the program, into an error."""
+def _errors_named(method: str) -> Iterator[None]:
+    """Name the method of the environment that raised an error; its exit must not end the program either."""
     try:
         yield
-    except SystemExit as error:
-        raise EnvError(f"{method}() raised SystemExit: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise EnvError(f"{method}() raised {type(error).__name__}: {error}") from error
 
 
 def _now(copy: int) -> str:

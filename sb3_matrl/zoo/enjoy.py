@@ -161,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _play(options: EnjoyOptions) -> int:
     from sb3_matrl.evaluation.film import VideoError  # heavy: after the words are understood
+    from sb3_matrl.vec_env import EnvError
     from sb3_matrl.zoo.common.text_tables import returns_table
     from sb3_matrl.zoo.playing.display_check import NoScreenError
     from sb3_matrl.zoo.playing.match import play, prepare
@@ -173,8 +174,9 @@ def _play(options: EnjoyOptions) -> int:
             print(card(options.pretrained))
     try:
         print(returns_table(play(game, options)))
-    except (ImportError, OSError, VideoError, NoScreenError) as error:  # no pygame, a full disk, no pictures, no screen
-        print(f"error: {error}", file=sys.stderr)
+    # The environment failed, no pygame, a full disk, no pictures, no screen.
+    except (EnvError, ImportError, OSError, VideoError, NoScreenError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     if options.record is not None and options.verbose:
         print(f"The video is in {options.record}.")

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_matrl.zoo.common.cli import CommandParser, StrictParser, algorithm, environment, positive_count, user_errors
+from sb3_matrl.zoo.common.cli import (
+    CommandParser,
+    StrictParser,
+    algorithm,
+    environment,
+    picture_size,
+    positive_count,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from sb3_matrl.zoo.plotting.curve_data import RunCurve
@@ -83,8 +91,8 @@ def _with_look(parser: StrictParser, out: str) -> StrictParser:
     add("-l", "--labels", nargs="+", help="names in the legend, one per curve of a panel, in their order")
     add("-o", "--out", "--output", type=Path, default=Path(out), help="picture; its suffix is the format: .png, .svg or .pdf")
     add("--title", help="title of the picture")
-    add("--figsize", type=float, nargs=2, metavar=("WIDTH", "HEIGHT"), help="size of a panel in inches")
-    add("--fontsize", type=float, default=10.0, help="size of the text in points")
+    add("--figsize", type=picture_size, nargs=2, metavar=("WIDTH", "HEIGHT"), help="size of a panel in inches")
+    add("--fontsize", type=picture_size, default=10.0, help="size of the text in points")
     return parser
 
 
@@ -129,6 +137,13 @@ def plot_logs(given: argparse.Namespace) -> None:
             if values is not None:
                 there = np.isfinite(values) & np.isfinite(x) & (steps <= (given.max_timesteps or np.inf))
                 curves[name if len(given.keys) == 1 else f"{name}, {key}"] = smoothed(x[there], values[there], given.window)
+    empty = [name for name, (x, _) in curves.items() if not len(x)]
+    if len(empty) == len(curves):
+        raise ValueError(
+            f"nothing to draw: no run has {given.window} rows up to the last step, see --window and --max-timesteps"
+        )
+    for name in empty:
+        print(f"warning: {name} has fewer than {given.window} rows up to the last step", file=sys.stderr)
     names = ("environment steps" if given.x_axis == "steps" else "seconds", given.keys[0] if len(given.keys) == 1 else "")
     draw_log(given.out, curves, names, look_of(given, list(curves)))
 
@@ -159,10 +174,13 @@ def plot_files(given: argparse.Namespace) -> None:
     :param given: flags
     :raises ValueError: if a file holds no curves, or not those that are asked for
     """
-    from sb3_matrl.zoo.plotting.curve_data import read_curves, selected
+    from sb3_matrl.zoo.plotting.curve_data import read_curves, repeated_seeds, selected
 
-    curves = [curve for file in given.files for curve in read_curves(file)]
-    draw_aggregates(given, selected(curves, given.envs, given.settings))
+    files = {file.resolve(): file for file in given.files}  # a file that is given twice counts once
+    curves = selected([curve for file in files.values() for curve in read_curves(file)], given.envs, given.settings)
+    for line in repeated_seeds(curves):
+        print(f"warning: {line}", file=sys.stderr)
+    draw_aggregates(given, curves)
 
 
 def draw_aggregates(given: argparse.Namespace, curves: Sequence[RunCurve]) -> None:
@@ -204,11 +222,11 @@ def find_runs(given: argparse.Namespace) -> list[Run]:
     if given.runs:
         if given.algos or given.envs:
             raise ValueError("run folders are named, which --algos and --envs would find: leave one of them out")
-        return load_runs(given.runs)
+        return load_runs(list({path.resolve(): path for path in given.runs}.values()))
     for folder in given.exp_folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}: name run folders, or --exp-folders that hold some")
-    paths = [path for folder in given.exp_folders for path in runs_below(folder)]
+    paths = list({path.resolve(): path for folder in given.exp_folders for path in runs_below(folder)}.values())
     runs, names = [], run_names([path.resolve() for path in paths]) if paths else []
     for path, name in zip(paths, names, strict=True):
         try:
@@ -230,7 +248,7 @@ def _of(option: str, wanted: Sequence[str] | None, runs: Sequence[Run]) -> list[
     for value in wanted:
         if value not in known:
             raise ValueError(unknown(f"among the runs the {option}", value, known))
-    return [run for value in wanted for run in runs if run.arguments.get(option) == value]
+    return [run for value in dict.fromkeys(wanted) for run in runs if run.arguments.get(option) == value]
 
 
 def look_of(given: argparse.Namespace, names: Sequence[str]) -> Look:

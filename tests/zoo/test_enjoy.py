@@ -320,6 +320,19 @@ def test_errors_while_playing_are_one_line(logs, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.cases(e2e=["words0"])
+@pytest.mark.parametrize("words", [["--n-episodes", "3"], ["-n", "20"]])
+def test_an_environment_that_fails_is_told_in_one_line(logs, capsys, monkeypatch, words):
+    def fails(self, actions):
+        raise RuntimeError("a bug\nin the world")
+
+    monkeypatch.setattr(RandomLength, "step", fails)
+    assert main(["-f", str(logs), "--env", WORLD, *words]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and "step() raised RuntimeError: a bug in the world" in errors
+    assert errors.count("\n") == 1
+
+
 def test_number_of_threads_is_set(logs, capsys):
     before = th.get_num_threads()
     try:

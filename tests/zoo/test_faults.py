@@ -46,6 +46,33 @@ def test_second_signal_ends_a_step_that_hangs_with_a_checkpoint(tmp_path, capsys
     check_end(tmp_path / "run", capsys, "interrupted twice", "dummy", "-1", [], code=130, start="SIGINT twice")
 
 
+@pytest.mark.cases(quick=["fails"], e2e=["slow"], rest="expensive")
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        pytest.param([], "reset() raised RuntimeError: no licence in reset() with seed 1", id="fails"),
+        pytest.param(["--env-timeout", "1", "--env-kwargs", "reset_seconds:60"], "did not answer within 1 s", id="slow"),
+    ],
+)
+def test_an_environment_that_off_policy_algorithms_cannot_reset(tmp_path, capsys, words, text):
+    algorithm = ["--algo", "vdn", "-params", "n_envs:2", "policy_kwargs.net_arch:[4]"]
+    end_before_the_start(tmp_path / "run", capsys, [*algorithm, *words], text)
+
+
+@pytest.mark.e2e
+def test_an_environment_that_is_not_made_in_time(tmp_path, capsys):
+    words = ["--env-timeout", "1", "--env-kwargs", "making_seconds:60", *SMALL]
+    end_before_the_start(tmp_path / "run", capsys, words, "did not answer within 1 s")
+
+
+def end_before_the_start(path, capsys, words, text):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--env", "tests.zoo.worlds:FailsToBegin", "-n", "1000", *QUICK, *words, "--seed", "1", "--run-dir", str(path)])
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert text in errors and not path.exists()
+
+
 def check_end(path, capsys, fault, vec_env, eval_freq, texts, extra=(), code=1, start="error: "):
     words = ["--env", WORLD, "--env-kwargs", f"fault:{fault}", "--vec-env", vec_env, "-n", "1000", "--eval-freq", eval_freq]
     assert main([*words, *extra, *QUICK, *SMALL, "--run-dir", str(path)]) == code

@@ -238,6 +238,11 @@ def test_unsuitable_wrappers_are_told_in_one_line(env_id, wrapper, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_zeros_for_dead_agents_are_not_needed():
+    with pytest.raises(ValueError, match=r"black_death_v3 is not needed: rows of agents that have ended are masked"):
+        read_wrappers(["supersuit.black_death_v3"])
+
+
 def test_aec_environments_are_wrapped_before_they_are_converted():
     wrapper = {"pettingzoo.utils.wrappers.TerminateIllegalWrapper": {"illegal_reward": -7}}
     env = make_env("pettingzoo:classic/connect_four-v3", {}, wrapper)

@@ -83,6 +83,19 @@ def test_folder_with_something_in_it_is_never_touched(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize("place", [".", "below/it"])
+def test_tensorboard_folder_that_cannot_be_made_is_told(tmp_path, capsys, place):
+    file = tmp_path / "file"
+    file.touch()
+    words = ["--env", "matrix_game_v0", "-n", "100", "-f", str(tmp_path / "logs"), *QUICK]
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, "--tensorboard-log", str(file / place)])
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2 and errors.count("\n") == 1
+    assert errors.startswith(f"error: --tensorboard-log {file / place} is no folder and cannot be made: ")
+    assert not list((tmp_path / "logs").rglob("*.*"))
+
+
 def test_log_folder_that_cannot_be_made_is_told(tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit):

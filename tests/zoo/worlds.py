@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -62,6 +63,29 @@ class Faulty(RandomLength):
             return observations, {**rewards, "right": float(self.fault.split()[0])}
         shape = (2,) if self.fault == "wrong shape" else (1,)
         return {**observations, "right": np.full(shape, np.nan if "nan" in self.fault else 1.0, np.float32)}, rewards
+
+
+class FailsToBegin(RandomLength):
+    """
+    Goes wrong before its first step.
+
+    :param reset_seconds: time that a reset takes; 0 for an error
+    :param making_seconds: time that making it takes, in worker processes
+    """
+
+    metadata = {"name": "fails_to_begin", "render_modes": []}  # noqa: RUF012
+
+    def __init__(self, reset_seconds: float = 0, making_seconds: float = 0, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.reset_seconds = reset_seconds
+        if multiprocessing.parent_process() is not None:
+            time.sleep(making_seconds)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if self.reset_seconds == 0:
+            raise RuntimeError("no\nlicence")
+        time.sleep(self.reset_seconds)
+        return super().reset(seed, options)
 
 
 class SavedFaulty(Faulty):

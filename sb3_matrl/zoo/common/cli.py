@@ -165,13 +165,26 @@ def user_errors() -> Iterator[None]:
     """
     Report a mistake of the user in one line and exit with code 2.
 
-    SB3 reports bad hyper-parameters with assertions, JointVecEnv an unsuitable environment with ``TypeError``.
+    SB3 reports bad hyper-parameters with assertions, JointVecEnv an unsuitable environment with ``TypeError``, and one that
+    fails with ``EnvError``.
     """
     try:
         yield
-    except (ValueError, TypeError, AssertionError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, TypeError, AssertionError, ImportError, OSError, RuntimeError) as error:
+        if not isinstance(error, RuntimeError):
+            text = str(error)
+        elif _is_env_error(error):
+            text = " ".join(str(error).split())  # whatever the environment said
+        else:
+            raise
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _is_env_error(error: RuntimeError) -> bool:
+    """Whether an environment failed; its module is heavy, and has raised nothing before it is imported."""
+    module = sys.modules.get("sb3_matrl.vec_env.errors")
+    return module is not None and isinstance(error, module.EnvError)
 
 
 def count(text: str) -> int:
@@ -211,6 +224,17 @@ def thread_count(text: str) -> int:
 def log_interval(text: str) -> int:
     """A whole number of at least 1, or -1 or -2."""
     return _bounded(text, 1, -1, -2)
+
+
+def picture_size(text: str) -> float:
+    """A size in a picture: a number above 0, at most 100."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0.0 < size <= 100.0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 100, got {text!r}")
+    return size
 
 
 def boolean(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -141,7 +142,7 @@ def selected(curves: Iterable[RunCurve], envs: Sequence[str] | None, methods: Se
         for name in names:
             if name not in known:
                 raise ValueError(unknown(kind, name, known))
-        chosen = [curve for name in names for curve in chosen if getattr(curve, attribute) == name]
+        chosen = [curve for name in dict.fromkeys(names) for curve in chosen if getattr(curve, attribute) == name]
     return chosen
 
 
@@ -194,6 +195,18 @@ def mixed_runs(runs: Sequence[Run]) -> list[str]:
         if len(set(map(str, seeds))) < len(seeds):
             lines.append(f"runs of {method} in {env} have a seed in common: they are not independent")
     return lines
+
+
+def repeated_seeds(curves: Iterable[RunCurve]) -> list[str]:
+    """
+    Warnings about recorded curves that are aggregated though they have the same seed.
+
+    :param curves: curves of runs
+    :return: one line for every method and environment with a seed that occurs twice
+    """
+    counts = Counter((curve.method, curve.env, curve.seed) for curve in curves)
+    twice = dict.fromkeys((method, env) for (method, env, seed), number in counts.items() if number > 1 and seed >= 0)
+    return [f"runs of {method} in {env} have a seed in common: they are not independent" for method, env in twice]
 
 
 def elapsed_seconds(progress: Progress) -> np.ndarray:

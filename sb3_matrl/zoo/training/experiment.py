@@ -183,7 +183,9 @@ def _build_model(options: TrainOptions, hyperparameters: Hyperparameters) -> tup
 def _check_turns(options: TrainOptions, env: JointVecEnv) -> None:
     """
     :raises ValueError: if agents take turns, which off-policy algorithms would find out in the training
+    :raises EnvError: if the env fails in its reset
     """
+    env.seed(options.seed)
     env.reset()
     if not np.array_equal(env.acting, env.alive):
         raise ValueError(f"in {options.env} agents take turns: --algo {options.algo} needs agents that all act in every step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import shutil
 import sys
 import time
@@ -117,6 +118,8 @@ class TrainingRun:
     def _started(cls, experiment: Experiment, folder: RunFolder, command: str, held: ExitStack) -> TrainingRun:
         """The run, described in its folder, and tracked if that is wanted; takes over ``held``."""
         run = cls(experiment, folder, held)
+        if experiment.options.tensorboard_log is not None:
+            _require_folder("--tensorboard-log", Path(experiment.options.tensorboard_log))
         run._describe(command)
         if experiment.options.track:
             run.tracker = held.enter_context(run._make_tracker())
@@ -376,6 +379,20 @@ def _new_folder(options: TrainOptions) -> RunFolder:
         return create_run_folder(Path(options.log_folder), options.algo, options.env, options.uuid)
     Path(options.run_dir).mkdir(parents=True, exist_ok=True)
     return RunFolder(Path(options.run_dir), options.env)
+
+
+def _require_folder(flag: str, path: Path) -> None:
+    """
+    Make a folder for output of the run, if there is none.
+
+    :raises ValueError: if that is not possible, or it cannot be written
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{flag} {path} is no folder and cannot be made: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(f"{flag} {path} cannot be written")
 
 
 @contextmanager

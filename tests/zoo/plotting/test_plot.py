@@ -99,6 +99,10 @@ def test_a_run_without_results_is_skipped_with_a_warning(
         (["all", "-l", "one"], "--labels: 2 curves need 2 labels, got 1: ippo, matrl"),
         (["all", "-o", "a.gif"], "picture a.gif: suffix '.gif' is unknown"),
         (["train", "-x", "secnds"], "did you mean 'seconds'"),
+        (["train", "-a", "matrl", "-w", "100"], "nothing to draw: no run has 100 rows up to the last step"),
+        (["train", "-a", "matrl", "-max", "10"], "see --window and --max-timesteps"),
+        (["all", "--figsize", "1e9", "3"], "--figsize: expected a number above 0, at most 100, got '1e9'"),
+        (["train", "--fontsize", "nan"], "--fontsize: expected a number above 0, at most 100, got 'nan'"),
         (["tain"], "command 'tain' is unknown; did you mean 'train'"),
         (["from-file", str(RECORD), "-e", "switch"], "env 'switch' is unknown; did you mean 'switch_v0'"),
         (["from-file", "nothing.json"], "No such file"),
@@ -109,6 +113,33 @@ def test_mistakes_are_one_line(logs: Path, words: list[str], message: str, capsy
         main([*words, *(["-f", str(logs)] if words[0] in ("train", "all") else [])])
     error = capsys.readouterr().err.splitlines()[-1]
     assert exit_info.value.code == 2 and error.startswith("error: ") and message in error
+
+
+def seeds_of(printed: str) -> dict[str, int]:
+    """Method -> number of seeds, the last column of the table."""
+    rows = [line.split() for line in printed.splitlines() if line.startswith(("switch_v0", "tests."))]
+    return {row[1]: int(row[-1]) for row in rows}
+
+
+def test_what_is_given_twice_counts_once(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["-o", str(tmp_path / "curves.svg")]
+    assert main(["from-file", str(RECORD), *out]) == 0
+    seeds = seeds_of(capsys.readouterr().out)
+    assert set(seeds.values()) == {5} and "qmix" in seeds
+    twice = [str(RECORD), str(RECORD.parent / ".." / "results" / RECORD.name), "-s", "qmix", "vdn", "qmix"]
+    assert main(["from-file", *twice, "-e", "switch_v0", "switch_v0", *out]) == 0
+    printed = capsys.readouterr()
+    assert seeds_of(printed.out) == {"qmix": 5, "vdn": 5} and "in common" not in printed.err
+    copy = tmp_path / "copy.json"
+    shutil.copy(RECORD, copy)
+    assert main(["from-file", str(RECORD), str(copy), "-s", "vdn", *out]) == 0
+    assert "warning: runs of vdn in switch_v0 have a seed in common: they are not independent\n" in capsys.readouterr().err
+    assert main(["all", "-a", "ippo", "ippo", "-f", str(logs), str(logs / "ippo" / ".."), *out]) == 0
+    printed = capsys.readouterr()
+    assert seeds_of(printed.out) == {"ippo": 2} and "in common" not in printed.err
+    run = str(next((logs / "ippo").iterdir()))
+    assert main(["all", run, run, *out]) == 0
+    assert seeds_of(capsys.readouterr().out) == {"ippo": 1}
 
 
 def test_runs_are_named_or_found_but_not_both(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
