@@ -11,21 +11,25 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_matrl.common.acting_model import legal_actions
-from sb3_matrl.common.agents import Team
+from sb3_matrl.common.agents import SpacesVecEnv, Team
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
+from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import TransitionReader
+from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
@@ -94,6 +98,16 @@ class OffPolicyModel(DistributedAlgorithm):
         :raises ValueError: if the algorithm has none
         """
         raise ValueError(f"the agents of {type(self).__name__} are no models of plain SB3: use predict() of the whole model")
+
+    def acting_policy(self, agent: str) -> BasePolicy:
+        """
+        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
+        :return: policy of a class of SB3 that acts as the agent; here that of a copy, in subclasses one that changes while the
+            agent learns
+        :raises ValueError: if the agent can be no model of plain SB3
+        """
+        policy: BasePolicy = self.make_agent(agent).policy
+        return policy
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -318,6 +332,33 @@ class OffPolicyModel(DistributedAlgorithm):
         if name not in self.possible_agents:
             raise ValueError(unknown("agent", name, self.possible_agents))
         return name
+
+    def player(self, agent: Any) -> FrozenAgent:
+        name = self.known_name(agent)
+        # SB3's policies count actions from 0.
+        return FrozenAgent(JointModelPlayer(self, name) if self.first_action(name) else self.acting_policy(name))
+
+    def first_action(self, agent: str) -> int:
+        """
+        :param agent: name of the agent
+        :return: its smallest action in a Discrete space; 0 for other spaces
+        """
+        space = self._spaces["action"][agent]
+        return int(space.start) if isinstance(space, spaces.Discrete) else 0
+
+    def agent_env(self, agent: str) -> SpacesVecEnv:
+        """
+        The environment as an agent sees it that is a model of plain SB3: its spaces, without steps.
+
+        :param agent: name of the agent
+        :raises ValueError: if its actions do not begin with 0, which SB3's models do not know
+        """
+        action_space = self._spaces["action"][agent]
+        if self.first_action(agent):
+            raise ValueError(
+                f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {action_space}: use predict() of the whole model"
+            )
+        return SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), action_space)
 
     # ------------------------------------------------------------------ parameters
 

@@ -15,11 +15,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
-from sb3_matrl.common.frozen import FrozenAgent
-from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
@@ -342,13 +339,12 @@ class ValueBased(OffPolicyMultiAgent):
                 actions[row] = space.start + np.random.choice(choices)
         return np.asarray(actions if batched else actions[0])
 
-    def player(self, agent: Any) -> FrozenAgent:
-        name = self.known_name(agent)
-        # SB3's policy counts actions from 0.
-        return FrozenAgent(JointModelPlayer(self, name) if self._start_of(name) else self.utilities.policies[name])
-
-    def _start_of(self, agent: str) -> int:
-        return int(self.exploration_spaces[agent].start)
+    def acting_policy(self, agent: str) -> DQNPolicy:
+        """
+        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
+        :return: its policy, which changes while the agent learns
+        """
+        return self.utilities.policies[agent]
 
     def make_agent(self, agent: str) -> DQN:
         """
@@ -357,13 +353,7 @@ class ValueBased(OffPolicyMultiAgent):
         :param agent: name of the agent
         :raises ValueError: if its actions do not begin with 0, which SB3's DQN does not know
         """
-        if self._start_of(agent):
-            raise ValueError(
-                f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {self._spaces['action'][agent]}: use predict() of "
-                "the whole model"
-            )
-        arguments = LearnerArguments(self.arguments, self.possible_agents)
-        env = SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), self._spaces["action"][agent])
+        env, arguments = self.agent_env(agent), LearnerArguments(self.arguments, self.possible_agents)
         before = random_generators()
         try:
             dqn = DQN(
