@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecTransposeImage
 from stable_baselines3.dqn.policies import DQNPolicy
 
+from sb3_matrl.common.legal_masks import mask_rows, usable_mask
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
 from sb3_matrl.common.scripted import scripted_player
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
@@ -93,9 +94,22 @@ class FrozenAgent:
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """SB3's ``predict``, with action masks for policies and functions that take them."""
+        """
+        SB3's ``predict``, with action masks for policies and functions that take them.
+
+        :param observation: observation, with or without a leading batch axis
+        :param state: state of a recurrent policy or of an object with ``predict``
+        :param episode_start: bool (batch,), for recurrent policies
+        :param deterministic: most likely actions instead of sampled ones
+        :param action_masks: bool (batch, mask size) or (mask size,); a row without any legal action counts as one that allows
+            all
+        :return: (batch, *action shape), or (*action shape,) for a single observation; and the next state
+        :raises ValueError: if this was a function in a model that comes from a file
+        """
         if self.policy is None:
             raise ValueError("this frozen agent was a function, which a file cannot hold: pass it to load() as frozen={...}")
+        if action_masks is not None:
+            action_masks = usable_mask(action_masks)
         if self._script is not None:
             return self._script(observation, state, episode_start, deterministic, action_masks)
         if self.normalizer is not None:
@@ -161,15 +175,15 @@ def best_legal_actions(policy: DQNPolicy, observation: Any, action_masks: np.nda
 
     :param policy: SB3's policy of a DQN
     :param observation: observation, with or without a leading batch axis
-    :param action_masks: bool (batch, n_actions) or (n_actions,)
+    :param action_masks: bool (batch, n_actions) or (n_actions,); a row without any legal action counts as one that allows all
     :return: (batch,), or one number for a single observation
     """
     policy.set_training_mode(False)
     with th.no_grad():
         tensor, batched = policy.obs_to_tensor(observation)
         values = policy.q_net(tensor)
-        legal = np.broadcast_to(np.asarray(action_masks, dtype=bool), values.shape)
-        actions = values.masked_fill(th.tensor(~legal, device=values.device), -th.inf).argmax(dim=1).cpu().numpy()
+        legal: Any = mask_rows(action_masks, values)
+        actions = values.masked_fill(~legal, -th.inf).argmax(dim=1).cpu().numpy()
     return np.asarray(actions if batched else actions[0])
 
 

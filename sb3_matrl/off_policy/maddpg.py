@@ -12,6 +12,7 @@ from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.central_critic import action_size, encoded_action, joint_action
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
@@ -119,9 +120,8 @@ class MADDPG(DeterministicGradient):
         with th.no_grad():
             tensor, batched = networks.obs_to_tensor(observation)
             logits = networks.actor(tensor)
-            legal = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), logits.shape).copy()
-            masks = None if legal is None else th.as_tensor(legal, device=self.device)
-            chosen = masked_logits(logits, masks).argmax(dim=1) if deterministic else sample_actions(logits, masks)
+            legal = mask_rows(mask, logits)
+            chosen = masked_logits(logits, legal).argmax(dim=1) if deterministic else sample_actions(logits, legal)
         actions = chosen.cpu().numpy() + self.exploration_spaces[agent].start
         return np.asarray(actions if batched else actions[0])
 

@@ -85,7 +85,8 @@ class OffPolicyModel(DistributedAlgorithm):
 
         :param agent: name of the agent
         :param observation: observation, with or without a leading batch axis
-        :param mask: legal actions, bool (n_actions,) or (B, n_actions); ``None`` if all are legal
+        :param mask: legal actions, bool (n_actions,) or (B, n_actions); ``None`` if all are legal, and so are they in a row
+            without any
         :param deterministic: whether actions depend on the observation alone
         :return: (B, *action shape), or (*action shape,) for a single observation
         :raises ValueError: if the observation does not fit its space
@@ -307,7 +308,8 @@ class OffPolicyModel(DistributedAlgorithm):
         :param deterministic: whether actions depend on the observations alone; otherwise value-based algorithms explore with
             their last exploration rate, as SB3's DQN
         :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
-            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`. A row without any legal action counts as one that allows
+            all
         :return: agent, as named in ``observation`` -> action, and ``None``
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """

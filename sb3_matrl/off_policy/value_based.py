@@ -17,6 +17,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
+from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
@@ -322,20 +323,20 @@ class ValueBased(OffPolicyMultiAgent):
 
         :param agent: name of the agent
         :param observation: observation, with or without a leading batch axis
-        :param mask: legal actions; ``None`` if all are legal
+        :param mask: legal actions; ``None`` if all are legal, and so are they in a row without any
         :param deterministic: whether no action is random
         """
         policy, space = self.utilities.policies[agent], self.exploration_spaces[agent]
         with th.no_grad():
             tensor, batched = policy.obs_to_tensor(observation)
             values = policy.q_net(tensor)
-            legal = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), values.shape)
-            masked = legal_values(values, None if legal is None else th.as_tensor(legal.copy(), device=self.device))
-            actions = masked.argmax(dim=1).cpu().numpy() + space.start
+            legal = mask_rows(mask, values)
+            actions = legal_values(values, legal).argmax(dim=1).cpu().numpy() + space.start
         if not deterministic:
             # From the global generator: drawing from the space would change the training after an evaluation.
+            options = None if legal is None else legal.cpu().numpy()
             for row in np.flatnonzero(np.random.rand(len(actions)) < self.exploration_rate).tolist():
-                choices = np.arange(space.n) if legal is None else np.flatnonzero(legal[row])
+                choices = np.arange(space.n) if options is None else np.flatnonzero(options[row])
                 actions[row] = space.start + np.random.choice(choices)
         return np.asarray(actions if batched else actions[0])
 

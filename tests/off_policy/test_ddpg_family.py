@@ -170,6 +170,24 @@ def test_a_discrete_actor_samples_its_softmax_or_takes_the_most_likely_legal_act
     assert set(chosen.tolist()) == {1, 3}
 
 
+@pytest.mark.parametrize("agent", ["b", "c"])
+def test_a_mask_without_a_legal_action_counts_as_one_that_allows_all(agent: str) -> None:
+    model = build(MADDPG, MixedTrio)
+    observations = make_joint_vec_env(MixedTrio, n_envs=200, seed=3).reset()[agent]
+    n, start = model.action_space[agent].n, model.action_space[agent].start
+    with th.no_grad():
+        model.networks[agent].actor.q_net[-1].bias += th.arange(n) * 0.5
+    free, none = (np.full((200, n), legal) for legal in (True, False))
+    none[:100, 0] = True
+    best, given = (
+        model.predict({agent: observations}, deterministic=True, action_masks={agent: mask})[0][agent] for mask in (free, none)
+    )
+    assert (given[:100] == start).all() and np.array_equal(given[100:], best[100:]) and (best != start).any()
+    assert np.array_equal(model.player(agent).predict(observations, None, None, True, none)[0], given)
+    sampled = model.predict({agent: observations}, action_masks={agent: none})[0][agent]
+    assert (sampled[:100] == start).all() and set(sampled[100:]) == set(range(start, start + n))
+
+
 def test_comix_predicts_from_the_observation_alone_and_explores_when_it_samples() -> None:
     model = build(COMIX, ContinuousTrio).learn(60)
     observations = {"a": np.random.default_rng(0).uniform(-1, 1, (9, 3)).astype(np.float32)}
