@@ -22,6 +22,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_matrl.common.legal_masks import mask_rows, usable_mask
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
 from sb3_matrl.common.scripted import scripted_player
+from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
@@ -35,11 +36,14 @@ class FrozenAgent:
         for one that a file could not hold, which raises an error when it is to act
     :param normalizer: normaliser of the policy's observations; ``None`` for raw observations
     :raises TypeError: if ``policy`` is none of these
+    :raises ValueError: if it is a policy for actions that do not begin with 0, which would play others
     """
 
     def __init__(self, policy: Any, normalizer: Normalizer | None = None) -> None:
         if isinstance(policy, BaseAlgorithm):
             policy = policy.policy
+        if isinstance(policy, BasePolicy):
+            check_space(policy.action_space, "action")
         self.policy = policy
         self._script = None if policy is None or isinstance(policy, BasePolicy) else scripted_player(policy)
         self.normalizer = normalizer

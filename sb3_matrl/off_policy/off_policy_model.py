@@ -23,6 +23,7 @@ from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.common.scripted import JointModelPlayer
+from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
@@ -143,7 +144,7 @@ class OffPolicyModel(DistributedAlgorithm):
         return "auto" if how == "auto" else how == "env"
 
     def _setup_model(self) -> None:
-        self._check_spaces_of_actions()
+        self._check_spaces()
         if self.n_envs > 1 and self.train_freq.unit != TrainFrequencyUnit.STEP:
             raise ValueError("train_freq in episodes needs n_envs=1: give it in steps")
         self._setup_lr_schedule()
@@ -178,7 +179,12 @@ class OffPolicyModel(DistributedAlgorithm):
                     "change the space by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
                 ) from error
 
-    def _check_spaces_of_actions(self) -> None:
+    def _check_spaces(self) -> None:
+        for agent, space in self._spaces["observation"].items():
+            try:
+                check_space(space, "observation")
+            except ValueError as error:
+                raise ValueError(f"agent {agent!r}: {error}") from error
         for agent, space in self._spaces["action"].items():
             if not isinstance(space, self.action_kinds):
                 kinds = " or ".join(kind.__name__ for kind in self.action_kinds)
@@ -438,5 +444,5 @@ def _example(space: spaces.Space[Any]) -> Any:
     for leaf in leaves_of(space):
         if isinstance(leaf.space, (spaces.Discrete, spaces.MultiDiscrete)):
             options = leaf.space.n if isinstance(leaf.space, spaces.Discrete) else leaf.space.nvec
-            arrays[leaf.key][0] = leaf.space.start + options - 1
+            arrays[leaf.key][0] = options - 1
     return arrays[None] if None in arrays else arrays

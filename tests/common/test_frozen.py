@@ -225,6 +225,11 @@ def test_what_cannot_act_is_refused(tmp_path: Path) -> None:
         ((other, next(iter(other.agents))), ValueError, r"frozen: 'agent_1': its observation space is .*, that of the"),
         (tmp_path / "none", FileNotFoundError, "none"),
         (algorithm(observation=spaces.Box(-1, 1, (4,))), ValueError, r"frozen: 'agent_1': its observation space is .*\(4,\)"),
+        (
+            algorithm(DQN, action=spaces.Discrete(4, start=1)),
+            ValueError,
+            r"start at 0, not the action space Discrete\(4, start=1",
+        ),
         (algorithm(action=spaces.Discrete(99)), ValueError, r"frozen: 'agent_1': its action space is .*Discrete\(99\)"),
     ]
     for source, error, message in cases:

@@ -10,13 +10,18 @@ from stable_baselines3 import DQN
 
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.files.archive import read_archive, write_archive
+from sb3_matrl.off_policy.comix import COMIX
+from sb3_matrl.off_policy.iddpg import IDDPG
 from sb3_matrl.off_policy.iql import IQL
+from sb3_matrl.off_policy.maddpg import MADDPG
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.vdn import VDN
 from tests.matrl.test_exact_resume import flat
 from tests.off_policy.small_models import ALGORITHMS, Save, build, equal
-from tests.vec_env.toys import ToyEnv, late_entry
+from tests.vec_env.toys import ToyEnv
 from tests.vec_env.turn_toys import TurnGame
+
+ACTIONS, BOX = spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32)
 
 # ---------------------------------------------------------------------- arguments and errors
 
@@ -108,9 +113,36 @@ def test_a_state_of_an_env_without_one_is_refused():
     assert build(QMIX, Stateless, state="auto").state_size == 4
 
 
-def test_observations_that_the_networks_cannot_read_are_refused():
-    with pytest.raises(ValueError, match=r"agent 'early': its networks fail on .*Discrete\(5, start=2\)"):
-        build(VDN, late_entry)
+class Observing(ToyEnv):
+    """Two agents with a certain observation space."""
+
+    def __init__(self, space, actions=ACTIONS):
+        names = ["one", "two"]
+        super().__init__(dict.fromkeys(names, space), dict.fromkeys(names, actions), dict.fromkeys(names, (3, "terminated")))
+
+
+SHIFTED = [
+    spaces.Discrete(3, start=-1),
+    spaces.Discrete(5, start=2),
+    spaces.MultiDiscrete([2, 3], start=[0, -1]),
+    spaces.MultiDiscrete([2, 3], start=[1, 0]),
+    spaces.Dict({"k": spaces.Discrete(3, start=-2), "x": spaces.Box(-1, 1, (2,), np.float32)}),
+    spaces.Dict({"x": spaces.Box(-1, 1, (2,), np.float32), "k": spaces.MultiDiscrete([2, 3], start=[0, -3])}),
+]
+
+
+@pytest.mark.parametrize("space", SHIFTED, ids=str)
+@pytest.mark.parametrize("algorithm", [IQL, QMIX, IDDPG, MADDPG, COMIX])
+def test_observations_that_do_not_begin_with_0_are_refused(algorithm, space):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    actions = ACTIONS if algorithm in (IQL, QMIX) else BOX
+    with pytest.raises(ValueError, match=r"agent 'one': SB3 wants discrete spaces that start at 0, not the observation space"):
+        algorithm(policy, Observing, env_kwargs={"space": space, "actions": actions}, device="cpu")
+
+
+def test_observations_without_elements_are_refused():
+    with pytest.raises(ValueError, match=r"agent 'one': SB3 cannot use the observation space Box.*, which has no elements"):
+        build(VDN, Observing, env_kwargs={"space": spaces.Box(-1, 1, (0,), np.float32)})
 
 
 def test_a_teams_reward_that_every_agent_gets_is_a_warning():
