@@ -20,7 +20,6 @@ from sb3_matrl.off_policy.ddpg_family import DDPGFamily
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.transitions import Moment
-from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.random_state import isolated_random_streams
 
 #: Arguments that an agent by itself has as well, as a DDPG or a DQN.
@@ -74,14 +73,14 @@ class DeterministicGradient(DDPGFamily):
             try:
                 self.networks[agent] = build_networks(
                     arguments.of("policy", agent),
-                    network_space(self._spaces["observation"][agent]),
+                    self._spaces["observation"][agent],
                     self._spaces["action"][agent],
                     self.lr_schedule,
                     self.policy_kwargs_of(agent, arguments),
                     self.device,
                     self.critic_input_size,
                 )
-            except (TypeError, ValueError, AssertionError) as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"agent {agent!r}: {error}") from error
         return {
             agent: {

@@ -23,7 +23,7 @@ from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.common.scripted import JointModelPlayer
-from sb3_matrl.common.space_checks import check_space
+from sb3_matrl.common.space_checks import check_space, one_line
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
@@ -175,8 +175,9 @@ class OffPolicyModel(DistributedAlgorithm):
                 self.action_of(agent, _example(space), None, True)
             except Exception as error:
                 raise ValueError(
-                    f"agent {agent!r}: its networks fail on the observation space {space} ({type(error).__name__}: {error}): "
-                    "change the space by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                    f"agent {agent!r}: its networks fail on the observation space {one_line(space)} with actions in "
+                    f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
+                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
                 ) from error
 
     def _check_spaces(self) -> None:

@@ -18,6 +18,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.legal_masks import mask_rows
+from sb3_matrl.common.space_checks import errors_name_spaces
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
@@ -201,19 +202,20 @@ class ValueBased(OffPolicyMultiAgent):
 
     def _build_policy(self, agent: str, arguments: LearnerArguments) -> DQNPolicy:
         policy = arguments.of("policy", agent)
-        spaces_of = self._spaces
+        observation_space, action_space = (self._spaces[kind][agent] for kind in ("observation", "action"))
         try:
             check_policy_name(policy, self.policy_aliases)
             policy_class: Any = self.policy_aliases[policy] if isinstance(policy, str) else policy
-            built: DQNPolicy = policy_class(
-                network_space(spaces_of["observation"][agent]),
-                spaces_of["action"][agent],
-                self.lr_schedule,
-                **(arguments.of("policy_kwargs", agent) or {}),
-            )
-        except (TypeError, ValueError, AssertionError) as error:
+            with errors_name_spaces(getattr(policy_class, "__name__", repr(policy)), observation_space, action_space):
+                built: DQNPolicy = policy_class(
+                    network_space(observation_space),
+                    action_space,
+                    self.lr_schedule,
+                    **(arguments.of("policy_kwargs", agent) or {}),
+                )
+                return built.to(self.device)
+        except ValueError as error:
             raise ValueError(f"agent {agent!r}: {error}") from error
-        return built.to(self.device)
 
     def _common_optimizer(self, policies: Mapping[str, DQNPolicy]) -> DQNPolicy:
         """

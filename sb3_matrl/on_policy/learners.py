@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments
-from sb3_matrl.common.space_checks import check_space, one_line
+from sb3_matrl.common.space_checks import check_space, errors_name_spaces
 from sb3_matrl.on_policy.central_policies import with_central_critic
 from sb3_matrl.on_policy.learner_trial import check_trial
 from sb3_matrl.utils.memory import memory_size
@@ -72,13 +72,8 @@ def build_learner(
     arguments = {name: value for name, value in arguments.items() if name in accepted and value is not None} | own
     check_space(env.observation_space, "observation")
     check_space(env.action_space, "action")
-    try:
+    with errors_name_spaces(learner_class.__name__, env.observation_space, env.action_space):
         return learner_class(policy, env, **arguments)
-    except Exception as error:  # SB3 checks its arguments by assertions, or leaves it to torch
-        raise ValueError(
-            f"{learner_class.__name__} cannot use these spaces or arguments (observations {one_line(env.observation_space)}, "
-            f"actions {one_line(env.action_space)}){f': {one_line(error)}' if str(error) else ''}"
-        ) from error
 
 
 def learner_argument_names(arguments: Mapping[str, Any]) -> list[str]:
