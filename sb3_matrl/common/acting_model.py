@@ -20,6 +20,7 @@ from sb3_matrl.common.argument_checks import checked_arguments
 from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
 from sb3_matrl.common.env_checks import check_fits
 from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.common.legal_masks import usable_mask
 from sb3_matrl.common.normalize import build_normalizers
 from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
@@ -263,7 +264,8 @@ class ActingModel(BaseAlgorithm):
         :param episode_start: bool (batch,), for recurrent policies
         :param deterministic: most likely actions instead of sampled ones
         :param action_masks: agent -> bool (batch, mask size), for learners that know masks; for agents without an entry here,
-            the mask in their observation is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+            the mask in their observation is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`. A row without any legal
+            action counts as one that allows all
         :return: agent, as named in ``observation`` -> action, and the next recurrent states, with those given for agents that
             do not act (``None`` without any)
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
@@ -326,5 +328,4 @@ def legal_actions(observation: Any, name: str | None) -> np.ndarray | None:
     """
     if name is None or not isinstance(observation, Mapping) or name not in observation:
         return None
-    mask = np.asarray(observation[name]).astype(bool)
-    return np.where(mask.any(axis=-1, keepdims=True), mask, True)
+    return usable_mask(observation[name])

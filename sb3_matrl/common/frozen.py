@@ -19,8 +19,10 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecTransposeImage
 from stable_baselines3.dqn.policies import DQNPolicy
 
+from sb3_matrl.common.legal_masks import mask_rows, usable_mask
 from sb3_matrl.common.normalize import Normalizer, NormalizerConfig
 from sb3_matrl.common.scripted import scripted_player, wants_batches
+from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
@@ -35,11 +37,14 @@ class FrozenAgent:
         for one that a file could not hold, which raises an error when it is to act
     :param normalizer: normaliser of the policy's observations; ``None`` for raw observations
     :raises TypeError: if ``policy`` is none of these
+    :raises ValueError: if it is a policy for actions that do not begin with 0, which would play others
     """
 
     def __init__(self, policy: Any, normalizer: Normalizer | None = None) -> None:
         if isinstance(policy, BaseAlgorithm):
             policy = policy.policy
+        if isinstance(policy, BasePolicy):
+            check_space(policy.action_space, "action")
         self.policy = policy
         self._script = None if policy is None or isinstance(policy, BasePolicy) else scripted_player(policy)
         self._wants_batches = self._script is not None and wants_batches(policy)
@@ -100,10 +105,20 @@ class FrozenAgent:
         """
         SB3's ``predict``, with action masks for policies and functions that take them.
 
-        :raises ValueError: if a normalised observation does not have the shape of its space
+        :param observation: observation, with or without a leading batch axis
+        :param state: state of a recurrent policy or of an object with ``predict``
+        :param episode_start: bool (batch,), for recurrent policies
+        :param deterministic: most likely actions instead of sampled ones
+        :param action_masks: bool (batch, mask size) or (mask size,); a row without any legal action counts as one that allows
+            all
+        :return: (batch, *action shape), or (*action shape,) for a single observation; and the next state
+        :raises ValueError: if this was a function in a model that comes from a file, or a normalised observation does not have
+            the shape of its space
         """
         if self.policy is None:
             raise ValueError("this frozen agent was a function, which a file cannot hold: pass it to load() as frozen={...}")
+        if action_masks is not None:
+            action_masks = usable_mask(action_masks)
         if self._script is not None:
             if (
                 self._wants_batches
@@ -212,15 +227,15 @@ def best_legal_actions(policy: DQNPolicy, observation: Any, action_masks: np.nda
 
     :param policy: SB3's policy of a DQN
     :param observation: observation, with or without a leading batch axis
-    :param action_masks: bool (batch, n_actions) or (n_actions,)
+    :param action_masks: bool (batch, n_actions) or (n_actions,); a row without any legal action counts as one that allows all
     :return: (batch,), or one number for a single observation
     """
     policy.set_training_mode(False)
     with th.no_grad():
         tensor, batched = policy.obs_to_tensor(observation)
         values = policy.q_net(tensor)
-        legal = np.broadcast_to(np.asarray(action_masks, dtype=bool), values.shape)
-        actions = values.masked_fill(th.tensor(~legal, device=values.device), -th.inf).argmax(dim=1).cpu().numpy()
+        legal: Any = mask_rows(action_masks, values)
+        actions = values.masked_fill(~legal, -th.inf).argmax(dim=1).cpu().numpy()
     return np.asarray(actions if batched else actions[0])
 
 

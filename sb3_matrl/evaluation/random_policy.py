@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_matrl.common.legal_masks import usable_mask
 from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text
 from sb3_matrl.vec_env.masks import options_of
 
@@ -56,7 +57,7 @@ class RandomPolicy:
         :param episode_start: ignored
         :param deterministic: ignored
         :param action_masks: agent -> bool (batch, mask size), see :class:`~sb3_matrl.vec_env.JointVecEnv`, or (mask size,)
-            for a single observation; samples are uniform over the legal actions
+            for a single observation; samples are uniform over the legal actions, and over all if none is legal
         :return: agent -> action, or array of actions with a leading batch axis; and ``state``
         """
         masks = keyed_by_text(action_masks or {})
@@ -74,6 +75,7 @@ def _sample(space: spaces.Space[Any], mask: np.ndarray | None) -> Any:
     """Sample a legal action; the mask has one value per option, part by part."""
     if mask is None:
         return space.sample()
+    mask = usable_mask(mask)
     if isinstance(space, spaces.MultiBinary):
         # Gymnasium's form of the mask: the legal bit, or 2 if both are legal.
         legal = mask.reshape(*space.shape, 2)

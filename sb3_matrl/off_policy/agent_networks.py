@@ -13,7 +13,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import QNetwork
 from stable_baselines3.td3.policies import Actor, TD3Policy
 
+from sb3_matrl.common.space_checks import errors_name_spaces
 from sb3_matrl.off_policy.central_critic import CentralCritic
+from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.suggest import unknown
 
 
@@ -89,21 +91,23 @@ def build_networks(
     Networks of an agent with an actor; the global torch generator is used as SB3's DDPG uses it.
 
     :param policy: name or class, see :func:`policy_class`
-    :param observation_space: observation space of the agent
+    :param observation_space: observation space of the agent, whose images may have their channels last
     :param action_space: action space of the agent, a Box; also a Discrete with a central critic
     :param lr_schedule: learning rate
     :param policy_kwargs: keyword arguments of the policy; ``n_critics`` is 1 by default, as in DDPG
     :param device: device of the networks
     :param critic_input_size: size of a central critic's input; ``None`` for a critic on the agent's own observation
-    :raises ValueError: if a central critic is to share layers with an actor or with other critics
+    :raises ValueError: if a central critic is to share layers with an actor or with other critics, or SB3 cannot use the
+        spaces or arguments
     """
-    cls = policy_class(policy)
+    given = cls = policy_class(policy)
     kwargs = {"n_critics": 1, **(policy_kwargs or {})}
     if critic_input_size is not None:
         _check_own_critic(kwargs)
         cls = type(f"Central{cls.__name__}", (CentralNetworks, cls), {"critic_input_size": critic_input_size})
-    networks: TD3Policy = cls(observation_space, action_space, lr_schedule, **kwargs).to(device)  # type: ignore[arg-type]
-    return networks
+    with errors_name_spaces(given.__name__, observation_space, action_space):
+        networks: TD3Policy = cls(network_space(observation_space), action_space, lr_schedule, **kwargs)  # type: ignore[arg-type]
+        return networks.to(device)
 
 
 def build_critic(
@@ -117,18 +121,19 @@ def build_critic(
     Critic of an agent without an actor, and its target: ``critic`` and ``critic_target`` of the result.
 
     :param policy: name or class, see :func:`policy_class`
-    :param observation_space: observation space of the agent
+    :param observation_space: observation space of the agent, whose images may have their channels last
     :param action_space: action space of the agent
     :param policy_kwargs: keyword arguments of the policy
     :param device: device of the networks
-    :raises ValueError: if there are to be several critics, or shared layers
+    :raises ValueError: if there are to be several critics, or shared layers, or SB3 cannot use the spaces or arguments
     """
-    cls = policy_class(policy)
+    given = policy_class(policy)
     kwargs = {"n_critics": 1, **(policy_kwargs or {})}
     _check_own_critic(kwargs)
-    cls = type(f"Critic{cls.__name__}", (CriticNetworks, cls), {})
-    networks: TD3Policy = cls(observation_space, action_space, lambda _: 0.0, **kwargs).to(device)
-    return networks
+    cls = type(f"Critic{given.__name__}", (CriticNetworks, given), {})
+    with errors_name_spaces(given.__name__, observation_space, action_space):
+        networks: TD3Policy = cls(network_space(observation_space), action_space, lambda _: 0.0, **kwargs)
+        return networks.to(device)
 
 
 def _check_own_critic(policy_kwargs: Mapping[str, Any]) -> None:

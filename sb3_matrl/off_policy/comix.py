@@ -15,6 +15,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
+from sb3_matrl.common.space_checks import one_line
 from sb3_matrl.off_policy.action_values import alike_critics, best_actions
 from sb3_matrl.off_policy.agent_networks import build_critic
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
@@ -24,7 +25,6 @@ from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.mixers import MIXERS, make_mixer, present_values
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.transitions import Moment
-from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.off_policy.value_based import LOSSES
 from sb3_matrl.utils.suggest import unknown
 
@@ -134,12 +134,12 @@ class COMIX(DDPGFamily):
         try:
             return build_critic(
                 arguments.of("policy", agent),
-                network_space(observation_space),
+                observation_space,
                 action_space,  # type: ignore[arg-type]
                 self.policy_kwargs_of(agent, arguments),
                 self.device,
             )
-        except (TypeError, ValueError, AssertionError) as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"agent {agent!r}: {error}") from error
 
     def _build_optimizer(self, modules: list[th.nn.Module]) -> th.optim.Optimizer:
@@ -153,7 +153,10 @@ class COMIX(DDPGFamily):
                 "the same for all"
             )
         parameters = [parameter for module in modules for parameter in module.parameters()]
-        return first.optimizer_class(parameters, lr=self.lr_schedule(1), **first.optimizer_kwargs)  # type: ignore[call-arg]
+        try:
+            return first.optimizer_class(parameters, lr=self.lr_schedule(1), **first.optimizer_kwargs)  # type: ignore[call-arg]
+        except Exception as error:
+            raise ValueError(f"policy_kwargs: the optimiser cannot be built: {one_line(error)}") from error
 
     def target_pairs(self) -> list[list[tuple[th.nn.Module, th.nn.Module]]]:
         critics = [(networks.critic, networks.critic_target) for networks in self.networks.values()]

@@ -14,15 +14,12 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.policies import BasePolicy
 from torch.nn import functional
 
-from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments
-from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.off_policy.agent_networks import build_networks
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.transitions import Moment
-from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.random_state import isolated_random_streams
 
 #: Arguments that an agent by itself has as well, as a DDPG or a DQN.
@@ -76,14 +73,14 @@ class DeterministicGradient(DDPGFamily):
             try:
                 self.networks[agent] = build_networks(
                     arguments.of("policy", agent),
-                    network_space(self._spaces["observation"][agent]),
+                    self._spaces["observation"][agent],
                     self._spaces["action"][agent],
                     self.lr_schedule,
                     self.policy_kwargs_of(agent, arguments),
                     self.device,
                     self.critic_input_size,
                 )
-            except (TypeError, ValueError, AssertionError) as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"agent {agent!r}: {error}") from error
         return {
             agent: {
@@ -140,9 +137,6 @@ class DeterministicGradient(DDPGFamily):
     def action_of(self, agent: str, observation: Any, mask: np.ndarray | None, deterministic: bool) -> np.ndarray:
         return np.asarray(self.networks[agent].predict(observation, deterministic=deterministic)[0])
 
-    def player(self, agent: Any) -> FrozenAgent:
-        return FrozenAgent(self.acting_policy(self.known_name(agent)))
-
     def acting_policy(self, agent: str) -> BasePolicy:
         """
         :param agent: name of the agent
@@ -156,8 +150,7 @@ class DeterministicGradient(DDPGFamily):
 
         :param agent: name of the agent, with a Box as its action space
         """
-        arguments = LearnerArguments(self.arguments, self.possible_agents)
-        env = SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), self._spaces["action"][agent])
+        env, arguments = self.agent_env(agent), LearnerArguments(self.arguments, self.possible_agents)
         with isolated_random_streams(0):
             ddpg = DDPG(
                 arguments.of("policy", agent),

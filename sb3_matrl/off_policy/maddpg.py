@@ -11,15 +11,14 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.central_critic import action_size, encoded_action, joint_action
 from sb3_matrl.off_policy.ddpg_family import DDPGFamily
 from sb3_matrl.off_policy.deterministic_gradient import OF_SINGLE_AGENTS, DeterministicGradient, Values, mean_over
 from sb3_matrl.off_policy.gumbel import greedy_one_hot, gumbel_noise, masked_logits, sample_actions, straight_through
 from sb3_matrl.off_policy.joint_batch import JointBatch
-from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.random_state import isolated_random_streams
 
 
@@ -121,9 +120,8 @@ class MADDPG(DeterministicGradient):
         with th.no_grad():
             tensor, batched = networks.obs_to_tensor(observation)
             logits = networks.actor(tensor)
-            legal = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), logits.shape).copy()
-            masks = None if legal is None else th.as_tensor(legal, device=self.device)
-            chosen = masked_logits(logits, masks).argmax(dim=1) if deterministic else sample_actions(logits, masks)
+            legal = mask_rows(mask, logits)
+            chosen = masked_logits(logits, legal).argmax(dim=1) if deterministic else sample_actions(logits, legal)
         actions = chosen.cpu().numpy() + self.exploration_spaces[agent].start
         return np.asarray(actions if batched else actions[0])
 
@@ -131,6 +129,7 @@ class MADDPG(DeterministicGradient):
         """
         :param agent: name of the agent
         :return: SB3's ``TD3Policy`` or ``DQNPolicy`` with the agent's actor, which changes while the agent learns
+        :raises ValueError: if its Discrete actions do not begin with 0, which SB3's policies do not know
         """
         if agent not in self._acting:
             policy: Any = self.make_agent(agent).policy
@@ -144,6 +143,7 @@ class MADDPG(DeterministicGradient):
         for Box actions; a DQN, whose Q-network holds the logits, for Discrete actions.
 
         :param agent: name of the agent
+        :raises ValueError: if its Discrete actions do not begin with 0, which SB3's DQN does not know
         """
         return super().make_agent(agent) if self._is_box(agent) else self._make_dqn(agent)
 
@@ -153,15 +153,13 @@ class MADDPG(DeterministicGradient):
         ddpg.actor_target.load_state_dict(networks.actor_target.state_dict())
 
     def _make_dqn(self, agent: str) -> DQN:
-        networks = self.networks[agent]
-        observation_space = network_space(self._spaces["observation"][agent])
-        env = SpacesVecEnv(1, observation_space, self._spaces["action"][agent])
+        env, networks = self.agent_env(agent), self.networks[agent]
         kwargs = dict(LearnerArguments(self.arguments, self.possible_agents).of("policy_kwargs", agent) or {})
         for name in ("n_critics", "share_features_extractor"):
             kwargs.pop(name, None)
         kwargs |= {name: getattr(networks, name) for name in ("features_extractor_class", "features_extractor_kwargs")}
         kwargs["net_arch"] = networks.actor_kwargs["net_arch"]
-        policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+        policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
         with isolated_random_streams(0):
             arguments: dict[str, Any] = {name: self.arguments[name] for name in OF_SINGLE_AGENTS}
             dqn = DQN(policy, env, **arguments, policy_kwargs=kwargs, device=self.device)

@@ -11,21 +11,26 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_matrl.common.acting_model import legal_actions
-from sb3_matrl.common.agents import Team
+from sb3_matrl.common.agents import SpacesVecEnv, Team
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
+from sb3_matrl.common.scripted import JointModelPlayer
+from sb3_matrl.common.space_checks import check_space, one_line
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import TransitionReader
+from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
@@ -81,7 +86,8 @@ class OffPolicyModel(DistributedAlgorithm):
 
         :param agent: name of the agent
         :param observation: observation, with or without a leading batch axis
-        :param mask: legal actions, bool (n_actions,) or (B, n_actions); ``None`` if all are legal
+        :param mask: legal actions, bool (n_actions,) or (B, n_actions); ``None`` if all are legal, and so are they in a row
+            without any
         :param deterministic: whether actions depend on the observation alone
         :return: (B, *action shape), or (*action shape,) for a single observation
         :raises ValueError: if the observation does not fit its space
@@ -94,6 +100,16 @@ class OffPolicyModel(DistributedAlgorithm):
         :raises ValueError: if the algorithm has none
         """
         raise ValueError(f"the agents of {type(self).__name__} are no models of plain SB3: use predict() of the whole model")
+
+    def acting_policy(self, agent: str) -> BasePolicy:
+        """
+        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
+        :return: policy of a class of SB3 that acts as the agent; here that of a copy, in subclasses one that changes while the
+            agent learns
+        :raises ValueError: if the agent can be no model of plain SB3
+        """
+        policy: BasePolicy = self.make_agent(agent).policy
+        return policy
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -128,7 +144,7 @@ class OffPolicyModel(DistributedAlgorithm):
         return "auto" if how == "auto" else how == "env"
 
     def _setup_model(self) -> None:
-        self._check_spaces_of_actions()
+        self._check_spaces()
         if self.n_envs > 1 and self.train_freq.unit != TrainFrequencyUnit.STEP:
             raise ValueError("train_freq in episodes needs n_envs=1: give it in steps")
         self._setup_lr_schedule()
@@ -159,11 +175,17 @@ class OffPolicyModel(DistributedAlgorithm):
                 self.action_of(agent, _example(space), None, True)
             except Exception as error:
                 raise ValueError(
-                    f"agent {agent!r}: its networks fail on the observation space {space} ({type(error).__name__}: {error}): "
-                    "change the space by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                    f"agent {agent!r}: its networks fail on the observation space {one_line(space)} with actions in "
+                    f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
+                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
                 ) from error
 
-    def _check_spaces_of_actions(self) -> None:
+    def _check_spaces(self) -> None:
+        for agent, space in self._spaces["observation"].items():
+            try:
+                check_space(space, "observation")
+            except ValueError as error:
+                raise ValueError(f"agent {agent!r}: {error}") from error
         for agent, space in self._spaces["action"].items():
             if not isinstance(space, self.action_kinds):
                 kinds = " or ".join(kind.__name__ for kind in self.action_kinds)
@@ -293,7 +315,8 @@ class OffPolicyModel(DistributedAlgorithm):
         :param deterministic: whether actions depend on the observations alone; otherwise value-based algorithms explore with
             their last exploration rate, as SB3's DQN
         :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
-            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`. A row without any legal action counts as one that allows
+            all
         :return: agent, as named in ``observation`` -> action, and ``None``
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
@@ -318,6 +341,33 @@ class OffPolicyModel(DistributedAlgorithm):
         if name not in self.possible_agents:
             raise ValueError(unknown("agent", name, self.possible_agents))
         return name
+
+    def player(self, agent: Any) -> FrozenAgent:
+        name = self.known_name(agent)
+        # SB3's policies count actions from 0.
+        return FrozenAgent(JointModelPlayer(self, name) if self.first_action(name) else self.acting_policy(name))
+
+    def first_action(self, agent: str) -> int:
+        """
+        :param agent: name of the agent
+        :return: its smallest action in a Discrete space; 0 for other spaces
+        """
+        space = self._spaces["action"][agent]
+        return int(space.start) if isinstance(space, spaces.Discrete) else 0
+
+    def agent_env(self, agent: str) -> SpacesVecEnv:
+        """
+        The environment as an agent sees it that is a model of plain SB3: its spaces, without steps.
+
+        :param agent: name of the agent
+        :raises ValueError: if its actions do not begin with 0, which SB3's models do not know
+        """
+        action_space = self._spaces["action"][agent]
+        if self.first_action(agent):
+            raise ValueError(
+                f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {action_space}: use predict() of the whole model"
+            )
+        return SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), action_space)
 
     # ------------------------------------------------------------------ parameters
 
@@ -395,5 +445,5 @@ def _example(space: spaces.Space[Any]) -> Any:
     for leaf in leaves_of(space):
         if isinstance(leaf.space, (spaces.Discrete, spaces.MultiDiscrete)):
             options = leaf.space.n if isinstance(leaf.space, spaces.Discrete) else leaf.space.nvec
-            arrays[leaf.key][0] = leaf.space.start + options - 1
+            arrays[leaf.key][0] = options - 1
     return arrays[None] if None in arrays else arrays

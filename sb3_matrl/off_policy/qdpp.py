@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_matrl.common.acting_model import legal_actions
+from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.determinantal import (
     FEATURE_NORMS,
@@ -241,7 +242,8 @@ class QDPP(ValueBased):
         :param deterministic: every agent's own best action; otherwise the joint action is drawn by Q-DPP's sampler, at
             :attr:`sampling_temperature`
         :param action_masks: agent -> bool (batch, n_actions); for agents without an entry here, the mask in their observation
-            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`
+            is used, see :data:`~sb3_matrl.vec_env.masks.MASK_NAMES`. A row without any legal action counts as one that allows
+            all
         :return: agent, as named in ``observation`` -> action, and ``None``
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
@@ -265,10 +267,7 @@ class QDPP(ValueBased):
             counts = {len(q) for q in values.values()}
             if len(counts) > 1:
                 raise ValueError(f"predict wants equally many observations of every agent, got {sorted(counts)}")
-            legal = {agent: self._mask_rows(mask, values[agent]) for agent, mask in masks.items() if mask is not None}
+            legal = {agent: rows for agent, mask in masks.items() if (rows := mask_rows(mask, values[agent])) is not None}
             present = th.ones(counts.pop(), len(values), dtype=th.bool, device=self.device)
             actions = self._sample(values, self.features(tensors), legal, present, self.sampling_temperature).cpu().numpy()
         return {agent: actions[:, i] + self.exploration_spaces[agent].start for i, agent in enumerate(values)}
-
-    def _mask_rows(self, mask: np.ndarray, values: th.Tensor) -> th.Tensor:
-        return th.as_tensor(np.broadcast_to(np.asarray(mask, bool), values.shape).copy(), device=self.device)

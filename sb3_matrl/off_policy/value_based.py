@@ -15,11 +15,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
-from sb3_matrl.common.frozen import FrozenAgent
-from sb3_matrl.common.scripted import JointModelPlayer
+from sb3_matrl.common.legal_masks import mask_rows
+from sb3_matrl.common.space_checks import errors_name_spaces
 from sb3_matrl.files.model_files import SavedModel
 from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
@@ -203,19 +202,20 @@ class ValueBased(OffPolicyMultiAgent):
 
     def _build_policy(self, agent: str, arguments: LearnerArguments) -> DQNPolicy:
         policy = arguments.of("policy", agent)
-        spaces_of = self._spaces
+        observation_space, action_space = (self._spaces[kind][agent] for kind in ("observation", "action"))
         try:
             check_policy_name(policy, self.policy_aliases)
             policy_class: Any = self.policy_aliases[policy] if isinstance(policy, str) else policy
-            built: DQNPolicy = policy_class(
-                network_space(spaces_of["observation"][agent]),
-                spaces_of["action"][agent],
-                self.lr_schedule,
-                **(arguments.of("policy_kwargs", agent) or {}),
-            )
-        except (TypeError, ValueError, AssertionError) as error:
+            with errors_name_spaces(getattr(policy_class, "__name__", repr(policy)), observation_space, action_space):
+                built: DQNPolicy = policy_class(
+                    network_space(observation_space),
+                    action_space,
+                    self.lr_schedule,
+                    **(arguments.of("policy_kwargs", agent) or {}),
+                )
+                return built.to(self.device)
+        except ValueError as error:
             raise ValueError(f"agent {agent!r}: {error}") from error
-        return built.to(self.device)
 
     def _common_optimizer(self, policies: Mapping[str, DQNPolicy]) -> DQNPolicy:
         """
@@ -325,30 +325,29 @@ class ValueBased(OffPolicyMultiAgent):
 
         :param agent: name of the agent
         :param observation: observation, with or without a leading batch axis
-        :param mask: legal actions; ``None`` if all are legal
+        :param mask: legal actions; ``None`` if all are legal, and so are they in a row without any
         :param deterministic: whether no action is random
         """
         policy, space = self.utilities.policies[agent], self.exploration_spaces[agent]
         with th.no_grad():
             tensor, batched = policy.obs_to_tensor(observation)
             values = policy.q_net(tensor)
-            legal = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), values.shape)
-            masked = legal_values(values, None if legal is None else th.as_tensor(legal.copy(), device=self.device))
-            actions = masked.argmax(dim=1).cpu().numpy() + space.start
+            legal = mask_rows(mask, values)
+            actions = legal_values(values, legal).argmax(dim=1).cpu().numpy() + space.start
         if not deterministic:
             # From the global generator: drawing from the space would change the training after an evaluation.
+            options = None if legal is None else legal.cpu().numpy()
             for row in np.flatnonzero(np.random.rand(len(actions)) < self.exploration_rate).tolist():
-                choices = np.arange(space.n) if legal is None else np.flatnonzero(legal[row])
+                choices = np.arange(space.n) if options is None else np.flatnonzero(options[row])
                 actions[row] = space.start + np.random.choice(choices)
         return np.asarray(actions if batched else actions[0])
 
-    def player(self, agent: Any) -> FrozenAgent:
-        name = self.known_name(agent)
-        # SB3's policy counts actions from 0.
-        return FrozenAgent(JointModelPlayer(self, name) if self._start_of(name) else self.utilities.policies[name])
-
-    def _start_of(self, agent: str) -> int:
-        return int(self.exploration_spaces[agent].start)
+    def acting_policy(self, agent: str) -> DQNPolicy:
+        """
+        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
+        :return: its policy, which changes while the agent learns
+        """
+        return self.utilities.policies[agent]
 
     def make_agent(self, agent: str) -> DQN:
         """
@@ -357,13 +356,7 @@ class ValueBased(OffPolicyMultiAgent):
         :param agent: name of the agent
         :raises ValueError: if its actions do not begin with 0, which SB3's DQN does not know
         """
-        if self._start_of(agent):
-            raise ValueError(
-                f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {self._spaces['action'][agent]}: use predict() of "
-                "the whole model"
-            )
-        arguments = LearnerArguments(self.arguments, self.possible_agents)
-        env = SpacesVecEnv(1, network_space(self._spaces["observation"][agent]), self._spaces["action"][agent])
+        env, arguments = self.agent_env(agent), LearnerArguments(self.arguments, self.possible_agents)
         before = random_generators()
         try:
             dqn = DQN(

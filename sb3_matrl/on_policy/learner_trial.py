@@ -10,6 +10,7 @@ from gymnasium import spaces
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_matrl.common.space_checks import one_line
 from sb3_matrl.on_policy.actors import act, observation_tensor, with_states
 from sb3_matrl.on_policy.buffers import is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import state_size_of
@@ -38,11 +39,6 @@ def check_trial(learner: OnPolicyAlgorithm, observation_space: spaces.Space[Any]
     finally:
         learner.policy.set_training_mode(training)
         restore_random_generators(generators)
-
-
-def one_line(thing: object) -> str:
-    """:return: text of a space or an error on one line"""
-    return " ".join(str(thing).split())
 
 
 def _try(learner: Any, observation_space: spaces.Space[Any]) -> None:

@@ -7,42 +7,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.argument_checks import check_policy_name
 from sb3_matrl.common.arguments import LearnerArguments
+from sb3_matrl.common.space_checks import check_space, errors_name_spaces
 from sb3_matrl.on_policy.central_policies import with_central_critic
-from sb3_matrl.on_policy.learner_trial import check_trial, one_line
+from sb3_matrl.on_policy.learner_trial import check_trial
 from sb3_matrl.utils.memory import memory_size
 from sb3_matrl.utils.suggest import did_you_mean
 from sb3_matrl.vec_env.spaces import leaves_of
 
 # Arguments of SB3's constructors that belong to the joint model, not to its learners.
 _OF_THE_MODEL = {"device", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
-
-
-def check_space(space: spaces.Space[Any], kind: str) -> None:
-    """
-    Refuse spaces whose values SB3's policies would misread.
-
-    :param space: space of an agent
-    :param kind: ``"observation"`` or ``"action"``, for the error
-    :raises ValueError: if a discrete space does not count from 0, or a space has no elements
-    """
-    if isinstance(space, spaces.Dict):
-        for entry in space.spaces.values():
-            check_space(entry, kind)
-    if 0 in (space.shape or ()):
-        raise ValueError(
-            f"SB3 cannot use the {kind} space {one_line(space)}, which has no elements: leave it out by a wrapper"
-        )
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
-        raise ValueError(f"SB3 wants discrete spaces that start at 0, not the {kind} space {space}: wrap the env to shift it")
 
 
 _NAMED, _KEYWORD_ONLY = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
@@ -92,13 +72,8 @@ def build_learner(
     arguments = {name: value for name, value in arguments.items() if name in accepted and value is not None} | own
     check_space(env.observation_space, "observation")
     check_space(env.action_space, "action")
-    try:
+    with errors_name_spaces(learner_class.__name__, env.observation_space, env.action_space):
         return learner_class(policy, env, **arguments)
-    except Exception as error:  # SB3 checks its arguments by assertions, or leaves it to torch
-        raise ValueError(
-            f"{learner_class.__name__} cannot use these spaces or arguments (observations {one_line(env.observation_space)}, "
-            f"actions {one_line(env.action_space)}){f': {one_line(error)}' if str(error) else ''}"
-        ) from error
 
 
 def learner_argument_names(arguments: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.utils import get_device
 
@@ -226,6 +226,11 @@ def test_what_cannot_act_is_refused(tmp_path: Path) -> None:
         ((other, next(iter(other.agents))), ValueError, r"frozen: 'agent_1': its observation space is .*, that of the"),
         (tmp_path / "none", FileNotFoundError, "none"),
         (algorithm(observation=spaces.Box(-1, 1, (4,))), ValueError, r"frozen: 'agent_1': its observation space is .*\(4,\)"),
+        (
+            algorithm(DQN, action=spaces.Discrete(4, start=1)),
+            ValueError,
+            r"start at 0, not the action space Discrete\(4, start=1",
+        ),
         (algorithm(action=spaces.Discrete(99)), ValueError, r"frozen: 'agent_1': its action space is .*Discrete\(99\)"),
     ]
     for source, error, message in cases:
@@ -293,6 +298,18 @@ def test_bits_and_boxes_of_a_frozen_policy_fit_the_env() -> None:
     model = make(frozen | {"image": seeing}, lambda: toys.ToyEnv(observation, action, ends))
     model.learn(64)  # the env asserts that all actions belong to their spaces
     assert model.num_timesteps == 64
+
+
+@pytest.mark.parametrize("cls", [DQN, MaskablePPO])
+def test_a_mask_without_a_legal_action_counts_as_one_that_allows_all(cls: Any) -> None:
+    player = FrozenAgent(algorithm(cls))
+    masks = np.zeros((40, ACTION.n), bool)  # type: ignore[attr-defined]
+    masks[:10, 3] = True
+    expected, _ = player.predict(observations(), deterministic=True)
+    actions, _ = player.predict(observations(), deterministic=True, action_masks=masks)
+    assert (actions[:10] == 3).all() and np.array_equal(actions[10:], expected[10:]) and len(set(expected)) > 1
+    seen = FrozenAgent(lambda observation, action_masks: action_masks).predict(observations(), action_masks=masks)[0]
+    assert np.array_equal(seen[:10], masks[:10]) and seen[10:].all()
 
 
 # ---------------------------------------------------------------- learning against it

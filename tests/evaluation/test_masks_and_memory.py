@@ -45,6 +45,14 @@ def test_chance_draws_every_legal_action_and_no_other(space, batch):
         np.testing.assert_array_equal(seen, np.atleast_2d(masks))
 
 
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_chance_takes_a_mask_without_a_legal_action_for_one_that_allows_all(space):
+    policy = RandomPolicy({"a": spaces.Box(0, 1, (3,))}, {"a": space}, seed=0)
+    masks = np.zeros((60, options_of(space).sum()), bool)
+    actions = policy.predict({"a": np.zeros((60, 3))}, action_masks={"a": masks})[0]["a"]
+    assert all(len(set(part)) > 1 for part in np.reshape(actions, (60, -1)).T)
+
+
 def test_chance_plays_connect_four_by_the_rules():
     """Who makes an illegal move loses a point, and nobody wins one."""
     with_masks = [

@@ -170,6 +170,24 @@ def test_a_discrete_actor_samples_its_softmax_or_takes_the_most_likely_legal_act
     assert set(chosen.tolist()) == {1, 3}
 
 
+@pytest.mark.parametrize("agent", ["b", "c"])
+def test_a_mask_without_a_legal_action_counts_as_one_that_allows_all(agent: str) -> None:
+    model = build(MADDPG, MixedTrio)
+    observations = make_joint_vec_env(MixedTrio, n_envs=200, seed=3).reset()[agent]
+    n, start = model.action_space[agent].n, model.action_space[agent].start
+    with th.no_grad():
+        model.networks[agent].actor.q_net[-1].bias += th.arange(n) * 0.5
+    free, none = (np.full((200, n), legal) for legal in (True, False))
+    none[:100, 0] = True
+    best, given = (
+        model.predict({agent: observations}, deterministic=True, action_masks={agent: mask})[0][agent] for mask in (free, none)
+    )
+    assert (given[:100] == start).all() and np.array_equal(given[100:], best[100:]) and (best != start).any()
+    assert np.array_equal(model.player(agent).predict(observations, None, None, True, none)[0], given)
+    sampled = model.predict({agent: observations}, action_masks={agent: none})[0][agent]
+    assert (sampled[:100] == start).all() and set(sampled[100:]) == set(range(start, start + n))
+
+
 def test_comix_predicts_from_the_observation_alone_and_explores_when_it_samples() -> None:
     model = build(COMIX, ContinuousTrio).learn(60)
     observations = {"a": np.random.default_rng(0).uniform(-1, 1, (9, 3)).astype(np.float32)}
@@ -199,8 +217,7 @@ def test_comix_evaluates_alike_critics_together_and_alone_with_the_same_results(
 
 
 @pytest.mark.parametrize(("algorithm", "env", "agent", "kind"), [
-    (IDDPG, ContinuousTrio, "c", DDPG), (MADDPG, MixedTrio, "a", DDPG), (MADDPG, MixedTrio, "c", DQN),
-    (MADDPG, MixedTrio, "b", DQN),
+    (IDDPG, ContinuousTrio, "c", DDPG), (MADDPG, MixedTrio, "a", DDPG), (MADDPG, MixedTrio, "b", DQN),
 ])  # fmt: skip
 def test_an_agent_is_a_model_of_sb3(tmp_path: Path, algorithm: Any, env: Any, agent: str, kind: Any) -> None:
     model = build(algorithm, env).learn(60)
@@ -214,8 +231,20 @@ def test_an_agent_is_a_model_of_sb3(tmp_path: Path, algorithm: Any, env: Any, ag
     space = model.action_space[agent]
     masks = {agent: np.ones((20, space.n), bool)} if isinstance(space, spaces.Discrete) else None
     expected = model.predict({agent: observations}, deterministic=True, action_masks=masks)[0][agent]
-    start = space.start if isinstance(space, spaces.Discrete) else 0
-    assert np.array_equal(loaded.predict(observations, deterministic=True)[0] + start, expected)
+    assert np.array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+
+
+def test_actions_that_do_not_begin_with_0() -> None:
+    model = build(MADDPG, MixedTrio).learn(60)
+    with pytest.raises(ValueError, match=r"agent 'c': SB3's DQN plays actions from 0 on, not Discrete\(3, start=1\)"):
+        model.agents["c"]
+    observations = np.random.default_rng(0).random((40, 2, 2), dtype=np.float32)
+    mask = np.random.default_rng(1).random((40, 3)) < 0.5
+    mask[:, 1] = True
+    actions, _ = model.player("c").predict(observations, deterministic=True, action_masks=mask)
+    expected = model.predict({"c": observations}, deterministic=True, action_masks={"c": mask})[0]["c"]
+    assert np.array_equal(actions, expected)
+    assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
 
 
 def test_a_ddpg_made_of_an_agent_has_its_optimisers_and_shares_nothing() -> None:

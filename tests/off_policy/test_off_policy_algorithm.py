@@ -11,9 +11,11 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_matrl.common.frozen import FrozenAgent
+from sb3_matrl.common.frozen import FrozenAgent, best_legal_actions
 from sb3_matrl.off_policy.iql import IQL
+from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.qmix import QMIX
+from sb3_matrl.off_policy.qtran import QTRAN
 from sb3_matrl.off_policy.vdn import VDN
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.off_policy import trio
@@ -236,6 +238,35 @@ def test_actions_that_do_not_begin_with_0():
     mask[:, 1] = True
     actions, _ = model.player("c").predict(observations, deterministic=True, action_masks=mask)
     assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("algorithm", [IQL, VDN, QMIX, QTRAN, QDPP])
+def test_a_mask_without_a_legal_action_counts_as_one_that_allows_all(algorithm):
+    model = algorithm(**trio.SETTINGS)
+    model.exploration_rate = 1.0
+    observations = {"c": np.random.default_rng(0).random((200, 2, 2), dtype=np.float32)}
+    masks = {"c": np.zeros((200, 3), bool)}
+    masks["c"][:100, 1] = True
+    best, given = (model.predict(observations, deterministic=True, action_masks=mask)[0]["c"] for mask in (None, masks))
+    assert set(given[:100]) == {2} and np.array_equal(given[100:], best[100:])
+    # Of several shapes, and from a player.
+    assert np.array_equal(model.predict(observations, deterministic=True, action_masks={"c": [0, 0, 0]})[0]["c"], best)
+    assert np.array_equal(model.action_of("c", observations["c"], masks["c"], True), given)
+    assert np.array_equal(model.player("c").predict(observations["c"], None, None, True, masks["c"])[0], given)
+    sampled = model.predict(observations, action_masks=masks)[0]["c"]
+    assert set(sampled[:100]) == {2} and set(sampled[100:]) == {1, 2, 3}
+    single = model.predict({"c": observations["c"][0]}, action_masks={"c": np.zeros(3, bool)})[0]["c"]
+    assert int(single) in {1, 2, 3}
+
+
+def test_an_sb3_policy_takes_a_mask_without_a_legal_action_for_one_that_allows_all():
+    model = VDN(**trio.SETTINGS)
+    observations = np.random.default_rng(0).random((50, 3), dtype=np.float32)
+    with th.no_grad():
+        model.utilities.policies["a"].q_net.q_net[-1].bias += th.tensor([0.0, 50.0])
+    assert (model.player("a").predict(observations, action_masks=np.zeros((50, 2), bool))[0] == 1).all()
+    assert best_legal_actions(model.utilities.policies["a"], observations[0], np.zeros(2, bool)) == 1
+    assert (model.player("a").predict(observations, action_masks=np.array([True, False]))[0] == 0).all()
 
 
 def test_an_agent_plays_frozen_and_keeps_to_its_masks():

@@ -7,16 +7,25 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.files.archive import read_archive, write_archive
+from sb3_matrl.off_policy.comix import COMIX
+from sb3_matrl.off_policy.iddpg import IDDPG
 from sb3_matrl.off_policy.iql import IQL
+from sb3_matrl.off_policy.maddpg import MADDPG
+from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.qmix import QMIX
+from sb3_matrl.off_policy.qtran import QTRAN
+from sb3_matrl.off_policy.value_based import ValueBased
 from sb3_matrl.off_policy.vdn import VDN
 from tests.matrl.test_exact_resume import flat
 from tests.off_policy.small_models import ALGORITHMS, Save, build, equal
-from tests.vec_env.toys import ToyEnv, late_entry
+from tests.vec_env.toys import ToyEnv
 from tests.vec_env.turn_toys import TurnGame
+
+ACTIONS, BOX = spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32)
 
 # ---------------------------------------------------------------------- arguments and errors
 
@@ -108,9 +117,96 @@ def test_a_state_of_an_env_without_one_is_refused():
     assert build(QMIX, Stateless, state="auto").state_size == 4
 
 
-def test_observations_that_the_networks_cannot_read_are_refused():
-    with pytest.raises(ValueError, match=r"agent 'early': its networks fail on .*Discrete\(5, start=2\)"):
-        build(VDN, late_entry)
+class Observing(ToyEnv):
+    """Two agents with a certain observation space."""
+
+    def __init__(self, space, actions=ACTIONS):
+        names = ["one", "two"]
+        super().__init__(dict.fromkeys(names, space), dict.fromkeys(names, actions), dict.fromkeys(names, (3, "terminated")))
+
+
+SHIFTED = [
+    spaces.Discrete(3, start=-1),
+    spaces.Discrete(5, start=2),
+    spaces.MultiDiscrete([2, 3], start=[0, -1]),
+    spaces.MultiDiscrete([2, 3], start=[1, 0]),
+    spaces.Dict({"k": spaces.Discrete(3, start=-2), "x": spaces.Box(-1, 1, (2,), np.float32)}),
+    spaces.Dict({"x": spaces.Box(-1, 1, (2,), np.float32), "k": spaces.MultiDiscrete([2, 3], start=[0, -3])}),
+]
+
+
+@pytest.mark.parametrize("space", SHIFTED, ids=str)
+@pytest.mark.parametrize("algorithm", [IQL, QMIX, IDDPG, MADDPG, COMIX])
+def test_observations_that_do_not_begin_with_0_are_refused(algorithm, space):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    actions = ACTIONS if algorithm in (IQL, QMIX) else BOX
+    with pytest.raises(ValueError, match=r"agent 'one': SB3 wants discrete spaces that start at 0, not the observation space"):
+        algorithm(policy, Observing, env_kwargs={"space": space, "actions": actions}, device="cpu")
+
+
+def test_observations_without_elements_are_refused():
+    with pytest.raises(ValueError, match=r"agent 'one': SB3 cannot use the observation space Box.*, which has no elements"):
+        build(VDN, Observing, env_kwargs={"space": spaces.Box(-1, 1, (0,), np.float32)})
+
+
+IMAGES = {  # what SB3's convolutions, which need 36 x 36 pixels, cannot read; floats keep their channels last
+    "small": (spaces.Box(0, 255, (10, 10, 3), np.uint8), {}),
+    "floats": (spaces.Box(0, 1, (40, 40, 3), np.float32), {"normalize_images": False}),
+}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("algorithm", [IQL, QMIX, QTRAN, QDPP, IDDPG, MADDPG, COMIX])
+def test_networks_that_cannot_be_built_are_an_error_that_names_agent_spaces_and_cause(algorithm, image):
+    space, kwargs = IMAGES[image]
+    actions = ACTIONS if issubclass(algorithm, ValueBased) else BOX
+    settings = {"device": "cpu", "buffer_size": 100, "policy_kwargs": kwargs}
+    if "state" in inspect.signature(algorithm.__init__).parameters:
+        settings["state"] = "env"  # observations that are images are no state
+    with pytest.raises(ValueError, match=r"Kernel size can't be greater than actual input size") as caught:
+        algorithm("CnnPolicy", Observing, env_kwargs={"space": space, "actions": actions}, **settings)
+    expected = (
+        f"agent 'one': CnnPolicy cannot use these spaces or arguments (observations {space}, actions {actions}): Calculated"
+    )
+    assert str(caught.value).startswith(expected) and "\n" not in str(caught.value)
+
+
+class Reading(BaseFeaturesExtractor):
+    """Fails in the constructor, or when it is to read observations; the text of the error takes two lines."""
+
+    def __init__(self, observation_space, fails):
+        super().__init__(observation_space, 2)
+        self.fails = fails
+        if fails == "built":
+            raise RuntimeError("no such\n  layer")
+
+    def forward(self, observations):
+        raise IndexError("no such\n  column")
+
+
+@pytest.mark.parametrize(
+    "fails, message",
+    [
+        ("built", r"agent 'one': \w+Policy cannot use these .*\(observations Box\(.*, actions .*\): no such layer$"),
+        ("read", r"agent 'one': its networks fail on .* Box\(.* with actions in .* \(IndexError: no such column\): change"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", [VDN, IDDPG, MADDPG, COMIX])
+def test_a_cause_of_several_lines_is_one_line(algorithm, fails, message):
+    kwargs = {"features_extractor_class": Reading, "features_extractor_kwargs": {"fails": fails}}
+    actions = ACTIONS if algorithm is VDN else BOX
+    with pytest.raises(ValueError, match=message):
+        algorithm("MlpPolicy", Observing, env_kwargs={"space": BOX, "actions": actions}, device="cpu", policy_kwargs=kwargs)
+
+
+def test_the_optimiser_of_a_team_that_cannot_be_built_is_an_error_that_says_which_argument():
+    with pytest.raises(ValueError, match=r"policy_kwargs: the optimiser cannot be built: .*'betters'"):
+        COMIX(
+            "MlpPolicy",
+            Observing,
+            env_kwargs={"space": BOX, "actions": BOX},
+            policy_kwargs={"optimizer_kwargs": {"betters": 1}},
+        )
 
 
 def test_a_teams_reward_that_every_agent_gets_is_a_warning():

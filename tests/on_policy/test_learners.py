@@ -13,8 +13,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import per_agent
+from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.on_policy.buffers import install_masked_buffer
-from sb3_matrl.on_policy.learners import accepted_arguments, build_learner, check_space
+from sb3_matrl.on_policy.learners import accepted_arguments, build_learner
 
 AGENTS = ["alice", "bob"]
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
