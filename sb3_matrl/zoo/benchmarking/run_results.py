@@ -15,9 +15,8 @@ from sb3_matrl.zoo.benchmarking.budgets import count_gradient_steps, wrong_budge
 from sb3_matrl.zoo.benchmarking.exact_measures import measures_file, read_measures
 from sb3_matrl.zoo.benchmarking.plan import PlannedRun
 from sb3_matrl.zoo.common.run_folder import RunFolder
+from sb3_matrl.zoo.common.training_clock import SECONDS, SPEED, STEPS, training_seconds
 
-STEPS_KEY = "time/total_timesteps"
-SECONDS_KEY = "time/time_elapsed"
 # Metric -> array in evaluations.npz.
 METRICS = {
     "return": "results",
@@ -114,16 +113,9 @@ def logged_seconds(rows: Iterable[Mapping[str, str]]) -> list[tuple[float, float
     :param rows: rows of ``progress.csv``; the clock of a resumed run begins at 0 again
     :return: steps and seconds of training at every row that has a time
     """
-    logged: list[tuple[float, float]] = []
-    earlier = latest = 0.0
-    for row in rows:
-        if row.get(SECONDS_KEY):
-            seconds = float(row[SECONDS_KEY])
-            if seconds < latest:
-                earlier += latest
-            latest = seconds
-            logged.append((float(row[STEPS_KEY]), earlier + seconds))
-    return logged
+    timed = [row for row in rows if row.get(SECONDS)]
+    steps, clock, speed = (np.array([float(row.get(key) or "nan") for row in timed]) for key in (STEPS, SECONDS, SPEED))
+    return list(zip(steps.tolist(), training_seconds(steps, clock, speed).tolist(), strict=True))
 
 
 def trained_steps(folder: RunFolder) -> int:
@@ -142,7 +134,7 @@ def trained_steps(folder: RunFolder) -> int:
     except OSError:
         return 0
     for row in csv.DictReader([header, *lines]):
-        return int(float(row.get(STEPS_KEY) or 0))
+        return int(float(row.get(STEPS) or 0))
     return 0
 
 

@@ -15,13 +15,13 @@ import numpy as np
 from sb3_matrl.evaluation import mean_confidence_interval
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.benchmarking.run_statistics import MIN_SEEDS_FOR_INTERVALS, column_estimates
+from sb3_matrl.zoo.common.training_clock import SECONDS, SPEED, STEPS, training_seconds
 from sb3_matrl.zoo.reporting.run_loading import Progress, Run
 
 POLICIES = ("sampled", "greedy")
 STATISTICS = ("mean", "iqm")
 # Largest file of curves that is read, in bytes.
 MAX_BYTES = 2**28
-ELAPSED = "time/time_elapsed"
 
 
 @dataclass(frozen=True)
@@ -216,11 +216,11 @@ def elapsed_seconds(progress: Progress) -> np.ndarray:
     :param progress: content of ``progress.csv``; the clock of a resumed run begins at 0 again
     :return: shape (rows,), NaN in rows without a time
     """
-    seconds = progress.numbers.get(ELAPSED, np.full(len(next(iter(progress.numbers.values()))), np.nan)).copy()
-    there = np.flatnonzero(np.isfinite(seconds))
-    clock = seconds[there]
-    earlier = np.concatenate([[0.0], np.cumsum(np.where(np.diff(clock) < 0, clock[:-1], 0.0))]) if len(clock) else clock
-    seconds[there] = clock + earlier
+    missing = np.full(len(next(iter(progress.numbers.values()))), np.nan)
+    steps, clock, speed = (progress.numbers.get(key, missing) for key in (STEPS, SECONDS, SPEED))
+    there = np.flatnonzero(np.isfinite(clock))
+    seconds = clock.copy()
+    seconds[there] = training_seconds(steps[there], clock[there], speed[there])
     return seconds
 
 
