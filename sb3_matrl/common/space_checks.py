@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-
-def one_line(thing: object) -> str:
-    """:return: text of a space or an error on one line"""
-    return " ".join(str(thing).split())
+from sb3_matrl.utils.one_line import one_line
 
 
 def check_space(space: spaces.Space[Any], kind: str) -> None:

@@ -14,6 +14,7 @@ import torch as th
 
 from sb3_matrl.distributed.crew import Crew, WorkerDied
 from sb3_matrl.distributed.shard import RolloutWorkerError, ShardPlan
+from sb3_matrl.utils.one_line import one_line
 
 # Seconds that the cluster has to find a free CPU for a worker.
 _PATIENCE = 60.0
@@ -86,7 +87,7 @@ class RayCrew(Crew):
             self._ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
         except Exception as error:  # Ray raises errors of many kinds
             place = os.environ.get("RAY_ADDRESS", "this machine")
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise RolloutWorkerError(f"there is no Ray cluster at {place} that can be used: {reason}") from error
 
     def is_running(self, worker: int) -> bool:
@@ -129,7 +130,7 @@ class RayCrew(Crew):
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except errors.RayError as error:  # the actor, its node, or the answer is lost
             del self._actors[worker]
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise WorkerDied(f"Ray says: {reason}") from None
         self._launched.pop(worker, None)
         return answer

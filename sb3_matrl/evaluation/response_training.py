@@ -25,6 +25,7 @@ from sb3_matrl.envs.parallel import is_environment
 from sb3_matrl.evaluation.evaluate import JointPredictor, evaluate_policy
 from sb3_matrl.evaluation.mixed import MixedPolicy, Player
 from sb3_matrl.evaluation.role_players import OneWay, SoloPlayer
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 
@@ -273,7 +274,7 @@ def _take_weights(model: MultiAgentModel, agent: str, learner: Any) -> None:
     try:
         learner.learners[agent].policy.load_state_dict(model.learners[name].policy.state_dict())
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(
             f"the weights of {agent!r} do not fit a learner of its own: use start='scratch' ({reason})"
         ) from error

@@ -17,6 +17,7 @@ from sb3_matrl.common.scripted import is_joint_model
 from sb3_matrl.evaluation.evaluate import JointPredictor
 from sb3_matrl.evaluation.mixed import Player
 from sb3_matrl.evaluation.random_policy import RandomPolicy
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv
 
@@ -153,7 +154,7 @@ def check_role(name: str, player: Player, role: str, env: JointVecEnv) -> None:
     for kind, given, trained, fits in zip(("observations", "actions"), wanted, own, (same_form, _equal), strict=True):
         if not fits(given, trained):
             raise ValueError(
-                f"player {name} cannot play {role}: its {kind} are {_one_line(trained)}, those of the role {_one_line(given)}"
+                f"player {name} cannot play {role}: its {kind} are {one_line(trained)}, those of the role {one_line(given)}"
             )
 
 
@@ -186,11 +187,6 @@ def same_form(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
 
 def _equal(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
     return bool(given == trained)
-
-
-def _one_line(space: spaces.Space[Any]) -> str:
-    """Text of a space; arrays of bounds would take several lines."""
-    return " ".join(str(space).split())
 
 
 class OneWay:

@@ -16,6 +16,7 @@ from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.budget import check_description
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import did_you_mean
 
 # Class of the models in files of formats 1 and 2, which do not name it.
@@ -204,7 +205,7 @@ def _generators(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _one_line(error: BaseException) -> str:
     """Text of an error; that of a ``KeyError`` is only a name."""
-    text = " ".join(str(error).split()) if isinstance(error, ValueError) else repr(error)
+    text = one_line(error) if isinstance(error, ValueError) else repr(error)
     return text or type(error).__name__
 
 
@@ -220,7 +221,7 @@ def blame_file(path: str | Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        reason = " ".join(str(error).split()) if isinstance(error, (ValueError, RuntimeError)) else repr(error)
+        reason = one_line(error) if isinstance(error, (ValueError, RuntimeError)) else repr(error)
         raise ValueError(f"{path}: its content does not make a model: {reason}") from error
 
 

@@ -15,7 +15,6 @@ from stable_baselines3.td3.policies import TD3Policy
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
-from sb3_matrl.common.space_checks import one_line
 from sb3_matrl.off_policy.action_values import alike_critics, best_actions
 from sb3_matrl.off_policy.agent_networks import build_critic
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
@@ -26,6 +25,7 @@ from sb3_matrl.off_policy.mixers import MIXERS, make_mixer, present_values
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.value_based import LOSSES
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 
 

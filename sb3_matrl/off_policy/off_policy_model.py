@@ -23,7 +23,7 @@ from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.common.scripted import JointModelPlayer
-from sb3_matrl.common.space_checks import check_space, one_line
+from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
@@ -32,6 +32,7 @@ from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import TransitionReader
 from sb3_matrl.off_policy.utilities import network_space
 from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
 from sb3_matrl.vec_env.spaces import leaves_of

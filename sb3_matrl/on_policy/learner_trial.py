@@ -10,10 +10,10 @@ from gymnasium import spaces
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_matrl.common.space_checks import one_line
 from sb3_matrl.on_policy.actors import act, observation_tensor, with_states
 from sb3_matrl.on_policy.buffers import is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import state_size_of
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.random_state import random_generators, restore_random_generators
 from sb3_matrl.vec_env.spaces import leaves_of
 

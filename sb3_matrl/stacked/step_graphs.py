@@ -16,6 +16,7 @@ from typing import Any
 import torch as th
 
 from sb3_matrl.stacked.minibatches import Minibatch
+from sb3_matrl.utils.one_line import one_line
 
 #: Operations of a minibatch that read nothing back; returns a tensor.
 Step = Callable[[Minibatch], th.Tensor]
@@ -53,7 +54,7 @@ class StepGraphs:
             return _Graph(self._step, minibatch)
         except RuntimeError as error:
             self._failed = True
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             warnings.warn(f"no CUDA graphs, so that updates of small networks are slower: {reason}", stacklevel=2)
             return None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.zoo.common.cli import (
     USER_ERROR,
     StrictParser,
@@ -176,7 +177,7 @@ def _play(options: EnjoyOptions) -> int:
         print(returns_table(play(game, options)))
     # The environment failed, no pygame, a full disk, no pictures, no screen.
     except (EnvError, ImportError, OSError, VideoError, NoScreenError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return USER_ERROR
     if options.record is not None and options.verbose:
         print(f"The video is in {options.record}.")

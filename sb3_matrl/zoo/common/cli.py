@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sb3_matrl.common.registry import algorithm_names
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.zoo.common.invocation import command_prefix, in_used_form
 
@@ -174,7 +175,7 @@ def user_errors() -> Iterator[None]:
         if not isinstance(error, RuntimeError):
             text = str(error)
         elif _is_env_error(error):
-            text = " ".join(str(error).split())  # whatever the environment said
+            text = one_line(error)  # whatever the environment said
         else:
             raise
         print(f"error: {text}", file=sys.stderr)

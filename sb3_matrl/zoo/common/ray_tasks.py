@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sb3_matrl.utils.one_line import one_line
+
 POLL_SECONDS = 0.5
 # Time for a cancelled command to save its work: less than that after which the whole task is ended.
 SAVING_SECONDS = 25.0
@@ -112,7 +114,7 @@ class RayTask:
             except self._ray.exceptions.RayError as error:
                 self._exit_code = 1
                 if not isinstance(error, self._ray.exceptions.RayTaskError):
-                    self.lost = " ".join(str(error).split())
+                    self.lost = one_line(error)
                 with self._log.open("a", encoding="utf-8") as log:
                     log.write(f"\nray: {error}\n")
         return self._exit_code
@@ -191,7 +193,7 @@ def ray_cluster(address: str | None, jobs: int) -> Iterator[RayCluster]:
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **cluster)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"the Ray cluster at {place or 'this machine'} cannot be used: {reason}") from error
     try:
         yield RayCluster(ray)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sb3_matrl.utils.atomic_file import atomic_file
+from sb3_matrl.utils.one_line import one_line
 
 # Limits that no file of hyper-parameters, options or sweeps comes near.
 MAX_BYTES = 2**19
@@ -97,7 +98,7 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         # PyYAML itself fails on values that do not fit their tags, such as !!timestamp x.
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(one_line(error) or type(error).__name__) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

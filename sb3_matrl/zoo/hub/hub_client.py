@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sb3_matrl.utils.one_line import one_line
+
 
 class HubError(OSError):
     """The hub cannot be reached, or rejects a request."""
@@ -37,13 +39,9 @@ def hub_errors(task: str) -> Iterator[None]:
     try:
         yield
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError) as error:
-        raise HubError(f"{task}: {_one_line(error)}") from error
+        raise HubError(f"{task}: {one_line(error)}") from error
     except (transport.HTTPError, ConnectionError) as error:
-        raise HubError(f"{task}: the hub cannot be reached ({_one_line(error) or type(error).__name__})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        raise HubError(f"{task}: the hub cannot be reached ({one_line(error) or type(error).__name__})") from error
 
 
 def upload(folder: Path, repo_id: str, message: str, private: bool) -> str:

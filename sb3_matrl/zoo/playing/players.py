@@ -16,6 +16,7 @@ from sb3_matrl.common.loading import load_model
 from sb3_matrl.evaluation import Player
 from sb3_matrl.evaluation.role_players import SoloPlayer
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.vec_env.named import named_by_text
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
@@ -216,13 +217,8 @@ def check_players(players: Mapping[str, TrainedPlayer], env: ParallelEnv[Any, An
             trained = wanted[player.agent]  # type: ignore[index]
             if not fit(given, trained):
                 raise ValueError(
-                    f"{name} gives {agent} {kind} {_one_line(given)}, but {player} was trained with {_one_line(trained)}"
+                    f"{name} gives {agent} {kind} {one_line(given)}, but {player} was trained with {one_line(trained)}"
                 )
-
-
-def _one_line(space: spaces.Space[Any]) -> str:
-    """Text of a space; arrays of bounds would take several lines."""
-    return " ".join(str(space).split())
 
 
 def _equal(given: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:

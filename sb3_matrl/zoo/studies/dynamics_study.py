@@ -7,6 +7,7 @@ from dataclasses import asdict
 import yaml
 
 from sb3_matrl.games import NormalFormGame, named_game
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.zoo.studies.outcome import Outcome
 from sb3_matrl.zoo.studies.portrait import portrait_markdown
 from sb3_matrl.zoo.studies.simplex import simplex_portrait
@@ -59,5 +60,5 @@ def _chosen_game(options: DynamicsOptions) -> tuple[str, NormalFormGame]:
     try:
         return _OWN_GAME, NormalFormGame(yaml.safe_load(options.payoffs))
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"--payoffs must be nested lists, as in '[[[3, 0], [0, 2]], [[2, 0], [0, 3]]]': {reason}") from error
