@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 TEST_JOBS ?= $(shell nproc || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
-# Length of `make paper`: small (half an hour on one core) or paper (weeks).
+# Length of `make paper`: small (50 minutes with 2 processes) or paper (weeks).
 BUDGET ?= small
 
 # Length of `make fuzz`.
@@ -111,7 +111,7 @@ $(BENCHMARL)/.installed: benchmarks/benchmarl_requirements.txt
 
 benchmarl: $(BENCHMARL)/.installed  ## Install BenchMARL into .venv-benchmarl, for the comparison of speed
 
-benchmarks: setup benchmarl  ## Every experiment of docs/results.md (hours)
+benchmarks: setup benchmarl  ## Part of the experiments of docs/results.md (hours); docs/reproducing.md has all commands
 	$(BIN)/python -m benchmarks.metagame_solvers
 	$(BIN)/python -m benchmarks.zero_sum
 	$(BIN)/python zoo/benchmark.py --settings benchmarks/studies/grid_worlds_paper.yml
@@ -124,7 +124,6 @@ benchmarks: setup benchmarl  ## Every experiment of docs/results.md (hours)
 	$(BIN)/python -m benchmarks.value_games
 	$(BIN)/python -m benchmarks.central_critic
 	$(BIN)/python -m benchmarks.off_policy_speed
-	$(BIN)/python -m benchmarks.trust_region_games
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 ant_4x2 swimmer_2x1 halfcheetah_2x3 walker2d_2x3 pong_v3 \
 		--algorithms matrl --iterations 5 --out benchmarks/results/speed_worlds.json

@@ -47,13 +47,14 @@ def _table(parser: argparse.ArgumentParser) -> str:
 
 def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     names = action.option_strings or [str(action.metavar or action.dest)]
+    from sb3_matrl.zoo.common.cli import shown_default
+
     default = parser.get_default(action.dest)
-    shown = "the machine's cores" if names[-1] in CORES and default == (os.cpu_count() or 1) else default
-    without = default is None or default is False or default == [] or default is argparse.SUPPRESS
+    shown = "the machine's cores" if names[-1] in CORES and default == (os.cpu_count() or 1) else shown_default(default)
     listed = action.choices is None or all(str(choice) in (action.help or "") for choice in action.choices)
     choices = "" if listed else f": {', '.join(map(str, action.choices or ()))}"
     text = f"{action.help or ''}{choices}".replace("%%", "%").replace("|", "\\|").replace("<", "&lt;")
-    return f"| {', '.join(f'`{name}`' for name in names)} | {'' if without else f'`{shown}`'} | {text} |"
+    return f"| {', '.join(f'`{name}`' for name in names)} | {f'`{shown}`' if shown else ''} | {text} |"
 
 
 if __name__ == "__main__":

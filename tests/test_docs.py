@@ -40,6 +40,7 @@ SCRIPTS = [
     ("docs/from_sb3.md",),
     ("docs/from_pettingzoo.md",),
     ("docs/pretrained.md",),
+    ("docs/value_based.md",),
 ]
 
 
@@ -244,21 +245,49 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def off_policy_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that log all keys of value-based algorithms and of actor-critics."""
+    folder = tmp_path_factory.mktemp("off_policy")
+    words = ["--env", "matrix_game_v0", "-n", "64", "--eval-freq", "32", "--eval-episodes", "2", "--save-freq", "32"]
+    words += ["--seed", "0", "--verbose", "0", "--log-interval", "1", "--env-kwargs", "max_cycles:4"]
+    words += ["-params", "n_envs:4", "learning_starts:8", "batch_size:4", "train_freq:1", "gradient_steps:1"]
+    found = {algo: folder / algo for algo in ("iql", "qtran", "qdpp", "maddpg")}
+    for algo, path in found.items():
+        assert train.main([*words, "--algo", algo, "--run-dir", str(path)]) == 0
+    return found
+
+
+def logged_keys(folder: Path) -> set[str]:
+    with (folder / "progress.csv").open(encoding="utf-8") as file:
+        return {re.sub(r"agent_\d", "<agent>", key) for key in next(csv.reader(file))}
+
+
+def test_documented_logger_keys_of_off_policy_algorithms_are_those_of_trainings(off_policy_folders: dict[str, Path]) -> None:
+    cells = [row[0].replace("`", "") for row in table_rows("logging.md", "Off-policy algorithms")]
+    documented = {key for cell in cells for key in cell.split(", ")}
+    # Of the tables before that one; a run has no further keys of them.
+    shared = {"time/total_timesteps", "time/time_elapsed", "time/fps"}
+    shared |= {row[0] for row in table_rows("logging.md", "Keys") if re.search(r"\b(rollout|eval)/", row[0])}
+    logged = set[str]().union(*map(logged_keys, off_policy_folders.values()))
+    assert {key for key in logged if not any(fnmatch(key, pattern) for pattern in documented | shared)} == set()
+    assert documented - logged == set()
+
+
 def test_documented_logger_keys_are_those_of_a_training(run_folder: Path) -> None:
-    with (run_folder / "progress.csv").open(encoding="utf-8") as file:
-        logged = {re.sub(r"agent_\d", "<agent>", key) for key in next(csv.reader(file))}
+    logged = logged_keys(run_folder)
     documented = {row[0] for row in table_rows("logging.md", "Keys")}
     undocumented = {key for key in logged if not any(fnmatch(key, pattern) for pattern in documented)}
     unused = {pattern for pattern in documented if not any(fnmatch(key, pattern) for key in logged)}
     assert (undocumented, unused) == (set(), {"eval/nash_conv"})  # which is logged for games with exact values only
 
 
-def test_files_of_a_run_are_documented(run_folder: Path) -> None:
-    patterns = [
-        row[0].replace("<env>", "matrix_game_v0").replace("<steps>", "*") for row in table_rows("logging.md", "Files of a run")
-    ]
-    files = [str(path.relative_to(run_folder)) for path in run_folder.rglob("*") if path.is_file()]
-    assert len(files) > 5 and [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+def test_files_of_a_run_are_documented(run_folder: Path, off_policy_folders: dict[str, Path]) -> None:
+    rows = table_rows("logging.md", "Files of a run")
+    patterns = [re.sub("<steps>|<hash>", "*", row[0].replace("<env>", "matrix_game_v0")) for row in rows]
+    for folder in (run_folder, *off_policy_folders.values()):
+        files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        assert len(files) > 5 and [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
 
 
 class RecordedWandbRun:

@@ -151,8 +151,8 @@ def reject_single_agent_evaluation(callback: BaseCallback | None) -> None:
     """
     if isinstance(callback, EvalCallback) and type(callback)._on_step is EvalCallback._on_step:
         raise TypeError(
-            "SB3's EvalCallback evaluates one agent: use sb3_matrl.evaluation.MultiAgentEvalCallback, which takes the same "
-            "arguments, with a separate environment"
+            "SB3's EvalCallback evaluates one agent: use sb3_matrl.evaluation.MultiAgentEvalCallback with a separate "
+            "environment"
         )
     if isinstance(callback, CallbackList):
         for each in callback.callbacks:

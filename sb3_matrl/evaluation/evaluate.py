@@ -32,7 +32,17 @@ class JointPredictor(Protocol):
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[dict[str, Any], Any]: ...
+    ) -> tuple[dict[str, Any], Any]:
+        """
+        Choose the actions of all agents, as SB3's ``predict`` does for one.
+
+        :param observation: agent -> observations of all copies, or of a single environment
+        :param state: return value of the previous call, for players with a memory; ``None`` at the beginning
+        :param episode_start: whether an episode begins, bool (copies,)
+        :param deterministic: greedy actions instead of sampled ones
+        :return: agent -> actions; and the state for the next call
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class EvaluationResult:
 
     @property
     def n_episodes(self) -> int:
+        """Number of episodes k."""
         return len(self.returns)
 
     @property

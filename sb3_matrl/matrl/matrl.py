@@ -129,9 +129,9 @@ class MATRL(OnPolicyMultiAgent):
     :param on_nan: NaN or infinite numbers in a rollout or an update end the training (``"stop"``), or that update alone is
         skipped (``"skip"``); either way all agents stay as they were before it
     :param backend: code that acts and takes the gradient steps: ``"sb3"`` is SB3's own, agent by agent and equal to it to the
-        last bit; ``"torch"`` computes agents with like networks together, equal up to rounding; ``"native"`` does so by a
-        compiled kernel; ``"auto"`` takes ``"native"``, or ``"torch"`` where that is not available, for two or more alike
-        agents, and ``"sb3"`` for all others. The page "Speed" says which agents are alike
+        last bit; ``"torch"`` computes agents whose networks have the same shape together, equal up to rounding; ``"native"``
+        does so by a compiled kernel; ``"auto"`` takes ``"native"``, or ``"torch"`` where that is not available, for two or
+        more such agents, and ``"sb3"`` for all others. The page "Speed" says which agents these are
     :param critic: ``"own"``: an agent's critic sees its observation, as in SB3; ``"central"``: it sees the state, while the
         actor sees the observation, as in MAPPO. Acting needs no state. The critic of a learner that several agents share also
         sees which of them it values
@@ -281,10 +281,12 @@ class MATRL(OnPolicyMultiAgent):
 
     @property
     def generators(self) -> dict[str, np.random.Generator]:
+        """Name -> random generator of the algorithm's own: that of the coordinator."""
         return {"coordinator": self.coordinator.rng}
 
     @property
     def extra_optimizers(self) -> dict[str, dict[str, th.optim.Optimizer]]:
+        """Learner -> name -> optimiser beside SB3's: those of the best response and of further trial steps."""
         found: dict[str, dict[str, th.optim.Optimizer]] = {
             name: {"best_response.optimizer": one} for name, one in self.coordinator.optimizers.items()
         }

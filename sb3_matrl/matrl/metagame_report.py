@@ -26,7 +26,8 @@ class MetaGameReport:
     :param current_payoffs: payoff of the current policy against ``rho`` of the others
     :param predicted_payoffs: payoff of the predicted policy (of the first trial step) against ``rho`` of the others
     :param expected_payoffs: payoff at ``rho``, Eq. 3 for the aggregated policies
-    :param payoffs: dense payoffs (n, K, ..., K) of the K strategies in their order; ``None`` for many agents or profiles
+    :param payoffs: dense payoffs (n, K, ..., K) of the K strategies in their order; ``None`` for more than 4 agents or
+        256 profiles
     :param fixed_point: type of the fixed point at ``rho`` (Appendix C)
     :param eigenvalues: eigenvalues of the meta-game's Hessian at ``rho``, complex (n,)
     :param predicted_lower_bound: lower bound of the improvement if all play the predicted policies (Remark 1)

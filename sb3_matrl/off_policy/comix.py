@@ -106,6 +106,7 @@ class COMIX(DDPGFamily):
 
     @property
     def wanted_states(self) -> bool | Literal["auto"]:
+        """Whether the mixer reads the env's global states: as ``state`` says, and not with ``mixer="vdn"``."""
         return False if self.arguments["mixer"] == "vdn" else super().wanted_states
 
     def _build_joint_observations(self) -> JointObservations | None:

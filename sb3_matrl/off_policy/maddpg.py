@@ -70,6 +70,7 @@ class MADDPG(DeterministicGradient):
 
     @property
     def critic_input_size(self) -> int:
+        """Size of a critic's input: the state, or all observations, and the actions of all agents."""
         return self.state_size + sum(map(action_size, self._spaces["action"].values()))
 
     # ------------------------------------------------------------------ training

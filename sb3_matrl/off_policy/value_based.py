@@ -88,8 +88,9 @@ class ValueBased(OffPolicyMultiAgent):
     :param norm_reward: whether to divide rewards by the running standard deviation of the discounted return
     :param on_nan: NaN or infinite numbers in a gradient step end the training (``"stop"``), or that step is skipped
         (``"skip"``); either way nothing is changed by it
-    :param backend: code of the networks: ``"sb3"`` calls SB3's agent by agent; ``"torch"`` computes agents with like networks
-        together, equal up to rounding; ``"auto"`` takes ``"torch"`` for two or more agents, and ``"sb3"`` for one
+    :param backend: code of the networks: ``"sb3"`` calls SB3's agent by agent; ``"torch"`` computes agents whose networks have
+        the same shape together, equal up to rounding; ``"auto"`` takes ``"torch"`` for two or more agents, and ``"sb3"`` for
+        one
     :param rollout_workers: number of workers that play the steps between two updates, each with its share of the copies, while
         this process stores and learns; ``None`` for steps in this process. Every worker draws from generators of its own, so
         that their number decides about the results, and where they run does not. They pay with a large ``train_freq``

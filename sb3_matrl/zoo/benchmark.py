@@ -14,6 +14,7 @@ from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.benchmarking.suite_names import ALL_SUITES, suite_names
 from sb3_matrl.zoo.common.cli import (
+    ENV_IDS,
     VEC_ENVS,
     StrictParser,
     algorithm,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   sb3-matrl benchmark --algos matrl il-la ippo --envs checkers_v0 switch_v0 --seeds 5 --jobs 2
-  sb3-matrl benchmark --algos matrl ippo --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs checkers_v0
+  sb3-matrl benchmark --algos matrl ippo --setting "ippo, 15 epochs: {algo: ippo, n_epochs: 15}" --envs hopper_3x1
   sb3-matrl benchmark --algos matrl ippo vdn qmix --envs checkers_v0 -n 200000
   sb3-matrl benchmark --envs switch_v0 --env-kwargs "switch_v0: {n_agents: 2, clock: true}" --seed-list 7 8 9
   sb3-matrl benchmark --envs checkers_v0 switch_v0 --aggregate --bounds "checkers_v0: [0, 20]"
@@ -83,7 +84,7 @@ def _add_method_flags(parser: StrictParser) -> None:
     setting = "method with changed hyper-parameters; its algo is one of them unless the name says it"
     add("--setting", help=setting, **_named("NAME: {KEY: VALUE}"))
     add("--settings", type=path, help="YAML file of such settings, or of a whole benchmark with the flags as keys; flags win")
-    envs = "environments: registered ids, or module:callable"
+    envs = f"environments, each {ENV_IDS}"
     add("--envs", type=environment, nargs="+", default=["checkers_v0"], help=envs)
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seeds", type=positive_count, default=5, help="number of seeds: 0, 1, ...")

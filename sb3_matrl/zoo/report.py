@@ -58,7 +58,7 @@ def build_parser() -> StrictParser:
         help="frames of a greedy episode, played with the saved model, for a run without a video (*.mp4, *.gif)",
     )
     frames.add_argument("--no-frames", action="store_true", help="play nothing (and import no environment)")
-    static = "charts as pictures alone: a page without scripts, smaller by one to three megabytes"
+    static = "charts as pictures alone: a page without scripts, smaller by one to two megabytes"
     parser.add_argument("--static", action="store_true", help=static)
     trust = "play frames in an environment module:callable that the run folder names, whose code then runs"
     parser.add_argument("--trust", action="store_true", help=trust)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_matrl.common.registry import algorithm_names
 from sb3_matrl.zoo.common.cli import (
+    ENV_IDS,
     VEC_ENVS,
     StrictParser,
     algorithm,
@@ -85,7 +86,7 @@ _SWITCH: dict[str, Any] = {"type": boolean, "nargs": "?", "const": True, "metava
 def _add_training_flags(parser: StrictParser) -> None:
     add = parser.add_argument
     add("--algo", type=algorithm, help=f"algorithm: {', '.join(algorithm_names())}")
-    add("--env", type=environment, help="environment: a registered id, or module:callable that makes a ParallelEnv")
+    add("--env", type=environment, help=f"environment: {ENV_IDS} that makes a ParallelEnv")
     add("-n", "--n-timesteps", type=positive_count, help="steps to train for over all copies; default: those of the conf file")
     add("--seed", type=seed, help="seed of everything random; default: drawn, and written to args.yml")
     add(

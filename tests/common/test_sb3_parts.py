@@ -70,7 +70,7 @@ def test_what_the_page_names_exists(section: str) -> None:
 def test_evaluation_of_sb3_names_ours() -> None:
     model = make()
     assert model.env is not None
-    with pytest.raises(TypeError, match=r"use sb3_matrl\.evaluation\.MultiAgentEvalCallback, which takes the same arguments"):
+    with pytest.raises(TypeError, match=r"use sb3_matrl\.evaluation\.MultiAgentEvalCallback with a separate environment"):
         model.learn(ROLLOUT, sb3.EvalCallback(model.env, verbose=0))
     assert model.num_timesteps == 0
     for call in (lambda env: evaluate_one_agent(model, env), VecMonitor):  # type: ignore[list-item]

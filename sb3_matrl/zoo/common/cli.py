@@ -17,6 +17,8 @@ from sb3_matrl.utils.suggest import did_you_mean, unknown
 from sb3_matrl.zoo.common.invocation import command_prefix, in_used_form
 
 USER_ERROR = 2
+# What names an environment, in the texts of flags.
+ENV_IDS = "a registered id, pettingzoo:<family>/<name>-v<version>, openspiel:<game> or module:callable"
 VEC_ENVS = ("auto", "batched", "dummy", "subproc", "supersuit", "supersuit-subproc")
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|hpu|mtia|xla)(:(0|[1-9]\d*))?")
 
@@ -136,8 +138,8 @@ class CommandParser(StrictParser):
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """
-    Examples as they are, and defaults behind the flags that have one; switches are off, and lists empty, by default. The line
-    of usage names only flags that are required: all follow below.
+    Examples as they are, and defaults behind the flags that have one; switches are off by default. The line of usage names
+    only flags that are required: all follow below.
     """
 
     def add_usage(
@@ -156,9 +158,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage or " ".join(words).replace("%", "%%"), actions, groups, prefix)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        default = action.default
-        shown = action.option_strings and not isinstance(default, (bool, list)) and default not in (None, argparse.SUPPRESS)
-        return f"{action.help} (default: %(default)s)" if shown else action.help
+        default = shown_default(action.default) if action.option_strings else ""
+        return f"{action.help} (default: {default.replace('%', '%%')})" if default else action.help
 
 
 @contextmanager
@@ -265,6 +266,18 @@ def algorithm(text: str) -> str:
     if text not in algorithm_names():
         raise argparse.ArgumentTypeError(unknown("algorithm", text, algorithm_names()))
     return text
+
+
+def shown_default(default: Any) -> str:
+    """
+    A default as one would type it.
+
+    :param default: value of a flag that is not given
+    :return: its text; empty for a switch, an empty list and a flag without a default
+    """
+    if default is None or default is argparse.SUPPRESS or isinstance(default, bool):
+        return ""
+    return " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
 
 
 def environment(text: str) -> str:

@@ -22,6 +22,8 @@ POLICIES = ("sampled", "greedy")
 STATISTICS = ("mean", "iqm")
 # Largest file of curves that is read, in bytes.
 MAX_BYTES = 2**28
+# What a file has of every run.
+_OF_A_RUN = ("env", "setting", "seed", "timesteps", "returns")
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,31 @@ def read_curves(path: Path) -> list[RunCurve]:
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-        curves = [_read_curve(run) for run in json.loads(data)["runs"]]
+        curves = [_read_curve(run) for run in _runs_of(data)]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} is no record of a benchmark, and no file of plot all --data: {error!r:.200}") from None
+        raise ValueError(f"{path} is no record of a benchmark, and no file of plot all --data: {error!s:.200}") from None
     if not curves:
         raise ValueError(f"{path} holds no runs")
     return curves
 
 
-def _read_curve(run: Mapping[str, Any]) -> RunCurve:
+def _runs_of(data: bytes) -> list[Any]:
+    try:
+        content = json.loads(data)
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+    runs = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(runs, list):
+        raise ValueError("it has no list 'runs'")
+    return runs
+
+
+def _read_curve(run: Any) -> RunCurve:
+    missing = [name for name in _OF_A_RUN if not isinstance(run, dict) or name not in run]
+    if missing:
+        raise ValueError(f"a run has no {', '.join(map(repr, missing))}")
+    if not isinstance(run["returns"], dict) or not set(POLICIES) <= run["returns"].keys():
+        raise ValueError(f"the returns of a run are not those of {' and '.join(POLICIES)} actions")
     steps = np.array(run["timesteps"], dtype=np.float64)
     returns = {policy: np.array(run["returns"][policy], dtype=np.float64) for policy in POLICIES}
     shapes = {array.shape for array in (steps, *returns.values())}

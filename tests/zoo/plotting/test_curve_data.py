@@ -84,23 +84,39 @@ def test_a_benchmarks_record_gives_the_means_of_its_table() -> None:
     assert len(lines) == 1 + len(methods) and f"{methods[0].values[-1]:.2f}" in lines[1]
 
 
+def with_changes(**changes: object) -> str:
+    return json.dumps({"runs": [{**curve(0, [1, 2], [1, 2]).as_json(), **changes}]})
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        "[]",
-        "{}",
-        '{"runs": []}',
-        '{"runs": [{"env": "e"}]}',
-        "not JSON",
-        json.dumps({"runs": [{**curve(0, [1, 2], [1, 2]).as_json(), "timesteps": [2, 1]}]}),
-        json.dumps({"runs": [{**curve(0, [1, 2], [1, 2]).as_json(), "timesteps": [1]}]}),
-        json.dumps({"runs": [{**curve(0, [1], [1]).as_json(), "timesteps": 1}]}),
+        ("[]", "it has no list 'runs'"),
+        ("{}", "it has no list 'runs'"),
+        ('{"runs": 1}', "it has no list 'runs'"),
+        ('{"runs": []}', "holds no runs"),
+        ('{"runs": [{"env": "e"}]}', "a run has no 'setting', 'seed', 'timesteps', 'returns'"),
+        ('{"runs": ["e"]}', "a run has no 'env', 'setting'"),
+        ("not JSON", "it is not JSON"),
+        (with_changes(returns=[1, 2]), "the returns of a run are not those of sampled and greedy actions"),
+        (with_changes(returns={"sampled": [1, 2]}), "the returns of a run are not those of sampled and greedy actions"),
+        (with_changes(timesteps=[2, 1]), "timesteps must rise, with one return at each"),
+        (with_changes(timesteps=[1]), "timesteps must rise, with one return at each"),
+        (with_changes(timesteps=1), "timesteps must rise, with one return at each"),
+        (with_changes(seed="one"), "one"),
     ],
 )
-def test_other_files_are_refused_by_name(content: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_in_words(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text(content)
-    with pytest.raises(ValueError, match=r"file\.json"):
+    with pytest.raises(ValueError, match=r"file\.json") as error:
         read_curves(tmp_path / "file.json")
+    assert message in str(error.value) and "Error(" not in str(error.value)
+
+
+def test_records_without_returns_over_time_are_refused_in_words() -> None:
+    path = RECORD.with_name("checkers_v0_paper.json")  # of an earlier script
+    with pytest.raises(ValueError, match=r"no file of plot all --data: a run has no 'returns'$"):
+        read_curves(path)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
