@@ -25,7 +25,7 @@ from sb3_matrl.common.normalize import build_normalizers
 from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
 from sb3_matrl.common.training_state import TrainingState
-from sb3_matrl.utils.agent_names import AgentDict, agent_name, keyed_by_text, members_by_text
+from sb3_matrl.utils.agent_names import FixedAgentDict, agent_name, keyed_by_text, members_by_text
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.vec_env.masks import observed_mask_name
@@ -187,7 +187,7 @@ class ActingModel(BaseAlgorithm):
         envs = {name: group_env(name, agents, self._spaces, self.n_envs) for name, agents in members.items()}
         self.set_random_seed(self.seed)
         self.learners = self.build_learners(envs, arguments)
-        self.agents = AgentDict({agent: self.learners[name] for name in self.learners for agent in members[name]})
+        self.agents = FixedAgentDict({agent: self.learners[name] for name in self.learners for agent in members[name]})
         order = self.possible_agents if self.env is None else list(self.env.agents)
         state_size = 0 if self.state_space is None else self.state_space.shape[0]
         self.team = Team(order, self.learners, members, build_normalizers(envs, arguments, state_size), frozen)
@@ -195,6 +195,8 @@ class ActingModel(BaseAlgorithm):
 
     def _frozen_agent(self, agent: str, source: Any) -> FrozenAgent:
         """Frozen agent from what the constructor accepts; a saved model is read, and its agent taken."""
+        if source is None:
+            raise TypeError(f"frozen: {agent!r}: None plays nothing: give a policy, or leave the agent out")
         model, name = source if isinstance(source, tuple) and len(source) == 2 else (source, agent)
         if isinstance(model, (str, Path)):
             model = class_of_file(model).load(model, device=self.device)

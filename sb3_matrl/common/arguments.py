@@ -54,12 +54,22 @@ def constructor_arguments(cls: type[Any]) -> dict[str, ArgumentSpec]:
     """
     The arguments that make up a model: all of the constructor's but ``env``, ``device`` and ``_init_setup_model``.
 
+    A subclass whose constructor passes on ``*args`` or ``**kwargs`` has the arguments of its base class.
+
     :param cls: class of an algorithm
     :return: name -> argument, in the order of the signature
     """
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    return {one.name: _argument_spec(one, hints[one.name]) for one in parameters if one.name not in _NOT_SAVED}
+    constructors = [vars(one)["__init__"] for one in cls.__mro__ if "__init__" in vars(one)]
+    own = next((one for one in constructors if not _passes_on(one)), cls.__init__)
+    hints = get_type_hints(own, include_extras=True)
+    parameters = inspect.signature(own).parameters.values()
+    return {one.name: _argument_spec(one, hints.get(one.name, Any)) for one in parameters if one.name not in _NOT_SAVED}
+
+
+def _passes_on(constructor: Any) -> bool:
+    """Whether a constructor takes arguments that it does not name."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(one.kind in variadic for one in inspect.signature(constructor).parameters.values())
 
 
 def _argument_spec(parameter: inspect.Parameter, hint: Any) -> ArgumentSpec:

@@ -33,7 +33,7 @@ from sb3_matrl.matrl.mixture import blend_logits, interpolate_parameters, kl, op
 from sb3_matrl.matrl.prediction import Parameters, Prediction, Snapshot
 from sb3_matrl.matrl.ratio_scope import scoped_log_ratios
 from sb3_matrl.matrl.report_numbers import clipped_share, game_numbers, over_live, sample_sizes
-from sb3_matrl.matrl.trial_steps import CURRENT, PREDICTED, TrialSteps, read_strategies
+from sb3_matrl.matrl.trial_steps import CURRENT, PREDICTED, TrialSteps, has_parameters_of, read_strategies
 from sb3_matrl.matrl.update_checks import check_ratios, check_response_losses
 from sb3_matrl.metagame import MetaGame, Solution, check_applicable, solve
 from sb3_matrl.metagame.stability import improvement_lower_bound
@@ -90,10 +90,7 @@ class MATRLCoordinator:
         if config.payoff_fit == "cross" and min(one.n_envs // self.group_sizes[name] for name, one in learners.items()) < 2:
             raise ValueError("payoff_fit='cross' needs two copies of the environment or more: pass n_envs")
         self.rng = np.random.default_rng() if rng is None else rng
-        self.optimizers = {
-            name: th.optim.Adam(learner.policy.parameters(), eps=learner.policy.optimizer.defaults.get("eps", 1e-5))
-            for name, learner in self.learners.items()
-        }
+        self.optimizers = {name: _best_response_optimizer(learner.policy) for name, learner in self.learners.items()}
         self._actor_names = {name: actor_parameter_names(learner.policy) for name, learner in self.learners.items()}
         self.trials = TrialSteps(self.strategies, self.learners, self.joint, config.optimism, config.optimistic_n_epochs)
 
@@ -113,9 +110,18 @@ class MATRLCoordinator:
             self._check_parameters("during the update")
             raise NonFiniteError("during the update, a policy's output on the rollout was NaN or infinite") from error
 
+    def _follow_replaced_parameters(self) -> None:
+        """Make the optimisers of learners again whose layers or policies the user has replaced."""
+        for name, learner in self.learners.items():
+            if not has_parameters_of(self.optimizers[name], learner.policy):
+                self.optimizers[name] = _best_response_optimizer(learner.policy)
+                self._actor_names[name] = actor_parameter_names(learner.policy)
+        self.trials.follow_replaced_parameters()
+
     def _update(self, configs: Mapping[str, BestResponseConfig]) -> MetaGameReport:
         seconds: dict[str, float] = {}
         self.joint.refresh()
+        self._follow_replaced_parameters()
         with _timed(seconds, "predict"):
             prediction = self._predict()
         check_ratios(self.learners, prediction.ratios)
@@ -338,6 +344,10 @@ class MATRLCoordinator:
         distances = [th.where(b.mask, total_variation(now.distribution, one.distribution), 0.0) for b, now, one in pairs]
         # For agents that share a learner, the sum bounds the total variation of their joint policy.
         return np.asarray(prediction.rollout.columns(distances).clamp(max=1.0).amax(dim=0).numpy())
+
+
+def _best_response_optimizer(policy: Any) -> th.optim.Optimizer:
+    return th.optim.Adam(policy.parameters(), eps=policy.optimizer.defaults.get("eps", 1e-5))
 
 
 def _last_strategies(game: MetaGame) -> Solution:

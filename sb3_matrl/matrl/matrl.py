@@ -29,7 +29,13 @@ from sb3_matrl.matrl.update_checks import check_learner_losses
 from sb3_matrl.on_policy.critic_states import CRITICS, STATES, StateSource
 from sb3_matrl.on_policy.device_choice import choose_device
 from sb3_matrl.on_policy.joint_updates import JointUpdates
-from sb3_matrl.on_policy.learners import accepted_arguments, build_learners, check_rollout_memory, learner_argument_names
+from sb3_matrl.on_policy.learners import (
+    accepted_arguments,
+    build_learners,
+    check_learner_class,
+    check_rollout_memory,
+    learner_argument_names,
+)
 from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.utils.suggest import unknown
 
@@ -255,7 +261,10 @@ class MATRL(OnPolicyMultiAgent):
         """
         :raises ValueError: if an argument was set that no learner reads, nor the best response; names it
         """
-        classes = {arguments.of("learner_class", name) for name in arguments.learners}
+        given = [arguments.of("learner_class", name) for name in arguments.learners]
+        for learner_class in given:
+            check_learner_class(learner_class)
+        classes = set(given)
         accepted = set().union(*map(accepted_arguments, classes)) | set(BestResponseConfig.__dataclass_fields__)
         defaults = constructor_arguments(type(self))
         for name in learner_argument_names(self.arguments):
@@ -270,7 +279,7 @@ class MATRL(OnPolicyMultiAgent):
         self.coordinator = MATRLCoordinator(
             self.learners,
             self._config,
-            np.random.default_rng(np.random.SeedSequence(self.seed).spawn(1)[0]),
+            _coordinator_rng(self.seed),
             {name: len(agents) for name, agents in self.team.members.items()},
             self.arguments["backend"],
         )
@@ -283,6 +292,16 @@ class MATRL(OnPolicyMultiAgent):
     def generators(self) -> dict[str, np.random.Generator]:
         """Name -> random generator of the algorithm's own: that of the coordinator."""
         return {"coordinator": self.coordinator.rng}
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seeds of all random draws, those of the meta-game and the minibatches included.
+
+        :param seed: seed; ``None`` changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "coordinator"):  # the first call precedes it
+            self.coordinator.rng = _coordinator_rng(seed)
 
     @property
     def extra_optimizers(self) -> dict[str, dict[str, th.optim.Optimizer]]:
@@ -362,3 +381,8 @@ class MATRL(OnPolicyMultiAgent):
         self.report = report
         for key, value in report.scalars().items():
             self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
+
+
+def _coordinator_rng(seed: int | None) -> np.random.Generator:
+    """Generator of a coordinator, independent of those that have the seed itself."""
+    return np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -131,6 +131,13 @@ class TrialSteps:
             if strategy.name not in (CURRENT, PREDICTED)
         }
 
+    def follow_replaced_parameters(self) -> None:
+        """Make the optimisers of learners again whose parameters were replaced."""
+        for optimizers in self.optimizers.values():
+            for name, learner in self.learners.items():
+                if not has_parameters_of(optimizers[name], learner.policy):
+                    optimizers[name] = _new_optimizer(learner.policy)
+
     def take(self, strategy: Strategy, batches: Mapping[str, AgentBatch], fitted: npt.NDArray[np.bool_] | None = None) -> None:
         """
         One trial step of every learner; buffers, optimisers and settings of the learners are as before afterwards.
@@ -146,7 +153,10 @@ class TrialSteps:
             if strategy.name != PREDICTED:
                 for name, learner in self.learners.items():
                     stack.enter_context(self._apart(strategy, name, learner))
-            seen = {name: stack.enter_context(_view(self.learners[name], one, fitted)) for name, one in batches.items()}
+            changed = ("advantages",) if strategy.step is None else tuple(_NUMBERS)  # a user's step may change any
+            seen = {
+                name: stack.enter_context(_view(self.learners[name], one, fitted, changed)) for name, one in batches.items()
+            }
             if strategy.step is None:
                 if strategy.name == OPTIMISTIC:
                     seen = {name: self._made_optimistic(self.learners[name], batch) for name, batch in seen.items()}
@@ -164,8 +174,8 @@ class TrialSteps:
 
     @contextmanager
     def _apart(self, strategy: Strategy, name: str, learner: Any) -> Iterator[None]:
-        """A learner with the optimiser, logger and number of epochs of a trial step; it does not count the updates."""
-        kept = {key: vars(learner)[key] for key in ("_n_updates", "_logger", "n_epochs") if key in vars(learner)}
+        """A learner with the optimiser, logger and number of epochs of a trial step; all its settings are put back."""
+        kept = dict(vars(learner))
         optimizer, learner.policy.optimizer = learner.policy.optimizer, self.optimizers[strategy.name][name]
         if "_logger" in kept:
             learner._logger = AgentLogger(kept["_logger"], strategy.name)
@@ -174,8 +184,20 @@ class TrialSteps:
         try:
             yield
         finally:
-            learner.policy.optimizer = optimizer
+            vars(learner).clear()
             vars(learner).update(kept)
+            learner.policy.optimizer = optimizer
+
+
+def has_parameters_of(optimizer: th.optim.Optimizer, policy: Any) -> bool:
+    """
+    Whether an optimiser has the parameters that a policy has at present.
+
+    :param optimizer: optimiser
+    :param policy: policy, whose layers may have been replaced
+    """
+    present = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return present == {id(parameter) for parameter in policy.parameters()}
 
 
 def _new_optimizer(policy: Any) -> th.optim.Optimizer:
@@ -186,15 +208,23 @@ def _new_optimizer(policy: Any) -> th.optim.Optimizer:
 
 
 @contextmanager
-def _view(learner: Any, batch: AgentBatch, fitted: npt.NDArray[np.bool_] | None) -> Iterator[AgentBatch]:
-    """The batch of some copies, in common with the learner's buffer, whose advantages and mask are put back at the end."""
+def _view(learner: Any, batch: AgentBatch, fitted: npt.NDArray[np.bool_] | None, names: Iterable[str]) -> Iterator[AgentBatch]:
+    """The batch of some copies, in common with the learner's buffer, whose mask and named arrays are put back at the end."""
     buffer = learner.rollout_buffer
-    advantages, mask = buffer.advantages, buffer.mask
-    buffer.advantages = advantages.copy()
+    kept = {name: getattr(buffer, name) for name in (*names, "mask")}
+    for name in names:
+        setattr(buffer, name, kept[name].copy())
     if fitted is not None:
-        buffer.mask = mask & np.tile(fitted, mask.shape[1] // len(fitted))
+        buffer.mask = buffer.mask & np.tile(fitted, buffer.mask.shape[1] // len(fitted))
     try:
-        own = th.as_tensor(buffer.advantages, device=learner.device).flatten()
-        yield replace(batch, advantages=own, mask=th.as_tensor(buffer.flat_mask(), device=learner.device))
+        own: dict[str, Any] = {
+            _NUMBERS[name]: th.as_tensor(getattr(buffer, name), device=learner.device).flatten() for name in names
+        }
+        yield replace(batch, **own, mask=th.as_tensor(buffer.flat_mask(), device=learner.device))
     finally:
-        buffer.advantages, buffer.mask = advantages, mask
+        for name, value in kept.items():
+            setattr(buffer, name, value)
+
+
+# Arrays of a rollout buffer that a trial step may change -> field of the batch.
+_NUMBERS = {"advantages": "advantages", "returns": "returns", "values": "old_values", "log_probs": "old_log_prob"}

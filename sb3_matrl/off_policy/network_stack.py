@@ -120,6 +120,21 @@ class NetworkStack:
         self._steps = [None if isinstance(one, nn.Linear) else one for one in sides[0][0].q_net]
         self._plain = [_is_plain(policy.observation_space) for policy in self.policies]
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the policies still have the layers that the stack knows, in its dtype, and all are trained."""
+        dtype = self.layers[0].weights.dtype
+        for side, name in enumerate(("q_net", "q_net_target")):
+            for i, policy in enumerate(self.policies):
+                network = getattr(policy, name)
+                present = [one for one in network.q_net if isinstance(one, nn.Linear)]
+                known = [layer.layers[side][i] for layer in self.layers]
+                if len(present) != len(known) or any(one is not other for one, other in zip(present, known, strict=True)):
+                    return False
+                if any(one.dtype != dtype or (side == 0 and not one.requires_grad) for one in network.parameters()):
+                    return False
+        return True
+
     def refresh(self) -> None:
         """Take over the numbers of parameters that were replaced from outside."""
         for layer in self.layers:

@@ -36,10 +36,10 @@ class Utilities:
         self._watched = False
 
     def refresh(self) -> None:
-        """Notice parameters that were replaced, and hooks that watch the networks, before networks are used."""
+        """Notice parameters that were replaced or fixed, and hooks that watch the networks, before networks are used."""
         if self.stacks:
-            self._watched = any(map(is_watched, self.policies.values()))
-            for stack in self.stacks:
+            self._watched = any(map(is_watched, self.policies.values())) or not all(one.is_intact for one in self.stacks)
+            for stack in self._usable:
                 stack.refresh()
 
     @property
@@ -114,9 +114,9 @@ class Utilities:
 
     def follow(self, tau: float) -> None:
         """Move the targets towards the networks; running statistics of batch normalisation are copied."""
-        for stack in self.stacks:
+        for stack in self._usable:
             stack.follow(tau)
-        stacked = {agent for stack in self.stacks for agent in stack.agents}
+        stacked = {agent for stack in self._usable for agent in stack.agents}
         for agent, pair in zip(self.agents, self.target_pairs(), strict=True):
             if agent not in stacked:
                 polyak_update(*pair, tau)

@@ -73,6 +73,10 @@ class MaskedRolloutMixin:
 
     mask: np.ndarray
     states: np.ndarray | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty_buffer, (type(self).__mro__[2],), vars(self)
+
     #: Whether samples come from copies of the arrays on the device; ``None`` for: if that is not the CPU.
     samples_on_device: bool | None = None
     #: Planes of images, in common with other buffers; ``None`` for images in arrays.
@@ -316,6 +320,17 @@ def _leaves(observations: Any) -> list[Any]:
     return list(observations.values()) if isinstance(observations, dict) else [observations]
 
 
+def buffer_obstacle(learner: Any) -> str | None:
+    """
+    Reason why a learner's rollout buffer must be filled and read by its own methods.
+
+    :param learner: on-policy learner with a masked buffer
+    :return: the reason; ``None`` for the classes of SB3 and sb3-contrib
+    """
+    base = type(learner.rollout_buffer).__mro__[2]
+    return None if base in _SAMPLES else f"its rollout buffer is a {base.__name__}"
+
+
 def share_images(learners: Iterable[OnPolicyAlgorithm]) -> None:
     """
     Let the buffers of learners keep their images in common planes.
@@ -343,6 +358,12 @@ def masked_buffer_class(base: type[RolloutBuffer]) -> type[RolloutBuffer]:
     if more:
         raise TypeError(f"{base.__name__} wants {', '.join(more)} at every step, which joint collection does not have")
     return type(f"Masked{base.__name__}", (MaskedRolloutMixin, base), {})
+
+
+def _empty_buffer(base: type[RolloutBuffer]) -> RolloutBuffer:
+    """A masked buffer without content, for pickle and deepcopy: the class itself has no name that could be imported."""
+    masked = masked_buffer_class(base)
+    return masked.__new__(masked)
 
 
 def install_masked_buffer(learner: OnPolicyAlgorithm) -> None:

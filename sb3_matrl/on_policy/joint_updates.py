@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
-from sb3_matrl.on_policy.buffers import share_images
+from sb3_matrl.on_policy.buffers import buffer_obstacle, share_images
 from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
 from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
@@ -22,7 +22,7 @@ from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
 from sb3_matrl.stacked.native_kernel import native_stack_obstacle
 from sb3_matrl.stacked.passes import Passes
-from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, obstacle, temporary_obstacle
+from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, obstacle
 from sb3_matrl.stacked.storage import Stack
 from sb3_matrl.utils.distributions import ActionDistribution
 from sb3_matrl.utils.suggest import unknown
@@ -82,8 +82,15 @@ class LearnerStack:
     @property
     def obstacle(self) -> str | None:
         """Reason why the stack cannot be used at present, or ``None``."""
-        reasons = map(temporary_obstacle, self.learners)
+        reasons = (self._obstacle_of(index, learner) for index, learner in enumerate(self.learners))
         return next((reason for reason in reasons if reason is not None), None)
+
+    def _obstacle_of(self, index: int, learner: OnPolicyAlgorithm) -> str | None:
+        """Reason why a learner must be updated by itself at present: it may have changed since the stack was made."""
+        reason = obstacle(learner)
+        if reason is None and not self.stack.is_intact(index, learner.policy):
+            return "its parameters were replaced"
+        return reason
 
     def features(self, batches: Sequence[AgentBatch]) -> th.Tensor:
         """
@@ -214,7 +221,7 @@ class JointUpdates:
     def _stacks(self, least: int) -> list[LearnerStack]:
         groups: dict[Any, list[str]] = {}
         for name, learner in self.learners.items():
-            reason = obstacle(learner)
+            reason = obstacle(learner) or buffer_obstacle(learner)
             if reason is not None:
                 self.obstacles[name] = reason
             else:

@@ -23,9 +23,20 @@ from sb3_matrl.vec_env.spaces import leaves_of
 
 # Arguments of SB3's constructors that belong to the joint model, not to its learners.
 _OF_THE_MODEL = {"device", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
+# Arguments in which no learner may differ from the others.
+_NOT_FOR_ONE_LEARNER = {"n_steps", *_OF_THE_MODEL}
 
 
 _NAMED, _KEYWORD_ONLY = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+
+
+def check_learner_class(learner_class: Any) -> None:
+    """
+    :param learner_class: class of a learner
+    :raises TypeError: if it is no on-policy algorithm of SB3 or sb3-contrib
+    """
+    if not (isinstance(learner_class, type) and issubclass(learner_class, OnPolicyAlgorithm)):
+        raise TypeError(f"learner_class must be an SB3 on-policy algorithm (PPO, A2C, TRPO, ...), got {learner_class!r}")
 
 
 def accepted_arguments(learner_class: type[OnPolicyAlgorithm]) -> set[str]:
@@ -60,12 +71,13 @@ def build_learner(
     :raises ValueError: if the policy's name is unknown, ``learner_kwargs`` has a name that the class does not take, or SB3
         cannot use the spaces
     """
-    if not (isinstance(learner_class, type) and issubclass(learner_class, OnPolicyAlgorithm)):
-        raise TypeError(f"learner_class must be an SB3 on-policy algorithm (PPO, A2C, TRPO, ...), got {learner_class!r}")
+    check_learner_class(learner_class)
     check_policy_name(policy, learner_class.policy_aliases)
     accepted = accepted_arguments(learner_class)
     own = dict(learner_kwargs or {})
     for name in own:
+        if name in _NOT_FOR_ONE_LEARNER:
+            raise ValueError(f"learner_kwargs: {name} is an argument of the whole model: give it there")
         if name not in accepted:
             hint = did_you_mean(name, accepted)
             raise ValueError(f"learner_kwargs: {learner_class.__name__} takes no argument {name!r}{hint}")

@@ -107,6 +107,20 @@ class Stack:
         device: th.device = self.policies[0].action_net.weight.device
         return device
 
+    def is_intact(self, index: int, policy: Any) -> bool:
+        """
+        Whether a policy still has the parameters that the stack knows, in its dtype, and its optimiser has no others.
+
+        :param index: index of the policy
+        :param policy: the learner's policy at present
+        """
+        known = {id(slot.parameter) for slot in self._slots if slot.policy == index}
+        own = list(policy.parameters())
+        (group, *_) = policy.optimizer.param_groups
+        return {id(one) for one in own} == known == {id(one) for one in group["params"]} and all(
+            one.dtype == self.dtype for one in own
+        )
+
     def zeros(self) -> th.Tensor:
         """:return: an empty stack (2 n, row size)"""
         return th.zeros(2 * len(self.policies), self.row_size, dtype=self.dtype, device=self.device)

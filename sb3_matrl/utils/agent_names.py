@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -88,3 +88,17 @@ class AgentDict(dict[str, T]):
     def get(self, agent: Any, default: Any = None) -> Any:
         """Value of an agent, or ``default``."""
         return super().get(agent_name(agent), default)
+
+
+class FixedAgentDict(AgentDict[T]):
+    """An :class:`AgentDict` that cannot be changed, because others hold its values, too."""
+
+    def _refuse(self, *arguments: Any, **keywords: Any) -> NoReturn:
+        raise TypeError(
+            "the agents of a model cannot be replaced here: give one of them other numbers by agents[name].set_parameters(...)"
+        )
+
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)

@@ -69,8 +69,11 @@ class OwnStream(BaseCallback):
     """In the rollouts of a training in this process, the global generators are those of a worker."""
 
     def _on_training_start(self):
-        outside = random_generators()
+        outside, coordinator = random_generators(), getattr(self.model, "coordinator", None)
+        rng = None if coordinator is None else coordinator.rng
         self.model.set_random_seed(stream_seed(self.model.seed, 0))
+        if coordinator is not None:
+            coordinator.rng = rng
         self.inside = random_generators()
         restore_random_generators(outside)
 
