@@ -24,7 +24,16 @@ from tests.zoo.hub_server import LocalHub
 SMALL = ["-params", "n_envs:4", "n_steps:25", "batch_size:100", "n_epochs:1", "br_n_epochs:1", "policy_kwargs.net_arch:[8]"]
 QUICK = ["--eval-freq", "100", "--eval-episodes", "3", "--verbose", "0", "--device", "cpu", "--save-freq", "100"]
 NAME = "somebody/matrl-checkers_v0"
-SENT = {"README.md", "args.yml", "checkers_v0.zip", "command.txt", "config.yml", "evaluations.npz", "learning_curve.png"}
+SENT = {
+    "README.md",
+    "args.yml",
+    "checkers_v0.zip",
+    "command.txt",
+    "config.yml",
+    "evaluations.npz",
+    "learning_curve.png",
+    "references.json",
+}
 
 
 @pytest.fixture(scope="module")

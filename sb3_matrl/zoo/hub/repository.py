@@ -18,7 +18,7 @@ CURVE = "learning_curve.png"
 VIDEO = "replay.mp4"
 NEEDED = ("args.yml", "config.yml")
 #: Patterns of the files that are fetched.
-PATTERNS = (CARD, CURVE, VIDEO, *NEEDED, "command.txt", "progress.csv", "evaluations.npz", "*.zip")
+PATTERNS = (CARD, CURVE, VIDEO, *NEEDED, "command.txt", "progress.csv", "evaluations.npz", "references.json", "*.zip")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _pairs(run: TrainedRun, repository: Path) -> Iterator[tuple[Path, Path]]:
     """File of the run, and its place in the repository."""
     folder = run.folder
     yield run.model, repository / folder.last_model.name
-    for path in (folder.arguments, folder.config, folder.command, folder.progress, folder.evaluations):
+    for path in (folder.arguments, folder.config, folder.command, folder.progress, folder.evaluations, folder.references):
         yield path, repository / path.name
     yield folder.learning_curve, repository / CURVE
     yield folder.video, repository / VIDEO

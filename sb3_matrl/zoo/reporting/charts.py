@@ -159,7 +159,9 @@ def share_chart(
         return None
     is_category = np.array([[cell == category for cell in cells] for category in categories])
     first = np.linspace(0, len(steps), min(len(steps), BINS) + 1).astype(int)
-    edges = np.array([0.0, *steps[first[1:] - 1]])
+    # The first row counts from where the run began: later than 0 if it continues another model.
+    begin = max(2.0 * steps[0] - steps[1], 0.0) if len(steps) > 1 else 0.0
+    edges = np.array([begin, *steps[first[1:] - 1]])
     shares = np.add.reduceat(is_category.astype(float), first[:-1], axis=1) / np.diff(first)
     figure, axes = _new_figure()
     axes.set(ylim=(0, 1), yticks=(0, 0.5, 1))

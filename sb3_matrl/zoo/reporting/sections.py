@@ -11,7 +11,7 @@ import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult, mean_confidence_interval
 from sb3_matrl.zoo.reporting.chart_groups import SHARE, Group, compared, drawn, logged
-from sb3_matrl.zoo.reporting.charts import COLOURS, Chart, Series, line_chart
+from sb3_matrl.zoo.reporting.charts import Chart, Series, line_chart
 from sb3_matrl.zoo.reporting.run_loading import STEPS, Evaluations, Progress, Run
 from sb3_matrl.zoo.reporting.verdict import verdict
 
@@ -123,7 +123,7 @@ def _in_short(evaluations: Evaluations, result: EvaluationResult) -> str:
     if evaluations.structure != "constant-sum":
         return _mean_with_interval(result)
     means, wins = result.agent_means, result.win_rates
-    return "\n".join(f"{agent} {means[agent]:.2f} (won {wins[agent]:.0%})" for agent in result.agents[:COLOURS])
+    return "\n".join(f"{agent} {means[agent]:.2f} (won {wins[agent]:.0%})" for agent in result.agents)
 
 
 def _mean_with_interval(result: EvaluationResult) -> str:

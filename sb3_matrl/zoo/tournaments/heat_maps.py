@@ -30,13 +30,15 @@ def draw_heat_maps(folder: Path, result: CrossPlayResult, entrants: Sequence[Ent
     :param title: environment and number of games
     :return: paths of the pictures
     """
-    paths = []
+    paths: list[Path] = []
+    names = [safe_name(role) for role in result.roles]
     for place, role in enumerate(result.roles):
+        name = names[place] if names.count(names[place]) == 1 else f"{names[place]}_{place}"
         other = f"player of {result.roles[1 - place]}" if len(result.roles) == 2 else "player of another role"
         figure = _draw(result.pair_payoffs(place), entrants, f"player of {role}", other)
         figure.suptitle(f"mean return of {role}\n{title}", fontsize=10)
         for suffix in ("png", "svg"):
-            paths.append(folder / f"heat_map_{safe_name(role)}.{suffix}")
+            paths.append(folder / f"heat_map_{name}.{suffix}")
             figure.savefig(paths[-1], dpi=130)
     return paths
 

@@ -80,3 +80,5 @@ def test_shares_of_the_fixed_points_add_up():
     np.testing.assert_allclose([area[name] / sum(area.values()) for name in area], [0.5, 0.25, 0.25], atol=0.01)
     assert bars[0].find("title").text == "0 to 10 steps: stable 100%"
     assert share_chart("t", np.empty(0), [], ["stable"]) is None
+    later = share_chart("t", np.array([6000.0, 8000.0]), ["stable", "stable"], ["stable"])
+    assert "4,000 to 6,000 steps: stable 100%" in later.svg, "a run that continues another model begins after it"

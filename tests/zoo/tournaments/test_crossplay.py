@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from sb3_matrl import MATRL
 from sb3_matrl.evaluation import cross_play
 from sb3_matrl.files.checkpoints import checkpoint_path, checkpoint_steps
 from sb3_matrl.zoo.crossplay import main
-from sb3_matrl.zoo.tournaments.entrants import EntrantFinder, evenly_spaced
-from sb3_matrl.zoo.tournaments.heat_maps import tick_labels
+from sb3_matrl.zoo.tournaments.entrants import Entrant, EntrantFinder, evenly_spaced
+from sb3_matrl.zoo.tournaments.heat_maps import draw_heat_maps, tick_labels
 from sb3_matrl.zoo.tournaments.line_file import LineFile
 from sb3_matrl.zoo.train import main as train
 
@@ -132,6 +133,14 @@ def test_heat_maps_are_drawn(played):
         assert (played / f"heat_map_{role}.png").read_bytes().startswith(b"\x89PNG")
         text = (played / f"heat_map_{role}.svg").read_text()
         assert "<svg" in text
+
+
+def test_roles_with_like_names_have_pictures_of_their_own(tmp_path):
+    roles = ("a|b", "a b")
+    result = SimpleNamespace(roles=roles, pair_payoffs=lambda place: np.zeros((2, 2)))
+    players = [Entrant(name, name, "random") for name in ("one", "two")]
+    paths = draw_heat_maps(tmp_path, result, players, "t")
+    assert len(set(paths)) == 4 == len(list(tmp_path.iterdir()))
 
 
 @pytest.mark.e2e
