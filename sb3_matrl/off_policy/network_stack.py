@@ -126,13 +126,14 @@ class NetworkStack:
         dtype = self.layers[0].weights.dtype
         for side, name in enumerate(("q_net", "q_net_target")):
             for i, policy in enumerate(self.policies):
-                network = getattr(policy, name)
-                present = [one for one in network.q_net if isinstance(one, nn.Linear)]
-                known = [layer.layers[side][i] for layer in self.layers]
-                if len(present) != len(known) or any(one is not other for one, other in zip(present, known, strict=True)):
+                present = [one for one in getattr(policy, name).q_net if isinstance(one, nn.Linear)]
+                if len(present) != len(self.layers):
                     return False
-                if any(one.dtype != dtype or (side == 0 and not one.requires_grad) for one in network.parameters()):
-                    return False
+                for one, layer in zip(present, self.layers, strict=True):
+                    weight, bias = one.weight, one.bias
+                    trained = side == 1 or (weight.requires_grad and bias.requires_grad)
+                    if one is not layer.layers[side][i] or not trained or weight.dtype != dtype or bias.dtype != dtype:
+                        return False
         return True
 
     def refresh(self) -> None:
