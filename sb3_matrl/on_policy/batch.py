@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import ObservationAndState
 from sb3_matrl.on_policy.rollout_images import whole
+from sb3_matrl.on_policy.sequences import RolloutColumns
 from sb3_matrl.utils.devices import gradients_in_evaluation_mode, to_device
 from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
@@ -29,27 +30,6 @@ WHOLE_BYTES = 16 * 2**20
 CHUNK_BYTES = 6 * 2**20
 # Smallest part. Matrix products compute rows in blocks: parts of whole blocks give the bits of the whole batch.
 CHUNK_ROWS = 16
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """
-    Order of the rows in a recurrent learner's batch.
-
-    :param n_steps: length of every sequence; the rows are sequence by sequence
-    :param states: the LSTMs' states before each sequence's first row, (layers, n_sequences, size) each
-    :param episode_starts: float (B,), 1 where the states are reset
-    """
-
-    n_steps: int
-    states: RNNStates
-    episode_starts: th.Tensor
-
-    def take(self, rows: th.Tensor) -> Sequences:
-        """Whole sequences, given by all their rows."""
-        columns = rows[:: self.n_steps] // self.n_steps
-        pick = [tuple(state[:, columns].contiguous() for state in pair) for pair in self.states]
-        return Sequences(self.n_steps, RNNStates(*pick), self.episode_starts[rows])
 
 
 @dataclass(frozen=True)
@@ -66,7 +46,7 @@ class AgentBatch:
     :param returns: (B,), TD(lambda) targets of the critic
     :param mask: bool (B,), True where the agent acted
     :param action_masks: float (B, mask size), 1 for legal actions; ``None`` for learners without masks
-    :param sequences: order of the rows of a recurrent learner; ``None`` for others
+    :param columns: order of the rows of a recurrent learner; ``None`` for others
     :param states: float32 (B, state size), what a central critic sees; ``None`` for learners without one
     """
 
@@ -78,7 +58,7 @@ class AgentBatch:
     returns: th.Tensor
     mask: th.Tensor
     action_masks: th.Tensor | None = None
-    sequences: Sequences | None = None
+    columns: RolloutColumns | None = None
     states: th.Tensor | None = None
 
 
@@ -102,16 +82,17 @@ def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
         returns=buffer.tensor("returns").flatten(),
         mask=tensor(buffer.flat_mask()),
         action_masks=buffer.tensor("action_masks") if is_maskable(buffer) else None,
-        sequences=_sequences(buffer, learner.device) if is_recurrent(buffer) else None,
+        columns=_columns(buffer, learner.device) if is_recurrent(buffer) else None,
         states=None if buffer.states is None else buffer.tensor("states"),
     )
 
 
-def _sequences(buffer: Any, device: th.device) -> Sequences:
+def _columns(buffer: Any, device: th.device) -> RolloutColumns:
     n_steps = buffer.buffer_size
-    first = [th.as_tensor(getattr(buffer, name)[::n_steps], device=device).swapaxes(0, 1).contiguous() for name in LSTM_STATES]
+    arrays = (np.ascontiguousarray(getattr(buffer, name)[::n_steps].swapaxes(0, 1)) for name in LSTM_STATES)
+    first = [to_device(array, device) for array in arrays]
     states = RNNStates((first[0], first[1]), (first[2], first[3]))
-    return Sequences(n_steps, states, th.as_tensor(buffer.episode_starts, device=device).flatten())
+    return RolloutColumns(n_steps, states, buffer.episode_starts.flatten() != 0, buffer.flat_mask())
 
 
 def take_rows(batch: AgentBatch, index: np.ndarray | slice) -> AgentBatch:
@@ -124,13 +105,12 @@ def take_rows(batch: AgentBatch, index: np.ndarray | slice) -> AgentBatch:
     if isinstance(index, slice) and index == slice(None):
         return batch
     rows = index if isinstance(index, slice) else to_device(index, batch.mask.device)  # once for all tensors
-    taken = {field.name: _taken(getattr(batch, field.name), rows) for field in fields(batch)}
-    return AgentBatch(**taken)
+    taken = {field.name: _taken(getattr(batch, field.name), rows) for field in fields(batch) if field.name != "columns"}
+    columns = None if batch.columns is None else batch.columns.take(np.arange(len(batch.mask))[index])
+    return AgentBatch(**taken, columns=columns)
 
 
 def _taken(value: Any, index: Any) -> Any:
-    if isinstance(value, Sequences):
-        return value.take(index)
     if isinstance(value, dict):
         return {key: array[index] for key, array in value.items()}
     return None if value is None else value[index]
@@ -138,14 +118,14 @@ def _taken(value: Any, index: Any) -> Any:
 
 def live_part(batch: AgentBatch, *columns: th.Tensor) -> tuple[AgentBatch, tuple[th.Tensor, ...]]:
     """
-    The rows in which the agent acted, for losses; all rows of a batch without sequences.
+    The rows in which the agent acted, for losses; all rows of a learner that is not recurrent.
 
     :param batch: batch whose observations and actions have been read; they are left as they are
     :param columns: further tensors (B, ...)
     """
-    if batch.sequences is None:
+    live = None if batch.columns is None else batch.columns.live_rows
+    if live is None:
         return batch, columns
-    live = batch.mask
     names = ("old_log_prob", "old_values", "advantages", "returns")
     return replace(batch, **{name: getattr(batch, name)[live] for name in names}), tuple(one[live] for one in columns)
 
@@ -165,8 +145,8 @@ def minibatches(batch: AgentBatch, batch_size: int, rng: np.random.Generator) ->
     if mask.all() and len(mask) <= batch_size:
         yield slice(None)
         return
-    if batch.sequences is not None:
-        n_steps = batch.sequences.n_steps
+    if batch.columns is not None:
+        n_steps = batch.columns.n_steps
         rows = np.arange(len(mask)).reshape(-1, n_steps)
         order = rng.permutation(np.flatnonzero(mask.reshape(-1, n_steps).any(axis=1)))
         step = max(1, batch_size // n_steps)
@@ -183,16 +163,21 @@ def evaluate(policy: ActorCriticPolicy, batch: AgentBatch) -> tuple[th.Tensor, t
     :param policy: policy of the learner
     :param batch: batch of the learner
     """
-    extra: dict[str, Any] = {}
-    if batch.sequences is not None:
-        extra = {"lstm_states": batch.sequences.states, "episode_starts": batch.sequences.episode_starts}
-    elif batch.action_masks is not None:
-        extra = {"action_masks": batch.action_masks}
     observations = whole(batch.observations)
     inputs: Any = observations if batch.states is None else ObservationAndState(observations, batch.states)
-    with checks_on_cpu(batch.mask.device):
-        values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **extra)
+    with checks_on_cpu(batch.mask.device), _further_arguments(policy, batch) as further:
+        values, log_prob, entropy = policy.evaluate_actions(inputs, batch.actions, **further)
     return values.flatten(), log_prob, entropy
+
+
+@contextmanager
+def _further_arguments(policy: Any, batch: AgentBatch) -> Iterator[dict[str, Any]]:
+    """What recurrent and maskable policies are told beyond observations and actions."""
+    if batch.columns is None:
+        yield {} if batch.action_masks is None else {"action_masks": batch.action_masks}
+    else:
+        with batch.columns.through(policy) as arguments:
+            yield arguments
 
 
 @contextmanager
@@ -249,8 +234,8 @@ def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | sl
     if n_rows * row_bytes <= WHOLE_BYTES:
         return [slice(None)]
     # Powers of two, because convolutions keep memory for every batch size that they have seen.
-    if batch.sequences is not None:
-        whole = batch.sequences.n_steps
+    if batch.columns is not None:
+        whole = batch.columns.n_steps
         step = 2 ** int(np.log2(max(CHUNK_BYTES // (row_bytes * whole), 1))) * whole
         return list(np.split(np.arange(n_rows), range(step, n_rows, step)))
     step = max(CHUNK_ROWS, 2 ** int(np.log2(max(CHUNK_BYTES // row_bytes, 1))))
@@ -259,17 +244,10 @@ def chunks(policy: ActorCriticPolicy, batch: AgentBatch) -> list[np.ndarray | sl
 
 
 def _distribution(policy: Any, batch: AgentBatch) -> Any:
-    with checks_on_cpu(batch.mask.device):
-        return _checked_distribution(policy, batch)
-
-
-def _checked_distribution(policy: Any, batch: AgentBatch) -> Any:
-    observations = whole(batch.observations)
-    if batch.sequences is not None:
-        return policy.get_distribution(observations, batch.sequences.states.pi, batch.sequences.episode_starts)[0]
-    if batch.action_masks is not None:
-        return policy.get_distribution(observations, action_masks=batch.action_masks)
-    return policy.get_distribution(observations)
+    with checks_on_cpu(batch.mask.device), _further_arguments(policy, batch) as further:
+        if batch.columns is not None:
+            return policy.get_distribution(whole(batch.observations), further["lstm_states"].pi, further["episode_starts"])[0]
+        return policy.get_distribution(whole(batch.observations), **further)
 
 
 def _torch_distribution(distribution: Any) -> ActionDistribution:

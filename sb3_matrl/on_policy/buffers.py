@@ -6,7 +6,8 @@ Buffers of several learners keep a frame that all of their agents see once.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, signature
 from itertools import pairwise
@@ -21,12 +22,14 @@ from sb3_contrib.common.maskable.buffers import (
     MaskableRolloutBufferSamples,
 )
 from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_matrl.on_policy.central_policies import ObservationAndState, state_size_of
 from sb3_matrl.on_policy.rollout_images import RolloutImages
+from sb3_matrl.on_policy.sequences import Sequences
 from sb3_matrl.utils.devices import to_device
 from sb3_matrl.utils.image_planes import ImageRows, Stores, image_rows, worth_planes
 
@@ -37,6 +40,11 @@ _MASKABLE = (MaskableRolloutBuffer, MaskableDictRolloutBuffer)
 def is_recurrent(buffer: object) -> bool:
     """Whether the buffer belongs to a recurrent learner."""
     return isinstance(buffer, _RECURRENT)
+
+
+def gives_sequences(buffer: object) -> bool:
+    """Whether :meth:`MaskedRolloutMixin.sequences` gives a buffer's minibatches: it is one of sb3-contrib's recurrent ones."""
+    return isinstance(buffer, MaskedRolloutMixin) and type(buffer).__mro__[2] in _RECURRENT
 
 
 def is_maskable(buffer: object) -> bool:
@@ -58,6 +66,21 @@ _FIELDS = {
 _FIXED = ("observations", "actions", "values", "log_probs", "action_masks", "states")
 # Arguments of add() beyond those of SB3's own buffers that joint collection provides.
 _KNOWN_KEYWORDS = {"action_masks", "lstm_states"}
+
+
+@dataclass(frozen=True)
+class SequenceSamples:
+    """
+    A minibatch of a recurrent learner.
+
+    :param rows: SB3's samples of B rows
+    :param sequences: the parts of episodes that the rows are
+    :param live: rows in which the agent acted, of the minibatch's; ``None`` for all
+    """
+
+    rows: RolloutBufferSamples
+    sequences: Sequences
+    live: th.Tensor | None
 
 
 class MaskedRolloutMixin:
@@ -267,6 +290,16 @@ class MaskedRolloutMixin:
     def _samples_on_device(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
         """The samples that SB3's and sb3-contrib's buffers give, as rows of tensors on the device."""
         self.flatten()
+        take = self._rows_on_device(_SAMPLES[type(self).__mro__[2]])
+        parts = self.minibatches(batch_size)
+        if not parts:
+            return
+        order = to_device(np.concatenate(parts), th.device(self.device))
+        for rows in th.split(order, [len(part) for part in parts]):
+            yield take(rows)
+
+    def _rows_on_device(self: Any, samples_class: type) -> Callable[[th.Tensor], Any]:
+        """Function that gives the samples of some rows of the flattened arrays, which are on the device."""
         columns = {field: self.tensor(name) for name, field in _FIELDS.items()}
         columns = {field: value if field == "actions" else value.flatten() for field, value in columns.items()}
         if is_maskable(self):
@@ -275,20 +308,62 @@ class MaskedRolloutMixin:
             columns["actions"] = columns["actions"].float()  # as SB3 does, and sb3-contrib does not
         observations = self.tensor("observations")
         states = None if self.states is None else self.tensor("states")
-        parts = self.minibatches(batch_size)
-        if not parts:
-            return
-        order = to_device(np.concatenate(parts), th.device(self.device))
-        for rows in th.split(order, [len(part) for part in parts]):
+
+        def take(rows: th.Tensor) -> Any:
             seen: Any = (
                 {key: value[rows] for key, value in observations.items()}
                 if isinstance(observations, dict)
                 else observations[rows]
             )
             seen = seen if states is None else ObservationAndState(seen, states[rows])
-            yield _SAMPLES[type(self).__mro__[2]](
-                observations=seen, **{field: value[rows] for field, value in columns.items()}
+            return samples_class(observations=seen, **{field: value[rows] for field, value in columns.items()})
+
+        return take
+
+    def sequences(self: Any, batch_size: int | None = None) -> Generator[SequenceSamples, None, None]:
+        """
+        The minibatches of a recurrent learner's :meth:`get`, without the rows that it adds so that all sequences are equally
+        long.
+
+        :param batch_size: rows per minibatch; all rows if ``None``
+        """
+        assert self.full, "the rollout buffer is not full"
+        self.flatten()
+        device = th.device(self.device)
+        take, acted = self._rows_on_device(RolloutBufferSamples), self.flat_mask()
+        for rows in self._sequence_minibatches(batch_size, acted):
+            live = np.flatnonzero(acted[rows])
+            yield SequenceSamples(
+                take(to_device(rows, device)),
+                self._sequences_of(rows),
+                None if len(live) == len(rows) else to_device(live, device),
             )
+
+    def _sequence_minibatches(self: Any, batch_size: int | None, acted: np.ndarray) -> list[np.ndarray]:
+        """Rows of the minibatches of one epoch, in the random order that :meth:`get` would draw."""
+
+        def drawn(step: int) -> list[np.ndarray]:
+            order = np.roll(np.arange(len(acted)), -np.random.randint(len(acted)))
+            return np.split(order, range(step, len(order), step))
+
+        parts = drawn(batch_size or len(acted))
+        if acted.all():
+            return parts
+        enough = [rows for rows in parts if acted[rows].sum() >= self._least_rows]
+        return enough or (drawn(len(acted)) if self.can_train else [])
+
+    def _sequences_of(self: Any, rows: np.ndarray) -> Sequences:
+        """The parts of episodes in some rows, which follow one another in the flattened arrays."""
+        begins = self.episode_starts.flatten()[rows] != 0
+        starts = begins | (rows % self.buffer_size == 0)
+        starts[0] = True
+        first = np.flatnonzero(starts)
+        states = []
+        for name in LSTM_STATES:
+            before = getattr(self, name)[rows[first]]
+            before[begins[first]] = 0.0
+            states.append(to_device(np.ascontiguousarray(before.swapaxes(0, 1)), th.device(self.device)))
+        return Sequences(np.diff(first, append=len(rows)), RNNStates((states[0], states[1]), (states[2], states[3])))
 
     def _get_samples(self: Any, batch_inds: np.ndarray, *args: Any, **kwargs: Any) -> Any:
         samples = super()._get_samples(batch_inds, *args, **kwargs)  # type: ignore[misc]

@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
-from sb3_matrl.on_policy.buffers import buffer_obstacle, share_images
+from sb3_matrl.on_policy.buffers import buffer_obstacle, is_recurrent, share_images
 from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
 from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
@@ -201,8 +201,8 @@ class JointUpdates:
     :param learners: name -> learner
     :param backend: ``"sb3"`` updates all learners one by one, by SB3's own code; ``"torch"`` and ``"native"`` stack all that
         can be; ``"auto"`` stacks those of which there are at least two alike, by the native kernel where it is available, and
-        leaves a single learner to SB3. On a GPU, a single PPO takes SB3's steps by :mod:`sb3_matrl.on_policy.ppo_steps`,
-        except with ``"sb3"``
+        leaves a single learner to SB3. Except with ``"sb3"``, a PPO on a GPU and RecurrentPPO, with ``"auto"`` on the CPU at
+        least two of them, take SB3's steps by :mod:`sb3_matrl.on_policy.ppo_steps`
     :raises ValueError: if the backend is unknown or not available
     """
 
@@ -251,7 +251,14 @@ class JointUpdates:
     def describe(self) -> str:
         """How the learners are updated, in one line."""
         parts = [f"{', '.join(one.names)} together by {one.backend!r}{_slower(one, self.backend)}" for one in self.stacks]
-        alone = [name for name in self.learners if all(name not in one.names for one in self.stacks)]
+        own = [
+            name
+            for name, learner in self.learners.items()
+            if is_recurrent(learner.rollout_buffer) and self._steps_itself(learner)
+        ]
+        if own:
+            parts.append(f"{', '.join(own)} one by one, sequences as a whole")
+        alone = [name for name in self.learners if all(name not in one.names for one in self.stacks) and name not in own]
         if alone:
             reasons = "; ".join(sorted({self.obstacles[name] for name in alone if name in self.obstacles}))
             parts.append(f"{', '.join(alone)} one by one by SB3{f' ({reasons})' if reasons else ''}")
@@ -281,11 +288,20 @@ class JointUpdates:
             _train_stack(one, [batches[name] for name in one.names])
 
     def _train_alone(self, learner: OnPolicyAlgorithm) -> None:
-        """SB3's ``train``; on a GPU its steps without waiting, unless SB3's own code is wanted."""
-        if self.backend == "sb3" or learner.device.type == "cpu" or not can_read_once(learner):
-            learner.train()
-        else:
+        """SB3's ``train``, or its steps without waiting for a GPU and with whole sequences."""
+        if self._steps_itself(learner):
             _log_training(learner, ppo_steps(learner))
+        else:
+            learner.train()
+
+    def _steps_itself(self, learner: OnPolicyAlgorithm) -> bool:
+        """Whether a learner that is not stacked takes the steps of :func:`ppo_steps`."""
+        if self.backend == "sb3" or not can_read_once(learner):
+            return False
+        recurrent = sum(is_recurrent(one.rollout_buffer) for one in self.learners.values())
+        return learner.device.type != "cpu" or (
+            is_recurrent(learner.rollout_buffer) and recurrent >= (2 if self.backend == "auto" else 1)
+        )
 
     def log_probs_and_distributions(
         self, batches: Mapping[str, AgentBatch]

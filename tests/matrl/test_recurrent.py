@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from torch.nn.utils.rnn import PackedSequence
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.agents import Position, SpacesVecEnv
@@ -55,13 +56,13 @@ def collected(world: str = "early_death", n_rollouts: int = 1) -> dict[str, Any]
 
 def stepwise(policy: Any, batch: AgentBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """Values, log-densities and entropies (B,), one row after the other, with states that are zero where an episode starts."""
-    assert batch.sequences is not None
+    assert batch.columns is not None
     values, log_probs, entropies = [], [], []
     for first in range(0, len(batch.mask), N_STEPS):
         column = first // N_STEPS
-        pi, vf = (tuple(state[:, column : column + 1] for state in pair) for pair in batch.sequences.states)
+        pi, vf = (tuple(state[:, column : column + 1] for state in pair) for pair in batch.columns.states)
         for row in range(first, first + N_STEPS):
-            if batch.sequences.episode_starts[row]:
+            if batch.columns.begins[row]:
                 pi, vf = (tuple(th.zeros_like(state) for state in pair) for pair in (pi, vf))
             observation, never = batch.observations[row : row + 1], th.zeros(1)  # type: ignore[index]
             distribution, pi = policy.get_distribution(observation, pi, never)
@@ -83,10 +84,10 @@ def stepwise(policy: Any, batch: AgentBatch) -> tuple[th.Tensor, th.Tensor, th.T
 def test_the_whole_rollout_reproduces_what_collection_stored(world: str, n_rollouts: int) -> None:
     for learner in collected(world, n_rollouts).values():
         batch = agent_batch(learner)
-        assert batch.sequences is not None
-        starts = batch.sequences.episode_starts.view(N_ENVS, N_STEPS)
+        assert batch.columns is not None
+        starts = batch.columns.begins.reshape(N_ENVS, N_STEPS)
         assert starts[:, 1:].any(), "episodes begin in the middle"
-        carried = th.cat([state.flatten() for pair in batch.sequences.states for state in pair]).any()
+        carried = th.cat([state.flatten() for pair in batch.columns.states for state in pair]).any()
         assert carried == (n_rollouts > 1), "the second rollout begins with the states of the first"
         with th.no_grad():
             results = [evaluate(learner.policy, batch), stepwise(learner.policy, batch)]
@@ -297,8 +298,9 @@ def test_gradients_in_evaluation_mode_do_without_cudnn(monkeypatch: pytest.Monke
 
     def as_cudnn(self: th.nn.LSTM, *args: Any, **kwargs: Any) -> Any:
         output, states = forward(self, *args, **kwargs)
-        if output.requires_grad and th.backends.cudnn.enabled and not self.training:
-            output.register_hook(_refuse)
+        rows = output.data if isinstance(output, PackedSequence) else output
+        if rows.requires_grad and th.backends.cudnn.enabled and not self.training:
+            rows.register_hook(_refuse)
         return output, states
 
     def half(game: MetaGame, **_: Any) -> Solution:
