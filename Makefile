@@ -124,6 +124,7 @@ benchmarks: setup benchmarl  ## Part of the experiments of docs/results.md (hour
 	$(BIN)/python -m benchmarks.value_games
 	$(BIN)/python -m benchmarks.central_critic
 	$(BIN)/python -m benchmarks.off_policy_speed
+	$(BIN)/python -m benchmarks.recurrent_speed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.speed --envs hopper_3x1 ant_2x4 ant_4x2 swimmer_2x1 halfcheetah_2x3 walker2d_2x3 pong_v3 \
 		--algorithms matrl --iterations 5 --out benchmarks/results/speed_worlds.json

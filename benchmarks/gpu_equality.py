@@ -14,6 +14,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+from sb3_contrib import RecurrentPPO
 from torch.overrides import TorchFunctionMode
 
 #: Largest difference of a parameter after one update.
@@ -172,6 +173,8 @@ def cases() -> list[Case]:
         found.append(Case(name, _ON, arguments, {"masked": name == "MaskablePPO"}))
     # Networks that are not stacked, whose losses a GPU reads once.
     found.append(Case("PPO, not stacked", _ON, {"policy_kwargs": {"activation_fn": th.nn.ELU}}))
+    recurrent = {"learner_class": RecurrentPPO, "policy": "MlpLstmPolicy", "backend": "torch"}
+    found.append(Case("RecurrentPPO, whole sequences", _ON, recurrent))
     found.append(Case("PPO, central critic", _ON, {"critic": "central", "backend": "torch"}))
     found += [Case(name, _OFF + name) for name in ("IQL", "VDN", "QMIX", "QTRAN", "QDPP", "MADDPG")]
     found += [Case(f"{name}, Box", _OFF + name, {}, {"continuous": True}) for name in ("MADDPG", "IDDPG", "COMIX")]

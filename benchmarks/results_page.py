@@ -414,6 +414,21 @@ def off_policy_speed(record: dict[str, Any]) -> str:
     return markdown(["algorithm", "time", "sb3-matrl, steps/s", "BenchMARL, steps/s", "ratio"], rows)
 
 
+def recurrent_speed(record: dict[str, Any]) -> str:
+    """Joint steps per second of recurrent learners, and how many times as many as with sb3-contrib's update."""
+    rows = [
+        [
+            row["env"],
+            str(row["agents"]),
+            row["algorithm"],
+            *(f"{row[name]:,.0f}" for name in ("auto", "sb3")),
+            f"{row['ratio']:.1f}",
+        ]
+        for row in record["table"]
+    ]
+    return markdown(["env", "agents", "algorithm", "`auto`, steps/s", "`sb3`, steps/s", "ratio"], rows)
+
+
 def gpu_check(record: dict[str, Any]) -> str:
     """Equality, epochs of stacked updates, gradient steps from a replay buffer, and trainings, on the CPU and on the GPU."""
     largest = max(record["equality"], key=lambda row: row["difference"])
@@ -459,6 +474,7 @@ RENDERERS = {
     "kill_test_qmix": kill_test,
     "value_games": value_games,
     "off_policy_speed": off_policy_speed,
+    "recurrent_speed": recurrent_speed,
     "rollout_workers": rollout_workers,
     "central_critic": central_critic,
     "memory": memory,

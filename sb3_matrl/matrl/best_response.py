@@ -142,7 +142,7 @@ def best_respond_together(
     epochs = []
     for task in tasks:
         task.policy.set_training_mode(True)
-        n_epochs = task.config.br_n_epochs if bool(task.batch.mask.any()) else 0
+        n_epochs = task.config.br_n_epochs if task.batch.acted.any() else 0
         epochs.append([list(minibatches(task.batch, task.config.batch_size, rng)) for _ in range(n_epochs)])
     batch = stack.batch([task.batch for task in tasks], [task.weights for task in tasks])
     optimizers = [task.optimizer for task in tasks]
@@ -185,7 +185,7 @@ def best_respond(task: BestResponse, rng: np.random.Generator) -> BestResponseSt
     for group in optimizer.param_groups:
         group["lr"] = config.br_learning_rate
     records: list[th.Tensor] = []
-    for _ in range(config.br_n_epochs if bool(batch.mask.any()) else 0):
+    for _ in range(config.br_n_epochs if batch.acted.any() else 0):
         for index in minibatches(batch, config.batch_size, rng):
             record = _gradient_step(policy, optimizer, batch, weights, config, index)
             if record is None:

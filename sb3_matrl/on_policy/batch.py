@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.distributions import Distribution
 from sb3_matrl.on_policy.buffers import LSTM_STATES, is_maskable, is_recurrent
 from sb3_matrl.on_policy.central_policies import ObservationAndState
 from sb3_matrl.on_policy.rollout_images import whole
-from sb3_matrl.on_policy.sequences import RolloutColumns
+from sb3_matrl.on_policy.sequences import Mask, RolloutColumns
 from sb3_matrl.utils.devices import gradients_in_evaluation_mode, to_device
 from sb3_matrl.utils.distributions import ActionDistribution, join_distributions
 
@@ -60,6 +61,11 @@ class AgentBatch:
     action_masks: th.Tensor | None = None
     columns: RolloutColumns | None = None
     states: th.Tensor | None = None
+
+    @cached_property
+    def acted(self) -> Mask:
+        """The mask on the CPU, bool (B,), read from the device once."""
+        return np.asarray(self.mask.cpu().numpy())
 
 
 def agent_batch(learner: OnPolicyAlgorithm) -> AgentBatch:
@@ -141,7 +147,7 @@ def minibatches(batch: AgentBatch, batch_size: int, rng: np.random.Generator) ->
     :param batch_size: rows per minibatch
     :param rng: random generator of the order
     """
-    mask = batch.mask.cpu().numpy()
+    mask = batch.acted
     if mask.all() and len(mask) <= batch_size:
         yield slice(None)
         return
