@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
-from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
+from sb3_matrl.on_policy.batch import AgentBatch, checks_on_cpu, log_prob_and_distribution
 from sb3_matrl.on_policy.buffers import buffer_obstacle, is_recurrent, share_images
 from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
 from sb3_matrl.stacked.heads import NEVER
@@ -291,7 +292,8 @@ class JointUpdates:
         """SB3's ``train``, or its steps without waiting for a GPU and with whole sequences."""
         if self._steps_itself(learner):
             _log_training(learner, ppo_steps(learner))
-        else:
+            return
+        with nullcontext() if self.backend == "sb3" else checks_on_cpu(learner.device):
             learner.train()
 
     def _steps_itself(self, learner: OnPolicyAlgorithm) -> bool:

@@ -95,6 +95,21 @@ def test_steps_wait_for_nothing(case, monkeypatch):
     assert len(steps) == 3 * 4, "SB3's own update waits before its first step"
 
 
+def test_a2c_waits_after_its_step(monkeypatch):
+    """Its own update reads nothing before; the checks of PyTorch's distributions would."""
+    monkeypatch.setitem(CASES, "A2C", (A2C, "MlpPolicy", BOX, DISCRETE, {}))
+    for backend, taken in (("auto", 1), ("sb3", 0)):
+        built = learner("A2C")
+        joint, steps = JointUpdates({"one": built}, backend), []
+        built.policy = on_meta(built.policy)
+        built.device = built.rollout_buffer.device = META
+        step = built.policy.optimizer.step
+        monkeypatch.setattr(built.policy.optimizer, "step", lambda step=step, steps=steps: steps.append(step()))
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            joint.train({})
+        assert len(steps) == taken
+
+
 def test_which_learners_are_updated_like_this(monkeypatch):
     class Own(PPO):
         def train(self):
