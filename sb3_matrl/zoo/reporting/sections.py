@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult, mean_confidence_interval
 from sb3_matrl.zoo.reporting.chart_groups import SHARE, Group, compared, drawn, logged
 from sb3_matrl.zoo.reporting.charts import Chart, Series, line_chart
+from sb3_matrl.zoo.reporting.played_games import flat
 from sb3_matrl.zoo.reporting.run_loading import STEPS, Evaluations, Progress, Run
 from sb3_matrl.zoo.reporting.verdict import verdict
 
@@ -203,14 +203,3 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     keys = dict.fromkeys(key for one in settings for key in one)
     rows = [Difference(key, tuple(one.get(key, MISSING) for one in settings)) for key in keys]
     return [row for row in rows if len(set(row.values)) > 1]
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings with dotted keys, such as ``policy_kwargs.net_arch``, and values as text."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = str(value)
-    return found
