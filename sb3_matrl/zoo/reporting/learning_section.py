@@ -10,7 +10,7 @@ import numpy as np
 from sb3_matrl.evaluation import EvaluationResult
 from sb3_matrl.zoo.reporting.chart_groups import SHARE, Group, agent_colours, compared, drawn, logged, per_agent
 from sb3_matrl.zoo.reporting.charts import COLOURS, MAX_POINTS, Chart, Series, line_chart, plain
-from sb3_matrl.zoo.reporting.played_games import differing, evaluation_game, training_game
+from sb3_matrl.zoo.reporting.played_games import different_games, differing, evaluation_game
 from sb3_matrl.zoo.reporting.run_loading import Evaluations, Run
 
 _BAND = "mean over the episodes of an evaluation, with its 95 % interval"
@@ -93,23 +93,10 @@ def _levels(runs: Sequence[Run]) -> dict[str, float]:
 def _learning_notes(runs: Sequence[Run]) -> Iterable[str]:
     if len({run.folder.env_id for run in runs}) > 1:
         yield "The runs are of different environments: their returns cannot be compared."
-    for env_id in dict.fromkeys(run.folder.env_id for run in runs):
-        yield from _different_games(env_id, [run for run in runs if run.folder.env_id == env_id])
+    yield from (f"The {text}." for text in different_games(runs))
     missing = [run.name for run in runs if run.evaluations is None]
     if missing:
         yield f"No evaluations: {', '.join(missing)}."
-
-
-def _different_games(env_id: str, runs: Sequence[Run]) -> Iterable[str]:
-    """A sentence if runs in one environment play different games, because the options of the environment differ."""
-    kinds = {
-        "trained": differing([training_game(run) for run in runs]),
-        "evaluated": differing([evaluation_game(run) for run in runs if run.evaluations is not None]),
-    }
-    verbs = " and ".join(kind for kind, names in kinds.items() if names)
-    if verbs:
-        names = ", ".join(dict.fromkeys(name for names in kinds.values() for name in names))
-        yield f"The runs in {env_id} are {verbs} in different games ({names} differ): these returns cannot be compared."
 
 
 def _sampled(evaluations: Evaluations) -> Sequence[EvaluationResult]:
