@@ -14,12 +14,12 @@ from matplotlib.ticker import EngFormatter
 from sb3_matrl.zoo.benchmarking.comparison import Cells
 from sb3_matrl.zoo.benchmarking.run_results import SCORES
 from sb3_matrl.zoo.benchmarking.run_statistics import MIN_SEEDS_FOR_INTERVALS
+from sb3_matrl.zoo.common.figure_text import add_legend, show_as_it_is
 
 # Okabe and Ito's palette for colour-blind readers, without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (4, 1, 1, 1)))
 PANEL = (5.0, 3.1)
-ROOM = 0.6  # inches of a figure's height for its legend
 
 
 def draw_curves(paths: Sequence[Path], cells: Cells, n_seeds: int) -> None:
@@ -44,30 +44,9 @@ def draw_curves(paths: Sequence[Path], cells: Cells, n_seeds: int) -> None:
     band = "" if n_seeds < MIN_SEEDS_FOR_INTERVALS else ", 95 % bootstrap bands"
     title = f"interquartile mean of {n_seeds} seeds{band}" if n_seeds > 1 else "one seed"
     add_legend(figure, title)
+    show_as_it_is(figure)
     for path in paths:
         figure.savefig(path, dpi=130)
-
-
-def add_legend(figure: Figure, title: str | None = None, font_size: float | None = None) -> None:
-    """
-    Add one legend of all panels below them; a label that several panels have stands there once.
-
-    The legend has as many columns as fit, and the figure grows by what more than two lines need.
-
-    :param figure: figure with a constrained layout
-    :param title: title of the legend; ``None`` for none
-    :param font_size: size of the labels in points; ``None`` for Matplotlib's
-    """
-    pairs = (pair for panel in figure.axes for pair in zip(*panel.get_legend_handles_labels(), strict=True))
-    handles = {label: line for line, label in pairs}
-    look: dict[str, Any] = {"title": title, "fontsize": font_size, "loc": "outside lower center", "frameon": False}
-    for columns in range(min(len(handles), 4), 0, -1):
-        legend = figure.legend(list(handles.values()), list(handles), ncols=columns, **look)
-        extent = legend.get_window_extent()
-        if extent.width <= figure.bbox.width or columns == 1:
-            figure.set_figheight(figure.get_figheight() + max(0.0, extent.height / figure.dpi - ROOM))
-            return
-        legend.remove()
 
 
 def _draw_panel(axes: Axes, cells: Cells, env: str, policy: str, settings: Sequence[str]) -> None:

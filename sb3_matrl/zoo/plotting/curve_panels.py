@@ -14,7 +14,8 @@ from matplotlib.ticker import EngFormatter
 
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES, PANEL, ROOM, add_legend
+from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES, PANEL
+from sb3_matrl.zoo.common.figure_text import ROOM, add_legend, show_as_it_is
 from sb3_matrl.zoo.plotting.curve_data import MethodCurve
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -120,6 +121,7 @@ def _save(figure: Figure, panels: Sequence[Axes], path: Path, look: Look) -> Non
     for axes in panels:
         for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_fontsize(look.font_size)
+    show_as_it_is(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         figure.savefig(file, dpi=130, format=path.suffix[1:])

@@ -189,9 +189,10 @@ def test_returns_that_say_nothing_or_cannot_be_compared_are_told(tmp_path: Path,
 def test_the_legend_is_inside_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, font_size: float) -> None:
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *rest, **more: figures.append(self) or save(self, *rest, **more))
-    curves = {f"a name of {k} that is long": (np.arange(3.0), np.arange(3.0)) for k in range(12)}
+    curves = {rf"_a name of $\{k}$ that is long": (np.arange(3.0), np.arange(3.0)) for k in range(12)}
     draw_log(tmp_path / "a.png", curves, ("x", "y"), Look(font_size=font_size))
     (figure,) = figures
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(curves)
     legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert 0 <= legend.x0 and legend.x1 <= figure.bbox.width and 0 <= legend.y0 and legend.y1 < axes.y0
     assert axes.height > 0.5 * PANEL[1] * figure.dpi
