@@ -15,7 +15,7 @@ from sb3_matrl.zoo.reporting.media import FilmStrip
 from sb3_matrl.zoo.reporting.metagame_section import metagames
 from sb3_matrl.zoo.reporting.page import duration, number
 from sb3_matrl.zoo.reporting.run_loading import load_run
-from sb3_matrl.zoo.reporting.sections import differences, phase_times
+from sb3_matrl.zoo.reporting.sections import differences, overview, phase_times
 from sb3_matrl.zoo.train import main as train
 from tests.zoo.reporting.pages import NASTY, Page, curves_of, numbers_of, report, synthetic_run
 
@@ -240,6 +240,21 @@ def test_one_episode_has_no_interval(tmp_path):
     report(run, "--no-frames")
     words = Page((run / "report.html").read_text(encoding="utf-8")).words
     assert "\N{EN DASH}" in words and not any("[" in word and "\N{EN DASH}" in word for word in words)
+
+
+@pytest.mark.parametrize(
+    ("planned", "model", "problems"),
+    [
+        (2000, None, ()),
+        (5000.0, None, ("the results end after 2,000 of 5,000 steps: the training goes on, or was stopped",)),
+        (5000, "model.zip", ()),
+        ("many", None, ()),
+    ],
+)
+def test_page_says_that_a_run_is_unfinished(tmp_path, planned, model, problems):
+    run = load_run(synthetic_run(tmp_path / "run"), "run")
+    run = replace(run, config={"n_timesteps": planned}, arguments={"trained_agent": model})
+    assert overview([run])[0].problems == problems
 
 
 def test_page_says_what_the_meta_game_did(tmp_path):

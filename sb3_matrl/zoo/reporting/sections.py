@@ -105,8 +105,16 @@ def _overview(run: Run) -> Overview:
         greedy=_in_short(last, last.greedy[-1]) if last else MISSING,
         fps=_last_number(run.progress, "time/fps"),
         verdict=verdict(run.progress) if run.progress else (),
-        problems=run.problems,
+        problems=(*run.problems, *_unfinished(run)),
     )
+
+
+def _unfinished(run: Run) -> list[str]:
+    """A sentence if the results end before the steps that were asked for, which for a continued model are additional ones."""
+    planned = run.config.get("n_timesteps")
+    if run.arguments.get("trained_agent") or not isinstance(planned, int | float) or steps_done(run) >= planned:
+        return []
+    return [f"the results end after {steps_done(run):,.0f} of {planned:,.0f} steps: the training goes on, or was stopped"]
 
 
 def steps_done(run: Run) -> float:
