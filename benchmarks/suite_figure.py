@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sb3_matrl.utils.atomic_file import atomic_file
-from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES, add_legend
+from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES
 from sb3_matrl.zoo.benchmarking.suite_scores import MEASURED
+from sb3_matrl.zoo.common.figure_text import add_legend
 
 MOST_COLUMNS = 4
 TITLES = {"welfare_score": "welfare score", "nash_conv": "NashConv"}

@@ -247,13 +247,17 @@ class MultiAgentEvalCallback(EventCallback):
     def _keep_best(self) -> bool:
         """Save the model if no earlier one was better; True if it is better than all of them."""
         self.last_mean_reward = (self.greedy if self.deterministic else self.sampled)[-1].mean
-        if not self.last_mean_reward >= self.best_mean_reward:  # also if it is NaN
+        # In a zero-sum game, for example, the team return is always 0, up to rounding.
+        is_equal = self.last_mean_reward == self.best_mean_reward or (
+            len(self.sampled) > 1 and self._structure() == "constant-sum"
+        )
+        if not (is_equal or self.last_mean_reward > self.best_mean_reward):  # also if it is NaN
             return False
-        # Of equally good models keep the latest: in a zero-sum game, for example, the team return is always 0.
+        # Of equally good models keep the latest.
         if self.best_model_save_path is not None:
             model: Any = self.model
             model.save(self.best_model_save_path / "best_model.zip", self.documents)
-        if self.last_mean_reward == self.best_mean_reward:
+        if is_equal:
             return False
         self.best_mean_reward = self.last_mean_reward
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +122,14 @@ def plot_logs(given: argparse.Namespace) -> None:
     import numpy as np
 
     from sb3_matrl.utils.suggest import unknown
-    from sb3_matrl.zoo.plotting.curve_data import elapsed_seconds, smoothed
+    from sb3_matrl.zoo.plotting.curve_data import constant_sums, elapsed_seconds, smoothed
     from sb3_matrl.zoo.plotting.curve_panels import draw_log
+    from sb3_matrl.zoo.reporting.played_games import different_games
 
-    logs = {run.name: run.progress for run in find_runs(given) if run.progress is not None}
+    runs = find_runs(given)
+    if RETURN in given.keys:
+        _warn([*different_games(runs, ["trained"]), *constant_sums(runs)])
+    logs = {run.name: run.progress for run in runs if run.progress is not None}
     curves: dict[str, Any] = {}
     for key in given.keys:
         known = sorted({one for log in logs.values() for one in log.numbers if log.has(one)})
@@ -142,8 +146,7 @@ def plot_logs(given: argparse.Namespace) -> None:
         raise ValueError(
             f"nothing to draw: no run has {given.window} rows up to the last step, see --window and --max-timesteps"
         )
-    for name in empty:
-        print(f"warning: {name} has fewer than {given.window} rows up to the last step", file=sys.stderr)
+    _warn(f"{name} has fewer than {given.window} rows up to the last step" for name in empty)
     names = ("environment steps" if given.x_axis == "steps" else "seconds", given.keys[0] if len(given.keys) == 1 else "")
     draw_log(given.out, curves, names, look_of(given, list(curves)))
 
@@ -156,11 +159,11 @@ def plot_runs(given: argparse.Namespace) -> None:
     :raises ValueError: if a run has no evaluations
     """
     from sb3_matrl.zoo.common.records import write_json
-    from sb3_matrl.zoo.plotting.curve_data import curve_of_run, mixed_runs
+    from sb3_matrl.zoo.plotting.curve_data import constant_sums, curve_of_run, mixed_runs
+    from sb3_matrl.zoo.reporting.played_games import different_games
 
     runs = find_runs(given)
-    for line in mixed_runs(runs):
-        print(f"warning: {line}", file=sys.stderr)
+    _warn([*mixed_runs(runs), *different_games(runs, ["evaluated"]), *constant_sums(runs)])
     curves = [curve_of_run(run) for run in runs]
     if given.data is not None:
         write_json(given.data, {"runs": [curve.as_json() for curve in curves]})
@@ -178,9 +181,13 @@ def plot_files(given: argparse.Namespace) -> None:
 
     files = {file.resolve(): file for file in given.files}  # a file that is given twice counts once
     curves = selected([curve for file in files.values() for curve in read_curves(file)], given.envs, given.settings)
-    for line in repeated_seeds(curves):
-        print(f"warning: {line}", file=sys.stderr)
+    _warn(repeated_seeds(curves))
     draw_aggregates(given, curves)
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def draw_aggregates(given: argparse.Namespace, curves: Sequence[RunCurve]) -> None:

@@ -107,7 +107,7 @@ def write_report(options: ReportOptions) -> list[Run]:
     n_frames = 0 if options.no_frames else options.frames
     shown = tqdm(runs, desc="pictures", unit="run", leave=False, disable=None)
     galleries = [gallery(run, n_frames, options.trust) for run in shown]
-    title = options.title or " and ".join(run.name for run in runs)
+    title = options.title or ", ".join(run.name for run in runs)
     page = render_page(runs, galleries, title, datetime.now(), is_live=is_available() and not options.static)
     options.path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(options.path) as file:

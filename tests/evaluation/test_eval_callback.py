@@ -224,6 +224,22 @@ def test_of_equally_good_models_the_latest_is_kept(tmp_path, monkeypatch):
     assert th.equal(flat_parameters(MATRL.load(tmp_path / "best_model")), after.parameters[2])
 
 
+def test_of_models_with_a_constant_sum_the_latest_is_kept(tmp_path, monkeypatch):
+    # Rounding makes the second team return the largest one.
+    returns = iter([[2.0, -2.0], [1.0 + 1e-9, -1.0], [-3.0, 3.0 - 1e-9]])
+
+    def play(*arguments):
+        pair = next(returns) if arguments[3] is False else [4.0, -4.0]
+        return EvaluationResult(("left", "right"), np.array([sum(pair)]), np.array([pair]), np.array([1]))
+
+    monkeypatch.setattr("sb3_matrl.evaluation.eval_callback.evaluate_policy", play)
+    after, best = Recorder(), Recorder()
+    callback = evaluation(eval_freq=40, best_model_save_path=tmp_path, callback_after_eval=after, callback_on_new_best=best)
+    small_model().learn(120, callback)
+    assert best.steps == [40] and callback.best_mean_reward == 0.0
+    assert th.equal(flat_parameters(MATRL.load(tmp_path / "best_model")), after.parameters[2])
+
+
 def test_callback_after_evaluation_can_stop_the_training():
     callback, model = evaluation(eval_freq=40, callback_after_eval=Recorder(limit=2)), small_model()
     model.learn(10_000, callback)

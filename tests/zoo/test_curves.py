@@ -61,6 +61,40 @@ def test_text_shows_the_team_or_the_agents_that_compete():
     assert lines[11].startswith("      0.00 |---") and lines[11].endswith("chance")
 
 
+def game(agents):
+    """Two evaluations of agents whose returns add up to 0, up to rounding."""
+    returns = np.random.default_rng(0).normal(size=(2, 3, len(agents)))
+    returns[..., -1] = 1e-9 * np.arange(3) - returns[..., :-1].sum(axis=2)
+    kinds = [EvaluationResult(tuple(agents), one.sum(axis=1), one, np.full(3, 7)) for one in returns]
+    return LearningCurve([10, 20], kinds, kinds[::-1])
+
+
+def test_all_evaluations_of_a_constant_sum_are_equally_good():
+    curve = game("abc")
+    assert curve.competes and curve.best_steps == 20
+    assert LearningCurve(curve.steps, curve.greedy, curve.sampled).best_steps == 20
+
+
+def test_names_of_agents_are_shown_as_they_are(tmp_path, drawn):
+    game([r"$\no$", "_a_"]).draw(tmp_path / "curve.png", r"$\title$")
+    shown = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert shown == [r"$\no$, sampled", "_a_, sampled", r"$\no$, greedy", "_a_, greedy"]
+
+
+@pytest.mark.parametrize(("agents", "entries"), [(8, 16), (9, 2)])
+def test_picture_of_many_agents_has_room_for_the_curves(tmp_path, drawn, agents, entries):
+    curve = game([f"agent {i}" for i in range(agents)])
+    curve.draw(tmp_path / "curve.png", "title")
+    (figure,) = drawn
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert len(legend.get_texts()) == len(axes.get_lines()) == entries
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0 and axes.get_window_extent().height > 250
+    if entries == 2:
+        means = [one.agent_returns.mean(axis=0) for one in curve.sampled]
+        band = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert band.min() == pytest.approx(np.min(means)) and band.max() == pytest.approx(np.max(means))
+
+
 def test_best_evaluation_is_the_latest_of_equally_good_ones():
     kinds = [result([[2, 0]]), result([[3, 1]]), result([[4, 0]]), result([[1, 0]])]
     assert LearningCurve([10, 20, 30, 40], kinds, kinds).best_steps == 30
@@ -73,7 +107,7 @@ def test_best_evaluation_is_the_latest_of_equally_good_ones():
         (TEAM, ["sampled", "greedy"]),
         (LearningCurve(TEAM.steps, TEAM.sampled, TEAM.greedy, {"chance": -1.0, "optimum": 9.0}),
          ["sampled", "greedy", "chance, -1.00", "optimum, 9.00"]),
-        (GAME, ["a, sampled", "a, greedy", "b, sampled", "b, greedy"]),
+        (GAME, ["a, sampled", "b, sampled", "a, greedy", "b, greedy"]),
     ],
 )  # fmt: skip
 def test_picture_has_the_values_and_is_a_png(tmp_path, drawn, curve, labels):

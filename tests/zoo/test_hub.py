@@ -143,6 +143,29 @@ def test_mistakes_in_sending(
     assert hub.repositories == {}
 
 
+def test_card_of_competing_agents_has_their_returns_and_no_team(logs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(logs / "matrl/checkers_v0_1", run)
+    with np.load(run / "evaluations.npz") as file:
+        arrays = dict(file)
+    for ending in ("", "_greedy"):
+        returns = np.random.default_rng(0).normal(size=arrays[f"results{ending}"].shape)
+        arrays[f"agent_returns{ending}"] = np.stack([returns, -returns], axis=2)
+        arrays[f"results{ending}"] = np.zeros_like(returns)
+    arrays["agents"] = np.array(["a|b", "_c_ <d>"])
+    np.savez(run / "evaluations.npz", **arrays)
+    assert push_to_hub.main(["--run-dir", str(run), "-orga", "somebody", "--out", str(tmp_path / "card")]) == 0
+    card, metadata = card_and_metadata((tmp_path / "card/README.md").read_text())
+    mean, std = arrays["agent_returns"][-1, :, 0].mean(), arrays["agent_returns"][-1, :, 0].std()
+    assert re.search(rf"\| sampled +\| +a\\\|b \| +{re.escape(f'{mean:.2f} +/- {std:.2f}')} \|", card)
+    assert r" \_c\_ \<d> |" in card and "team" not in card and "the agents compete" in card
+    metrics = metadata["model-index"][0]["results"][0]["metrics"]  # type: ignore[index]
+    assert [metric["name"] for metric in metrics] == [
+        f"mean_reward of {agent}, {policy} actions" for policy in ("sampled", "greedy") for agent in ("a|b", "_c_ <d>")
+    ]
+    assert metrics[0]["value"] == f"{mean:.2f} +/- {std:.2f}"
+
+
 # ---------------------------------------------------------------- fetching
 
 

@@ -1,3 +1,4 @@
+from io import BytesIO
 from itertools import product
 from types import SimpleNamespace
 
@@ -56,6 +57,12 @@ def test_colours_are_symmetric_around_zero_also_when_all_payoffs_are_zero():
     assert image.get_clim() == (-np.abs(game.payoffs).max(), np.abs(game.payoffs).max())
     game.payoffs = np.zeros((2, 2, 2))
     assert draw_payoffs(game, "title").axes[0].images[0].get_clim() == (-1.0, 1.0)
+
+
+def test_names_of_agents_are_no_formulas():
+    game = report(2)
+    game.agents = [r"$\no$", "b"]
+    draw_payoffs(game, r"$\title$").savefig(BytesIO())
 
 
 def test_games_that_are_too_large_are_refused():

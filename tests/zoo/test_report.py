@@ -1,6 +1,7 @@
 import csv
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from sb3_matrl.zoo.common.references import References
 from sb3_matrl.zoo.report import main
 from sb3_matrl.zoo.reporting.learning_section import learning
 from sb3_matrl.zoo.reporting.media import FilmStrip
+from sb3_matrl.zoo.reporting.metagame_section import metagames
 from sb3_matrl.zoo.reporting.page import duration, number
 from sb3_matrl.zoo.reporting.run_loading import load_run
-from sb3_matrl.zoo.reporting.sections import differences, phase_times
+from sb3_matrl.zoo.reporting.sections import differences, overview, phase_times
 from sb3_matrl.zoo.train import main as train
 from tests.zoo.reporting.pages import NASTY, Page, curves_of, numbers_of, report, synthetic_run
 
@@ -150,6 +152,111 @@ def test_curves_show_chance_and_optimum(tmp_path):
     assert load_run(run, "run").problems == ("references.json cannot be used: it is damaged (JSONDecodeError)",)
 
 
+def with_options(run, env_kwargs=None, eval_env_kwargs=None, chance=-1.5):
+    """Write options of the environment and references into a synthetic run."""
+    for name, key, options in (("config.yml", "env_kwargs", env_kwargs), ("args.yml", "eval_env_kwargs", eval_env_kwargs)):
+        content = yaml.safe_load((run / name).read_text())
+        (content["checkers_v0"] if name == "config.yml" else content)[key] = options
+        (run / name).write_text(yaml.safe_dump(content, sort_keys=False))
+    References(chance, 41.26).write(run / "references.json")
+    return load_run(run, run.name)
+
+
+def learning_of(tmp_path, *options):
+    """Labels in the legend of the first chart, and the notes, of runs with these options."""
+    runs = [with_options(synthetic_run(tmp_path / f"matrl/checkers_v0_{k}"), *given) for k, given in enumerate(options)]
+    group = learning(runs)
+    return [entry.label for entry in group.charts[0].legend], group.notes
+
+
+def test_runs_of_one_game_share_the_lines_of_chance_and_optimum(tmp_path):
+    # The options of the two runs say the same in another order, and the evaluations undo what differs in the training.
+    first = ({"step_cost": 0.0, "max_cycles": 5}, {"max_cycles": 9}, -2.0)
+    labels, notes = learning_of(tmp_path, first, ({"max_cycles": 9, "step_cost": 0.0}, None, -1.0))
+    assert labels[2:] == ["chance, \N{MINUS SIGN}1.5", "optimum, 41.26"]
+    assert notes == (
+        "The runs in checkers_v0 are trained in different games (max_cycles differ): these returns cannot be compared.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "verbs"),
+    [
+        ([({}, {"max_cycles": 9}), ({}, {})], "evaluated"),
+        ([({"max_cycles": 9}, {}), (None, None)], "trained and evaluated"),
+    ],
+)
+def test_runs_of_different_games_have_no_common_lines_but_a_note(tmp_path, options, verbs):
+    labels, notes = learning_of(tmp_path, *options)
+    assert labels == ["checkers_v0_0", "checkers_v0_1"]
+    assert notes == (
+        f"The runs in checkers_v0 are {verbs} in different games (max_cycles differ): these returns cannot be compared.",
+    )
+
+
+def test_other_wrappers_are_another_game(tmp_path):
+    runs = [with_options(synthetic_run(tmp_path / f"checkers_v0_{k}")) for k in (1, 2)]
+    wrapped = replace(runs[1], config={**runs[1].config, "env_wrapper": "supersuit.frame_stack_v2"})
+    assert "env_wrapper differ" in learning([runs[0], wrapped]).notes[0]
+    assert learning(runs).notes == ()
+
+
+def test_a_single_evaluation_has_lines_of_chance_and_optimum(tmp_path):
+    run = with_options(synthetic_run(tmp_path / "run", evaluations=1))
+    (chart, *_) = learning([run]).charts
+    for (line,) in curves_of(chart)[2:]:
+        assert np.ptp(numbers_of(line)[:, 0]) > 100.0
+
+
+def test_an_agent_has_one_colour_in_all_charts(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    # The log sorts agents by their names, the evaluations have the order of the environment.
+    arrays = dict(np.load(run / "evaluations.npz"))
+    np.savez(run / "evaluations.npz", **{**arrays, "agents": np.array(["right", "left"])})
+    runs = [load_run(run, "run"), load_run(synthetic_run(tmp_path / "other"), "other")]
+    colours = {}
+    for group in (learning(runs), *metagames(runs)):
+        for chart in group.charts:
+            for entry in chart.legend:
+                colours.setdefault(entry.label.split(",")[0], set()).add(entry.colour)
+    assert colours["right"] == {0} and colours["left"] == {1}
+
+
+def test_numbers_that_are_not_finite_are_left_out(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    arrays = dict(np.load(run / "evaluations.npz"))
+    arrays["results"][1, 0], arrays["agent_returns"][2, 0, 1] = np.nan, -np.inf
+    np.savez(run / "evaluations.npz", **arrays)
+    report(run, "--no-frames")
+    charts = {chart.title: chart.curves for chart in learning([load_run(run, "run")]).charts}
+    assert [len(curve.x) for curve in charts["Team return"]] == [3, 4]
+    assert [len(curve.x) for curve in charts["Return per agent"]] == [4, 3, 4, 4]
+
+
+def test_one_episode_has_no_interval(tmp_path):
+    run = synthetic_run(tmp_path / "run")
+    arrays = dict(np.load(run / "evaluations.npz"))
+    np.savez(run / "evaluations.npz", **{name: array[:, :1] if array.ndim > 1 else array for name, array in arrays.items()})
+    report(run, "--no-frames")
+    words = Page((run / "report.html").read_text(encoding="utf-8")).words
+    assert "\N{EN DASH}" in words and not any("[" in word and "\N{EN DASH}" in word for word in words)
+
+
+@pytest.mark.parametrize(
+    ("planned", "model", "problems"),
+    [
+        (2000, None, ()),
+        (5000.0, None, ("the results end after 2,000 of 5,000 steps: the training goes on, or was stopped",)),
+        (5000, "model.zip", ()),
+        ("many", None, ()),
+    ],
+)
+def test_page_says_that_a_run_is_unfinished(tmp_path, planned, model, problems):
+    run = load_run(synthetic_run(tmp_path / "run"), "run")
+    run = replace(run, config={"n_timesteps": planned}, arguments={"trained_agent": model})
+    assert overview([run])[0].problems == problems
+
+
 def test_page_says_what_the_meta_game_did(tmp_path):
     run = synthetic_run(tmp_path / "matrl" / "checkers_v0_1")
     report(run, "--no-frames")
@@ -276,7 +383,7 @@ def test_large_log_gives_a_small_page(tmp_path):
 
 def test_differences_hold_only_what_differs(tmp_path):
     runs = [synthetic_run(tmp_path / f"matrl/checkers_v0_{k}") for k in (1, 2)]
-    config = {"checkers_v0": {"gamma": 0.9, "policy_kwargs": {"net_arch": [16]}, "ent_coef": 0.1}}
+    config = {"checkers_v0": {"gamma": 0.9, "policy_kwargs": {"net_arch": [16]}, "ent_coef": 0.1, "env_kwargs": {}}}
     (runs[1] / "config.yml").write_text(yaml.safe_dump(config))
     rows = differences([load_run(path, path.name) for path in runs])
     assert {row.key: row.values for row in rows} == {

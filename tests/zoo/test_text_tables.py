@@ -1,7 +1,7 @@
 import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult
-from sb3_matrl.zoo.common.text_tables import returns_table
+from sb3_matrl.zoo.common.text_tables import as_markdown, markdown, returns_table
 
 
 def result(agent_returns, agents=("left", "right")):
@@ -55,3 +55,13 @@ def test_lines_of_many_agents_can_be_left_out():
     many = result([[1, 2, 4], [4, 5, 6]], ("a", "b", "c"))
     assert len(returns_table({"sampled": many}, most_agents=2).split("\n")) == 2
     assert len(returns_table({"sampled": many}, most_agents=3).split("\n")) == 5
+
+
+def test_no_text_breaks_a_markdown_table():
+    lines = markdown(["a|b", "c"], [["x\ny", "1|2"]]).split("\n")
+    assert lines == [r"| a\|b |    c |", "| ---- | ---: |", r"| x y  | 1\|2 |"]
+
+
+def test_names_are_shown_as_they_are():
+    assert as_markdown("agent_0") == "agent_0"
+    assert as_markdown("_a_ *b* `c` <d> [e](f)") == r"\_a\_ \*b\* \`c\` \<d> \[e\](f)"

@@ -73,6 +73,19 @@ def test_rows_that_were_not_logged_are_not_claimed():
     assert "in 2 of 2 logged iterations" in verdict(progress([[0, 0]] * 2, iterations=[10, 20]))[0]
 
 
+def test_rows_between_the_numbered_ones_are_logged_iterations():
+    # Rows of evaluations, which have no number, hold the meta-game if the log has not every iteration.
+    log = progress([[0, 0]] * 2, iterations=[np.nan, np.nan])
+    assert "in 2 of 2 logged iterations" in verdict(log)[0]
+    unnumbered = {key: column for key, column in log.numbers.items() if key != "time/iterations"}
+    assert "in 2 of 2 logged iterations" in verdict(Progress(unnumbered, [], 0))[0]
+
+
+def test_a_run_that_continues_a_model_has_logged_all_its_iterations():
+    assert "in 2 of 2 iterations" in verdict(progress([[0, 0]] * 2, iterations=[5, 6]))[0]
+    assert "in 1 of 1 iterations" in verdict(progress([[0, 0]], iterations=[1]))[0]
+
+
 def test_without_a_meta_game_there_is_nothing_to_say():
     assert verdict(progress([[0, 0]] * 3, equilibria=-1)) == ()
     assert verdict(Progress({"time/total_timesteps": np.arange(3.0)}, [], 0)) == ()

@@ -17,6 +17,7 @@ from sb3_matrl.zoo.benchmarking.comparison import (
     Row,
     compare,
     compare_normalised,
+    equal_returns,
     exploration_notes,
     few_seeds,
     group,
@@ -43,7 +44,8 @@ def write_report(
     :raises OSError: if a file cannot be written
     """
     folder, cells = BenchmarkFolder(Path(options.out)), group(results)
-    rows, notes = compare(cells, reference), comparison_notes(cells, options) + few_seeds(len(options.seeds))
+    rows = compare(cells, reference)
+    notes = comparison_notes(cells, options) + equal_returns(cells) + few_seeds(len(options.seeds))
     if bounds is not None:
         used = score_bounds(cells, options, bounds)
         rows += compare_normalised(cells, used, reference)

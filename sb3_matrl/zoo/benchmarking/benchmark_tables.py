@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sb3_matrl.zoo.benchmarking.comparison import Row
 from sb3_matrl.zoo.benchmarking.run_results import SCORES
+from sb3_matrl.zoo.common.text_tables import cell
 
 FILE_WIDTH = 160
 EXPLANATION = (
@@ -82,7 +83,7 @@ def markdown(rows: Sequence[Row], reference: str, notes: Sequence[str]) -> str:
     parts = [EXPLANATION.format(reference=reference)]
     for env, group in _by_env(rows).items():
         lines = [header, ["---"] * len(header), *map(_words, group)]
-        parts.append(f"## {env}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+        parts.append(f"## {env}\n\n" + "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines))
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"

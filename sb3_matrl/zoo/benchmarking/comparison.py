@@ -301,6 +301,24 @@ def _differing_worlds(env: str, cells: Mapping[str, Cell]) -> list[str]:
     return lines
 
 
+def equal_returns(cells: Cells) -> list[str]:
+    """
+    Warnings about team returns that never differ, as in games with a constant sum.
+
+    :param cells: finished runs
+    :return: one line for each environment in which all episodes of all runs have the same return
+    """
+    returns: dict[str, list[np.ndarray]] = {}
+    for (env, _), cell in cells.items():
+        returns.setdefault(env, []).extend(run.metrics[score].ravel() for run in cell.results for score in SCORES.values())
+    advice = "agents whose returns have a constant sum are compared by crossplay"
+    return [
+        f"warning: {env}: the team return is always {values[0][0]:.2f} and says nothing: {advice}"
+        for env, values in returns.items()
+        if np.allclose(np.concatenate(values), values[0][0])
+    ]
+
+
 def exploration_notes(cells: Cells) -> list[str]:
     """
     Explanations of sampled actions that are no draws from a learned distribution.

@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter
 from sb3_matrl.zoo.benchmarking.comparison import Cells
 from sb3_matrl.zoo.benchmarking.run_results import SCORES
 from sb3_matrl.zoo.benchmarking.run_statistics import MIN_SEEDS_FOR_INTERVALS
+from sb3_matrl.zoo.common.figure_text import add_legend, show_as_it_is
 
 # Okabe and Ito's palette for colour-blind readers, without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -43,21 +44,9 @@ def draw_curves(paths: Sequence[Path], cells: Cells, n_seeds: int) -> None:
     band = "" if n_seeds < MIN_SEEDS_FOR_INTERVALS else ", 95 % bootstrap bands"
     title = f"interquartile mean of {n_seeds} seeds{band}" if n_seeds > 1 else "one seed"
     add_legend(figure, title)
+    show_as_it_is(figure)
     for path in paths:
         figure.savefig(path, dpi=130)
-
-
-def add_legend(figure: Figure, title: str) -> None:
-    """
-    Add one legend of all panels below them; a label that several panels have stands there once.
-
-    :param figure: figure with a constrained layout
-    :param title: title of the legend
-    """
-    pairs = (pair for panel in figure.axes for pair in zip(*panel.get_legend_handles_labels(), strict=True))
-    handles = {label: line for line, label in pairs}
-    columns = min(len(handles), 4)
-    figure.legend(list(handles.values()), list(handles), title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _draw_panel(axes: Axes, cells: Cells, env: str, policy: str, settings: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,10 +78,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     :param rows: cells of the rows
     :return: Markdown without a final newline
     """
+    header, rows = [cell(text) for text in header], [[cell(text) for text in row] for row in rows]
     widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [_line(header, widths), "| " + " | ".join(rule) + " |", *(_line(row, widths) for row in rows)]
     return "\n".join(lines)
+
+
+def cell(text: str) -> str:
+    """Text of a cell of a Markdown table, which must not end the cell."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def as_markdown(text: str) -> str:
+    """Markdown that shows a text as it is, without emphasis, code, links and HTML; :func:`cell` does the rest in a table."""
+    return re.sub(r"[\\`*<&~\[\]$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -182,7 +182,8 @@ def aggregated(curves: Sequence[RunCurve], policy: str, statistic: str) -> list[
 def _aggregate(env: str, method: str, runs: Sequence[RunCurve], policy: str, statistic: str) -> MethodCurve:
     steps = reduce(np.intersect1d, [run.steps for run in runs])
     if not len(steps):
-        raise ValueError(f"the runs of {method} in {env} were evaluated at different steps: they have no curve in common")
+        problem = "were evaluated at different steps, and have no curve in common: name runs that belong together"
+        raise ValueError(f"the runs of {method} in {env} {problem}")
     table = np.stack([run.returns[policy][np.isin(run.steps, steps)] for run in runs])
     if statistic == "iqm":
         _, (values, low, high) = column_estimates(table)
@@ -213,6 +214,20 @@ def mixed_runs(runs: Sequence[Run]) -> list[str]:
         if len(set(map(str, seeds))) < len(seeds):
             lines.append(f"runs of {method} in {env} have a seed in common: they are not independent")
     return lines
+
+
+def constant_sums(runs: Iterable[Run]) -> list[str]:
+    """
+    Warnings about team returns that say nothing.
+
+    :param runs: runs of several environments
+    :return: one line for every environment in which the agents' returns have a constant sum
+    """
+    has_constant_sum = (run for run in runs if run.evaluations is not None and run.evaluations.structure == "constant-sum")
+    return [
+        f"the agents' returns in {env} have a constant sum: the team return says nothing, see the report of a run"
+        for env in dict.fromkeys(run.folder.env_id for run in has_constant_sum)
+    ]
 
 
 def repeated_seeds(curves: Iterable[RunCurve]) -> list[str]:
@@ -289,10 +304,10 @@ def final_table(curves: Sequence[MethodCurve]) -> str:
         f"{'environment':<{width_env}}  {'method':<{width_method}}  {'steps':>10}  {'return':>9}  {'95 % interval':<20}  seeds"
     ]
     for one in curves:
-        low, high = one.low[-1], one.high[-1]
+        value, low, high = round(float(one.values[-1]), 2) + 0.0, one.low[-1], one.high[-1]
         interval = f"[{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
         lines.append(
-            f"{one.env:<{width_env}}  {one.method:<{width_method}}  {one.steps[-1]:>10,.0f}  {one.values[-1]:>9.2f}  "
+            f"{one.env:<{width_env}}  {one.method:<{width_method}}  {one.steps[-1]:>10,.0f}  {value:>9.2f}  "
             f"{interval:<20}  {one.n_runs:>5}"
         )
     return "\n".join(lines)

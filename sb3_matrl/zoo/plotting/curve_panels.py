@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter
 from sb3_matrl.utils.atomic_file import atomic_file
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.benchmarking.figure import COLOURS, LINES, PANEL
+from sb3_matrl.zoo.common.figure_text import ROOM, add_legend, show_as_it_is
 from sb3_matrl.zoo.plotting.curve_data import MethodCurve
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -95,7 +96,7 @@ def draw_log(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], la
 
 def _panels(count: int, look: Look) -> tuple[Figure, list[Axes]]:
     width, height = look.size or PANEL
-    figure = Figure(figsize=(width * count, height + 0.6), layout="constrained")
+    figure = Figure(figsize=(width * count, height + ROOM), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, count, squeeze=False).flat)
     for axes in panels:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -114,17 +115,13 @@ def _style(index: int, n_points: int) -> dict[str, Any]:
 
 
 def _save(figure: Figure, panels: Sequence[Axes], path: Path, look: Look) -> None:
-    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    legend = figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 4), frameon=False
-    )
+    add_legend(figure, font_size=look.font_size)
     if look.title is not None:
         figure.suptitle(look.title)
     for axes in panels:
         for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_fontsize(look.font_size)
-    for text in legend.get_texts():
-        text.set_fontsize(look.font_size)
+    show_as_it_is(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         figure.savefig(file, dpi=130, format=path.suffix[1:])

@@ -53,11 +53,44 @@ def logged(key: str) -> Callable[[Run], Series | None]:
     return lambda run: Series(run.name, *run.progress.curve(key)) if run.progress else None
 
 
-def per_agent(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], kind: str, dash: int) -> list[Series]:
-    """One curve per agent; for many agents, their mean with a band from the lowest to the highest."""
+def agent_colours(run: Run, runs: Sequence[Run]) -> dict[str, int]:
+    """
+    Colours of the agents of a run, the same in all its charts, and in those of the other runs if there are enough colours.
+
+    :param run: the run
+    :param runs: all runs of the report
+    :return: agent -> colour; empty if the run has more agents than there are colours
+    """
+    for some in (runs, [run]):
+        names = dict.fromkeys(name for one in some for name in _agents(one))
+        if len(names) <= COLOURS:
+            return {name: i for i, name in enumerate(names)}
+    return {}
+
+
+def _agents(run: Run) -> list[str]:
+    """Names in the order of the environment, as far as evaluations tell it."""
+    evaluated = [] if run.evaluations is None else list(run.evaluations.sampled[0].agents)
+    if run.progress is None:
+        return evaluated
+    return [*evaluated, *run.progress.agents_with("rollout/ep_rew_mean"), *run.progress.agents_with("metagame/rho")]
+
+
+def per_agent(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], kind: str, dash: int, colours: Mapping[str, int]
+) -> list[Series]:
+    """
+    One curve per agent; for many agents, their mean with a band from the lowest to the highest.
+
+    :param curves: agent -> steps and values, shape (k,) each
+    :param kind: word behind the agent in the legend
+    :param dash: dash pattern of the curves
+    :param colours: result of :func:`agent_colours`
+    """
     if len(curves) <= COLOURS:
         labels = {agent: f"{agent}, {kind}" if kind else agent for agent in curves}
-        return [Series(labels[agent], *xy, colour=i, dash=dash) for i, (agent, xy) in enumerate(curves.items())]
+        places = {agent: colours.get(agent, i) for i, agent in enumerate(curves)}
+        return [Series(labels[agent], *xy, colour=places[agent], dash=dash) for agent, xy in curves.items()]
     # A row is skipped if the cell of one agent is damaged.
     common = sorted(set.intersection(*(set(x.tolist()) for x, _ in curves.values())))
     table = np.array([y[np.isin(x, common)] for x, y in curves.values()])

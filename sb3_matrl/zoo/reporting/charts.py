@@ -37,8 +37,8 @@ class Series:
     A curve over the steps.
 
     :param label: name in the legend
-    :param x: rising numbers of steps, shape (k,)
-    :param y: finite values, shape (k,)
+    :param x: numbers of steps that do not fall, shape (k,); of several values at one step the last is drawn
+    :param y: values, shape (k,); those that are not finite are not drawn
     :param low: lower edge of a band around the curve, shape (k,); ``None`` for no band
     :param high: upper edge of the band
     :param colour: index of one of the :data:`COLOURS` of the style sheet
@@ -127,7 +127,7 @@ def line_chart(
     :param covers: values that the vertical axis always includes; ``None`` to fit the curves
     :return: the chart, or ``None`` if all curves are empty
     """
-    given = [one for one in series if len(one.x)]
+    given = [one for one in map(_drawable, series) if len(one.x)]
     if not given:
         return None
     thin = [thinned(one) for one in given]
@@ -179,6 +179,14 @@ def share_chart(
     summary = ", ".join(f"{category} {share}" for _, category, share in seen)
     legend = tuple(Legend(f"{category} ({share})", i % COLOURS, None) for i, category, share in seen)
     return Chart(title, note, summary, _svg(figure, f"{title}. {summary}", titles), legend, bars=tuple(stacked))
+
+
+def _drawable(series: Series) -> Series:
+    """The finite values of a curve, one per step."""
+    there = np.isfinite(series.y)
+    there[there] = np.diff(series.x[there], append=np.inf) != 0
+    low, high = (None if edge is None else edge[there] for edge in (series.low, series.high))
+    return replace(series, x=series.x[there], y=series.y[there], low=low, high=high)
 
 
 def line_widths(curves: Sequence[Series]) -> list[float]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sb3_matrl.evaluation import EvaluationResult, mean_confidence_interval
 from sb3_matrl.zoo.reporting.chart_groups import SHARE, Group, compared, drawn, logged
 from sb3_matrl.zoo.reporting.charts import Chart, Series, line_chart
+from sb3_matrl.zoo.reporting.played_games import flat
 from sb3_matrl.zoo.reporting.run_loading import STEPS, Evaluations, Progress, Run
 from sb3_matrl.zoo.reporting.verdict import verdict
 
@@ -105,8 +105,16 @@ def _overview(run: Run) -> Overview:
         greedy=_in_short(last, last.greedy[-1]) if last else MISSING,
         fps=_last_number(run.progress, "time/fps"),
         verdict=verdict(run.progress) if run.progress else (),
-        problems=run.problems,
+        problems=(*run.problems, *_unfinished(run)),
     )
+
+
+def _unfinished(run: Run) -> list[str]:
+    """A sentence if the results end before the steps that were asked for, which for a continued model are additional ones."""
+    planned = run.config.get("n_timesteps")
+    if run.arguments.get("trained_agent") or not isinstance(planned, int | float) or steps_done(run) >= planned:
+        return []
+    return [f"the results end after {steps_done(run):,.0f} of {planned:,.0f} steps: the training goes on, or was stopped"]
 
 
 def steps_done(run: Run) -> float:
@@ -203,14 +211,3 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     keys = dict.fromkeys(key for one in settings for key in one)
     rows = [Difference(key, tuple(one.get(key, MISSING) for one in settings)) for key in keys]
     return [row for row in rows if len(set(row.values)) > 1]
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings with dotted keys, such as ``policy_kwargs.net_arch``, and values as text."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = str(value)
-    return found

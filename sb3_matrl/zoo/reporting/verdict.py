@@ -26,7 +26,7 @@ def verdict(progress: Progress) -> tuple[str, ...]:
     rho = progress.of_agents("metagame/rho")
     if not len(rho) or (len(equilibria) and (equilibria == -1).all()):
         return ()
-    restriction = _restriction(rho, agents, _iterations(progress, len(rho)), _equal_to(progress))
+    restriction = _restriction(rho, agents, _iterations(progress, agents), _equal_to(progress))
     return (restriction, *_chosen(progress), *_samples(progress))
 
 
@@ -37,10 +37,17 @@ def _equal_to(progress: Progress) -> str | None:
     return "il-la" if progress.agents_with("br/n_updates") else "ippo"
 
 
-def _iterations(progress: Progress, rows: int) -> str:
-    """Word for the rows of the log, which may be fewer than there were iterations."""
-    _, counted = progress.curve("time/iterations")
-    return "logged iterations" if len(counted) and counted.max() > rows else "iterations"
+def _iterations(progress: Progress, agents: list[str]) -> str:
+    """
+    Word for the rows of the log, which may be fewer than there were iterations.
+
+    None is missing if every row has its number and the numbers rise by one. A run that continues a model begins with a later
+    number than 1, so that of a single row only a first iteration is known to be all.
+    """
+    keys = [f"{agent}/metagame/rho" for agent in agents]
+    counted = progress.table(["time/iterations", *keys])[:, 0]
+    is_all = len(counted) == len(progress.table(keys)) and (np.diff(counted) <= 1).all()
+    return "iterations" if is_all and (len(counted) > 1 or counted[0] == 1) else "logged iterations"
 
 
 def _restriction(rho: np.ndarray, agents: list[str], iterations: str, other: str | None) -> str:

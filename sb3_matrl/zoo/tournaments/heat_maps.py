@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sb3_matrl.evaluation.cross_play_result import CrossPlayResult
+from sb3_matrl.zoo.common.figure_text import show_as_it_is
 from sb3_matrl.zoo.common.run_folder import safe_name
 from sb3_matrl.zoo.tournaments.entrants import Entrant
 
@@ -37,6 +38,7 @@ def draw_heat_maps(folder: Path, result: CrossPlayResult, entrants: Sequence[Ent
         other = f"player of {result.roles[1 - place]}" if len(result.roles) == 2 else "player of another role"
         figure = _draw(result.pair_payoffs(place), entrants, f"player of {role}", other)
         figure.suptitle(f"mean return of {role}\n{title}", fontsize=10)
+        show_as_it_is(figure)
         for suffix in ("png", "svg"):
             paths.append(folder / f"heat_map_{name}.{suffix}")
             figure.savefig(paths[-1], dpi=130)

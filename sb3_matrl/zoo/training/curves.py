@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sb3_matrl.evaluation import EvaluationResult
 from sb3_matrl.evaluation.evaluate import structure_of
 from sb3_matrl.utils.atomic_file import atomic_file
+from sb3_matrl.zoo.common.figure_text import add_legend, show_as_it_is
 
 MARKS = "*o+x#@%&"
 
@@ -41,6 +42,8 @@ class LearningCurve:
     @property
     def best_steps(self) -> int:
         """Training steps before the best evaluation of the sampled policies, the latest of equally good ones."""
+        if self.competes:  # the team returns differ by rounding alone
+            return max(self.steps)
         means = [one.mean for one in self.sampled]
         return max(step for step, mean in zip(self.steps, means, strict=True) if mean == max(means))
 
@@ -73,7 +76,11 @@ class LearningCurve:
             self._draw_team(axes)
         axes.set(title=title, xlabel="steps", ylabel="return" if self.competes else "team return")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if self.competes:
+            add_legend(figure)
+        else:
+            axes.legend()
+        show_as_it_is(figure)
         with atomic_file(path) as file:
             figure.savefig(file, dpi=120, format=path.suffix[1:])
 
@@ -90,10 +97,17 @@ class LearningCurve:
             axes.axhline(level, linestyle=style, color="grey", linewidth=1, label=f"{name}, {level:.2f}")
 
     def _draw_agents(self, axes: Axes) -> None:
-        for i, agent in enumerate(self.sampled[0].agents):
-            for kind, results in self._kinds.items():
-                means, style = [one.agent_means[agent] for one in results], "-" if kind == "sampled" else "--"
-                axes.plot(self.steps, means, linestyle=style, color=f"C{i}", marker=".", label=f"{agent}, {kind}")
+        """Returns of the agents; of more than there are :data:`MARKS`, their mean with a band of all of them."""
+        agents = self.sampled[0].agents
+        for k, (kind, results) in enumerate(self._kinds.items()):
+            means, style = np.array([one.agent_returns.mean(axis=0) for one in results]), ("-", "--")[k]
+            if len(agents) > len(MARKS):
+                label = f"mean of {len(agents)} agents, {kind}"
+                axes.plot(self.steps, means.mean(axis=1), linestyle=style, marker=".", label=label)
+                axes.fill_between(self.steps, means.min(axis=1), means.max(axis=1), alpha=0.2)
+                continue
+            for i, agent in enumerate(agents):
+                axes.plot(self.steps, means[:, i], linestyle=style, color=f"C{i}", marker=".", label=f"{agent}, {kind}")
 
 
 def text_plot(

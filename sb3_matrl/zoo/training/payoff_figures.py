@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sb3_matrl.matrl.metagame_report import MetaGameReport
+from sb3_matrl.zoo.common.figure_text import show_as_it_is
 
 
 def payoff_table(report: MetaGameReport) -> tuple[list[str | int], list[list[str | float]]]:
@@ -51,6 +52,7 @@ def draw_payoffs(report: MetaGameReport, title: str) -> Figure:
         _label(axes, report.agents[:n_rows], report.agents[n_rows:], report.strategies)
     figure.colorbar(image, ax=list(panels), shrink=0.9)
     figure.suptitle(title)
+    show_as_it_is(figure)
     return figure
 
 

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ from scipy.stats import trim_mean
 
 from sb3_matrl.zoo.benchmarking import run_statistics as statistics
 from sb3_matrl.zoo.benchmarking.benchmark_tables import csv_text, flat_rows, markdown, print_tables
-from sb3_matrl.zoo.benchmarking.comparison import ALL_ENVS, Bounds, compare, compare_normalised, group, score_bounds, warnings
+from sb3_matrl.zoo.benchmarking.comparison import (
+    ALL_ENVS,
+    Bounds,
+    compare,
+    compare_normalised,
+    equal_returns,
+    group,
+    score_bounds,
+    warnings,
+)
 from sb3_matrl.zoo.benchmarking.marl_eval import environment_name, marl_eval_data
 from sb3_matrl.zoo.common.records import write_json
 from tests.zoo.benchmarking.small import options, plan, result
@@ -105,6 +115,19 @@ def test_warnings_name_missing_runs_and_unequal_budgets(results, tmp_path):
             f"warning: {env}, ippo: only 0 of 4 seeds are finished",
         )
     ]
+
+
+def test_returns_that_never_differ_get_a_warning(tmp_path):
+    zero = [result(run, [[0.0, 1e-16], [0.0, 0.0]], [[0.0, -1e-16], [0.0, 0.0]]) for run in plan(tmp_path)]
+    (line,) = equal_returns(group(zero))
+    assert line.startswith("warning: matrix_game_v0: the team return is always 0.00 and says nothing")
+    assert equal_returns(group([*zero[:-1], result(zero[-1].run, [[0.0], [0.0]], [[0.0], [0.5]])])) == []
+
+
+def test_a_name_does_not_break_the_table(compared):
+    lines = markdown([replace(row, setting="a|b") for row in compared], "x|y", []).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in table}) == 1 and r"| a\|b |" in table[2]
 
 
 def test_tables_agree(compared, capsys):

@@ -7,10 +7,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from sb3_matrl.zoo.benchmarking.figure import PANEL
 from sb3_matrl.zoo.plot import main
+from sb3_matrl.zoo.plotting.curve_panels import Look, draw_log
 from sb3_matrl.zoo.train import main as train
+from tests.zoo.reporting.pages import synthetic_run
 
 RECORD = Path(__file__).parents[3] / "benchmarks" / "results" / "value_based_switch.json"
 WORLD = "tests.evaluation.worlds:RandomLength"
@@ -146,3 +151,48 @@ def test_runs_are_named_or_found_but_not_both(logs: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["all", str(next((logs / "ippo").iterdir())), "-a", "ippo"])
     assert "leave one of them out" in capsys.readouterr().err
+
+
+def with_constant_sum(run: Path) -> None:
+    """Change the agents' returns of a run so that their sum is always 0."""
+    with np.load(run / "evaluations.npz") as file:
+        arrays = dict(file)
+    for ending in ("", "_greedy"):
+        returns = np.random.default_rng(0).normal(size=arrays[f"results{ending}"].shape)
+        arrays[f"agent_returns{ending}"] = np.stack([returns, -returns], axis=2)
+        arrays[f"results{ending}"] = np.full_like(returns, -1e-17)
+    np.savez(run / "evaluations.npz", **arrays)
+
+
+def test_returns_that_say_nothing_or_cannot_be_compared_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [synthetic_run(tmp_path / name / "checkers_v0_1") for name in ("a", "b")]
+    with_constant_sum(runs[0])
+    with (runs[1] / "args.yml").open("a") as file:
+        file.write("eval_env_kwargs: {max_cycles: 9}\n")
+    log = runs[0] / "progress.csv"
+    log.write_text(log.read_text().replace("metagame/nash_conv", "rollout/ep_rew_mean"))
+    words = [*map(str, runs), "-o", str(tmp_path / "a.png")]
+    nothing = "warning: the agents' returns in checkers_v0 have a constant sum: the team return says nothing"
+    assert main(["train", *words]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(nothing)
+    assert main(["all", *words]) == 0
+    printed = capsys.readouterr()
+    assert "warning: runs in checkers_v0 are evaluated in different games (max_cycles differ)" in printed.err
+    assert nothing in printed.err
+    with_constant_sum(runs[1])
+    assert main(["all", *words]) == 0
+    assert " 0.00 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("font_size", [10.0, 20.0])
+def test_the_legend_is_inside_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, font_size: float) -> None:
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *rest, **more: figures.append(self) or save(self, *rest, **more))
+    curves = {rf"_a name of $\{k}$ that is long": (np.arange(3.0), np.arange(3.0)) for k in range(12)}
+    draw_log(tmp_path / "a.png", curves, ("x", "y"), Look(font_size=font_size))
+    (figure,) = figures
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(curves)
+    legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert 0 <= legend.x0 and legend.x1 <= figure.bbox.width and 0 <= legend.y0 and legend.y1 < axes.y0
+    assert axes.height > 0.5 * PANEL[1] * figure.dpi

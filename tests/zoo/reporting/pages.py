@@ -23,13 +23,13 @@ def synthetic_run(path, rows=20, evaluations=4, fixed_points=("stable", "saddle"
     (path / "args.yml").write_text(yaml.safe_dump({"algo": "matrl", "env": "checkers_v0", "seed": 3, "n_timesteps": None}))
     (path / "config.yml").write_text(yaml.safe_dump({"checkers_v0": {"gamma": 0.9, "policy_kwargs": {"net_arch": [8]}}}))
     (path / "command.txt").write_text("python zoo/train.py\n")
-    header = ["time/total_timesteps", "metagame/nash_conv", "metagame/fixed_point", "time/collect_seconds"]
+    header = ["time/total_timesteps", "time/iterations", "metagame/nash_conv", "metagame/fixed_point", "time/collect_seconds"]
     header += [f"{agent}/metagame/{key}" for agent in AGENTS for key in ("rho", "current_payoffs", "kl_next")]
     with (path / "progress.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for i in range(rows):
-            writer.writerow([100 * (i + 1), i, fixed_points[i % len(fixed_points)], 0.5, *np.linspace(0, 1, 6)])
+            writer.writerow([100 * (i + 1), i + 1, i, fixed_points[i % len(fixed_points)], 0.5, *np.linspace(0, 1, 6)])
     generator = np.random.default_rng(0)
     shape = (evaluations, 5)
     arrays = {"timesteps": 100 * np.arange(1, evaluations + 1), "agents": np.array(AGENTS)}

@@ -26,6 +26,13 @@ def test_curve_is_drawn_where_its_values_are():
     assert line_chart("t", [Series("s", np.empty(0), np.empty(0))]) is None
 
 
+def test_of_several_values_at_one_step_the_last_finite_one_is_drawn():
+    x, y = np.array([0.0, 1, 1, 2, 2]), np.array([0.0, 5, 1, 2, np.nan])
+    (curve,) = line_chart("t", [Series("s", x, y, y - 1, y + 1)]).curves
+    assert curve.x.tolist() == curve.y.tolist() == [0, 1, 2] and curve.low.tolist() == [-1, 0, 1]
+    assert line_chart("t", [Series("s", x[:1], np.array([np.nan]))]) is None
+
+
 def test_long_curve_has_few_points_to_hover_over():
     x = np.arange(10_000.0)
     chart = line_chart("t", [Series("s", x, np.sin(x))])

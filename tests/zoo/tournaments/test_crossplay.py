@@ -136,9 +136,9 @@ def test_heat_maps_are_drawn(played):
 
 
 def test_roles_with_like_names_have_pictures_of_their_own(tmp_path):
-    roles = ("a|b", "a b")
+    roles = (r"$\no$ a|b", r"$\no$ a b")
     result = SimpleNamespace(roles=roles, pair_payoffs=lambda place: np.zeros((2, 2)))
-    players = [Entrant(name, name, "random") for name in ("one", "two")]
+    players = [Entrant(name, name, "random") for name in ("one", r"$\two$")]
     paths = draw_heat_maps(tmp_path, result, players, "t")
     assert len(set(paths)) == 4 == len(list(tmp_path.iterdir()))
 
