@@ -27,6 +27,7 @@ Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 # Methods that decide what a recurrent policy does with its states.
 _METHODS = ("_process_sequence", "evaluate_actions", "get_distribution", "predict_values")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def takes_whole_sequences(policy: Any) -> bool:
@@ -43,8 +44,9 @@ def takes_whole_sequences(policy: Any) -> bool:
 
 
 def _is_plain(lstm: th.nn.Module) -> bool:
-    """Whether a layer is PyTorch's LSTM, and nobody watches its inputs and outputs."""
-    return type(lstm) is th.nn.LSTM and not (lstm._forward_hooks or lstm._forward_pre_hooks)
+    """Whether a layer is PyTorch's LSTM, and nobody watches its inputs, outputs and their gradients."""
+    watched = "forward" in vars(lstm) or any(getattr(lstm, name) for name in _HOOKS)
+    return type(lstm) is th.nn.LSTM and not watched
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,13 @@ class Sequences:
         :param policy: policy of which :func:`takes_whole_sequences` is true
         :return: further arguments of ``evaluate_actions`` and ``get_distribution``
         """
-        layout = _Layout.of(self.lengths, policy.device)
+        on_cpu = policy.device.type == "cpu"
+        layout = _Blocks.of(self.lengths) if on_cpu else _Packed.of(self.lengths, policy.device)
 
         def process(
             features: th.Tensor, states: tuple[th.Tensor, th.Tensor], episode_starts: th.Tensor, lstm: th.nn.LSTM
-        ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
-            return layout.through(lstm, features, states)
+        ) -> tuple[th.Tensor, None]:
+            return layout.through(lstm, features, states), None  # nobody asks for the states after the sequences
 
         policy._process_sequence = process
         try:
@@ -125,8 +128,6 @@ class RolloutColumns:
         first = np.flatnonzero(starts)
         carried = np.flatnonzero(~self.begins[first])  # go on with the state of their copy
         lengths = np.diff(first, append=len(starts))
-        if len(carried) == len(first):
-            return Sequences(lengths, self.states)
         to, copies = (to_device(one, self.device) for one in (carried, first[carried] // self.n_steps))
 
         def states_of_all(state: th.Tensor) -> th.Tensor:
@@ -152,25 +153,77 @@ class RolloutColumns:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Blocks:
     """
-    The order in which an LSTM reads the rows of several sequences: the first rows of all, the second ones, and so on.
+    Sequences in blocks of similar lengths, padded to the longest of a block: PyTorch has a fast LSTM on the CPU, oneDNN's, for
+    sequences of the same length only.
+
+    Every sequence of a block has more than half of its steps: at most half of the rows are padding.
+
+    :param places: (B,), places of the rows in the blocks, whose rows follow one another: the first of all sequences, and so on
+    :param sequences: the sequences of each block
+    :param steps: number of steps of each block
+    """
+
+    places: th.Tensor
+    sequences: list[th.Tensor]
+    steps: list[int]
+
+    @classmethod
+    def of(cls, lengths: Rows) -> _Blocks:
+        """
+        :param lengths: (n_sequences,), number of rows of each sequence
+        """
+        by_length = np.argsort(-lengths, kind="stable")
+        starts = [0]
+        while (end := int((2 * lengths > lengths[by_length[starts[-1]]]).sum())) < len(lengths):
+            starts.append(end)
+        parts = np.split(by_length, starts[1:])
+        steps = lengths[by_length[starts]].tolist()
+        first, width = np.empty_like(lengths), np.empty_like(lengths)  # of each sequence: first place, and from row to row
+        before = 0
+        for part, n_steps in zip(parts, steps, strict=True):
+            first[part], width[part] = before + np.arange(len(part)), len(part)
+            before += n_steps * len(part)
+        step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        places = np.repeat(first, lengths) + step * np.repeat(width, lengths)
+        return cls(th.from_numpy(places), [th.from_numpy(part) for part in parts], steps)
+
+    def through(self, lstm: th.nn.LSTM, features: th.Tensor, states: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
+        """
+        :param lstm: the LSTM
+        :param features: its inputs, (B, input size)
+        :param states: its states before the sequences, (layers, n_sequences, size) each
+        :return: its outputs, (B, size)
+        """
+        sizes = [n_steps * len(part) for n_steps, part in zip(self.steps, self.sequences, strict=True)]
+        padded = features.new_zeros(sum(sizes), features.shape[1]).index_copy(0, self.places, features)
+        outputs = []
+        for rows, part, n_steps in zip(th.split(padded, sizes), self.sequences, self.steps, strict=True):
+            hidden, cell = (state.index_select(1, part) for state in states)
+            output, _ = lstm(th.unflatten(rows, 0, (n_steps, len(part))), (hidden, cell))
+            outputs.append(output.flatten(0, 1))
+        return th.cat(outputs).index_select(0, self.places)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """
+    Sequences without padding, as a GPU reads them at once: the first rows of all, the second ones, and so on.
 
     :param rows: (B,), rows in that order
     :param places: (B,), places of the rows in that order
     :param by_length: (n_sequences,), the sequences, longest first, which is torch's order
-    :param ranks: (n_sequences,), places of the sequences in that order
     :param counts: on the CPU, (longest length,), number of rows that are read together
     """
 
     rows: th.Tensor
     places: th.Tensor
     by_length: th.Tensor
-    ranks: th.Tensor
     counts: th.Tensor
 
     @classmethod
-    def of(cls, lengths: Rows, device: th.device) -> _Layout:
+    def of(cls, lengths: Rows, device: th.device) -> _Packed:
         """
         :param lengths: (n_sequences,), number of rows of each sequence
         :param device: device of the policy
@@ -180,22 +233,13 @@ class _Layout:
         steps = np.repeat(np.arange(len(counts)), counts)
         columns = np.arange(len(steps)) - np.repeat(np.cumsum(counts) - counts, counts)
         rows = (np.cumsum(lengths) - lengths)[by_length[columns]] + steps
-        indices = to_device(np.concatenate([rows, np.argsort(rows), by_length, np.argsort(by_length)]), device)
-        sizes = [len(rows), len(rows), len(lengths), len(lengths)]
-        rows_of, places, ordered, ranks = th.split(indices, sizes)
-        return cls(rows_of, places, ordered, ranks, th.from_numpy(counts))
+        indices = to_device(np.concatenate([rows, np.argsort(rows), by_length]), device)
+        rows_of, places, ordered = th.split(indices, [len(rows), len(rows), len(lengths)])
+        return cls(rows_of, places, ordered, th.from_numpy(counts))
 
-    def through(
-        self, lstm: th.nn.LSTM, features: th.Tensor, states: tuple[th.Tensor, th.Tensor]
-    ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
-        """
-        :param lstm: the LSTM
-        :param features: its inputs, (B, input size)
-        :param states: its states before the sequences, (layers, n_sequences, size) each
-        :return: its outputs, (B, size), and its states after the sequences
-        """
+    def through(self, lstm: th.nn.LSTM, features: th.Tensor, states: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
+        """See :meth:`_Blocks.through`."""
         packed = PackedSequence(features.index_select(0, self.rows), self.counts)
         hidden, cell = (state.index_select(1, self.by_length) for state in states)
-        output, (hidden, cell) = lstm(packed, (hidden, cell))
-        after = hidden.index_select(1, self.ranks), cell.index_select(1, self.ranks)
-        return output.data.index_select(0, self.places), after
+        output: PackedSequence = lstm(packed, (hidden, cell))[0]
+        return output.data.index_select(0, self.places)

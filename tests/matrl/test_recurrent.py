@@ -12,7 +12,6 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from torch.nn.utils.rnn import PackedSequence
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.agents import Position, SpacesVecEnv
@@ -298,9 +297,8 @@ def test_gradients_in_evaluation_mode_do_without_cudnn(monkeypatch: pytest.Monke
 
     def as_cudnn(self: th.nn.LSTM, *args: Any, **kwargs: Any) -> Any:
         output, states = forward(self, *args, **kwargs)
-        rows = output.data if isinstance(output, PackedSequence) else output
-        if rows.requires_grad and th.backends.cudnn.enabled and not self.training:
-            rows.register_hook(_refuse)
+        if output.requires_grad and th.backends.cudnn.enabled and not self.training:
+            output.register_hook(_refuse)
         return output, states
 
     def half(game: MetaGame, **_: Any) -> Solution:
