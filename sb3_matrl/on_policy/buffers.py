@@ -100,6 +100,8 @@ class MaskedRolloutMixin:
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty_buffer, (type(self).__mro__[2],), vars(self)
 
+    #: Whether the learner normalises the advantages of a minibatch.
+    normalizes_advantages = True
     #: Whether samples come from copies of the arrays on the device; ``None`` for: if that is not the CPU.
     samples_on_device: bool | None = None
     #: Planes of images, in common with other buffers; ``None`` for images in arrays.
@@ -231,9 +233,9 @@ class MaskedRolloutMixin:
         return bool(self.mask.sum() >= self._least_rows)
 
     @property
-    def _least_rows(self) -> int:
+    def _least_rows(self: Any) -> int:
         """Smallest minibatch: sb3-contrib divides by the standard deviation of its advantages, SB3 checks its size first."""
-        return 2 if is_recurrent(self) or is_maskable(self) else 1
+        return 2 if self.normalizes_advantages and (is_recurrent(self) or is_maskable(self)) else 1
 
     def get(self: Any, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         if self._takes_samples_on_device:
@@ -243,12 +245,12 @@ class MaskedRolloutMixin:
         if self.mask.all():
             if self.states is not None or self.planes is not None:
                 self.flatten()  # SB3 flattens its own arrays only
-            yield from super().get(batch_size)  # type: ignore[misc]
+            yield from self._large_enough(batch_size)
             return
         assert self.full, "the rollout buffer is not full"
         self.flatten()
-        if is_recurrent(self):
-            yield from self._masked_sequences(batch_size)
+        if is_recurrent(self):  # sequences with all their rows, for the hidden states; rows without action count as padding
+            yield from self._large_enough(batch_size)
             return
         for rows in self.minibatches(batch_size):
             yield self._get_samples(rows)
@@ -270,14 +272,15 @@ class MaskedRolloutMixin:
             starts.pop()  # the last row joins the minibatch before it
         return [order[start:end] for start, end in pairwise([*starts, len(order)])]
 
-    def _masked_sequences(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
-        """Sequences with all their rows, for the hidden states; rows in which the agent did not act count as padding."""
+    def _large_enough(self: Any, batch_size: int | None) -> Generator[Any, None, None]:
+        """The minibatches of the class itself that are not smaller than the smallest one; one of all rows if none is."""
         enough = False
         for samples in super().get(batch_size):  # type: ignore[misc]
-            if int(samples.mask.sum()) >= self._least_rows:
+            n_rows = int(samples.mask.sum()) if is_recurrent(self) else len(samples.advantages)
+            if n_rows >= self._least_rows:
                 enough = True
                 yield samples
-        if not enough and self.can_train:  # single decisions far apart
+        if not enough and self.can_train:  # single decisions far apart, for example
             yield from super().get(None)  # type: ignore[misc]
 
     @property
@@ -347,8 +350,6 @@ class MaskedRolloutMixin:
             return np.split(order, range(step, len(order), step))
 
         parts = drawn(batch_size or len(acted))
-        if acted.all():
-            return parts
         enough = [rows for rows in parts if acted[rows].sum() >= self._least_rows]
         return enough or (drawn(len(acted)) if self.can_train else [])
 
@@ -463,5 +464,6 @@ def install_masked_buffer(learner: OnPolicyAlgorithm) -> None:
         **own,
     )
     buffer: Any = learner.rollout_buffer
+    buffer.normalizes_advantages = getattr(learner, "normalize_advantage", False)
     if state_size_of(learner.policy):
         buffer.hold_states(state_size_of(learner.policy))

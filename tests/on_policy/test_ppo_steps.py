@@ -95,6 +95,14 @@ def test_steps_wait_for_nothing(case, monkeypatch):
     assert len(steps) == 3 * 4, "SB3's own update waits before its first step"
 
 
+@pytest.mark.parametrize(("normalize", "n_minibatches"), [(True, 1), (False, 2)])
+def test_maskable_ppo_leaves_out_one_row_of_which_it_would_take_the_deviation(normalize, n_minibatches):
+    built = learner("masks", batch_size=17, normalize_advantage=normalize)
+    assert len(list(built.rollout_buffer.get(17))) == n_minibatches
+    built.train()
+    assert all(value.isfinite().all() for value in built.policy.parameters())
+
+
 def test_a2c_waits_after_its_step(monkeypatch):
     """Its own update reads nothing before; the checks of PyTorch's distributions would."""
     monkeypatch.setitem(CASES, "A2C", (A2C, "MlpPolicy", BOX, DISCRETE, {}))
