@@ -252,17 +252,17 @@ class JointUpdates:
     def describe(self) -> str:
         """How the learners are updated, in one line."""
         parts = [f"{', '.join(one.names)} together by {one.backend!r}{_slower(one, self.backend)}" for one in self.stacks]
-        own = [
-            name
-            for name, learner in self.learners.items()
-            if is_recurrent(learner.rollout_buffer) and self._steps_itself(learner)
-        ]
+        recurrent = [name for name, learner in self.learners.items() if is_recurrent(learner.rollout_buffer)]
+        own = [name for name in recurrent if self._steps_itself(self.learners[name])]
         if own:
-            parts.append(f"{', '.join(own)} one by one, sequences as a whole")
+            parts.append(f"{', '.join(own)} one by one, LSTMs read whole sequences")
         alone = [name for name in self.learners if all(name not in one.names for one in self.stacks) and name not in own]
         if alone:
-            reasons = "; ".join(sorted({self.obstacles[name] for name in alone if name in self.obstacles}))
-            parts.append(f"{', '.join(alone)} one by one by SB3{f' ({reasons})' if reasons else ''}")
+            reasons = {self.obstacles[name] for name in alone if name in self.obstacles}
+            if self.backend == "auto" and any(can_read_once(self.learners[name]) for name in recurrent if name in alone):
+                reasons.add("backend 'torch' is faster for a recurrent learner, and equal to SB3 up to rounding")
+            why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
+            parts.append(f"{', '.join(alone)} one by one by SB3{why}")
         return f"Using backend {self.backend!r}: {'; '.join(parts)}"
 
     def refresh(self) -> None:

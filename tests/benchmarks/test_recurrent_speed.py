@@ -18,6 +18,6 @@ def test_speeds_are_medians_of_the_rounds_after_the_first_one(monkeypatch):
 @pytest.mark.parametrize("backend", recurrent_speed.BACKENDS)
 def test_which_update_is_measured(backend):
     model = build("checkers_v0", "ippo", backend, **SMALL)
-    assert ("sequences as a whole" in model.coordinator.joint.describe()) == (backend == "auto")
+    assert ("LSTMs read whole sequences" in model.coordinator.joint.describe()) == (backend == "auto")
     assert recurrent_speed.iteration_seconds(model) > 0.0
     assert (model.num_timesteps, model.report.best_response) == (16, {})

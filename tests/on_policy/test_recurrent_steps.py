@@ -280,8 +280,9 @@ def test_one_learner_is_left_to_sb3_and_two_take_whole_sequences(monkeypatch):
         joint = joint_updates.JointUpdates({name: learner("two LSTMs") for name in names}, backend)
         joint.train({})
         assert len(used) == expected
-        assert ("sequences as a whole" in joint.describe()) == bool(expected)
+        assert ("LSTMs read whole sequences" in joint.describe()) == bool(expected)
         assert ("by SB3" in joint.describe()) != bool(expected)
+        assert ("backend 'torch' is faster" in joint.describe()) == ((backend, names) == ("auto", "a"))
 
 
 def test_a_ppo_beside_two_recurrent_learners_is_left_to_sb3():
@@ -292,7 +293,7 @@ def test_a_ppo_beside_two_recurrent_learners_is_left_to_sb3():
     for device in ("cpu", META):
         learners["c"].device = th.device(device)
         assert [joint._steps_itself(one) for one in learners.values()] == [True, True, device == META]
-        assert "a, b one by one, sequences as a whole; c one by one by SB3" in joint.describe()
+        assert "a, b one by one, LSTMs read whole sequences; c one by one by SB3" in joint.describe()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
