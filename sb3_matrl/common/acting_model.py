@@ -69,7 +69,7 @@ class ActingModel(BaseAlgorithm):
         # State of the training before the current rollout, and the state from which a loaded training resumes.
         self._state: TrainingState | None = None
         self._resume_from: TrainingState | None = None
-        self.loaded_from: str | Path = "the model"
+        self.loaded_from = "the model"
         self.skipped_updates = 0
         self.check_arguments()
         env = given.get("env")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
+from sb3_matrl.files.places import UserFile
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
@@ -275,21 +275,21 @@ class OffPolicyModel(DistributedAlgorithm):
             self._joint_observations,
         )
 
-    def save_replay_buffer(self, path: str | Path) -> None:
+    def save_replay_buffer(self, path: UserFile) -> None:
         """
         Save the replay buffer: a zip of JSON and weights-only tensors, written atomically.
 
         A training resumes exactly from a model and a replay buffer that were saved at the same moment.
 
-        :param path: path of the file; ``.zip`` is added if it has no suffix
+        :param path: path of the file; ``.zip`` is added if it has no suffix; or open binary file
         """
         save_replay(path, self.replay_buffer)
 
-    def load_replay_buffer(self, path: str | Path) -> None:
+    def load_replay_buffer(self, path: UserFile) -> None:
         """
         Load a replay buffer; nothing in the file is executed.
 
-        :param path: path of the file, with or without ``.zip``
+        :param path: path of the file, with or without ``.zip``, or open binary file
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is no replay buffer, is damaged, or is not one of this environment and algorithm, with
             the model's ``buffer_size`` and ``n_envs``; the model keeps its own buffer then
@@ -404,13 +404,13 @@ class OffPolicyModel(DistributedAlgorithm):
         """
         Load parameters.
 
-        :param load_path_or_dict: path of a saved model, or what :meth:`get_parameters` returned
+        :param load_path_or_dict: path of a saved model, open binary file, or what :meth:`get_parameters` returned
         :param exact_match: require all learners, and every part of each
         :param device: not used: tensors are copied to the networks' device
         :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
             loaded, or none
         """
-        if isinstance(load_path_or_dict, (str, Path)):
+        if not isinstance(load_path_or_dict, Mapping):
             super().set_parameters(load_path_or_dict, exact_match, device)
             return
         check_learners(load_path_or_dict, self.parts, exact_match)
