@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_matrl.common.agents import SpacesVecEnv, Team, group_env, learner_groups
-from sb3_matrl.common.argument_checks import checked_arguments
+from sb3_matrl.common.argument_checks import checked_arguments, schedules_of
 from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
 from sb3_matrl.common.env_checks import check_fits
 from sb3_matrl.common.frozen import FrozenAgent
@@ -52,6 +52,7 @@ class ActingModel(BaseAlgorithm):
         # Arguments as given: saved with the model, and read by everything that is built from them.
         specs = constructor_arguments(type(self))
         self.arguments: dict[str, Any] = checked_arguments(specs, {name: keyed_by_text(given[name]) for name in specs})
+        self._schedules = schedules_of(specs, self.arguments)
         if "share" in self.arguments:
             self.arguments["share"] = members_by_text(self.arguments["share"])
         # SB3's base class expects one policy and one learning rate; here every learner has its own.

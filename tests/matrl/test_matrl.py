@@ -260,6 +260,23 @@ def test_learning_rate_schedules_reach_learner_and_best_response() -> None:
     assert model.coordinator.optimizers["agent_0"].param_groups[0]["lr"] == 0.0
 
 
+@pytest.mark.parametrize("backend", ["sb3", "torch", "native"])
+def test_a_schedule_that_returns_no_usable_number_is_an_error_that_changes_nothing(backend: str) -> None:
+    clip_ranges = {"agent_0": 0.2, "agent_1": lambda left: float("nan") if 0 < left < 0.9 else 0.2}
+    model = make(clip_range=clip_ranges, backend=backend)
+    before = parameters(model)
+    expected = "^clip_range of 'agent_1' must be greater than 0, got nan from its schedule where 50% of the training is left"
+    with pytest.raises(ValueError, match=expected):
+        model.learn(2 * ITERATION)
+    assert_equal(parameters(model), before)
+
+
+def test_schedules_see_no_negative_rest_of_a_training_whose_last_rollout_goes_beyond_its_end() -> None:
+    seen: list[float] = []
+    make(learning_rate=lambda left: seen.append(left) or 1e-3 * left).learn(ITERATION + 1)
+    assert min(seen) == 0.0
+
+
 # ---------------------------------------------------------------------- acting
 
 

@@ -259,6 +259,13 @@ def test_actions_that_do_not_begin_with_0(algorithm, settings):
     assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
 
 
+def test_a_learning_rate_that_is_no_number_is_an_error_before_the_step():
+    model = build(learning_rate=lambda left: np.nan if 0 < left < 0.9 else 1e-3)
+    with pytest.raises(ValueError, match=r"^learning_rate must be .*, got nan from its schedule where 70% of the training"):
+        model.learn(240)
+    assert all(th.isfinite(one).all() for one in model.policy.parameters())
+
+
 @pytest.mark.parametrize("algorithm", [IQL, VDN, QMIX, QTRAN, QDPP])
 def test_a_mask_without_a_legal_action_counts_as_one_that_allows_all(algorithm):
     model = algorithm(**trio.SETTINGS)
