@@ -15,7 +15,7 @@ from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.central_critic import action_size, encoded_action, joint_action
-from sb3_matrl.off_policy.ddpg_family import DDPGFamily
+from sb3_matrl.off_policy.ddpg_family import DDPGFamily, check_values
 from sb3_matrl.off_policy.deterministic_gradient import OF_SINGLE_AGENTS, DeterministicGradient, Values, mean_over
 from sb3_matrl.off_policy.gumbel import greedy_one_hot, gumbel_noise, masked_logits, sample_actions, straight_through
 from sb3_matrl.off_policy.joint_batch import JointBatch
@@ -74,6 +74,11 @@ class MADDPG(DeterministicGradient):
         return self.state_size + sum(map(action_size, self._spaces["action"].values()))
 
     # ------------------------------------------------------------------ training
+
+    def try_critic(self, agent: str, observation: Any) -> None:
+        size = self.critic_input_size - self.state_size
+        inputs = (th.zeros(1, n, device=self.device) for n in (self.state_size, size))
+        check_values(self.networks[agent].critic(*inputs))
 
     def next_values(self, batch: JointBatch) -> Values:
         parts = {}

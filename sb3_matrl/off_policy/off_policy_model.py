@@ -164,19 +164,32 @@ class OffPolicyModel(DistributedAlgorithm):
         self.agents = AgentsOnDemand(self)  # type: ignore[assignment]  # a mapping that cannot be changed
         self._try_agents()
 
+    def try_critic(self, agent: str, observation: Any) -> None:
+        """
+        Evaluate an action once by networks that do not act.
+
+        :param agent: name of the agent
+        :param observation: a batch of one observation
+        :raises Exception: if a network does not fit
+        """
+
     def _try_agents(self) -> None:
         """
-        Let every agent act once.
+        Let every agent act once, and its critic evaluate an action.
 
         :raises ValueError: if its networks cannot process its observations
         """
         self.set_training_mode(False)
         for agent, space in self._spaces["observation"].items():
+            part = "networks fail"
             try:
                 self.action_of(agent, _example(space), None, True)
+                part = "critic fails"
+                with th.no_grad():
+                    self.try_critic(agent, _example(space))
             except Exception as error:
                 raise ValueError(
-                    f"agent {agent!r}: its networks fail on the observation space {one_line(space)} with actions in "
+                    f"agent {agent!r}: its {part} on the observation space {one_line(space)} with actions in "
                     f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
                     "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
                 ) from error
