@@ -367,8 +367,10 @@ class MATRL(OnPolicyMultiAgent):
         One iteration on the rollouts in the agents' buffers; its numbers go to ``report`` and to the logger.
 
         :raises NonFiniteError: on NaN or infinite numbers
+        :raises ValueError: if a learner's rollout buffer was exchanged for one that cannot be used
         """
         self.report = None
+        self.joint.check_buffers()
         for name, learner in self.learners.items():
             check_rollout(self.team.members[name], learner)
         report = self.coordinator.update(self._best_response_configs())

@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
-from sb3_matrl.on_policy.buffers import buffer_obstacle, is_recurrent, share_images
+from sb3_matrl.on_policy.buffers import buffer_form, buffer_obstacle, is_recurrent, share_images
 from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
 from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
@@ -87,7 +87,7 @@ class LearnerStack:
 
     def _obstacle_of(self, index: int, learner: OnPolicyAlgorithm) -> str | None:
         """Reason why a learner must be updated by itself at present: it may have changed since the stack was made."""
-        reason = obstacle(learner)
+        reason = obstacle(learner) or buffer_obstacle(learner)
         if reason is None and not self.stack.is_intact(index, learner.policy):
             return "its parameters were replaced"
         return reason
@@ -211,6 +211,7 @@ class JointUpdates:
             raise ValueError(unknown("backend", str(backend), BACKENDS))
         self.learners = dict(learners)
         self.backend = backend
+        self._forms = {name: buffer_form(learner) for name, learner in self.learners.items()}
         #: name -> reason why the learner is not stacked
         self.obstacles: dict[str, str] = {}
         self.stacks = [] if backend == "sb3" else self._stacks(2 if backend == "auto" else 1)
@@ -263,6 +264,17 @@ class JointUpdates:
             reasons = "; ".join(sorted({self.obstacles[name] for name in alone if name in self.obstacles}))
             parts.append(f"{', '.join(alone)} one by one by SB3{f' ({reasons})' if reasons else ''}")
         return f"Using backend {self.backend!r}: {'; '.join(parts)}"
+
+    def check_buffers(self) -> None:
+        """
+        :raises ValueError: if a learner's rollout buffer was exchanged for one that cannot be used
+        """
+        for name, learner in self.learners.items():
+            if buffer_form(learner) != self._forms[name]:
+                raise ValueError(
+                    f"{name!r}: its rollout buffer was exchanged for a {type(learner.rollout_buffer).__name__} that joint "
+                    "collection cannot fill: pass rollout_buffer_class and rollout_buffer_kwargs to the model's constructor"
+                )
 
     def refresh(self) -> None:
         """Look for stacks that cannot be used at present, because somebody watches a learner's gradients, for example."""

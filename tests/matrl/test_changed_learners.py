@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import IQL, MATRL, QMIX
 
@@ -92,6 +93,37 @@ def test_a_rollout_buffer_of_the_user_is_filled_by_its_own_method(backend: str) 
     model = make("matrix_game_v0", rollout_buffer_class=Rich, backend=backend, **PLAIN).learn(32)
     assert (model.learners["agent_0"].rollout_buffer.rewards == 100).all()
     assert backend == "sb3" or "its rollout buffer is a Rich" in model.joint.describe()
+
+
+class ExchangeBuffer(BaseCallback):
+    """Exchanges a learner's rollout buffer at the end of the first rollout."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        exchange_buffer(self.model, n_steps=8)
+
+
+def exchange_buffer(model: Any, n_steps: int) -> None:
+    learner = model.agents["agent_0"]
+    spaces = learner.observation_space, learner.action_space
+    learner.rollout_buffer = RolloutBuffer(n_steps, *spaces, device="cpu", n_envs=4)
+
+
+@pytest.mark.parametrize("backend", ["sb3", "torch"])
+def test_a_rollout_buffer_that_was_exchanged_is_noticed(backend: str) -> None:
+    model = make(backend=backend)
+    model.agents["agent_0"].rollout_buffer = copy.deepcopy(model.agents["agent_0"].rollout_buffer)
+    model.agents["agent_0"].n_steps = 3  # which the whole model decides
+    model.learn(32)
+    expected = "^'agent_0': its rollout buffer was exchanged for a RolloutBuffer .* pass rollout_buffer_class"
+    with pytest.raises(ValueError, match=expected):
+        model.learn(32, callback=ExchangeBuffer())
+    for n_steps in (8, 2):
+        exchange_buffer(model, n_steps)
+        with pytest.raises(ValueError, match=expected):
+            model.learn(32)
 
 
 def test_a_trial_step_of_the_user_leaves_settings_and_rollout() -> None:
