@@ -21,7 +21,6 @@ from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
 from sb3_matrl.common.model import check_learners
 from sb3_matrl.common.policy_view import PolicyView
-from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.common.space_checks import check_space
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.files.places import UserFile
@@ -104,9 +103,9 @@ class OffPolicyModel(DistributedAlgorithm):
 
     def acting_policy(self, agent: str) -> BasePolicy:
         """
-        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
-        :return: policy of a class of SB3 that acts as the agent; here that of a copy, in subclasses one that changes while the
-            agent learns
+        :param agent: name of the agent
+        :return: policy of a class of SB3 that acts as the agent and counts its actions from 0; here that of a copy, in
+            subclasses one that changes while the agent learns
         :raises ValueError: if the agent can be no model of plain SB3
         """
         policy: BasePolicy = self.make_agent(agent).policy
@@ -358,8 +357,7 @@ class OffPolicyModel(DistributedAlgorithm):
 
     def player(self, agent: Any) -> FrozenAgent:
         name = self.known_name(agent)
-        # SB3's policies count actions from 0.
-        return FrozenAgent(JointModelPlayer(self, name) if self.first_action(name) else self.acting_policy(name))
+        return FrozenAgent(self.acting_policy(name), first_action=self.first_action(name))
 
     def first_action(self, agent: str) -> int:
         """
@@ -369,15 +367,16 @@ class OffPolicyModel(DistributedAlgorithm):
         space = self._spaces["action"][agent]
         return int(space.start) if isinstance(space, spaces.Discrete) else 0
 
-    def agent_env(self, agent: str) -> SpacesVecEnv:
+    def agent_env(self, agent: str, shifted: bool = False) -> SpacesVecEnv:
         """
         The environment as an agent sees it that is a model of plain SB3: its spaces, without steps.
 
         :param agent: name of the agent
-        :raises ValueError: if its actions do not begin with 0, which SB3's models do not know
+        :param shifted: whether whoever plays the model adds the agent's first action to the model's
+        :raises ValueError: if its actions do not begin with 0, which SB3's models do not know, unless they are ``shifted``
         """
         action_space = self._spaces["action"][agent]
-        if self.first_action(agent):
+        if self.first_action(agent) and not shifted:
             raise ValueError(
                 f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {action_space}: use predict() of the whole model"
             )

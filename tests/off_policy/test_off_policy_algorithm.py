@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_matrl import MATRL
 from sb3_matrl.common.frozen import FrozenAgent, best_legal_actions
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.maddpg import MADDPG
@@ -257,6 +258,26 @@ def test_actions_that_do_not_begin_with_0(algorithm, settings):
     expected = model.predict({"c": observations}, deterministic=True, action_masks={"c": mask})[0]["c"]
     assert np.array_equal(actions, expected)
     assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), [(VDN, trio.SETTINGS), (MADDPG, {"env": MixedTrio, **CONTINUOUS})])
+def test_an_agent_whose_actions_do_not_begin_with_0_stays_frozen_and_is_saved(algorithm, settings):
+    opponent, file = algorithm(**settings).learn(60), io.BytesIO()
+    policies, small = (
+        {"a": "MlpPolicy", "b": "MultiInputPolicy"},
+        {"n_envs": 2, "n_steps": 8, "batch_size": 16, "device": "cpu"},
+    )
+    model = MATRL(policies, settings["env"], frozen={"c": opponent}, **small)
+    observations = {"c": np.random.default_rng(0).normal(size=(200, 2, 2)).astype(np.float32)}
+    before = model.predict(observations, deterministic=True)[0]["c"]
+    assert np.array_equal(before, opponent.predict(observations, deterministic=True)[0]["c"])
+    for part in opponent.policy.parameters():
+        part.data.neg_()
+    model.save(file)
+    for one in (model, MATRL.load(file, env=settings["env"]).learn(16)):
+        assert np.array_equal(one.predict(observations, deterministic=True)[0]["c"], before)
+    with pytest.raises(ValueError, match=r"first_action is 2, not that of Discrete\(3, start=1\)"):
+        FrozenAgent(opponent.player("c").policy, first_action=2)
 
 
 def test_a_learning_rate_that_is_no_number_is_an_error_before_the_step():
