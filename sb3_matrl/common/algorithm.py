@@ -173,7 +173,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
 
         :param total_timesteps: joint environment steps, over all copies
         :param callback: SB3 callback(s)
-        :param log_interval: iterations between two dumps of the logger; ``None`` for never
+        :param log_interval: iterations between two dumps of the logger; ``None`` or 0 for never
         :param tb_log_name: name of the TensorBoard run; ``None`` for the name of the class
         :param reset_num_timesteps: start counting steps at 0; ``False`` continues
         :param progress_bar: show a progress bar (needs tqdm and rich)
@@ -193,7 +193,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
             iteration += 1
             self.train(total_timesteps)
             self._state = self._capture_state()
-            if log_interval is not None and iteration % log_interval == 0:
+            if log_interval and iteration % log_interval == 0:
                 self.dump_logs(iteration)
         callback.on_training_end()
         return self

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec
@@ -148,13 +149,15 @@ def value_fault(spec: ArgumentSpec, value: Any) -> str | None:
 
 def check_policy_name(policy: Any, known: Iterable[str]) -> None:
     """
-    Check the name of a policy; classes are left to the learner.
+    Check the name of a policy; classes of policies are left to the learner.
 
     :param policy: name or class of a policy
     :param known: names of the policies that the learner has
-    :raises ValueError: if the name is none of them; suggests the closest one
+    :raises ValueError: if the name is none of them, which suggests the closest one, or the class is none of a policy
     """
     names = list(known)
+    if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, BasePolicy)):
+        raise ValueError(f"policy must be one of {', '.join(names)} or a class of SB3's policies, got {policy!r}")
     if isinstance(policy, str) and policy not in names:
         raise ValueError(unknown("policy", policy, names))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -23,6 +24,7 @@ from sb3_matrl.files.optimizer_state import check_optimizers
 from sb3_matrl.files.places import UserFile, name_of
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
 from sb3_matrl.utils.agent_names import keyed_by_text
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.random_state import set_bit_generator
 from sb3_matrl.utils.suggest import unknown
 
@@ -92,8 +94,7 @@ class MultiAgentModel(ActingModel):
         :param load_path_or_dict: path of a saved model, open binary file, or what :meth:`get_parameters` returned
         :param exact_match: require all learners, and every part of each
         :param device: device that the tensors are loaded to first
-        :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
-            loaded, or none
+        :raises ValueError: if learners are missing or unknown, or parameters do not fit; all are loaded, or none
         """
         if not isinstance(load_path_or_dict, Mapping):
             saved = read_model(load_path_or_dict)
@@ -103,12 +104,17 @@ class MultiAgentModel(ActingModel):
             return
         given = load_path_or_dict
         check_learners(given, self.learners, exact_match)
-        for name, parameters in given.items():
-            optimizers = self._optimizers_of(name)
-            own = {part: value for part, value in parameters.items() if part not in optimizers}
-            self.learners[name].set_parameters(own, exact_match=exact_match, device=device)
-            for part in optimizers.keys() & parameters.keys():
-                optimizers[part].load_state_dict(dict(parameters[part]))
+        with all_or_nothing(self):
+            for name, parameters in given.items():
+                with parameters_of(name):
+                    self._set_learner_parameters(name, parameters, exact_match, device)
+
+    def _set_learner_parameters(self, learner: str, given: Mapping[str, Any], exact_match: bool, device: Any) -> None:
+        optimizers = self._optimizers_of(learner)
+        own = {part: value for part, value in given.items() if part not in optimizers}
+        self.learners[learner].set_parameters(own, exact_match=exact_match, device=device)
+        for part in optimizers.keys() & given.keys():
+            optimizers[part].load_state_dict(dict(given[part]))
 
     # ------------------------------------------------------------------ files
 
@@ -244,6 +250,21 @@ class MultiAgentModel(ActingModel):
                 raise ValueError(f"it has no running statistics of {name}: norm_obs and norm_reward stay as they were saved")
             # Another number of copies has no use for the running returns of the saved ones.
             normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
+
+
+@contextmanager
+def parameters_of(learner: str) -> Iterator[None]:
+    """
+    Name the learner in errors about its parameters.
+
+    :param learner: name of the learner
+    :raises ValueError: in place of any error
+    """
+    try:
+        yield
+    except Exception as error:  # PyTorch and SB3 raise many kinds
+        reason = one_line(error) if isinstance(error, (ValueError, RuntimeError)) else repr(error)
+        raise ValueError(f"parameters of {learner}: {reason}") from error
 
 
 def check_learners(given: Collection[str], learners: Collection[str], exact_match: bool) -> None:

@@ -19,9 +19,10 @@ from sb3_matrl.common.agents import SpacesVecEnv, Team
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
-from sb3_matrl.common.model import check_learners
+from sb3_matrl.common.model import check_learners, parameters_of
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.common.space_checks import check_space
+from sb3_matrl.common.transaction import all_or_nothing
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
 from sb3_matrl.files.places import UserFile
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
@@ -190,7 +191,7 @@ class OffPolicyModel(DistributedAlgorithm):
                 raise ValueError(
                     f"agent {agent!r}: its {part} on the observation space {one_line(space)} with actions in "
                     f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
-                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy or other policy_kwargs"
                 ) from error
 
     def _check_spaces(self) -> None:
@@ -404,11 +405,11 @@ class OffPolicyModel(DistributedAlgorithm):
         """
         return {learner: {name: part.state_dict() for name, part in parts.items()} for learner, parts in self.parts.items()}
 
-    def _set_learner_parameters(self, learner: str, given: Mapping[str, Any], exact_match: bool) -> None:
+    def _set_learner_parameters(self, learner: str, given: Mapping[str, Any], exact_match: bool, device: Any) -> None:
         parts = self.parts[learner]
         wrong = set(given) ^ set(parts) if exact_match else set(given) - set(parts)
         if wrong:
-            raise ValueError(f"parameters of {learner}: missing or unknown {sorted(wrong)}")
+            raise ValueError(f"missing or unknown {sorted(wrong)}")
         for name, state in given.items():
             parts[name].load_state_dict(dict(state))
 
@@ -419,15 +420,16 @@ class OffPolicyModel(DistributedAlgorithm):
         :param load_path_or_dict: path of a saved model, open binary file, or what :meth:`get_parameters` returned
         :param exact_match: require all learners, and every part of each
         :param device: not used: tensors are copied to the networks' device
-        :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
-            loaded, or none
+        :raises ValueError: if learners are missing or unknown, or parameters do not fit; all are loaded, or none
         """
         if not isinstance(load_path_or_dict, Mapping):
             super().set_parameters(load_path_or_dict, exact_match, device)
             return
         check_learners(load_path_or_dict, self.parts, exact_match)
-        for learner, given in load_path_or_dict.items():
-            self._set_learner_parameters(learner, given, exact_match)
+        with all_or_nothing(self):
+            for learner, given in load_path_or_dict.items():
+                with parameters_of(learner):
+                    self._set_learner_parameters(learner, given, exact_match, device)
 
 
 class AgentsOnDemand(Mapping[str, Any]):

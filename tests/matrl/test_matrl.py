@@ -271,6 +271,11 @@ def test_a_schedule_that_returns_no_usable_number_is_an_error_that_changes_nothi
     assert_equal(parameters(model), before)
 
 
+def test_a_log_interval_of_0_never_writes_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    make(verbose=2).learn(ITERATION, log_interval=0)
+    assert "total_timesteps" not in capsys.readouterr().out
+
+
 def test_schedules_see_no_negative_rest_of_a_training_whose_last_rollout_goes_beyond_its_end() -> None:
     seen: list[float] = []
     make(learning_rate=lambda left: seen.append(left) or 1e-3 * left).learn(ITERATION + 1)

@@ -230,6 +230,10 @@ def test_parameters_can_be_taken_and_given(tmp_path: Path) -> None:
     fourth.set_parameters({"agent_1": model.get_parameters()["agent_1"]}, exact_match=False)
     half = len(parameters(model)) // 2
     assert_equal(parameters(fourth)[half:], parameters(model)[half:])
+    wrong = {**model.get_parameters(), "agent_1": make(policy_kwargs={"net_arch": [5]}).get_parameters()["agent_1"]}
+    with pytest.raises(ValueError, match=r"parameters of agent_1: .* size mismatch"):
+        fourth.set_parameters(wrong)
+    assert_equal(parameters(fourth)[:half], parameters(make(seed=4))[:half])
     with pytest.raises(ValueError, match="those of agent_1 are missing"):
         other.set_parameters({"agent_0": model.get_parameters()["agent_0"]})
     with pytest.raises(ValueError, match="agent 'nobody' is unknown"):
