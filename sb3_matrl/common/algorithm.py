@@ -135,6 +135,10 @@ class MultiAgentAlgorithm(MultiAgentModel):
     ) -> tuple[int, BaseCallback]:
         if self.env is None:
             raise ValueError("this model has no env to learn in: pass one to load() or to set_env()")
+        for agent in self.lost_agents():
+            raise ValueError(
+                f"frozen: {agent!r} was a function, which a file cannot hold: pass it to load() as frozen={{...}}"
+            )
         new_episodes = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
