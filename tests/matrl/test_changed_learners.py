@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_matrl import IQL, MATRL, QMIX
+from sb3_matrl import COMIX, IQL, MADDPG, MATRL, QMIX
+from tests.off_policy.continuous_trio import SETTINGS as CONTINUOUS
+from tests.off_policy.continuous_trio import ContinuousTrio
 
 BACKENDS = ("sb3", "torch", "native", "auto")
 SMALL: dict[str, Any] = {"n_envs": 4, "n_steps": 8, "batch_size": 16, "n_epochs": 2, "seed": 0, "learning_rate": 0.01}
@@ -192,6 +196,44 @@ def test_agents_cannot_be_replaced_in_the_mapping() -> None:
         model.agents["agent_0"] = other
     model.agents["agent_0"].set_parameters(other.get_parameters())
     assert th.equal(numbers(model.agents["agent_0"].policy), numbers(other.policy))
+
+
+def make_off_policy(algorithm: Any, env: Any, policy: Any = "MlpPolicy", **settings: Any) -> Any:
+    small = {"n_envs": 2, "buffer_size": 100, "learning_starts": 16, "batch_size": 8, "learning_rate": 0.01, "seed": 0}
+    return algorithm(policy, env, device="cpu", policy_kwargs={"net_arch": [8]}, **small, **settings)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(make, vec_env="dummy"),
+        partial(make, rollout_workers=2, worker_backend="in-turn"),
+        partial(make_off_policy, QMIX, "checkers_v0"),
+        partial(make_off_policy, MADDPG, "checkers_v0"),
+        partial(make_off_policy, COMIX, ContinuousTrio, CONTINUOUS["policy"], cem_samples=8),
+    ],
+)
+def test_copies_and_pickles_of_models_learn_as_the_model(build: Any) -> None:
+    model = build().learn(32)
+    results = []
+    for one in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        one.set_random_seed(5)
+        one.learn(64)
+        results.append(numbers(one.policy))
+    assert th.equal(results[0], results[1]) and th.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("settings", [{"vec_env": "subproc"}, pytest.param({"rollout_workers": 2}, marks=pytest.mark.e2e)])
+def test_a_model_with_processes_is_not_copied_and_goes_on(settings: dict[str, Any]) -> None:
+    model = make(**settings).learn(32)
+    with pytest.raises(
+        TypeError, match=r"in (worker )?processes cannot be copied or pickled: save\(\) and load\(\) the model"
+    ):
+        copy.deepcopy(model)
+    gc.collect()
+    model.learn(32)
+    assert model.env is not None
+    model.env.close()
 
 
 def test_models_and_agents_can_be_pickled_and_copied() -> None:
