@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_matrl.common.acting_model import legal_actions
+from sb3_matrl.common.acting_model import check_keyed, errors_of, legal_actions
 from sb3_matrl.common.agents import SpacesVecEnv, Team
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.frozen import FrozenAgent
@@ -31,7 +31,7 @@ from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import TransitionReader
 from sb3_matrl.off_policy.utilities import network_space
-from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
+from sb3_matrl.utils.agent_names import agent_name
 from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
@@ -334,15 +334,15 @@ class OffPolicyModel(DistributedAlgorithm):
         :return: agent, as named in ``observation`` -> action, and ``None``
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
-        if not isinstance(observation, Mapping):
-            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
-        given = keyed_by_text(action_masks or {})
+        check_keyed("observation", observation)
+        given = check_keyed("mask", {} if action_masks is None else action_masks)
         self.set_training_mode(False)
         actions = {}
         for agent, value in observation.items():
             name = self.known_name(agent)
             mask = given.get(name, legal_actions(value, self._mask_names[name]))
-            actions[agent] = self.action_of(name, value, mask, deterministic)
+            with errors_of(name, self._spaces["observation"][name]):
+                actions[agent] = self.action_of(name, value, mask, deterministic)
         return actions, None
 
     def known_name(self, agent: Any) -> str:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from sb3_contrib import TRPO
+from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.utils import LinearSchedule
@@ -308,6 +308,19 @@ def test_deterministic_actions_are_modes_and_sampled_ones_vary() -> None:
     greedy, _ = model.predict(observation, deterministic=True)
     sampled, _ = model.predict(observation)
     assert len(set(greedy["agent_0"])) == 1 and len(set(sampled["agent_0"])) > 1
+
+
+def test_errors_of_predict_name_the_agent_and_those_of_a_function_pass() -> None:
+    recurrent = make(policy="MlpLstmPolicy", learner_class=RecurrentPPO, policy_kwargs={"lstm_hidden_size": 4})
+    batch = {"agent_0": np.zeros((3, *recurrent.observation_space["agent_0"].shape), np.float32)}
+    _, state = recurrent.predict(batch)
+    with pytest.raises(ValueError, match=r"^agent 'agent_0': observation, masks or state do not fit \(RuntimeError: shape"):
+        recurrent.predict({"agent_0": batch["agent_0"][0]}, state)
+    with pytest.raises(ValueError, match="predict wants a dict agent -> state, got int"):
+        recurrent.predict(batch, 3)  # type: ignore[arg-type]
+    scripted = make(frozen={"agent_0": lambda observations: {}["missing"]})
+    with pytest.raises(KeyError, match="missing"):
+        scripted.predict(batch)
 
 
 def test_predict_refuses_what_it_does_not_know() -> None:

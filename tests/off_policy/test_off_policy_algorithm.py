@@ -287,6 +287,18 @@ def test_a_learning_rate_that_is_no_number_is_an_error_before_the_step():
     assert all(th.isfinite(one).all() for one in model.policy.parameters())
 
 
+@pytest.mark.parametrize("algorithm", [VDN, QDPP])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_predict_cannot_read_is_told_with_the_agent(algorithm, deterministic):
+    model = algorithm(**trio.SETTINGS)
+    with pytest.raises(
+        ValueError, match=r"^agent 'b': observation, masks or state do not fit \(KeyError: 'action_mask'\); its "
+    ):
+        model.predict({"b": {"observation": np.zeros(2, np.float32)}}, deterministic=deterministic)
+    with pytest.raises(ValueError, match="predict wants a dict agent -> mask, got ndarray"):
+        model.predict({"a": np.zeros(3, np.float32)}, deterministic=deterministic, action_masks=np.ones(2))
+
+
 @pytest.mark.parametrize("algorithm", [IQL, VDN, QMIX, QTRAN, QDPP])
 def test_a_mask_without_a_legal_action_counts_as_one_that_allows_all(algorithm):
     model = algorithm(**trio.SETTINGS)
