@@ -13,6 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
+from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.on_policy.batch import AgentBatch, log_prob_and_distribution
 from sb3_matrl.on_policy.buffers import buffer_form, buffer_obstacle, is_recurrent, share_images
 from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
@@ -350,11 +351,11 @@ def _kind(learner: Any) -> tuple[Any, ...]:
 def _train_stack(one: LearnerStack, batches: Sequence[AgentBatch]) -> None:
     """What ``PPO.train`` and ``MaskablePPO.train`` do, for all learners of a stack."""
     epochs, settings = [], []
-    for learner in one.learners:
+    for name, learner in zip(one.names, one.learners, strict=True):
         ppo: Any = learner
         ppo.policy.set_training_mode(True)
         ppo._update_learning_rate(ppo.policy.optimizer)
-        settings.append(_ppo_settings(ppo))
+        settings.append(_ppo_settings(name, ppo))
         can_train = ppo.rollout_buffer.can_train
         drawn = [ppo.rollout_buffer.minibatches(ppo.batch_size) if can_train else [] for _ in range(ppo.n_epochs)]
         epochs.append([_whole(epoch, len(batches[0].mask)) for epoch in drawn])
@@ -370,9 +371,12 @@ def _whole(epoch: list[np.ndarray], n_rows: int) -> Epoch:
     return [slice(None)] if len(epoch) == 1 and len(epoch[0]) == n_rows else epoch
 
 
-def _ppo_settings(ppo: Any) -> StepSettings:
+def _ppo_settings(name: str, ppo: Any) -> StepSettings:
     (group,) = ppo.policy.optimizer.param_groups
     clip_range, clip_range_vf = clip_ranges(ppo)
+    # The native kernel would not notice it.
+    if math.isnan(clip_range) or (clip_range_vf is not None and math.isnan(clip_range_vf)):
+        raise NonFiniteError(f"agent {name!r}, predicted step: its clip range is nan")
     return StepSettings(
         learning_rate=group["lr"],
         betas=group["betas"],

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_matrl import COMIX, IQL, MADDPG, MATRL, QMIX
+from sb3_matrl.common.finite import NonFiniteError
 from tests.off_policy.continuous_trio import SETTINGS as CONTINUOUS
 from tests.off_policy.continuous_trio import ContinuousTrio
 
@@ -97,6 +98,17 @@ def test_a_rollout_buffer_of_the_user_is_filled_by_its_own_method(backend: str) 
     model = make("matrix_game_v0", rollout_buffer_class=Rich, backend=backend, **PLAIN).learn(32)
     assert (model.learners["agent_0"].rollout_buffer.rewards == 100).all()
     assert backend == "sb3" or "its rollout buffer is a Rich" in model.joint.describe()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["clip_range", "clip_range_vf"])
+def test_a_clip_range_that_is_no_number_is_noticed(backend: str, name: str) -> None:
+    model = make(backend=backend)
+    setattr(model.agents["agent_1"], name, lambda left: float("nan"))
+    before = numbers(model.policy)
+    with pytest.raises(NonFiniteError, match=r"agent 'agent_1', (predicted step|during the update|after the predicted step)"):
+        model.learn(32)
+    assert th.equal(numbers(model.policy), before)
 
 
 class ExchangeBuffer(BaseCallback):
