@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_matrl.common.agents import SpacesVecEnv, Team, group_env, learner_groups
-from sb3_matrl.common.argument_checks import checked_arguments
+from sb3_matrl.common.argument_checks import checked_arguments, schedules_of
 from sb3_matrl.common.arguments import LearnerArguments, constructor_arguments
 from sb3_matrl.common.env_checks import check_fits
 from sb3_matrl.common.frozen import FrozenAgent
@@ -26,6 +27,7 @@ from sb3_matrl.common.registry import class_of_file
 from sb3_matrl.common.scripted import JointModelPlayer, is_joint_model
 from sb3_matrl.common.training_state import TrainingState
 from sb3_matrl.utils.agent_names import FixedAgentDict, agent_name, keyed_by_text, members_by_text
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.vec_env.masks import observed_mask_name
@@ -52,6 +54,7 @@ class ActingModel(BaseAlgorithm):
         # Arguments as given: saved with the model, and read by everything that is built from them.
         specs = constructor_arguments(type(self))
         self.arguments: dict[str, Any] = checked_arguments(specs, {name: keyed_by_text(given[name]) for name in specs})
+        self._schedules = schedules_of(specs, self.arguments)
         if "share" in self.arguments:
             self.arguments["share"] = members_by_text(self.arguments["share"])
         # SB3's base class expects one policy and one learning rate; here every learner has its own.
@@ -69,7 +72,7 @@ class ActingModel(BaseAlgorithm):
         # State of the training before the current rollout, and the state from which a loaded training resumes.
         self._state: TrainingState | None = None
         self._resume_from: TrainingState | None = None
-        self.loaded_from: str | Path = "the model"
+        self.loaded_from = "the model"
         self.skipped_updates = 0
         self.check_arguments()
         env = given.get("env")
@@ -272,9 +275,9 @@ class ActingModel(BaseAlgorithm):
             do not act (``None`` without any)
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
-        if not isinstance(observation, Mapping):
-            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
-        given_masks, given_states = keyed_by_text(action_masks or {}), keyed_by_text(state or {})
+        check_keyed("observation", observation)
+        given_masks = check_keyed("mask", {} if action_masks is None else action_masks)
+        given_states = check_keyed("state", {} if state is None else state)
         actions: dict[str, np.ndarray] = {}
         seen = set(map(agent_name, observation))
         states = {agent: value for agent, value in (state or {}).items() if agent_name(agent) not in seen}
@@ -285,10 +288,9 @@ class ActingModel(BaseAlgorithm):
             masks = given_masks.get(name, legal_actions(value, self._mask_names[name]))
             previous = given_states.get(name)
             player = self.player(name)
-            try:
+            own = isinstance(player.policy, BasePolicy)
+            with errors_of(name, self._spaces["observation"][name] if own else None):
                 actions[agent], states[agent] = player.predict(value, previous, episode_start, deterministic, masks)
-            except ValueError as error:
-                raise ValueError(f"agent {name!r}: {error}") from error
         return actions, None if all(value is None for value in states.values()) else states
 
     def player(self, agent: Any) -> FrozenAgent:
@@ -304,6 +306,41 @@ class ActingModel(BaseAlgorithm):
     def lost_agents(self) -> list[str]:
         """:return: frozen agents of a loaded model that were functions, which a file cannot hold: they cannot act"""
         return [agent for agent, frozen in self.team.frozen.items() if frozen.policy is None]
+
+
+def check_keyed(what: str, given: Any) -> dict[str, Any]:
+    """
+    :param what: what the values are, for the error
+    :param given: argument of ``predict``, agent -> value
+    :return: the same with the agents' names as text
+    :raises ValueError: if it is no mapping
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"predict wants a dict agent -> {what}, got {type(given).__name__}")
+    keyed: dict[str, Any] = keyed_by_text(given)
+    return keyed
+
+
+@contextmanager
+def errors_of(agent: str, space: spaces.Space[Any] | None) -> Iterator[None]:
+    """
+    Name the agent in errors of its policy, which come from SB3 and PyTorch if what it is given does not fit.
+
+    :param agent: name of the agent
+    :param space: its observation space; ``None`` for a function of the user's, whose own errors pass
+    :raises ValueError: in place of errors of a policy
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"agent {agent!r}: {error}") from error
+    except (RuntimeError, LookupError, TypeError, AssertionError, AttributeError) as error:
+        if space is None:
+            raise
+        raise ValueError(
+            f"agent {agent!r}: observation, masks or state do not fit ({type(error).__name__}: {one_line(error)}); its "
+            f"observation space is {one_line(space)}"
+        ) from error
 
 
 def takes_arguments(env: Any) -> bool:

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_matrl.common.agents import Position
+from sb3_matrl.common.argument_checks import check_schedules
 from sb3_matrl.common.callbacks import StopTraining, reject_single_agent_evaluation
 from sb3_matrl.common.finite import ON_NAN, NonFiniteError
 from sb3_matrl.common.logger import AgentLogger, fit_tables
@@ -134,6 +135,10 @@ class MultiAgentAlgorithm(MultiAgentModel):
     ) -> tuple[int, BaseCallback]:
         if self.env is None:
             raise ValueError("this model has no env to learn in: pass one to load() or to set_env()")
+        for agent in self.lost_agents():
+            raise ValueError(
+                f"frozen: {agent!r} was a function, which a file cannot hold: pass it to load() as frozen={{...}}"
+            )
         new_episodes = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -172,7 +177,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
 
         :param total_timesteps: joint environment steps, over all copies
         :param callback: SB3 callback(s)
-        :param log_interval: iterations between two dumps of the logger; ``None`` for never
+        :param log_interval: iterations between two dumps of the logger; ``None`` or 0 for never
         :param tb_log_name: name of the TensorBoard run; ``None`` for the name of the class
         :param reset_num_timesteps: start counting steps at 0; ``False`` continues
         :param progress_bar: show a progress bar (needs tqdm and rich)
@@ -192,7 +197,7 @@ class MultiAgentAlgorithm(MultiAgentModel):
             iteration += 1
             self.train(total_timesteps)
             self._state = self._capture_state()
-            if log_interval is not None and iteration % log_interval == 0:
+            if log_interval and iteration % log_interval == 0:
                 self.dump_logs(iteration)
         callback.on_training_end()
         return self
@@ -249,18 +254,25 @@ class MultiAgentAlgorithm(MultiAgentModel):
         """
         self._update_info_buffer(infos, np.ones(len(infos), dtype=bool))
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """As in SB3, but not below 0 in a last rollout that goes beyond the end, where linear schedules would be negative."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
     def train(self, total_timesteps: int | None = None) -> None:
         """
         One update of all agents; applied whole or not at all.
 
         :param total_timesteps: end of the training, for schedules; that of the last ``learn`` by default
         :raises NonFiniteError: on NaN or infinite numbers, unless ``on_nan`` is ``"skip"``; no agent has been updated
+        :raises ValueError: if a schedule returns no number, or one out of its range; no agent has been updated
         """
         total = total_timesteps or self._total_timesteps
         self._update_current_progress_remaining(self.num_timesteps, total)
+        check_schedules(self._schedules, self._current_progress_remaining)
         for learner in self.learners.values():
             learner.num_timesteps, learner._total_timesteps = self.num_timesteps, total
-            learner._update_current_progress_remaining(self.num_timesteps, total)
+            learner._current_progress_remaining = self._current_progress_remaining
         # During an update there is no state to resume from; after a failed one the state before it is valid again.
         before, self._state = self._state, None
         try:

@@ -6,12 +6,14 @@ import math
 import os
 import types
 from collections import abc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_matrl.common.arguments import DICT_VALUED, ArgumentSpec
 from sb3_matrl.utils.suggest import unknown
@@ -140,19 +142,22 @@ def value_fault(spec: ArgumentSpec, value: Any) -> str | None:
     if fault is not None:
         return fault
     if spec.is_schedule and callable(value):
-        return _schedule_fault(spec.name, value)
+        faults = (_schedule_fault(spec.name, value, progress) for progress in _SCHEDULE_ENDS)
+        return next((fault for fault in faults if fault is not None), None)
     return _range_fault(spec.name, value) or _sizes_fault(spec.name, value)
 
 
 def check_policy_name(policy: Any, known: Iterable[str]) -> None:
     """
-    Check the name of a policy; classes are left to the learner.
+    Check the name of a policy; classes of policies are left to the learner.
 
     :param policy: name or class of a policy
     :param known: names of the policies that the learner has
-    :raises ValueError: if the name is none of them; suggests the closest one
+    :raises ValueError: if the name is none of them, which suggests the closest one, or the class is none of a policy
     """
     names = list(known)
+    if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, BasePolicy)):
+        raise ValueError(f"policy must be one of {', '.join(names)} or a class of SB3's policies, got {policy!r}")
     if isinstance(policy, str) and policy not in names:
         raise ValueError(unknown("policy", policy, names))
 
@@ -171,14 +176,43 @@ def _range_fault(name: str, value: Any) -> str | None:
     return f"must be {allowed.words}, got {value!r}"
 
 
-def _schedule_fault(name: str, schedule: Callable[[float], Any]) -> str | None:
-    """What is wrong with the first or the last value of a schedule, which may be 0 at the end even if a constant may not."""
-    for progress in _SCHEDULE_ENDS:
-        value = _plain_value(schedule(progress))
-        fault = f"must return a number, got {value!r}" if not isinstance(value, Real) else _range_fault(name, value)
-        if fault is not None and not (progress == value == 0.0):
-            return f"{fault} from its schedule where {progress:.0%} of the training is left"
-    return None
+def schedules_of(specs: Mapping[str, ArgumentSpec], values: Mapping[str, Any]) -> list[tuple[str, str, Schedule]]:
+    """
+    The functions among a constructor's arguments.
+
+    :param specs: name -> argument
+    :param values: name -> checked value
+    :return: name of the argument, words for its place in errors, and the schedule
+    """
+    found = []
+    for name in (name for name, spec in specs.items() if spec.is_schedule):
+        value = values[name]
+        places = {f"{name} of {agent!r}": one for agent, one in value.items()} if isinstance(value, Mapping) else {name: value}
+        found += [(name, where, one) for where, one in places.items() if callable(one)]
+    return found
+
+
+def check_schedules(schedules: Iterable[tuple[str, str, Schedule]], progress: float) -> None:
+    """
+    Check the values of schedules at one moment of a training.
+
+    :param schedules: see :func:`schedules_of`
+    :param progress: share of the training that is left
+    :raises ValueError: if a value is no number, or out of the range of its argument
+    """
+    for name, where, schedule in schedules:
+        fault = _schedule_fault(name, schedule, progress)
+        if fault is not None:
+            raise ValueError(f"{where} {fault}")
+
+
+def _schedule_fault(name: str, schedule: Schedule, progress: float) -> str | None:
+    """What is wrong with a value of a schedule, which may end at 0 even if a constant may not be 0."""
+    value = _plain_value(schedule(progress))
+    fault = f"must return a number, got {value!r}" if not isinstance(value, Real) else _range_fault(name, value)
+    if fault is None or (progress < 1.0 and value == 0.0):
+        return None
+    return f"{fault} from its schedule where {progress:.0%} of the training is left"
 
 
 def _sizes_fault(name: str, value: Any) -> str | None:

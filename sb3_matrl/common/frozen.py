@@ -36,16 +36,20 @@ class FrozenAgent:
     :param policy: an SB3 policy or algorithm; or what :func:`~sb3_matrl.common.scripted.scripted_player` accepts; or ``None``
         for one that a file could not hold, which raises an error when it is to act
     :param normalizer: normaliser of the policy's observations; ``None`` for raw observations
+    :param first_action: the agent's action that an SB3 policy calls 0
     :raises TypeError: if ``policy`` is none of these
-    :raises ValueError: if it is a policy for actions that do not begin with 0, which would play others
+    :raises ValueError: if it is a policy whose actions begin with another one, so that it would play others
     """
 
-    def __init__(self, policy: Any, normalizer: Normalizer | None = None) -> None:
+    def __init__(self, policy: Any, normalizer: Normalizer | None = None, first_action: int = 0) -> None:
         if isinstance(policy, BaseAlgorithm):
             policy = policy.policy
-        if isinstance(policy, BasePolicy):
+        if isinstance(policy, BasePolicy) and not first_action:
             check_space(policy.action_space, "action")
+        elif isinstance(policy, BasePolicy) and getattr(policy.action_space, "start", 0) != first_action:
+            raise ValueError(f"first_action is {first_action!r}, not that of {policy.action_space}")
         self.policy = policy
+        self.first_action = first_action
         self._script = None if policy is None or isinstance(policy, BasePolicy) else scripted_player(policy)
         self._wants_batches = self._script is not None and wants_batches(policy)
         self._observation_space: spaces.Space[Any] | None = None
@@ -61,7 +65,7 @@ class FrozenAgent:
         policy.load_state_dict(self.policy.state_dict())
         policy = policy.to(self.policy.device)
         policy.set_training_mode(False)
-        return FrozenAgent(policy, copy.deepcopy(self.normalizer))
+        return FrozenAgent(policy, copy.deepcopy(self.normalizer), self.first_action)
 
     def check_spaces(self, agent: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """
@@ -132,10 +136,14 @@ class FrozenAgent:
         if self.normalizer is not None:
             observation = self.normalizer.normalize(_checked(observation, self.policy.observation_space))
         if isinstance(self.policy, DQNPolicy) and action_masks is not None:
-            return best_legal_actions(self.policy, observation, action_masks), None
+            return self._counted(best_legal_actions(self.policy, observation, action_masks)), None
         extra = {"action_masks": action_masks} if isinstance(self.policy, MaskableActorCriticPolicy) else {}
         actions, state = self.policy.predict(observation, state, episode_start, deterministic, **extra)
-        return to_space_dtype(self.policy.action_space, actions), state
+        return self._counted(to_space_dtype(self.policy.action_space, actions)), state
+
+    def _counted(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of an SB3 policy, which counts from 0, as the agent's space counts them."""
+        return actions + self.first_action if self.first_action else actions
 
     def to_file(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """:return: JSON document and tensors for :meth:`from_file`; of a function, only that there was one"""
@@ -152,6 +160,8 @@ class FrozenAgent:
             "arguments": argument_to_json(own),
         }
         tensors: dict[str, Any] = {"policy": self.policy.state_dict()}
+        if self.first_action:
+            document["first_action"] = self.first_action
         if self.normalizer is not None:
             document["normalizer"] = asdict(self.normalizer.config)
             tensors["normalizer"] = tensors_for_arrays(self.normalizer.state())
@@ -183,7 +193,7 @@ class FrozenAgent:
         if "normalizer" in document:
             normalizer = Normalizer(NormalizerConfig(**document["normalizer"]), observation_space, 1)
             normalizer.restore(arrays_for_tensors(tensors["normalizer"]), with_running=False)
-        return cls(policy, normalizer)
+        return cls(policy, normalizer, document.get("first_action", 0))
 
 
 def _is_single(observation: Any, space: spaces.Space[Any]) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch as th
 
 from sb3_matrl.common.algorithm import MultiAgentAlgorithm
 from sb3_matrl.common.registry import class_of_file
+from sb3_matrl.files.places import UserFile
 
 
 def load_model(
-    path: str | Path,
+    path: UserFile,
     env: Any = None,
     device: th.device | str = "auto",
     custom_objects: Mapping[str, Any] | None = None,
@@ -22,7 +22,7 @@ def load_model(
     """
     Load a model of whatever algorithm saved it; the class's name in the file is looked up in the registry.
 
-    :param path: path of the file, with or without ``.zip``
+    :param path: path of the file, with or without ``.zip``, or open binary file
     :param env: environment to continue training in; ``None`` for a model that only acts
     :param device: device of the networks
     :param custom_objects: argument name -> value for what a file cannot hold

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.common.acting_model import ActingModel, takes_arguments
+from sb3_matrl.common.argument_checks import checked_argument
 from sb3_matrl.common.arguments import constructor_arguments
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.policy_view import PolicyView
@@ -19,7 +21,10 @@ from sb3_matrl.common.transaction import all_or_nothing
 from sb3_matrl.files.budget import check_rollout, choices_of, networks_within, stored_numbers
 from sb3_matrl.files.model_files import SavedModel, blame_file, check_names, read_model, restore_arguments, write_model
 from sb3_matrl.files.optimizer_state import check_optimizers
+from sb3_matrl.files.places import UserFile, name_of
 from sb3_matrl.files.trees import arrays_for_tensors, tensors_for_arrays
+from sb3_matrl.utils.agent_names import keyed_by_text
+from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.random_state import set_bit_generator
 from sb3_matrl.utils.suggest import unknown
 
@@ -81,18 +86,17 @@ class MultiAgentModel(ActingModel):
         return self.extra_optimizers.get(learner, {})
 
     def set_parameters(  # type: ignore[override]
-        self, load_path_or_dict: str | Path | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
+        self, load_path_or_dict: UserFile | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
     ) -> None:
         """
         Load parameters.
 
-        :param load_path_or_dict: path of a saved model, or what :meth:`get_parameters` returned
+        :param load_path_or_dict: path of a saved model, open binary file, or what :meth:`get_parameters` returned
         :param exact_match: require all learners, and every part of each
         :param device: device that the tensors are loaded to first
-        :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
-            loaded, or none
+        :raises ValueError: if learners are missing or unknown, or parameters do not fit; all are loaded, or none
         """
-        if isinstance(load_path_or_dict, (str, Path)):
+        if not isinstance(load_path_or_dict, Mapping):
             saved = read_model(load_path_or_dict)
             with blame_file(load_path_or_dict, Exception), all_or_nothing(self):
                 self.set_parameters(saved.parameters, exact_match, device)
@@ -100,12 +104,17 @@ class MultiAgentModel(ActingModel):
             return
         given = load_path_or_dict
         check_learners(given, self.learners, exact_match)
-        for name, parameters in given.items():
-            optimizers = self._optimizers_of(name)
-            own = {part: value for part, value in parameters.items() if part not in optimizers}
-            self.learners[name].set_parameters(own, exact_match=exact_match, device=device)
-            for part in optimizers.keys() & parameters.keys():
-                optimizers[part].load_state_dict(dict(parameters[part]))
+        with all_or_nothing(self):
+            for name, parameters in given.items():
+                with parameters_of(name):
+                    self._set_learner_parameters(name, parameters, exact_match, device)
+
+    def _set_learner_parameters(self, learner: str, given: Mapping[str, Any], exact_match: bool, device: Any) -> None:
+        optimizers = self._optimizers_of(learner)
+        own = {part: value for part, value in given.items() if part not in optimizers}
+        self.learners[learner].set_parameters(own, exact_match=exact_match, device=device)
+        for part in optimizers.keys() & given.keys():
+            optimizers[part].load_state_dict(dict(given[part]))
 
     # ------------------------------------------------------------------ files
 
@@ -114,7 +123,7 @@ class MultiAgentModel(ActingModel):
         """Steps of the training that :meth:`save` stores: in the middle of a rollout those before it."""
         return self.num_timesteps if self._state is None else self._state.num_timesteps
 
-    def save(self, path: str | Path, documents: Mapping[str, Any] | None = None) -> None:  # type: ignore[override]
+    def save(self, path: UserFile, documents: Mapping[str, Any] | None = None) -> None:  # type: ignore[override]
         """
         Save the model: a zip of JSON and weights-only tensors, written atomically.
 
@@ -122,7 +131,7 @@ class MultiAgentModel(ActingModel):
 
         A single agent is saved by ``model.agents[name].save(path)``, as plain SB3.
 
-        :param path: path of the file; ``.zip`` is added if it has no suffix
+        :param path: path of the file; ``.zip`` is added if it has no suffix; or open binary file such as ``io.BytesIO``
         :param documents: name -> value in JSON types, stored beside the model
         """
         write_model(path, self._saved_model(), documents)
@@ -154,7 +163,7 @@ class MultiAgentModel(ActingModel):
     @classmethod
     def load(  # type: ignore[override]
         cls: type[SelfModel],
-        path: str | Path,
+        path: UserFile,
         env: Any = None,
         device: th.device | str = "auto",
         custom_objects: Mapping[str, Any] | None = None,
@@ -167,7 +176,7 @@ class MultiAgentModel(ActingModel):
         its state, and with the same states of the random generators, so that it is bit for bit the training that was never
         stopped. A changed ``seed`` or ``n_envs`` begins new episodes with fresh draws instead.
 
-        :param path: path of the file, with or without ``.zip``
+        :param path: path of the file, with or without ``.zip``, or open binary file
         :param env: environment to continue training in, as in the constructor; ``None`` for a model that only acts
         :param device: device of the networks
         :param custom_objects: argument name -> value for what a file cannot hold (functions, classes of your own)
@@ -178,19 +187,24 @@ class MultiAgentModel(ActingModel):
         """
         saved = read_model(path)
         if saved.algorithm != cls.__name__:
-            raise ValueError(f"{path} holds a model of {saved.algorithm}, not of {cls.__name__}: load it with load_model")
+            held = f"{name_of(path)} holds a model of {saved.algorithm}"
+            raise ValueError(f"{held}, not of {cls.__name__}: load it with load_model")
         specs = constructor_arguments(cls)
         defaults = {name: spec.default for name, spec in specs.items()}
         schedules = [name for name, spec in specs.items() if spec.is_schedule]
-        check_names([*(custom_objects or {}), *kwargs], defaults)
+        given = {**(custom_objects or {}), **kwargs}
+        check_names(given, defaults)
+        for name, value in given.items():
+            checked_argument(specs[name], keyed_by_text(value))  # before a wrong one is taken for damage of the file
+        get_device(device)
         with blame_file(path, Exception):
             written = {**cls.missing_in_files, **saved.arguments}
             arguments = restore_arguments(written, defaults, schedules, custom_objects or {}, kwargs)
         n_envs = env.num_envs if isinstance(env, VecEnv) else kwargs.get("n_envs", saved.counters["n_envs"])
         building = {"env": None, "device": device, "n_envs": n_envs, "_init_setup_model": False}
         trees = [saved.parameters, *(tensors for _, tensors in saved.frozen.values())]
-        stored = math.inf if _NETWORKS & {*(custom_objects or {}), *kwargs} else stored_numbers(trees)
-        with blame_file(path, Exception), networks_within(stored):
+        stored = math.inf if _NETWORKS & set(given) else stored_numbers(trees)
+        with blame_file(path, Exception, given=given), networks_within(stored):
             check_rollout(arguments, n_envs, choices_of(saved.action_spaces), kwargs)
             frozen = {agent: FrozenAgent.from_file(*content, device) for agent, content in saved.frozen.items()}
             if "frozen" in specs:
@@ -199,14 +213,14 @@ class MultiAgentModel(ActingModel):
             model._set_spaces(saved.observation_spaces, saved.action_spaces, n_envs, saved.state_space)
         if env is not None:
             model._set_env(env, True, arguments.get("env_kwargs") if "env_kwargs" in kwargs or takes_arguments(env) else None)
-        with blame_file(path, Exception), networks_within(stored):
+        with blame_file(path, Exception, given=given), networks_within(stored):
             model._setup_model()
             model._restore(saved, device)
             if saved.training is not None and cls._resumes(saved.arguments, kwargs):
                 model._resume_from = cls.training_state_class.from_tree(saved.training)
                 if model._resume_from.num_timesteps != model.num_timesteps:
                     raise ValueError("training.pt: its number of steps is not that of model.json")
-        model.loaded_from = path
+        model.loaded_from = name_of(path)
         return model
 
     @classmethod
@@ -232,8 +246,25 @@ class MultiAgentModel(ActingModel):
             set_bit_generator(generator.bit_generator, saved.generators[name])
         states = arrays_for_tensors(saved.normalizers)
         for name, normalizer in self.team.normalizers.items():
+            if name not in states:
+                raise ValueError(f"it has no running statistics of {name}: norm_obs and norm_reward stay as they were saved")
             # Another number of copies has no use for the running returns of the saved ones.
             normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
+
+
+@contextmanager
+def parameters_of(learner: str) -> Iterator[None]:
+    """
+    Name the learner in errors about its parameters.
+
+    :param learner: name of the learner
+    :raises ValueError: in place of any error
+    """
+    try:
+        yield
+    except Exception as error:  # PyTorch and SB3 raise many kinds
+        reason = one_line(error) if isinstance(error, (ValueError, RuntimeError)) else repr(error)
+        raise ValueError(f"parameters of {learner}: {reason}") from error
 
 
 def check_learners(given: Collection[str], learners: Collection[str], exact_match: bool) -> None:

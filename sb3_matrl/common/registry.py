@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
+from sb3_matrl.files.places import name_of
 from sb3_matrl.utils.suggest import unknown
 
 ENTRY_POINT_GROUP = "sb3_matrl.algorithms"
@@ -177,11 +177,11 @@ def class_of_name(class_name: str) -> type[Any]:
     return specs[class_name].load_class()
 
 
-def class_of_file(path: str | Path) -> type[Any]:
+def class_of_file(path: Any) -> type[Any]:
     """
     The class of the model in a file.
 
-    :param path: path of the file, with or without ``.zip``
+    :param path: path of the file, with or without ``.zip``, or open binary file
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if the file is damaged, of a newer format, or of an algorithm that is not registered
     """
@@ -191,4 +191,4 @@ def class_of_file(path: str | Path) -> type[Any]:
     try:
         return class_of_name(name)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{name_of(path)}: {error}") from None

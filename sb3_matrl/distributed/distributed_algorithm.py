@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from sb3_matrl.common.agents import Position
@@ -51,7 +52,7 @@ class DistributedAlgorithm(MultiAgentAlgorithm):
         source = ShardSource(env, env_kwargs, states)
         shares = shares_of(self.arguments["n_envs"], workers)
         description = source.describe(self.arguments["vec_env"])
-        return WorkersVecEnv(WorkersBackend(description, shares, lambda: self._make_pool(source, shares)))
+        return WorkersVecEnv(WorkersBackend(description, shares, partial(self._make_pool, source, shares)))
 
     def _set_env(self, env: Any, force_reset: bool, env_kwargs: Mapping[str, Any] | None) -> None:
         if self.arguments["rollout_workers"] is not None and isinstance(env, JointVecEnv):
@@ -79,11 +80,14 @@ class DistributedAlgorithm(MultiAgentAlgorithm):
     def _make_pool(self, source: ShardSource, shares: Sequence[range]) -> WorkerPool:
         own = [self._arguments_of(worker, share, source) for worker, share in enumerate(shares)]
         plans = source.plans(type(self), own, shares, self.shard_class)
-        crew = make_crew(self.arguments["worker_backend"], plans, lambda: not self._stops())
+        crew = make_crew(self.arguments["worker_backend"], plans, self._goes_on)
         return WorkerPool(crew, shares, self._stops)
 
     def _stops(self) -> bool:
         return self.stop_requested is not None and self.stop_requested()
+
+    def _goes_on(self) -> bool:
+        return not self._stops()
 
     def _arguments_of(self, worker: int, share: range, source: ShardSource) -> dict[str, Any]:
         """Constructor arguments of a worker's model."""

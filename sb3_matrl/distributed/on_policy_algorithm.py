@@ -49,8 +49,10 @@ class OnPolicyMultiAgent(DistributedAlgorithm):
         :param callback: SB3 callback
         :param n_steps: steps per copy
         :return: False if the callback asked to stop
+        :raises ValueError: if a learner's rollout buffer was exchanged for one that cannot be used
         """
         position = self.start_rollout(callback)
+        self.joint.check_buffers()
         self.joint.refresh()
         if isinstance(self.env, WorkersVecEnv):
             complete = self._play_by_workers(self.env, callback, n_steps)

@@ -110,6 +110,13 @@ class ProcessCrew(Crew):
         # Before Python waits for the processes, which are no daemons, because envs may start processes.
         self._finalize = Finalize(self, _end_all, (self._running,), exitpriority=10)
 
+    def __reduce__(self) -> Any:
+        # Copies of the pipes would close those of the original.
+        raise TypeError(
+            "rollout workers in processes cannot be copied or pickled: save() and load() the model, or use "
+            "worker_backend='in-turn'"
+        )
+
     @property
     def processes(self) -> dict[int, Any]:
         """Worker -> its process."""

@@ -56,9 +56,12 @@ def cross_play(
     :param max_episode_steps: steps after which a game is cut, see :func:`~sb3_matrl.evaluation.evaluate_policy`
     :param on_cell: function called with every finished cell and its returns, (games, n)
     :return: returns of all games
+    :raises TypeError: if ``players`` is no mapping
     :raises ValueError: if a player cannot play a role, or an argument is out of range
     :raises FileNotFoundError: if there is no file at a path
     """
+    if not isinstance(players, Mapping):
+        raise TypeError(f"players must be a dict name -> player, got {players!r}")
     names = tuple(players)
     copies = env.num_envs if isinstance(env, VecEnv) else None
     schedule = Schedule(len(names), _count_roles(env, env_kwargs), n_games, seed, design, copies, interval_width, max_games)

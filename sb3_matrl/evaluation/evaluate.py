@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs.parallel import is_environment
@@ -154,8 +156,10 @@ def evaluate_policy(
     :param max_episode_steps: number of steps after which an episode is cut, with a warning; its return so far counts, and
         :attr:`EvaluationResult.cut` lists it. ``None`` waits for the end
     :return: episodes ordered by copy, and within a copy in the order played
+    :raises TypeError: if the model does not play all agents
     :raises ValueError: if ``n_eval_episodes`` or ``max_episode_steps`` is less than 1
     """
+    check_joint_predictor(model)
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}")
     check_max_episode_steps(max_episode_steps)
@@ -176,6 +180,19 @@ def evaluate_policy(
     with streams:
         _play(model, env, joint, wanted, deterministic, callback)
     return wanted.summary(agents)
+
+
+def check_joint_predictor(model: Any) -> None:
+    """
+    :param model: what is to play all agents
+    :raises TypeError: if it has no ``predict``, or is a model or policy of plain SB3, which plays one agent
+    """
+    of_one_agent = isinstance(model, BaseAlgorithm | BasePolicy) and not hasattr(model, "possible_agents")
+    if of_one_agent or not hasattr(model, "predict"):
+        raise TypeError(
+            f"expected a model that plays all agents, got a {type(model).__name__}: MixedPolicy puts agents of several models "
+            "together, and cross_play takes models of plain SB3 and functions"
+        )
 
 
 def check_max_episode_steps(limit: int | None) -> None:

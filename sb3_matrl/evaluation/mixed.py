@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_matrl.evaluation.evaluate import JointPredictor
+from sb3_matrl.evaluation.evaluate import JointPredictor, check_joint_predictor
 from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 
@@ -31,9 +31,14 @@ class MixedPolicy:
     Joint policy in which each agent is played by an agent of some model; has the ``predict`` of a trained model.
 
     :param players: agent of the environment -> player; one model may play several agents
+    :raises TypeError: if a player is none, or its model plays one agent
     """
 
     def __init__(self, players: Mapping[str, Player]) -> None:
+        for agent, player in players.items():
+            if not isinstance(player, Player):
+                raise TypeError(f"{agent!r} needs a Player(model, agent of that model), got a {type(player).__name__}")
+            check_joint_predictor(player.model)
         self.players: dict[str, Player] = keyed_by_text(dict(players))
 
     @property

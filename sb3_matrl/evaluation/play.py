@@ -14,6 +14,7 @@ from sb3_matrl.evaluation.evaluate import (
     MAX_EPISODE_STEPS,
     EvaluationResult,
     JointPredictor,
+    check_joint_predictor,
     check_max_episode_steps,
     warn_of_cut_episodes,
     warn_of_long_episode,
@@ -50,10 +51,14 @@ def play_episodes(
     :param max_episode_steps: number of steps after which an episode is cut, with a warning; see
         :func:`~sb3_matrl.evaluation.evaluate_policy`. ``None`` waits for the end
     :return: returns and lengths of the episodes; names of agents are text
-    :raises ValueError: if the env breaks PettingZoo's rules about live agents, or a mask is wrong
+    :raises TypeError: if the model does not play all agents
+    :raises ValueError: if the env breaks PettingZoo's rules about live agents, a mask is wrong, or a number less than 1
     :raises EnvError: if the env raises an error
     """
+    check_joint_predictor(model)
     check_max_episode_steps(max_episode_steps)
+    if n_episodes is not None and n_episodes < 1:
+        raise ValueError(f"n_episodes must be at least 1, or None, got {n_episodes}")
     game = _Game(model, env, deterministic, on_frame, max_episode_steps)
     episodes: list[tuple[list[float], int, bool]] = []
     while len(episodes) < (n_episodes or len(episodes) + 1):

@@ -16,12 +16,12 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch as th
 
-from sb3_matrl.utils.atomic_file import atomic_file
+from sb3_matrl.files.places import Place, check_exists, name_of, reading, size_of, writing
 
 FORMAT = "sb3-matrl"
 # 2: learners that agents share, frozen agents, normalisers, recurrent states. 3: the algorithm's class, several generators.
@@ -36,21 +36,21 @@ MAX_DEPTH = 100
 _TENSOR_BYTES = 8
 
 
-def write_archive(path: Path, documents: Mapping[str, Any], tensors: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+def write_archive(place: Place, documents: Mapping[str, Any], tensors: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
     """
-    Write an archive under a temporary name in the same folder, flush it to disk, and rename it.
+    Write an archive under a temporary name in the same folder, flush it to disk, and rename it; or write to an open file.
 
-    After an error (a full disk, for example) an existing file is left unchanged. The members are encoded one after the other.
+    After an error (a full disk, for example) an existing file is left unchanged, one that is open has part of the archive.
+    The members are encoded one after the other.
 
-    :param path: path of the archive
+    :param place: path of the archive, or open binary file
     :param documents: name -> JSON-serialisable value, stored as ``<name>.json``
     :param tensors: name -> state dict (nested dicts and lists of tensors and numbers), stored as ``<name>.pt``; or pairs of
         both, which may be made one by one
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
     hashes: dict[str, str] = {}
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with writing(place) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, value in documents.items():
             data = json.dumps(value, indent=1, allow_nan=False).encode()
             _write_member(archive, f"{name}.json", data, hashes)
@@ -73,22 +73,22 @@ def _write_member(archive: zipfile.ZipFile, name: str, data: bytes, hashes: dict
     archive.writestr(name, data)
 
 
-def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_archive(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     Read an archive, and check its format, version and hashes.
 
-    :param path: path of the archive
+    :param place: path of the archive, or open binary file
     :return: documents and tensors (on the CPU), by name
     :raises FileNotFoundError: if the file does not exist
     :raises ValueError: if the file is no archive of sb3_matrl, is damaged, has a newer format, or has content that
         :func:`write_archive` never writes
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no saved model at {path}")
+    check_exists(place, "saved model")
+    path = name_of(place)
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with reading(place) as file, zipfile.ZipFile(file) as archive:
             _check_kind(path, archive.namelist())
-            members = _read_members(archive, path.stat().st_size)
+            members = _read_members(archive, size_of(place))
     except _ForeignFile as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # damaged files cause many errors: BadZipFile, EOFError, struct.error, ...
@@ -108,20 +108,20 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return documents, tensors
 
 
-def check_archive(path: Path) -> None:
+def check_archive(place: Place) -> None:
     """
     Check an archive's format, version and hashes without loading its content into memory.
 
-    :param path: path of the archive
+    :param place: path of the archive, or open binary file
     :raises FileNotFoundError: if the file does not exist
     :raises ValueError: if the file is no archive of sb3_matrl, is damaged, or has a newer format
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no saved file at {path}")
+    check_exists(place, "saved file")
+    path = name_of(place)
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with reading(place) as file, zipfile.ZipFile(file) as archive:
             _check_kind(path, archive.namelist())
-            _check_members(archive, path.stat().st_size)
+            _check_members(archive, size_of(place))
             manifest = archive.read(_MANIFEST)
             hashes = {name: _hash_of(archive, name) for name in archive.namelist() if name != _MANIFEST}
     except _ForeignFile as error:
@@ -131,38 +131,38 @@ def check_archive(path: Path) -> None:
     _check_hashes(path, manifest, hashes)
 
 
-def read_documents(path: Path) -> dict[str, Any]:
+def read_documents(place: Place) -> dict[str, Any]:
     """
     Check an archive as :func:`check_archive`, and read its documents alone.
 
-    :param path: path of the archive
+    :param place: path of the archive, or open binary file
     :return: documents by name
     :raises FileNotFoundError: if the file does not exist
     :raises ValueError: if the file is no archive of sb3_matrl, is damaged, or has a newer format
     """
-    check_archive(path)
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    check_archive(place)
+    with reading(place) as file, zipfile.ZipFile(file) as archive:
         names = [name for name in archive.namelist() if name.endswith(".json") and name != _MANIFEST]
-        return {name[:-5]: _read_member(path, archive, name, _document_from_bytes) for name in names}
+        return {name[:-5]: _read_member(name_of(place), archive, name, _document_from_bytes) for name in names}
 
 
-def read_tensors(path: Path, names: Iterable[str]) -> Iterator[Any]:
+def read_tensors(place: Place, names: Iterable[str]) -> Iterator[Any]:
     """
     Read tensors of a checked archive, one member after the other.
 
-    :param path: path of the archive
+    :param place: path of the archive, or open binary file
     :param names: names of the members, without ``.pt``
     :raises ValueError: if a member is missing, or has content that :func:`write_archive` never writes
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with reading(place) as file, zipfile.ZipFile(file) as archive:
         known = set(archive.namelist())
         for name in names:
             if f"{name}.pt" not in known:
-                raise ValueError(f"{path} is damaged: it has no {name}.pt")
-            yield _read_member(path, archive, f"{name}.pt", _tensors_from_bytes)
+                raise ValueError(f"{name_of(place)} is damaged: it has no {name}.pt")
+            yield _read_member(name_of(place), archive, f"{name}.pt", _tensors_from_bytes)
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str, convert: Callable[[bytes], Any]) -> Any:
+def _read_member(path: str, archive: zipfile.ZipFile, name: str, convert: Callable[[bytes], Any]) -> Any:
     try:
         return convert(archive.read(name))
     except Exception as error:
@@ -178,7 +178,7 @@ class _ForeignFile(Exception):
     """The zip was not written by sb3_matrl; the message says by what."""
 
 
-def _check_kind(path: Path, names: list[str]) -> None:
+def _check_kind(path: str, names: list[str]) -> None:
     if _MANIFEST not in names:
         kind = "a Stable-Baselines3 file: load it with the class that saved it" if "data" in names else "unknown"
         raise _ForeignFile(f"{path} is not a model saved by sb3_matrl (no {_MANIFEST}); it is {kind}")
@@ -223,12 +223,12 @@ def _check_name(name: str) -> None:
         raise ValueError(f"its member {name!r} has a name that sb3_matrl never writes")
 
 
-def _check_manifest(path: Path, members: Mapping[str, bytes]) -> None:
+def _check_manifest(path: str, members: Mapping[str, bytes]) -> None:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items() if name != _MANIFEST}
     _check_hashes(path, members[_MANIFEST], hashes)
 
 
-def _check_hashes(path: Path, manifest_bytes: bytes, found: Mapping[str, str]) -> None:
+def _check_hashes(path: str, manifest_bytes: bytes, found: Mapping[str, str]) -> None:
     """Check the manifest, and the hashes of all other members against those in it."""
     try:
         manifest = _document_from_bytes(manifest_bytes)

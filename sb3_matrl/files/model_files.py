@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch as th
@@ -15,6 +14,7 @@ from gymnasium import spaces
 from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.budget import check_description
+from sb3_matrl.files.places import UserFile, name_of, place_of, size_of
 from sb3_matrl.files.space_codec import space_from_json, space_to_json
 from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import did_you_mean
@@ -65,17 +65,11 @@ class SavedModel:
     state_space: spaces.Box | None = None
 
 
-def zip_path(path: str | Path) -> Path:
-    """The path with ``.zip`` where it has no suffix, as in SB3."""
-    path = Path(path)
-    return path if path.suffix else path.with_suffix(".zip")
-
-
-def write_model(path: str | Path, saved: SavedModel, documents: Mapping[str, Any] | None = None) -> None:
+def write_model(path: UserFile, saved: SavedModel, documents: Mapping[str, Any] | None = None) -> None:
     """
     Write a model file atomically, see :func:`~sb3_matrl.files.archive.write_archive`.
 
-    :param path: path of the file
+    :param path: path of the file, or open binary file
     :param saved: content of the file
     :param documents: name -> value in JSON types, stored beside the model
     """
@@ -99,27 +93,27 @@ def write_model(path: str | Path, saved: SavedModel, documents: Mapping[str, Any
         tensors["normalizers"] = saved.normalizers
     if saved.training is not None:
         tensors["training"] = saved.training
-    write_archive(zip_path(path), {**(documents or {}), "model": document}, tensors)
+    write_archive(place_of(path), {**(documents or {}), "model": document}, tensors)
 
 
-def read_model(path: str | Path) -> SavedModel:
+def read_model(path: UserFile) -> SavedModel:
     """
     Read a model file; nothing in it is executed. ``arguments`` are still in JSON types.
 
-    :param path: path of the file, with or without ``.zip``
+    :param path: path of the file, with or without ``.zip``, or open binary file
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is not a model file, is damaged, or is of a newer format
     """
-    path = zip_path(path)
-    documents, tensors = read_archive(path)
+    place = place_of(path)
+    documents, tensors = read_archive(place)
     try:
         document = check_document(documents.get("model"))
-        check_description(document, path.stat().st_size)
+        check_description(document, size_of(place))
         saved = _saved_model(document, tensors)
         _check_tensors(saved)
         return saved
     except Exception as error:  # damaged content causes many errors
-        raise ValueError(f"{path} is damaged, or not a saved model: model.json: {_one_line(error)}") from error
+        raise ValueError(f"{name_of(place)} is damaged, or not a saved model: model.json: {_one_line(error)}") from error
 
 
 def _saved_model(document: Mapping[str, Any], tensors: Mapping[str, Any]) -> SavedModel:
@@ -210,19 +204,21 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def blame_file(path: str | Path, *errors: type[Exception]) -> Iterator[None]:
+def blame_file(path: UserFile, *errors: type[Exception], given: Collection[str] = ()) -> Iterator[None]:
     """
     Turn errors in building a model from a file into one that names the file.
 
     :param path: path of the file
     :param errors: errors that the file's content may cause
+    :param given: names of arguments that the caller gave, which may be the cause as well
     :raises ValueError: in place of these errors
     """
     try:
         yield
     except errors as error:
         reason = one_line(error) if isinstance(error, (ValueError, RuntimeError)) else repr(error)
-        raise ValueError(f"{path}: its content does not make a model: {reason}") from error
+        parts = f"with the given {', '.join(given)} does" if given else "does"
+        raise ValueError(f"{name_of(path)}: its content {parts} not make a model: {reason}") from error
 
 
 def check_names(given: Collection[str], known: Collection[str]) -> None:

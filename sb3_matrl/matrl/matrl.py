@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -314,9 +313,7 @@ class MATRL(OnPolicyMultiAgent):
                 found[name][f"{_STRATEGIES}{strategy}.optimizer"] = one
         return found
 
-    def set_parameters(  # type: ignore[override]
-        self, load_path_or_dict: str | Path | Mapping[str, Mapping[str, Any]], exact_match: bool = True, device: Any = "auto"
-    ) -> None:
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
         """See the base class; optimisers of trial steps that are not among this model's ``strategies`` are left out."""
         if isinstance(load_path_or_dict, Mapping):
             known = self.extra_optimizers
@@ -370,8 +367,10 @@ class MATRL(OnPolicyMultiAgent):
         One iteration on the rollouts in the agents' buffers; its numbers go to ``report`` and to the logger.
 
         :raises NonFiniteError: on NaN or infinite numbers
+        :raises ValueError: if a learner's rollout buffer was exchanged for one that cannot be used
         """
         self.report = None
+        self.joint.check_buffers()
         for name, learner in self.learners.items():
             check_rollout(self.team.members[name], learner)
         report = self.coordinator.update(self._best_response_configs())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch as th
@@ -47,6 +47,9 @@ class CentralNetworks:
     critic_kwargs: dict[str, Any]
     action_space: spaces.Space[Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unbuilt, (_central_class, type(self).__mro__[2], self.critic_input_size), vars(self)
+
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor | QNetwork:
         """:return: SB3's actor for a Box, SB3's Q-network for a Discrete, whose outputs are the logits"""
         if not isinstance(self.action_space, spaces.Discrete):
@@ -65,6 +68,9 @@ class CentralNetworks:
 class CriticNetworks:
     """Mix-in for ``TD3Policy``: critic and its target alone; the team's optimiser is made elsewhere."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unbuilt, (_critic_class, type(self).__mro__[2]), vars(self)
+
     def _build(self, lr_schedule: Schedule) -> None:
         own: Any = self
         own.critic, own.critic_target = own.make_critic(None), own.make_critic(None)
@@ -76,6 +82,20 @@ class CriticNetworks:
         own: Any = self
         own.critic.set_training_mode(mode)
         own.training = mode
+
+
+def _central_class(given: type[TD3Policy], critic_input_size: int) -> type[TD3Policy]:
+    return type(f"Central{given.__name__}", (CentralNetworks, given), {"critic_input_size": critic_input_size})
+
+
+def _critic_class(given: type[TD3Policy]) -> type[TD3Policy]:
+    return type(f"Critic{given.__name__}", (CriticNetworks, given), {})
+
+
+def _unbuilt(make: Callable[..., type[TD3Policy]], *arguments: Any) -> TD3Policy:
+    """Networks without content, for pickle and deepcopy: their class itself has no name that could be imported."""
+    cls = make(*arguments)
+    return cls.__new__(cls)
 
 
 def build_networks(
@@ -104,7 +124,7 @@ def build_networks(
     kwargs = {"n_critics": 1, **(policy_kwargs or {})}
     if critic_input_size is not None:
         _check_own_critic(kwargs)
-        cls = type(f"Central{cls.__name__}", (CentralNetworks, cls), {"critic_input_size": critic_input_size})
+        cls = _central_class(cls, critic_input_size)
     with errors_name_spaces(given.__name__, observation_space, action_space):
         networks: TD3Policy = cls(network_space(observation_space), action_space, lr_schedule, **kwargs)  # type: ignore[arg-type]
         return networks.to(device)
@@ -130,7 +150,7 @@ def build_critic(
     given = policy_class(policy)
     kwargs = {"n_critics": 1, **(policy_kwargs or {})}
     _check_own_critic(kwargs)
-    cls = type(f"Critic{given.__name__}", (CriticNetworks, given), {})
+    cls = _critic_class(given)
     with errors_name_spaces(given.__name__, observation_space, action_space):
         networks: TD3Policy = cls(network_space(observation_space), action_space, lambda _: 0.0, **kwargs)
         return networks.to(device)

@@ -24,6 +24,7 @@ from sb3_matrl.off_policy.joint_batch import JointBatch
 from sb3_matrl.off_policy.mixers import MIXERS, make_mixer, present_values
 from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.transitions import Moment
+from sb3_matrl.off_policy.utilities import fast_options
 from sb3_matrl.off_policy.value_based import LOSSES
 from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
@@ -130,6 +131,10 @@ class COMIX(DDPGFamily):
         }
         return {**parts, self.team_name: {"mixer": self.mixer, "mixer_target": self.mixer_target, "optimizer": self.optimizer}}
 
+    def policy_kwargs_of(self, agent: str, arguments: LearnerArguments) -> dict[str, Any]:
+        """See the base class; the options that make the team's optimiser faster are added where it is built."""
+        return dict(arguments.of("policy_kwargs", agent) or {})
+
     def _build_critic(self, agent: str, arguments: LearnerArguments) -> TD3Policy:
         observation_space, action_space = (self._spaces[kind][agent] for kind in ("observation", "action"))
         try:
@@ -154,8 +159,11 @@ class COMIX(DDPGFamily):
                 "the same for all"
             )
         parameters = [parameter for module in modules for parameter in module.parameters()]
+        options = first.optimizer_kwargs
+        if others:
+            options = {**options, **fast_options(first.optimizer_class, options)}
         try:
-            return first.optimizer_class(parameters, lr=self.lr_schedule(1), **first.optimizer_kwargs)  # type: ignore[call-arg]
+            return first.optimizer_class(parameters, lr=self.lr_schedule(1), **options)  # type: ignore[call-arg]
         except Exception as error:
             raise ValueError(f"policy_kwargs: the optimiser cannot be built: {one_line(error)}") from error
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_matrl.common.arguments import LearnerArguments, PerAgent
+from sb3_matrl.off_policy.central_critic import action_size
 from sb3_matrl.off_policy.exploration_noise import TeamNoise
 from sb3_matrl.off_policy.off_policy_algorithm import Actions, OffPolicyMultiAgent
 from sb3_matrl.off_policy.utilities import fast_options
@@ -137,6 +138,12 @@ class DDPGFamily(OffPolicyMultiAgent):
         options = dict(given.get("optimizer_kwargs") or {})
         return {**given, "optimizer_kwargs": {**options, **fast_options(optimizer_class, options)}}
 
+    def try_critic(self, agent: str, observation: Any) -> None:
+        networks = self.networks[agent]
+        actions = th.zeros(1, action_size(self._spaces["action"][agent]), device=self.device)
+        for values in networks.critic(networks.obs_to_tensor(observation)[0], actions):
+            check_values(values)
+
     # ------------------------------------------------------------------ training
 
     def begin_playing(self) -> None:
@@ -191,6 +198,15 @@ class DDPGFamily(OffPolicyMultiAgent):
                 th._foreach_add_(targets, parameters, alpha=self.tau)
                 if statistics:
                     th._foreach_copy_(following, statistics)
+
+
+def check_values(values: th.Tensor) -> None:
+    """
+    :param values: what a critic returns for one observation and action
+    :raises ValueError: if that is not one value
+    """
+    if values.shape != (1, 1):
+        raise ValueError(f"it returns values of shape {tuple(values.shape)} for one action, expected (1, 1)")
 
 
 def _check_bounds(agent: str, space: spaces.Space[Any]) -> None:

@@ -11,11 +11,12 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG, DQN
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.central_critic import action_size, encoded_action, joint_action
-from sb3_matrl.off_policy.ddpg_family import DDPGFamily
+from sb3_matrl.off_policy.ddpg_family import DDPGFamily, check_values
 from sb3_matrl.off_policy.deterministic_gradient import OF_SINGLE_AGENTS, DeterministicGradient, Values, mean_over
 from sb3_matrl.off_policy.gumbel import greedy_one_hot, gumbel_noise, masked_logits, sample_actions, straight_through
 from sb3_matrl.off_policy.joint_batch import JointBatch
@@ -75,6 +76,11 @@ class MADDPG(DeterministicGradient):
 
     # ------------------------------------------------------------------ training
 
+    def try_critic(self, agent: str, observation: Any) -> None:
+        size = self.critic_input_size - self.state_size
+        inputs = (th.zeros(1, n, device=self.device) for n in (self.state_size, size))
+        check_values(self.networks[agent].critic(*inputs))
+
     def next_values(self, batch: JointBatch) -> Values:
         parts = {}
         for agent, networks in self.networks.items():
@@ -129,12 +135,16 @@ class MADDPG(DeterministicGradient):
     def acting_policy(self, agent: str) -> BasePolicy:
         """
         :param agent: name of the agent
-        :return: SB3's ``TD3Policy`` or ``DQNPolicy`` with the agent's actor, which changes while the agent learns
-        :raises ValueError: if its Discrete actions do not begin with 0, which SB3's policies do not know
+        :return: SB3's ``TD3Policy`` or ``DQNPolicy`` with the agent's actor, which counts Discrete actions from 0 and changes
+            while the agent learns
         """
         if agent not in self._acting:
-            policy: Any = self.make_agent(agent).policy
-            setattr(policy, "actor" if self._is_box(agent) else "q_net", self.networks[agent].actor)
+            if self._is_box(agent):
+                policy: Any = self.make_agent(agent).policy
+                policy.actor = self.networks[agent].actor
+            else:
+                policy = self._make_dqn(agent, self.agent_env(agent, shifted=True)).policy
+                policy.q_net = self.networks[agent].actor
             self._acting[agent] = policy
         return self._acting[agent]
 
@@ -146,15 +156,15 @@ class MADDPG(DeterministicGradient):
         :param agent: name of the agent
         :raises ValueError: if its Discrete actions do not begin with 0, which SB3's DQN does not know
         """
-        return super().make_agent(agent) if self._is_box(agent) else self._make_dqn(agent)
+        return super().make_agent(agent) if self._is_box(agent) else self._make_dqn(agent, self.agent_env(agent))
 
     def copy_networks(self, agent: str, ddpg: DDPG) -> None:
         networks = self.networks[agent]
         ddpg.actor.load_state_dict(networks.actor.state_dict())
         ddpg.actor_target.load_state_dict(networks.actor_target.state_dict())
 
-    def _make_dqn(self, agent: str) -> DQN:
-        env, networks = self.agent_env(agent), self.networks[agent]
+    def _make_dqn(self, agent: str, env: SpacesVecEnv) -> DQN:
+        networks = self.networks[agent]
         kwargs = dict(LearnerArguments(self.arguments, self.possible_agents).of("policy_kwargs", agent) or {})
         for name in ("n_critics", "share_features_extractor"):
             kwargs.pop(name, None)

@@ -80,6 +80,10 @@ class _Layer:
         ]
         self.adopt()
 
+    def __reduce__(self) -> Any:
+        # After pickle, views of a tensor no longer share its memory.
+        return _Layer, (self.layers,)
+
     def adopt(self) -> None:
         """Let the networks' parameters be views; the numbers of parameters that are none are copied first."""
         for layer, name, view in self._views:

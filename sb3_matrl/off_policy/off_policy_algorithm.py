@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 
+from sb3_matrl.common.argument_checks import check_schedules
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.common.training_state import TrainingState
 from sb3_matrl.common.transaction import all_or_nothing
@@ -240,11 +241,13 @@ class OffPolicyMultiAgent(OffPolicyPlayer):
 
         :param gradient_steps: number of gradient steps
         :raises NonFiniteError: on NaN or infinite numbers, unless ``on_nan`` is ``"skip"``; the step has changed nothing
+        :raises ValueError: if the schedule of the learning rate returns no number, or one out of its range
         """
         if gradient_steps <= 0 or self.replay_buffer.size() == 0:
             return
         self.set_training_mode(True)
         self.refresh()
+        check_schedules(self._schedules, self._current_progress_remaining)
         self._update_learning_rate(self.optimizers())
         reads_once = gradient_steps > 1 and self.device.type != "cpu"
         logged = self._take_unread_steps(gradient_steps) if reads_once else self._take_steps(gradient_steps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,23 +14,24 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_matrl.common.acting_model import legal_actions
+from sb3_matrl.common.acting_model import check_keyed, errors_of, legal_actions
 from sb3_matrl.common.agents import SpacesVecEnv, Team
 from sb3_matrl.common.arguments import LearnerArguments
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.joint_observations import JointObservations
-from sb3_matrl.common.model import check_learners
+from sb3_matrl.common.model import check_learners, parameters_of
 from sb3_matrl.common.policy_view import PolicyView
-from sb3_matrl.common.scripted import JointModelPlayer
 from sb3_matrl.common.space_checks import check_space
+from sb3_matrl.common.transaction import all_or_nothing
 from sb3_matrl.distributed.distributed_algorithm import DistributedAlgorithm
+from sb3_matrl.files.places import UserFile
 from sb3_matrl.off_policy.collection_arguments import handles_timeouts, parse_train_freq
 from sb3_matrl.off_policy.replay import JointReplayBuffer, check_replay_memory
 from sb3_matrl.off_policy.replay_files import load_replay, save_replay
 from sb3_matrl.off_policy.team_rewards import TEAM_REWARDS, Rewards
 from sb3_matrl.off_policy.transitions import TransitionReader
 from sb3_matrl.off_policy.utilities import network_space
-from sb3_matrl.utils.agent_names import agent_name, keyed_by_text
+from sb3_matrl.utils.agent_names import agent_name
 from sb3_matrl.utils.one_line import one_line
 from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.vec_env.joint import copy_seeds
@@ -104,9 +104,9 @@ class OffPolicyModel(DistributedAlgorithm):
 
     def acting_policy(self, agent: str) -> BasePolicy:
         """
-        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
-        :return: policy of a class of SB3 that acts as the agent; here that of a copy, in subclasses one that changes while the
-            agent learns
+        :param agent: name of the agent
+        :return: policy of a class of SB3 that acts as the agent and counts its actions from 0; here that of a copy, in
+            subclasses one that changes while the agent learns
         :raises ValueError: if the agent can be no model of plain SB3
         """
         policy: BasePolicy = self.make_agent(agent).policy
@@ -164,21 +164,34 @@ class OffPolicyModel(DistributedAlgorithm):
         self.agents = AgentsOnDemand(self)  # type: ignore[assignment]  # a mapping that cannot be changed
         self._try_agents()
 
+    def try_critic(self, agent: str, observation: Any) -> None:
+        """
+        Evaluate an action once by networks that do not act.
+
+        :param agent: name of the agent
+        :param observation: a batch of one observation
+        :raises Exception: if a network does not fit
+        """
+
     def _try_agents(self) -> None:
         """
-        Let every agent act once.
+        Let every agent act once, and its critic evaluate an action.
 
         :raises ValueError: if its networks cannot process its observations
         """
         self.set_training_mode(False)
         for agent, space in self._spaces["observation"].items():
+            part = "networks fail"
             try:
                 self.action_of(agent, _example(space), None, True)
+                part = "critic fails"
+                with th.no_grad():
+                    self.try_critic(agent, _example(space))
             except Exception as error:
                 raise ValueError(
-                    f"agent {agent!r}: its networks fail on the observation space {one_line(space)} with actions in "
+                    f"agent {agent!r}: its {part} on the observation space {one_line(space)} with actions in "
                     f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
-                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy or other policy_kwargs"
                 ) from error
 
     def _check_spaces(self) -> None:
@@ -275,21 +288,21 @@ class OffPolicyModel(DistributedAlgorithm):
             self._joint_observations,
         )
 
-    def save_replay_buffer(self, path: str | Path) -> None:
+    def save_replay_buffer(self, path: UserFile) -> None:
         """
         Save the replay buffer: a zip of JSON and weights-only tensors, written atomically.
 
         A training resumes exactly from a model and a replay buffer that were saved at the same moment.
 
-        :param path: path of the file; ``.zip`` is added if it has no suffix
+        :param path: path of the file; ``.zip`` is added if it has no suffix; or open binary file
         """
         save_replay(path, self.replay_buffer)
 
-    def load_replay_buffer(self, path: str | Path) -> None:
+    def load_replay_buffer(self, path: UserFile) -> None:
         """
         Load a replay buffer; nothing in the file is executed.
 
-        :param path: path of the file, with or without ``.zip``
+        :param path: path of the file, with or without ``.zip``, or open binary file
         :raises FileNotFoundError: if there is no such file
         :raises ValueError: if the file is no replay buffer, is damaged, or is not one of this environment and algorithm, with
             the model's ``buffer_size`` and ``n_envs``; the model keeps its own buffer then
@@ -321,15 +334,15 @@ class OffPolicyModel(DistributedAlgorithm):
         :return: agent, as named in ``observation`` -> action, and ``None``
         :raises ValueError: if an agent is unknown, or an observation does not fit its space
         """
-        if not isinstance(observation, Mapping):
-            raise ValueError(f"predict wants a dict agent -> observation, got {type(observation).__name__}")
-        given = keyed_by_text(action_masks or {})
+        check_keyed("observation", observation)
+        given = check_keyed("mask", {} if action_masks is None else action_masks)
         self.set_training_mode(False)
         actions = {}
         for agent, value in observation.items():
             name = self.known_name(agent)
             mask = given.get(name, legal_actions(value, self._mask_names[name]))
-            actions[agent] = self.action_of(name, value, mask, deterministic)
+            with errors_of(name, self._spaces["observation"][name]):
+                actions[agent] = self.action_of(name, value, mask, deterministic)
         return actions, None
 
     def known_name(self, agent: Any) -> str:
@@ -345,8 +358,7 @@ class OffPolicyModel(DistributedAlgorithm):
 
     def player(self, agent: Any) -> FrozenAgent:
         name = self.known_name(agent)
-        # SB3's policies count actions from 0.
-        return FrozenAgent(JointModelPlayer(self, name) if self.first_action(name) else self.acting_policy(name))
+        return FrozenAgent(self.acting_policy(name), first_action=self.first_action(name))
 
     def first_action(self, agent: str) -> int:
         """
@@ -356,15 +368,16 @@ class OffPolicyModel(DistributedAlgorithm):
         space = self._spaces["action"][agent]
         return int(space.start) if isinstance(space, spaces.Discrete) else 0
 
-    def agent_env(self, agent: str) -> SpacesVecEnv:
+    def agent_env(self, agent: str, shifted: bool = False) -> SpacesVecEnv:
         """
         The environment as an agent sees it that is a model of plain SB3: its spaces, without steps.
 
         :param agent: name of the agent
-        :raises ValueError: if its actions do not begin with 0, which SB3's models do not know
+        :param shifted: whether whoever plays the model adds the agent's first action to the model's
+        :raises ValueError: if its actions do not begin with 0, which SB3's models do not know, unless they are ``shifted``
         """
         action_space = self._spaces["action"][agent]
-        if self.first_action(agent):
+        if self.first_action(agent) and not shifted:
             raise ValueError(
                 f"agent {agent!r}: SB3's DQN plays actions from 0 on, not {action_space}: use predict() of the whole model"
             )
@@ -392,11 +405,11 @@ class OffPolicyModel(DistributedAlgorithm):
         """
         return {learner: {name: part.state_dict() for name, part in parts.items()} for learner, parts in self.parts.items()}
 
-    def _set_learner_parameters(self, learner: str, given: Mapping[str, Any], exact_match: bool) -> None:
+    def _set_learner_parameters(self, learner: str, given: Mapping[str, Any], exact_match: bool, device: Any) -> None:
         parts = self.parts[learner]
         wrong = set(given) ^ set(parts) if exact_match else set(given) - set(parts)
         if wrong:
-            raise ValueError(f"parameters of {learner}: missing or unknown {sorted(wrong)}")
+            raise ValueError(f"missing or unknown {sorted(wrong)}")
         for name, state in given.items():
             parts[name].load_state_dict(dict(state))
 
@@ -404,18 +417,19 @@ class OffPolicyModel(DistributedAlgorithm):
         """
         Load parameters.
 
-        :param load_path_or_dict: path of a saved model, or what :meth:`get_parameters` returned
+        :param load_path_or_dict: path of a saved model, open binary file, or what :meth:`get_parameters` returned
         :param exact_match: require all learners, and every part of each
         :param device: not used: tensors are copied to the networks' device
-        :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
-            loaded, or none
+        :raises ValueError: if learners are missing or unknown, or parameters do not fit; all are loaded, or none
         """
-        if isinstance(load_path_or_dict, (str, Path)):
+        if not isinstance(load_path_or_dict, Mapping):
             super().set_parameters(load_path_or_dict, exact_match, device)
             return
         check_learners(load_path_or_dict, self.parts, exact_match)
-        for learner, given in load_path_or_dict.items():
-            self._set_learner_parameters(learner, given, exact_match)
+        with all_or_nothing(self):
+            for learner, given in load_path_or_dict.items():
+                with parameters_of(learner):
+                    self._set_learner_parameters(learner, given, exact_match, device)
 
 
 class AgentsOnDemand(Mapping[str, Any]):

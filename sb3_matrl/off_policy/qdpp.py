@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_matrl.common.acting_model import legal_actions
+from sb3_matrl.common.acting_model import check_keyed, errors_of, legal_actions
 from sb3_matrl.common.legal_masks import mask_rows
 from sb3_matrl.off_policy.argument_inheritance import adds_arguments_to
 from sb3_matrl.off_policy.determinantal import (
@@ -27,7 +27,6 @@ from sb3_matrl.off_policy.off_policy_algorithm import Actions
 from sb3_matrl.off_policy.transitions import Moment
 from sb3_matrl.off_policy.utilities import Values, chosen_values, greedy_actions
 from sb3_matrl.off_policy.value_based import LOSSES, ValueBased
-from sb3_matrl.utils.agent_names import keyed_by_text
 from sb3_matrl.utils.suggest import unknown
 
 Tensors = dict[str, th.Tensor]
@@ -252,8 +251,11 @@ class QDPP(ValueBased):
         names = {self.known_name(agent): agent for agent in observation}
         self.set_training_mode(False)
         agents = [agent for agent in self.possible_agents if agent in names]
-        rows = {agent: self.utilities.policies[agent].obs_to_tensor(observation[names[agent]]) for agent in agents}
-        given = keyed_by_text(action_masks or {})
+        rows = {}
+        for agent in agents:
+            with errors_of(agent, self._spaces["observation"][agent]):
+                rows[agent] = self.utilities.policies[agent].obs_to_tensor(observation[names[agent]])
+        given = check_keyed("mask", {} if action_masks is None else action_masks)
         masks = {
             agent: given.get(agent, legal_actions(observation[names[agent]], self._mask_names[agent])) for agent in agents
         }
@@ -263,7 +265,10 @@ class QDPP(ValueBased):
     def _draw(self, tensors: Mapping[str, Any], masks: Mapping[str, np.ndarray | None]) -> Actions:
         """Actions of agents that are all alive, by the sampler; agent -> (B,), in the action space."""
         with th.no_grad():
-            values = {agent: self.utilities.policies[agent].q_net(tensor) for agent, tensor in tensors.items()}
+            values = {}
+            for agent, tensor in tensors.items():
+                with errors_of(agent, self._spaces["observation"][agent]):
+                    values[agent] = self.utilities.policies[agent].q_net(tensor)
             counts = {len(q) for q in values.values()}
             if len(counts) > 1:
                 raise ValueError(f"predict wants equally many observations of every agent, got {sorted(counts)}")

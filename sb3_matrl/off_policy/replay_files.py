@@ -8,7 +8,6 @@ What a file says decides nothing about the memory that is taken: the arrays are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_matrl.files.archive import read_documents, read_tensors, write_archive
-from sb3_matrl.files.model_files import zip_path
+from sb3_matrl.files.places import Place, UserFile, name_of, place_of
 from sb3_matrl.files.space_codec import space_to_json
 from sb3_matrl.off_policy.replay import JointReplayBuffer
 from sb3_matrl.utils.image_planes import ImageRows, PlaneStore
@@ -27,11 +26,11 @@ _PIECE_BYTES = 2**26
 _DOCUMENT = "replay"
 
 
-def save_replay(path: str | Path, buffer: JointReplayBuffer) -> None:
+def save_replay(path: UserFile, buffer: JointReplayBuffer) -> None:
     """
     Write a replay buffer atomically.
 
-    :param path: path of the file; ``.zip`` is added if it has no suffix
+    :param path: path of the file; ``.zip`` is added if it has no suffix; or open binary file
     :param buffer: buffer with its transitions
     """
     document = {
@@ -43,7 +42,7 @@ def save_replay(path: str | Path, buffer: JointReplayBuffer) -> None:
     arrays, planes = _with_planes_apart(buffer.stored_arrays(), list(buffer.planes.values()))
     document["planes"] = [len(one) for one in planes]
     pieces = ((f"{_DOCUMENT}/{i}", piece) for i, piece in enumerate(_pieces([*arrays, *planes])))
-    write_archive(zip_path(path), {_DOCUMENT: document}, pieces)
+    write_archive(place_of(path), {_DOCUMENT: document}, pieces)
 
 
 class _KeptPlanes:
@@ -129,30 +128,30 @@ def _parts(array: Any) -> list[slice]:
     return [slice(start, min(start + step, len(array))) for start in range(0, len(array), step)]
 
 
-def load_replay(path: str | Path, make: Callable[[], JointReplayBuffer]) -> JointReplayBuffer:
+def load_replay(path: UserFile, make: Callable[[], JointReplayBuffer]) -> JointReplayBuffer:
     """
     Read a replay buffer; nothing in the file is executed.
 
-    :param path: path of the file, with or without ``.zip``
+    :param path: path of the file, with or without ``.zip``, or open binary file
     :param make: function that makes an empty buffer of the model
     :return: buffer with the transitions of the file
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if the file is no replay buffer, is damaged, or does not fit the model
     """
-    path = zip_path(path)
-    document = read_documents(path).get(_DOCUMENT)
+    place = place_of(path)
+    document, name = read_documents(place).get(_DOCUMENT), name_of(place)
     if not isinstance(document, dict):
-        raise ValueError(f"{path} holds no replay buffer")
+        raise ValueError(f"{name} holds no replay buffer")
     buffer = make()
-    _check_description(path, document, _description(buffer))
+    _check_description(name, document, _description(buffer))
     try:
-        _read_into(path, document, buffer)
+        _read_into(place, document, buffer)
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+        raise ValueError(f"{name} is damaged: {error!r}") from error
     return buffer
 
 
-def _check_description(path: Path, document: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_description(path: str, document: dict[str, Any], expected: dict[str, Any]) -> None:
     sizes = {"buffer_size": "rows per copy", "n_envs": "copies"}
     for name, own in expected.items():
         if document.get(name) == own:
@@ -167,7 +166,8 @@ def _check_description(path: Path, document: dict[str, Any], expected: dict[str,
         )
 
 
-def _read_into(path: Path, document: dict[str, Any], buffer: JointReplayBuffer) -> None:
+def _read_into(place: Place, document: dict[str, Any], buffer: JointReplayBuffer) -> None:
+    path = name_of(place)
     added, masked, final_rows = document["added"], document["masked"], document["final_rows"]
     most = buffer.buffer_size * buffer.n_envs
     if type(added) is not int or not 0 <= added < 2**62 or type(final_rows) is not int or not 0 <= final_rows <= most:
@@ -179,7 +179,7 @@ def _read_into(path: Path, document: dict[str, Any], buffer: JointReplayBuffer) 
     written = arrays if apart is None else apart.arrays
     places = [(array, rows) for array in written for rows in _parts(array)]
     names = [f"{_DOCUMENT}/{i}" for i in range(len(places))]
-    for (array, rows), name, piece in zip(places, names, read_tensors(path, names), strict=True):
+    for (array, rows), name, piece in zip(places, names, read_tensors(place, names), strict=True):
         _check_piece(path, name, piece, array[rows])
         array[rows] = piece.numpy()
     try:
@@ -194,14 +194,14 @@ class _Planes:
     """
     Images of a file in which numbers stand for their planes.
 
-    :param path: path of the file, for errors
+    :param path: name of the file, for errors
     :param document: document of the file
     :param buffer: prepared buffer
     :param arrays: its arrays
     :raises ValueError: if the file has more planes than images can use
     """
 
-    def __init__(self, path: Path, document: dict[str, Any], buffer: JointReplayBuffer, arrays: list[Any]) -> None:
+    def __init__(self, path: str, document: dict[str, Any], buffer: JointReplayBuffer, arrays: list[Any]) -> None:
         stores, n_planes = list(buffer.planes.values()), document["planes"]
         self.images = [array for array in arrays if isinstance(array, ImageRows)]
         most = [sum(one.places.size for one in self.images if one.store is store) for store in stores]
@@ -233,7 +233,7 @@ class _Planes:
             one.store.release(one.places)
 
 
-def _check_piece(path: Path, name: str, piece: Any, place: np.ndarray) -> None:
+def _check_piece(path: str, name: str, piece: Any, place: np.ndarray) -> None:
     if not isinstance(piece, th.Tensor) or piece.shape != place.shape or piece.numpy().dtype != place.dtype:
         raise ValueError(f"{path} is damaged: {name} should be an array {place.shape} of {place.dtype}")
     if piece.is_floating_point() and not bool(th.isfinite(piece).all()):

@@ -345,8 +345,8 @@ class ValueBased(OffPolicyMultiAgent):
 
     def acting_policy(self, agent: str) -> DQNPolicy:
         """
-        :param agent: name of an agent whose actions begin with 0, as SB3's policies count them
-        :return: its policy, which changes while the agent learns
+        :param agent: name of the agent
+        :return: its policy, which counts actions from 0 and changes while the agent learns
         """
         return self.utilities.policies[agent]
 

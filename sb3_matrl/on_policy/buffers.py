@@ -407,6 +407,17 @@ def buffer_obstacle(learner: Any) -> str | None:
     return None if base in _SAMPLES else f"its rollout buffer is a {base.__name__}"
 
 
+def buffer_form(learner: OnPolicyAlgorithm) -> tuple[Any, ...]:
+    """
+    What a learner's rollout buffer can be filled with; another buffer can take its place if this is the same.
+
+    :param learner: on-policy learner
+    """
+    buffer = learner.rollout_buffer
+    sizes = (buffer.buffer_size, buffer.n_envs, buffer.observation_space, buffer.action_space)
+    return (isinstance(buffer, MaskedRolloutMixin), is_recurrent(buffer), is_maskable(buffer), *sizes)
+
+
 def share_images(learners: Iterable[OnPolicyAlgorithm]) -> None:
     """
     Let the buffers of learners keep their images in common planes.

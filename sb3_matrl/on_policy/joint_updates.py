@@ -14,8 +14,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 from torch.distributions import Categorical, Normal
 
+from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.on_policy.batch import AgentBatch, checks_on_cpu, log_prob_and_distribution
-from sb3_matrl.on_policy.buffers import buffer_obstacle, is_recurrent, share_images
+from sb3_matrl.on_policy.buffers import buffer_form, buffer_obstacle, is_recurrent, share_images
 from sb3_matrl.on_policy.ppo_steps import can_read_once, clip_ranges, ppo_steps
 from sb3_matrl.stacked.heads import NEVER
 from sb3_matrl.stacked.kernels import KERNELS, choose_kernel, make_kernel
@@ -88,7 +89,7 @@ class LearnerStack:
 
     def _obstacle_of(self, index: int, learner: OnPolicyAlgorithm) -> str | None:
         """Reason why a learner must be updated by itself at present: it may have changed since the stack was made."""
-        reason = obstacle(learner)
+        reason = obstacle(learner) or buffer_obstacle(learner)
         if reason is None and not self.stack.is_intact(index, learner.policy):
             return "its parameters were replaced"
         return reason
@@ -212,6 +213,7 @@ class JointUpdates:
             raise ValueError(unknown("backend", str(backend), BACKENDS))
         self.learners = dict(learners)
         self.backend = backend
+        self._forms = {name: buffer_form(learner) for name, learner in self.learners.items()}
         #: name -> reason why the learner is not stacked
         self.obstacles: dict[str, str] = {}
         self.stacks = [] if backend == "sb3" else self._stacks(2 if backend == "auto" else 1)
@@ -264,6 +266,17 @@ class JointUpdates:
             why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
             parts.append(f"{', '.join(alone)} one by one by SB3{why}")
         return f"Using backend {self.backend!r}: {'; '.join(parts)}"
+
+    def check_buffers(self) -> None:
+        """
+        :raises ValueError: if a learner's rollout buffer was exchanged for one that cannot be used
+        """
+        for name, learner in self.learners.items():
+            if buffer_form(learner) != self._forms[name]:
+                raise ValueError(
+                    f"{name!r}: its rollout buffer was exchanged for a {type(learner.rollout_buffer).__name__} that joint "
+                    "collection cannot fill: pass rollout_buffer_class and rollout_buffer_kwargs to the model's constructor"
+                )
 
     def refresh(self) -> None:
         """Look for stacks that cannot be used at present, because somebody watches a learner's gradients, for example."""
@@ -340,11 +353,11 @@ def _kind(learner: Any) -> tuple[Any, ...]:
 def _train_stack(one: LearnerStack, batches: Sequence[AgentBatch]) -> None:
     """What ``PPO.train`` and ``MaskablePPO.train`` do, for all learners of a stack."""
     epochs, settings = [], []
-    for learner in one.learners:
+    for name, learner in zip(one.names, one.learners, strict=True):
         ppo: Any = learner
         ppo.policy.set_training_mode(True)
         ppo._update_learning_rate(ppo.policy.optimizer)
-        settings.append(_ppo_settings(ppo))
+        settings.append(_ppo_settings(name, ppo))
         can_train = ppo.rollout_buffer.can_train
         drawn = [ppo.rollout_buffer.minibatches(ppo.batch_size) if can_train else [] for _ in range(ppo.n_epochs)]
         epochs.append([_whole(epoch, len(batches[0].mask)) for epoch in drawn])
@@ -360,9 +373,12 @@ def _whole(epoch: list[np.ndarray], n_rows: int) -> Epoch:
     return [slice(None)] if len(epoch) == 1 and len(epoch[0]) == n_rows else epoch
 
 
-def _ppo_settings(ppo: Any) -> StepSettings:
+def _ppo_settings(name: str, ppo: Any) -> StepSettings:
     (group,) = ppo.policy.optimizer.param_groups
     clip_range, clip_range_vf = clip_ranges(ppo)
+    # The native kernel would not notice it.
+    if math.isnan(clip_range) or (clip_range_vf is not None and math.isnan(clip_range_vf)):
+        raise NonFiniteError(f"agent {name!r}, predicted step: its clip range is nan")
     return StepSettings(
         learning_rate=group["lr"],
         betas=group["betas"],

@@ -40,12 +40,20 @@ class CopyArrays:
         arrays = _carved(memory, shapes)
         self.rewards = next(arrays)
         self.flags = next(arrays)
-        self.alive, self.acting, self.terminated, self.truncated = self.flags
+        self._name_flags()
         self.dones = next(arrays)
         self.states, self.final_states = next(arrays), next(arrays)
         self.actions = {agent: next(arrays) for agent in self.agents}
         self.observations = {agent: [next(arrays) for _ in leaves] for agent, leaves in self.leaves.items()}
         self.final = {agent: [next(arrays) for _ in leaves] for agent, leaves in self.leaves.items()}
+
+    def _name_flags(self) -> None:
+        self.alive, self.acting, self.terminated, self.truncated = self.flags
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy, and after pickle, views are arrays of their own."""
+        vars(self).update(state)
+        self._name_flags()
 
     @staticmethod
     def nbytes(description: EnvDescription, num_envs: int) -> int:

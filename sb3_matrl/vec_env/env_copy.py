@@ -83,6 +83,12 @@ class EnvCopy:
         self._written = self.agents  # agents whose rows of observations may differ from zero
         self._flagged = True  # whether some of the flags about ends, or the reward of an absent agent, may be set
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy, and after pickle, the rows to which this env writes are no longer those of the arrays."""
+        vars(self).update(state)
+        if "_arrays" in state:
+            self.attach(self._arrays, self._row)
+
     def begin(self, seed: int | None, options: dict[str, Any] | None) -> AgentInfos:
         """
         Start an episode.

@@ -151,6 +151,12 @@ class WorkerGroup:
         self._timeout = timeout
         self._end = Finalize(self, end_workers, (pipes, processes), exitpriority=10)
 
+    def __reduce__(self) -> Any:
+        # Copies of the pipes would close those of the original.
+        raise TypeError(
+            "environments in worker processes cannot be copied or pickled: save() and load() the model, or use vec_env='dummy'"
+        )
+
     def send_all(self, command: Any) -> None:
         """Send the same command to every worker."""
         content = ForkingPickler.dumps(command)

@@ -185,7 +185,7 @@ def test_a_function_must_be_given_again(tmp_path: Path) -> None:
     observation = {"agent_0": observations(1), "agent_1": observations(1)}
     with pytest.raises(ValueError, match=r"frozen agent was a function, .*pass it to load\(\) as frozen=\{\.\.\.\}"):
         loaded.predict(observation)
-    with pytest.raises(ValueError, match=r"pass it to load\(\)"):
+    with pytest.raises(ValueError, match=r"frozen: 'agent_1' was a function, .* pass it to load\(\)"):
         loaded.learn(32, reset_num_timesteps=False)
     assert set(loaded.predict({"agent_0": observations(1)})[0]) == {"agent_0"}, "the others act without it"
     whole = make({"agent_1": third_action}).learn(64)

@@ -221,6 +221,8 @@ def test_a_player_that_cannot_play_a_role_is_named(source, message):
 def test_other_mistakes():
     with pytest.raises(TypeError, match="a frozen agent is"):
         cross_play({"x": 3}, "matrix_game_v0")
+    with pytest.raises(TypeError, match="players must be a dict name -> player, got"):
+        cross_play(["random"], "matrix_game_v0")
     with pytest.raises(ValueError, match="design 'ful' is unknown; did you mean 'full'"):
         cross_play({"x": "random"}, "matrix_game_v0", design="ful")
     with pytest.raises(ValueError, match="n_games must be at least 2"):

@@ -6,9 +6,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from pettingzoo.utils.conversions import parallel_to_aec
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from sb3_matrl.evaluation import RandomPolicy, evaluate_policy, isolated_random_streams
+from sb3_matrl.evaluation.play import play_episodes
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.evaluation.worlds import RandomLength, Scripted
 
@@ -126,6 +128,15 @@ def test_takes_a_wrapped_environment():
 def test_needs_at_least_one_episode():
     with pytest.raises(ValueError, match="n_eval_episodes must be at least 1, got 0"):
         evaluate_policy(Scripted(), RandomLength, 0)
+
+
+@pytest.mark.parametrize("call", [evaluate_policy, play_episodes])
+def test_refuses_what_does_not_play_all_agents(call):
+    env = RandomLength()
+    single = PPO("MlpPolicy", gymnasium.make("CartPole-v1"), device="cpu")
+    for model in (single, single.policy, {"left": Scripted(), "right": Scripted()}, Scripted.predict):
+        with pytest.raises(TypeError, match=r"expected a model that plays all agents, got a .*: MixedPolicy puts"):
+            call(model, env, 1)
 
 
 def test_refuses_a_single_agent_environment():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 
 from sb3_matrl import MATRL
 from sb3_matrl.envs import matrix_game_v0, switch_v0
@@ -72,6 +73,14 @@ def make_spaces():
     env = matrix_game_v0.parallel_env()
     agents = env.possible_agents
     return {agent: env.observation_space(agent) for agent in agents}, {agent: env.action_space(agent) for agent in agents}
+
+
+def test_what_is_no_player_is_told():
+    single = PPO("MlpPolicy", "CartPole-v1", device="cpu")
+    with pytest.raises(TypeError, match=r"'agent_0' needs a Player\(model, agent of that model\), got a Counter"):
+        MixedPolicy({"agent_0": Counter()})
+    with pytest.raises(TypeError, match="expected a model that plays all agents, got a PPO"):
+        MixedPolicy({"agent_0": Player(single, "agent_0")})
 
 
 def test_an_agent_without_player_is_told():

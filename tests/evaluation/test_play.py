@@ -39,6 +39,11 @@ def test_no_episode_starts_after_the_given_steps(n_timesteps):
     assert sum(lengths[:-1]) < n_timesteps <= sum(lengths)
 
 
+def test_at_least_one_episode_is_played():
+    with pytest.raises(ValueError, match="n_episodes must be at least 1, or None, got 0"):
+        play_episodes(Scripted(), RandomLength(), 0)
+
+
 class PaysTheDead(toys.ToyEnv):
     """``a`` ends after two of seven steps; everybody is paid in every step, and so is a key that is no agent."""
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_matrl.files.archive import read_archive, write_archive
-from sb3_matrl.files.model_files import SavedModel, read_model, restore_arguments, write_model, zip_path
+from sb3_matrl.files.model_files import SavedModel, read_model, restore_arguments, write_model
+from sb3_matrl.files.places import zip_path
 
 SAVED = SavedModel(
     algorithm="MATRL",

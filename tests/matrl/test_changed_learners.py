@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_matrl import IQL, MATRL, QMIX
+from sb3_matrl import COMIX, IQL, MADDPG, MATRL, QMIX
+from sb3_matrl.common.finite import NonFiniteError
+from tests.off_policy.continuous_trio import SETTINGS as CONTINUOUS
+from tests.off_policy.continuous_trio import ContinuousTrio
 
 BACKENDS = ("sb3", "torch", "native", "auto")
 SMALL: dict[str, Any] = {"n_envs": 4, "n_steps": 8, "batch_size": 16, "n_epochs": 2, "seed": 0, "learning_rate": 0.01}
@@ -94,6 +100,48 @@ def test_a_rollout_buffer_of_the_user_is_filled_by_its_own_method(backend: str) 
     assert backend == "sb3" or "its rollout buffer is a Rich" in model.joint.describe()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["clip_range", "clip_range_vf"])
+def test_a_clip_range_that_is_no_number_is_noticed(backend: str, name: str) -> None:
+    model = make(backend=backend)
+    setattr(model.agents["agent_1"], name, lambda left: float("nan"))
+    before = numbers(model.policy)
+    with pytest.raises(NonFiniteError, match=r"agent 'agent_1', (predicted step|during the update|after the predicted step)"):
+        model.learn(32)
+    assert th.equal(numbers(model.policy), before)
+
+
+class ExchangeBuffer(BaseCallback):
+    """Exchanges a learner's rollout buffer at the end of the first rollout."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        exchange_buffer(self.model, n_steps=8)
+
+
+def exchange_buffer(model: Any, n_steps: int) -> None:
+    learner = model.agents["agent_0"]
+    spaces = learner.observation_space, learner.action_space
+    learner.rollout_buffer = RolloutBuffer(n_steps, *spaces, device="cpu", n_envs=4)
+
+
+@pytest.mark.parametrize("backend", ["sb3", "torch"])
+def test_a_rollout_buffer_that_was_exchanged_is_noticed(backend: str) -> None:
+    model = make(backend=backend)
+    model.agents["agent_0"].rollout_buffer = copy.deepcopy(model.agents["agent_0"].rollout_buffer)
+    model.agents["agent_0"].n_steps = 3  # which the whole model decides
+    model.learn(32)
+    expected = "^'agent_0': its rollout buffer was exchanged for a RolloutBuffer .* pass rollout_buffer_class"
+    with pytest.raises(ValueError, match=expected):
+        model.learn(32, callback=ExchangeBuffer())
+    for n_steps in (8, 2):
+        exchange_buffer(model, n_steps)
+        with pytest.raises(ValueError, match=expected):
+            model.learn(32)
+
+
 def test_a_trial_step_of_the_user_leaves_settings_and_rollout() -> None:
     seen = []
 
@@ -160,6 +208,44 @@ def test_agents_cannot_be_replaced_in_the_mapping() -> None:
         model.agents["agent_0"] = other
     model.agents["agent_0"].set_parameters(other.get_parameters())
     assert th.equal(numbers(model.agents["agent_0"].policy), numbers(other.policy))
+
+
+def make_off_policy(algorithm: Any, env: Any, policy: Any = "MlpPolicy", **settings: Any) -> Any:
+    small = {"n_envs": 2, "buffer_size": 100, "learning_starts": 16, "batch_size": 8, "learning_rate": 0.01, "seed": 0}
+    return algorithm(policy, env, device="cpu", policy_kwargs={"net_arch": [8]}, **small, **settings)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(make, vec_env="dummy"),
+        partial(make, rollout_workers=2, worker_backend="in-turn"),
+        partial(make_off_policy, QMIX, "checkers_v0"),
+        partial(make_off_policy, MADDPG, "checkers_v0"),
+        partial(make_off_policy, COMIX, ContinuousTrio, CONTINUOUS["policy"], cem_samples=8),
+    ],
+)
+def test_copies_and_pickles_of_models_learn_as_the_model(build: Any) -> None:
+    model = build().learn(32)
+    results = []
+    for one in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        one.set_random_seed(5)
+        one.learn(64)
+        results.append(numbers(one.policy))
+    assert th.equal(results[0], results[1]) and th.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("settings", [{"vec_env": "subproc"}, pytest.param({"rollout_workers": 2}, marks=pytest.mark.e2e)])
+def test_a_model_with_processes_is_not_copied_and_goes_on(settings: dict[str, Any]) -> None:
+    model = make(**settings).learn(32)
+    with pytest.raises(
+        TypeError, match=r"in (worker )?processes cannot be copied or pickled: save\(\) and load\(\) the model"
+    ):
+        copy.deepcopy(model)
+    gc.collect()
+    model.learn(32)
+    assert model.env is not None
+    model.env.close()
 
 
 def test_models_and_agents_can_be_pickled_and_copied() -> None:

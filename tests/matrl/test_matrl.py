@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from sb3_contrib import TRPO
+from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.utils import LinearSchedule
@@ -260,6 +260,28 @@ def test_learning_rate_schedules_reach_learner_and_best_response() -> None:
     assert model.coordinator.optimizers["agent_0"].param_groups[0]["lr"] == 0.0
 
 
+@pytest.mark.parametrize("backend", ["sb3", "torch", "native"])
+def test_a_schedule_that_returns_no_usable_number_is_an_error_that_changes_nothing(backend: str) -> None:
+    clip_ranges = {"agent_0": 0.2, "agent_1": lambda left: float("nan") if 0 < left < 0.9 else 0.2}
+    model = make(clip_range=clip_ranges, backend=backend)
+    before = parameters(model)
+    expected = "^clip_range of 'agent_1' must be greater than 0, got nan from its schedule where 50% of the training is left"
+    with pytest.raises(ValueError, match=expected):
+        model.learn(2 * ITERATION)
+    assert_equal(parameters(model), before)
+
+
+def test_a_log_interval_of_0_never_writes_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    make(verbose=2).learn(ITERATION, log_interval=0)
+    assert "total_timesteps" not in capsys.readouterr().out
+
+
+def test_schedules_see_no_negative_rest_of_a_training_whose_last_rollout_goes_beyond_its_end() -> None:
+    seen: list[float] = []
+    make(learning_rate=lambda left: seen.append(left) or 1e-3 * left).learn(ITERATION + 1)
+    assert min(seen) == 0.0
+
+
 # ---------------------------------------------------------------------- acting
 
 
@@ -286,6 +308,19 @@ def test_deterministic_actions_are_modes_and_sampled_ones_vary() -> None:
     greedy, _ = model.predict(observation, deterministic=True)
     sampled, _ = model.predict(observation)
     assert len(set(greedy["agent_0"])) == 1 and len(set(sampled["agent_0"])) > 1
+
+
+def test_errors_of_predict_name_the_agent_and_those_of_a_function_pass() -> None:
+    recurrent = make(policy="MlpLstmPolicy", learner_class=RecurrentPPO, policy_kwargs={"lstm_hidden_size": 4})
+    batch = {"agent_0": np.zeros((3, *recurrent.observation_space["agent_0"].shape), np.float32)}
+    _, state = recurrent.predict(batch)
+    with pytest.raises(ValueError, match=r"^agent 'agent_0': observation, masks or state do not fit \(RuntimeError: shape"):
+        recurrent.predict({"agent_0": batch["agent_0"][0]}, state)
+    with pytest.raises(ValueError, match="predict wants a dict agent -> state, got int"):
+        recurrent.predict(batch, 3)  # type: ignore[arg-type]
+    scripted = make(frozen={"agent_0": lambda observations: {}["missing"]})
+    with pytest.raises(KeyError, match="missing"):
+        scripted.predict(batch)
 
 
 def test_predict_refuses_what_it_does_not_know() -> None:

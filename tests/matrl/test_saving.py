@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_matrl import MATRL
+from sb3_matrl import MATRL, load_model
 from sb3_matrl.envs import checkers_v0, switch_v0
 from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.files.argument_codec import argument_to_json
@@ -75,6 +76,45 @@ def test_load_may_change_arguments(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+def test_wrong_arguments_to_load_are_named_and_the_file_is_not_blamed(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"^gamma must be between 0 and 1, got 5$"):
+        MATRL.load(tmp_path / "model", gamma=5)
+    with pytest.raises(ValueError, match=r"^gamma of 'agent_1' must be between 0 and 1, got 7$"):
+        MATRL.load(tmp_path / "model", custom_objects={"gamma": {"agent_0": 0.9, "agent_1": 7}})
+    with pytest.raises(RuntimeError, match=r"^Expected one of cpu, cuda"):
+        MATRL.load(tmp_path / "model", device="cpuu")
+    with pytest.raises(ValueError, match="its content with the given backend does not make a model: backend 'foo' is unknown"):
+        MATRL.load(tmp_path / "model", backend="foo")
+    with pytest.raises(ValueError, match=r"with the given norm_obs does not .* no running statistics of agent_0: norm_obs"):
+        MATRL.load(tmp_path / "model", norm_obs=True)
+
+
+def test_models_are_saved_to_open_files_and_loaded_from_them(tmp_path: Path) -> None:
+    model, file = make().learn(ITERATION), io.BytesIO()
+    model.save(file)
+    model.learn(ITERATION, reset_num_timesteps=False)
+    resumed = MATRL.load(file, env=checkers_v0.parallel_env)
+    resumed.learn(ITERATION, reset_num_timesteps=False)
+    assert_equal(parameters(resumed), parameters(model))
+    acting = load_model(file)
+    model.set_parameters(file)
+    assert_equal(parameters(acting), parameters(model))
+    with (tmp_path / "model.zip").open("wb") as opened:
+        model.save(opened)
+        with pytest.raises(ValueError, match=r"model.zip is not a saved model"):
+            MATRL.load(opened)
+    with (tmp_path / "model.zip").open("rb") as opened:
+        assert_equal(parameters(MATRL.load(opened)), parameters(model))
+        with pytest.raises(ValueError, match=r"model.zip is not open for writing: open it with mode 'wb'"):
+            model.save(opened)
+    with pytest.raises(ValueError, match=r"^the given file is not a saved model, or it is damaged"):
+        MATRL.load(io.BytesIO(b"nothing"))
+    for call in (model.save, MATRL.load, model.set_parameters):
+        with pytest.raises(TypeError, match="expected a path, or a file that is open in binary mode"):
+            call(io.StringIO())
+
+
 def test_single_agents_load_with_plain_ppo_where_sb3_matrl_cannot_be_imported(tmp_path: Path) -> None:
     model = make().learn(ITERATION)
     model.agents["agent_1"].save(tmp_path / "agent")
@@ -190,6 +230,10 @@ def test_parameters_can_be_taken_and_given(tmp_path: Path) -> None:
     fourth.set_parameters({"agent_1": model.get_parameters()["agent_1"]}, exact_match=False)
     half = len(parameters(model)) // 2
     assert_equal(parameters(fourth)[half:], parameters(model)[half:])
+    wrong = {**model.get_parameters(), "agent_1": make(policy_kwargs={"net_arch": [5]}).get_parameters()["agent_1"]}
+    with pytest.raises(ValueError, match=r"parameters of agent_1: .* size mismatch"):
+        fourth.set_parameters(wrong)
+    assert_equal(parameters(fourth)[:half], parameters(make(seed=4))[:half])
     with pytest.raises(ValueError, match="those of agent_1 are missing"):
         other.set_parameters({"agent_0": model.get_parameters()["agent_0"]})
     with pytest.raises(ValueError, match="agent 'nobody' is unknown"):

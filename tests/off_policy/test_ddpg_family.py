@@ -234,19 +234,6 @@ def test_an_agent_is_a_model_of_sb3(tmp_path: Path, algorithm: Any, env: Any, ag
     assert np.array_equal(loaded.predict(observations, deterministic=True)[0], expected)
 
 
-def test_actions_that_do_not_begin_with_0() -> None:
-    model = build(MADDPG, MixedTrio).learn(60)
-    with pytest.raises(ValueError, match=r"agent 'c': SB3's DQN plays actions from 0 on, not Discrete\(3, start=1\)"):
-        model.agents["c"]
-    observations = np.random.default_rng(0).random((40, 2, 2), dtype=np.float32)
-    mask = np.random.default_rng(1).random((40, 3)) < 0.5
-    mask[:, 1] = True
-    actions, _ = model.player("c").predict(observations, deterministic=True, action_masks=mask)
-    expected = model.predict({"c": observations}, deterministic=True, action_masks={"c": mask})[0]["c"]
-    assert np.array_equal(actions, expected)
-    assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
-
-
 def test_a_ddpg_made_of_an_agent_has_its_optimisers_and_shares_nothing() -> None:
     model = build(IDDPG, ContinuousTrio).learn(60)
     ddpg = model.agents["a"]

@@ -1,5 +1,6 @@
 """Training, resuming, files and acting of the off-policy algorithms."""
 
+import io
 import subprocess
 import sys
 from functools import cache
@@ -11,14 +12,18 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_matrl import MATRL
 from sb3_matrl.common.frozen import FrozenAgent, best_legal_actions
 from sb3_matrl.off_policy.iql import IQL
+from sb3_matrl.off_policy.maddpg import MADDPG
 from sb3_matrl.off_policy.qdpp import QDPP
 from sb3_matrl.off_policy.qmix import QMIX
 from sb3_matrl.off_policy.qtran import QTRAN
 from sb3_matrl.off_policy.vdn import VDN
 from sb3_matrl.vec_env import make_joint_vec_env
 from tests.off_policy import trio
+from tests.off_policy.continuous_trio import SETTINGS as CONTINUOUS
+from tests.off_policy.continuous_trio import MixedTrio
 from tests.off_policy.small_models import ALGORITHMS, Save, SavingTrio, assert_same, build
 from tests.vec_env.toys import plain
 from tests.worlds.two_step_game import TwoStepGame
@@ -94,6 +99,18 @@ def test_the_last_block_is_finished_after_a_resume(tmp_path):
     resumed.load_replay_buffer(tmp_path / "buffer")
     resumed.learn(414 - resumed.num_timesteps, reset_num_timesteps=False)
     assert_same(resumed, whole)
+
+
+def test_a_training_resumes_from_open_files(tmp_path):
+    model, saved, buffer = build().learn(120), io.BytesIO(), io.BytesIO()
+    model.save(saved)
+    model.save_replay_buffer(buffer)
+    model.learn(60, reset_num_timesteps=False)
+    resumed = QMIX.load(saved, env="checkers_v0", device="cpu")
+    resumed.load_replay_buffer(buffer)
+    assert_same(resumed.learn(60, reset_num_timesteps=False), model)
+    with pytest.raises(ValueError, match=r"^the given file holds no replay buffer"):
+        resumed.load_replay_buffer(saved)
 
 
 def test_without_its_replay_buffer_a_training_warns(tmp_path):
@@ -229,15 +246,57 @@ def test_an_agent_plays_where_this_package_is_not_installed(tmp_path):
     assert int(done.stdout) == expected
 
 
-def test_actions_that_do_not_begin_with_0():
-    model = VDN(**trio.SETTINGS).learn(60)
-    with pytest.raises(ValueError, match=r"agent 'c': SB3's DQN plays actions from 0 on"):
+@pytest.mark.parametrize(("algorithm", "settings"), [(VDN, trio.SETTINGS), (MADDPG, {"env": MixedTrio, **CONTINUOUS})])
+def test_actions_that_do_not_begin_with_0(algorithm, settings):
+    model = algorithm(**settings).learn(60)
+    with pytest.raises(ValueError, match=r"agent 'c': SB3's DQN plays actions from 0 on, not Discrete\(3, start=1\)"):
         model.agents["c"]
     observations = np.random.default_rng(0).random((40, 2, 2), dtype=np.float32)
     mask = np.random.default_rng(1).random((40, 3)) < 0.5
     mask[:, 1] = True
     actions, _ = model.player("c").predict(observations, deterministic=True, action_masks=mask)
+    expected = model.predict({"c": observations}, deterministic=True, action_masks={"c": mask})[0]["c"]
+    assert np.array_equal(actions, expected)
     assert mask[np.arange(40), actions - 1].all() and set(actions) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), [(VDN, trio.SETTINGS), (MADDPG, {"env": MixedTrio, **CONTINUOUS})])
+def test_an_agent_whose_actions_do_not_begin_with_0_stays_frozen_and_is_saved(algorithm, settings):
+    opponent, file = algorithm(**settings).learn(60), io.BytesIO()
+    policies, small = (
+        {"a": "MlpPolicy", "b": "MultiInputPolicy"},
+        {"n_envs": 2, "n_steps": 8, "batch_size": 16, "device": "cpu"},
+    )
+    model = MATRL(policies, settings["env"], frozen={"c": opponent}, **small)
+    observations = {"c": np.random.default_rng(0).normal(size=(200, 2, 2)).astype(np.float32)}
+    before = model.predict(observations, deterministic=True)[0]["c"]
+    assert np.array_equal(before, opponent.predict(observations, deterministic=True)[0]["c"])
+    for part in opponent.policy.parameters():
+        part.data.neg_()
+    model.save(file)
+    for one in (model, MATRL.load(file, env=settings["env"]).learn(16)):
+        assert np.array_equal(one.predict(observations, deterministic=True)[0]["c"], before)
+    with pytest.raises(ValueError, match=r"first_action is 2, not that of Discrete\(3, start=1\)"):
+        FrozenAgent(opponent.player("c").policy, first_action=2)
+
+
+def test_a_learning_rate_that_is_no_number_is_an_error_before_the_step():
+    model = build(learning_rate=lambda left: np.nan if 0 < left < 0.9 else 1e-3)
+    with pytest.raises(ValueError, match=r"^learning_rate must be .*, got nan from its schedule where 70% of the training"):
+        model.learn(240)
+    assert all(th.isfinite(one).all() for one in model.policy.parameters())
+
+
+@pytest.mark.parametrize("algorithm", [VDN, QDPP])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_predict_cannot_read_is_told_with_the_agent(algorithm, deterministic):
+    model = algorithm(**trio.SETTINGS)
+    with pytest.raises(
+        ValueError, match=r"^agent 'b': observation, masks or state do not fit \(KeyError: 'action_mask'\); its "
+    ):
+        model.predict({"b": {"observation": np.zeros(2, np.float32)}}, deterministic=deterministic)
+    with pytest.raises(ValueError, match="predict wants a dict agent -> mask, got ndarray"):
+        model.predict({"a": np.zeros(3, np.float32)}, deterministic=deterministic, action_masks=np.ones(2))
 
 
 @pytest.mark.parametrize("algorithm", [IQL, VDN, QMIX, QTRAN, QDPP])

@@ -8,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_matrl.common.finite import NonFiniteError
 from sb3_matrl.files.archive import read_archive, write_archive
@@ -21,6 +22,7 @@ from sb3_matrl.off_policy.qtran import QTRAN
 from sb3_matrl.off_policy.value_based import ValueBased
 from sb3_matrl.off_policy.vdn import VDN
 from tests.matrl.test_exact_resume import flat
+from tests.off_policy.continuous_trio import SETTINGS, ContinuousTrio
 from tests.off_policy.small_models import ALGORITHMS, Save, build, equal
 from tests.vec_env.toys import ToyEnv
 from tests.vec_env.turn_toys import TurnGame
@@ -67,6 +69,32 @@ def test_the_signature_is_dqns_and_then_ours(algorithm):
 def test_unusable_arguments_are_errors_that_say_what_to_do(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         build(QMIX, **settings)
+
+
+class WrongCritic(TD3Policy):
+    """Its critics give two values."""
+
+    def make_critic(self, features_extractor=None):
+        critic = super().make_critic(features_extractor)
+        for network in critic.q_networks:
+            network[-1] = th.nn.Linear(network[-1].in_features, 2)
+        return critic
+
+
+@pytest.mark.parametrize("algorithm", [IDDPG, MADDPG, COMIX])
+def test_a_critic_that_does_not_fit_is_an_error_of_the_constructor(algorithm):
+    # GLU halves the width, which an actor without hidden layers does not notice.
+    halving = {"net_arch": {"pi": [], "qf": [8]}, "activation_fn": th.nn.GLU}
+    part = "networks fail" if algorithm is COMIX else "critic fails"
+    with pytest.raises(ValueError, match=f"agent 'a': its {part} on .* mat1 and mat2 shapes cannot be multiplied"):
+        algorithm(env=ContinuousTrio, **{**SETTINGS, "policy_kwargs": halving})
+
+
+@pytest.mark.parametrize(("algorithm", "message"), [(IDDPG, r"values of shape \(1, 2\) for one action"), (COMIX, "shape")])
+def test_a_critic_with_several_values_is_an_error_of_the_constructor(algorithm, message):
+    policy = {"a": "MlpPolicy", "b": "MultiInputPolicy", "c": WrongCritic}
+    with pytest.raises(ValueError, match=f"agent 'c': its .* fails? on .*{message}"):
+        algorithm(env=ContinuousTrio, **{**SETTINGS, "policy": policy})
 
 
 class Unlike(ToyEnv):

@@ -136,6 +136,19 @@ class Wide(BaseFeaturesExtractor):
         return th.cat([observations, observations[:, :1]], dim=1)
 
 
+@pytest.mark.parametrize("option", ["batch_first", "bidirectional"])
+def test_options_of_lstms_that_do_not_fit_are_named(option: str) -> None:
+    options: dict[str, Any] = {"learner_class": RecurrentPPO, "policy_kwargs": {"lstm_kwargs": {option: True}}}
+    with pytest.raises(ValueError, match=r"agent 'x': .*Expected hidden.*or other policy_kwargs"):
+        MATRL("MlpLstmPolicy", play(VECTOR, CHOICE), **SMALL, **options)
+
+
+@pytest.mark.parametrize("policy", [None, object, PPO])
+def test_a_policy_that_is_none_is_named(policy: Any) -> None:
+    with pytest.raises(ValueError, match=r"agent 'x': policy must be one of MlpPolicy, .* or a class of SB3's policies, got"):
+        MATRL(policy, play(VECTOR, CHOICE), **SMALL)
+
+
 def test_an_extractor_of_another_size_is_named() -> None:
     with pytest.raises(ValueError, match=r"agent 'x': ActorCriticPolicy fails on the observation space Box\(.*RuntimeError"):
         MATRL("MlpPolicy", play(VECTOR, CHOICE), **SMALL, policy_kwargs={"features_extractor_class": Wide})

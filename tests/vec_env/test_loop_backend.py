@@ -9,9 +9,11 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack, closing
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -79,6 +81,16 @@ def test_every_kind_gives_the_same_trajectory(name: str) -> None:
         compare = np.testing.assert_equal if kind == "batched" else assert_identical
         for one, other in zip(run, runs["supersuit"], strict=True):
             compare(one, other)
+
+
+@pytest.mark.parametrize("duplicate", [deepcopy, lambda venv: cloudpickle.loads(cloudpickle.dumps(venv))])
+@pytest.mark.parametrize("kind", ["dummy", "supersuit"])
+def test_copies_of_a_vec_env_go_on_like_the_original(kind: str, duplicate: Any) -> None:
+    venv = make_joint_vec_env(toys.early_death, 3, kind, seed=11)
+    everything(venv, 5)
+    copied = duplicate(venv)
+    for one, other in zip(everything(copied, 20), everything(venv, 20), strict=True):
+        assert_identical(one, other)
 
 
 SAVING: dict[str, Any] = {

@@ -13,7 +13,8 @@ from sb3_matrl.common.registry import class_of_name
 from sb3_matrl.files.archive import check_archive, read_archive
 from sb3_matrl.files.argument_codec import Unsaved, argument_from_json, argument_to_json
 from sb3_matrl.files.checkpoints import BUFFER_DOCUMENT, buffer_of
-from sb3_matrl.files.model_files import SavedModel, read_model, zip_path
+from sb3_matrl.files.model_files import SavedModel, read_model
+from sb3_matrl.files.places import zip_path
 from sb3_matrl.zoo.diagnosis.findings import Finding
 
 

@@ -17,7 +17,8 @@ from sb3_matrl.common.registry import algorithm_spec
 from sb3_matrl.envs.making import EnvSource
 from sb3_matrl.files.checkpoints import buffer_of
 from sb3_matrl.files.foreign import is_sb3_file, load_sb3_agent
-from sb3_matrl.files.model_files import read_model, zip_path
+from sb3_matrl.files.model_files import read_model
+from sb3_matrl.files.places import zip_path
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.names import to_yaml
 from sb3_matrl.zoo.training.options import TrainOptions
