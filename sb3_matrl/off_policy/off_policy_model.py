@@ -175,10 +175,14 @@ class OffPolicyModel(DistributedAlgorithm):
             try:
                 self.action_of(agent, _example(space), None, True)
             except Exception as error:
+                advice = (
+                    "use MultiInputPolicy"
+                    if isinstance(space, spaces.Dict)
+                    else "change the spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                )
                 raise ValueError(
                     f"agent {agent!r}: its networks fail on the observation space {one_line(space)} with actions in "
-                    f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
-                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy"
+                    f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): {advice}"
                 ) from error
 
     def _check_spaces(self) -> None:

@@ -270,8 +270,8 @@ class ActionMasks:
         if any(not masks[agent].all() for agent in new):
             self._ignored.update(new)
             warnings.warn(
-                f"the env says by action masks which actions of {', '.join(new)} are legal, but their learners ignore masks and "
-                "may choose others: use learner_class=MaskablePPO",
+                f"the env says by action masks which actions of {', '.join(new)} are legal, but their learners ignore "
+                "masks and may choose others: use learner_class=MaskablePPO",
                 stacklevel=2,
             )
 
