@@ -4,6 +4,7 @@ import pytest
 from pettingzoo import AECEnv, ParallelEnv
 
 from sb3_matrl.envs import factory, make, pettingzoo_ids
+from sb3_matrl.envs.optional import import_optional
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,12 @@ def test_names_that_pettingzoo_does_not_know_lead_nowhere():
     assert pettingzoo_ids.meant("nonsense_v0") is None and pettingzoo_ids.meant("multiwalker") is None
     with pytest.raises(ValueError, match=r"env 'nonsense_v0' is unknown\. Known: checkers_v0"):
         factory("nonsense_v0")
+
+
+def test_gymnasiums_own_error_of_a_missing_package_names_the_extra(tmp_path, monkeypatch):
+    """It is no ImportError; gymnasium's robots raise it where MuJoCo is missing."""
+    text = "from gymnasium.error import DependencyNotInstalled\nraise DependencyNotInstalled('MuJoCo is not installed')"
+    (tmp_path / "robots_without_mujoco.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"^this needs more packages: .*sb3-matrl\[mujoco\]' \(MuJoCo is not installed\)$"):
+        import_optional("robots_without_mujoco", "this", "mujoco")
