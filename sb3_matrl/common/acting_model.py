@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,6 +70,8 @@ class ActingModel(BaseAlgorithm):
             support_multi_env=True,
             seed=self.argument("seed"),
         )
+        if str(given.get("device", "auto")).startswith("cuda") and self.device.type == "cpu":
+            warnings.warn(f"device={str(given['device'])!r}: PyTorch finds no GPU, the networks are on the CPU", stacklevel=3)
         # State of the training before the current rollout, and the state from which a loaded training resumes.
         self._state: TrainingState | None = None
         self._resume_from: TrainingState | None = None

@@ -64,8 +64,14 @@ def factory(env_id: str) -> Callable[..., Any]:
         return mamujoco.factory(env_id)
     if env_id not in _IDS and ":" not in env_id:
         others = f"'{pettingzoo_ids.PREFIX}<family>/<name>-v<version>', '{openspiel_ids.PREFIX}<game>' or 'module:callable'"
-        raise ValueError(f"{unknown('env', env_id, registered_ids())}; or give {others}")
+        raise ValueError(_hint(env_id) or f"{unknown('env', env_id, registered_ids())}; or give {others}")
     return _load_callable(env_id, _IDS.get(env_id, env_id))
+
+
+def _hint(env_id: str) -> str:
+    """Message for the name of an environment of PettingZoo that is no id; empty if there is no such environment."""
+    known = pettingzoo_ids.meant(env_id)
+    return f"env {env_id!r} is unknown; did you mean {known!r}?" if known else ""
 
 
 def _load_callable(env_id: str, target: str) -> Callable[..., Any]:
@@ -75,6 +81,8 @@ def _load_callable(env_id: str, target: str) -> Callable[..., Any]:
     module = _import_module(env_id, module_name)
     found = getattr(module, name, None)
     if not callable(found):
+        if hint := _hint(env_id):
+            raise ValueError(hint)
         what = "is not callable" if hasattr(module, name) else f"does not exist{_callable_hint(module, name)}"
         raise ValueError(f"env {env_id!r}: {name!r} in module {module_name!r} {what}")
     return found  # type: ignore[no-any-return]
@@ -84,7 +92,8 @@ def _import_module(env_id: str, module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except (ImportError, TypeError, ValueError) as error:  # the last two: names such as ".x" or "x."
-        raise ValueError(f"env {env_id!r}: module {module_name!r} cannot be imported: {error}") from error
+        hint = _hint(env_id)
+        raise ValueError(hint or f"env {env_id!r}: module {module_name!r} cannot be imported: {error}") from error
 
 
 def _callable_hint(module: ModuleType, name: str) -> str:

@@ -6,6 +6,8 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from gymnasium.error import DependencyNotInstalled
+
 
 def import_optional(name: str, what: str, extra: str) -> ModuleType:
     """
@@ -18,7 +20,7 @@ def import_optional(name: str, what: str, extra: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, DependencyNotInstalled) as error:
         raise ImportError(f"{what} needs more packages: pip install 'sb3-matrl[{extra}]' ({error})") from error
 
 

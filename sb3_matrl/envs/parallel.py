@@ -48,6 +48,8 @@ def require_parallel_env(env: Any) -> None:
         )
     elif isinstance(env, gymnasium.Env):
         advice = "is a single-agent gymnasium env: train it with SB3 itself, or write it as a ParallelEnv"
+    elif callable(env):
+        advice = "may make one: give what it returns"
     else:
         advice = "does not derive from pettingzoo.ParallelEnv; derive from it or convert it"
     raise TypeError(f"sb3_matrl needs a PettingZoo ParallelEnv, but the {kind} given {advice}")

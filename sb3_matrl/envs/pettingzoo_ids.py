@@ -61,6 +61,21 @@ def names(family: str) -> list[str]:
     return sorted(f"{match[1]}-v{match[2]}" for match in matches if match)
 
 
+def meant(name: str) -> str | None:
+    """
+    Find the id of an environment of PettingZoo that another name may mean, such as that of its module.
+
+    :param name: e.g. ``"multiwalker_v9"``, ``"multiwalker-v9"`` or ``"pettingzoo.sisl.multiwalker_v9"``
+    :return: e.g. ``"pettingzoo:sisl/multiwalker-v9"``; ``None`` if there is no such environment
+    """
+    parts = (re.sub(r"_v(\d+)$", r"-v\1", part) for part in re.split(r"[.:/]", name))
+    wanted = {part for part in parts if re.search(r"-v\d+$", part)}
+    found = (
+        f"{PREFIX}{family}/{known}" for family in _FAMILIES for known in (names(family) if wanted else ()) if known in wanted
+    )
+    return next(found, None)
+
+
 def _function(what: str, family: str, name: str) -> Callable[..., Any]:
     extra = "atari" if family == "atari" else "pettingzoo"
     module = import_optional(f"{_FAMILIES[family]}.{name.replace('-', '_')}", what, extra)

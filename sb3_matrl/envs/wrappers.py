@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import supersuit
+from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import wrappers as pettingzoo_wrappers
 
@@ -108,6 +109,7 @@ def wrap(env: Any, wrappers: Wrappers) -> Any:
     """
     for name, options in read_wrappers(wrappers):
         _check_kind(name, env)
+        _check_actions(name, env)
         try:
             env = WRAPPERS[name](env, **options)
         except Exception as error:  # SuperSuit uses assertions, and some mistakes only fail in NumPy
@@ -121,3 +123,10 @@ def _check_kind(name: str, env: Any) -> None:
     for kind, base in (("AEC", AECEnv), ("parallel", ParallelEnv)):
         if isinstance(wrapper, type) and issubclass(wrapper, base) and not isinstance(env, base):
             raise ValueError(f"env_wrapper {name}: it is for {kind} environments, which {env} is not: leave it out")
+
+
+def _check_actions(name: str, env: Any) -> None:
+    """Check that all actions can be clipped, which SuperSuit would find out in the first step."""
+    for agent in getattr(env, "possible_agents", ()) if name == "supersuit.clip_actions_v0" else ():
+        if not isinstance(space := env.action_space(agent), spaces.Box):
+            raise ValueError(f"env_wrapper {name}: it is for Box actions, not {space} of agent {agent!r}: leave it out")

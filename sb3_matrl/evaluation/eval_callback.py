@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 from sb3_matrl.common.callbacks import StopTraining
+from sb3_matrl.envs.parallel import is_environment
 from sb3_matrl.evaluation.evaluate import (
     MAX_EPISODE_STEPS,
     EvaluationResult,
@@ -50,7 +52,8 @@ class MultiAgentEvalCallback(EventCallback):
     ``agent_returns_greedy`` (m, k, n), ``cut`` and ``cut_greedy`` (m, k), whether the episode was cut, ``agents`` (n,); and
     ``nash_conv`` (m,) where it is known.
 
-    :param eval_env: separate :class:`JointVecEnv` for evaluation, or any argument of :func:`make_joint_vec_env`
+    :param eval_env: separate :class:`JointVecEnv` for evaluation, or any argument of :func:`make_joint_vec_env`; of an
+        environment, a copy is played, so that it may be that of the training
     :param callback_on_new_best: callback called when the mean team return is the best so far
     :param callback_after_eval: callback called after every evaluation
     :param n_eval_episodes: episodes per evaluation, for the sampled and the greedy policies each
@@ -86,7 +89,7 @@ class MultiAgentEvalCallback(EventCallback):
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
             callback_on_new_best.parent = self
-        self.eval_env: JointVecEnv = eval_env if isinstance(eval_env, JointVecEnv) else make_joint_vec_env(eval_env)
+        self.eval_env: JointVecEnv = eval_env if isinstance(eval_env, JointVecEnv) else make_joint_vec_env(_own(eval_env))
         self.n_eval_episodes = n_eval_episodes
         self.eval_freq = eval_freq
         self.log_path = None if log_path is None else Path(log_path)
@@ -278,3 +281,13 @@ class MultiAgentEvalCallback(EventCallback):
         # Atomic, so that readers never see an incomplete file.
         with atomic_file(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _own(env: Any) -> Any:
+    """A copy of an environment, because the training may play in the same one; the environment itself if it has no copies."""
+    if not is_environment(env):
+        return env
+    try:
+        return cloudpickle.loads(cloudpickle.dumps(env))
+    except Exception:  # whatever its objects raise
+        return env

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from pettingzoo import ParallelEnv
+from pettingzoo import AECEnv, ParallelEnv
 
+from sb3_matrl.envs.layers import require_current_observations
+from sb3_matrl.envs.parallel import as_parallel
 from sb3_matrl.evaluation.evaluate import (
     LONG_EPISODE,
     MAX_EPISODE_STEPS,
@@ -21,14 +23,14 @@ from sb3_matrl.evaluation.evaluate import (
 )
 from sb3_matrl.utils.agent_names import agent_name
 from sb3_matrl.vec_env import EnvError
-from sb3_matrl.vec_env.conform import Life, acting_of, listed_agents
+from sb3_matrl.vec_env.conform import Life, acting_of, listed_agents, require_visible_turns
 from sb3_matrl.vec_env.mask_method import MASK_METHOD, MaskMethod
 from sb3_matrl.vec_env.masks import MaskReader, observed_mask_name
 
 
 def play_episodes(
     model: JointPredictor,
-    env: ParallelEnv[Any, Any, Any],
+    env: ParallelEnv[Any, Any, Any] | AECEnv[Any, Any, Any],
     n_episodes: int | None = 1,
     n_timesteps: int | None = None,
     deterministic: bool = False,
@@ -51,14 +53,18 @@ def play_episodes(
     :param max_episode_steps: number of steps after which an episode is cut, with a warning; see
         :func:`~sb3_matrl.evaluation.evaluate_policy`. ``None`` waits for the end
     :return: returns and lengths of the episodes; names of agents are text
-    :raises TypeError: if the model does not play all agents
-    :raises ValueError: if the env breaks PettingZoo's rules about live agents, a mask is wrong, or a number less than 1
+    :raises ValueError: if the env breaks PettingZoo's rules about live agents, its wrappers hide whose turn it is, a mask is
+        wrong, or a number less than 1
     :raises EnvError: if the env raises an error
+    :raises TypeError: if the model does not play all agents, or ``env`` is no environment of PettingZoo, but for example a
+        function that makes one
     """
     check_joint_predictor(model)
     check_max_episode_steps(max_episode_steps)
     if n_episodes is not None and n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, or None, got {n_episodes}")
+    env = as_parallel(env)
+    require_current_observations(env)
     game = _Game(model, env, deterministic, on_frame, max_episode_steps)
     episodes: list[tuple[list[float], int, bool]] = []
     while len(episodes) < (n_episodes or len(episodes) + 1):
@@ -113,6 +119,7 @@ class _Game:
         returns, length = dict.fromkeys(self.agents, 0.0), 0
         with _errors_named("reset"):
             observations, infos = self.env.reset(seed=seed)
+        require_visible_turns(self.env)
         self._life.begin(list(self.env.possible_agents), listed_agents(self.env))
         # An agent starts without a state, also if it joins later; a waiting agent keeps its state.
         states: dict[Any, Any] = {}

@@ -188,10 +188,14 @@ class OffPolicyModel(DistributedAlgorithm):
                 with th.no_grad():
                     self.try_critic(agent, _example(space))
             except Exception as error:
+                advice = (
+                    "use MultiInputPolicy"
+                    if isinstance(space, spaces.Dict)
+                    else "change the spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy or other policy_kwargs"
+                )
                 raise ValueError(
                     f"agent {agent!r}: its {part} on the observation space {one_line(space)} with actions in "
-                    f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): change the "
-                    "spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy or other policy_kwargs"
+                    f"{one_line(self._spaces['action'][agent])} ({type(error).__name__}: {one_line(error)}): {advice}"
                 ) from error
 
     def _check_spaces(self) -> None:

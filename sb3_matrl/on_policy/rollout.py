@@ -39,6 +39,7 @@ class RolloutCollector:
         stacks, rest = ([], list(team.learners)) if joint is None else joint.usable()
         self.actors: list[Actor] = [LearnerActor(env, team, name, self.states) for name in rest]
         self.actors += [StackActor(env, team, stack, self.states) for stack in stacks]
+        self._without_masks = self._agents_of_learners(maskable=False)
 
     def collect(self, position: Position, n_steps: int, on_step: OnStep) -> tuple[Position, bool]:
         """
@@ -62,6 +63,8 @@ class RolloutCollector:
         position = self._with_states(position)
         for n in range(n_steps):
             alive, acted[n] = env.alive, env.acting
+            if env.action_masks and self._without_masks:
+                env.warn_of_ignored_masks(self._without_masks)
             actions = self._joint_actions(position, n)
             new_obs, rewards, dones, infos = env.step(actions)  # type: ignore[arg-type]
             step = env.last_step
@@ -94,9 +97,12 @@ class RolloutCollector:
         """Agents whose learners know masks, of those that acted at any time: bool (..., n_agents)."""
         rows = acted.reshape(-1, len(self.env.agents))
         has_acted = {agent: bool(rows[:, column].any()) for column, agent in enumerate(self.env.agents)}
-        members, learners = self.team.members, self.team.learners
-        masked = [agent for name in learners if is_maskable(learners[name].rollout_buffer) for agent in members[name]]
-        return [agent for agent in masked if has_acted[agent]]
+        return [agent for agent in self._agents_of_learners(maskable=True) if has_acted[agent]]
+
+    def _agents_of_learners(self, maskable: bool) -> list[str]:
+        """Agents whose learners know masks, or do not."""
+        chosen = [name for name, learner in self.team.learners.items() if is_maskable(learner.rollout_buffer) == maskable]
+        return [agent for name in chosen for agent in self.team.members[name]]
 
     def _joint_actions(self, position: Position, n: int) -> dict[str, np.ndarray]:
         """agent -> (num_envs, *action shape), in the env's order."""

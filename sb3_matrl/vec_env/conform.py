@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_matrl.envs.layers import conversion_that_hides
 from sb3_matrl.envs.snapshot import Snapshot, check_keys
 from sb3_matrl.vec_env.spaces import Leaf
 
@@ -140,6 +141,22 @@ def acting_of(env: Any, live: list[str], possible_agents: list[str]) -> list[str
     if unknown:
         raise ValueError(f"agent {unknown[0]!r} is in env.acting_agents but not in possible_agents {possible_agents}")
     return [agent for agent in live if agent in acting]
+
+
+def require_visible_turns(env: Any) -> None:
+    """
+    Check that no conversion hides ``acting_agents``: all agents would act in every step.
+
+    :param env: a ParallelEnv that has been reset
+    :raises ValueError: if a conversion of PettingZoo does; the message says what to do
+    """
+    conversion = conversion_that_hides(env, "acting_agents")
+    if conversion is not None:
+        raise ValueError(
+            f"the acting_agents of the env inside are hidden by {type(conversion).__name__}, which some wrappers of SuperSuit "
+            "add: all agents would act in every step. Put the wrappers around the AECEnv itself, before it becomes a "
+            "ParallelEnv (env_wrapper does), or wrap by a pettingzoo.utils.BaseParallelWrapper of your own"
+        )
 
 
 class Life:

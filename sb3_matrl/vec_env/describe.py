@@ -8,6 +8,7 @@ from typing import Any
 
 from gymnasium import spaces
 
+from sb3_matrl.envs.layers import require_current_observations
 from sb3_matrl.envs.parallel import require_parallel_env
 from sb3_matrl.envs.turns import TurnBasedParallelEnv
 from sb3_matrl.utils.agent_names import agent_name
@@ -95,9 +96,10 @@ def describe(env: Any) -> EnvDescription:
 
     :param env: a PettingZoo ParallelEnv
     :raises TypeError: if ``env`` is no ParallelEnv, or SB3 does not support one of its spaces
-    :raises ValueError: if the env has no agents or does not return their spaces
+    :raises ValueError: if the env has no agents or does not return their spaces, or wrappers would give old observations
     """
     require_parallel_env(env)
+    require_current_observations(env)
     own_names = _own_names(env)
     named = named_by_text(env)
     agents = list(named.possible_agents)

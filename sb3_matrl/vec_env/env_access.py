@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+from sb3_matrl.envs.layers import has_own, layers
+
+_MISSING = object()
+
 
 class EnvAccess:
     """Functions of an env that SB3's VecEnvs offer for each copy."""
 
     @staticmethod
     def get_attr(env: Any, name: str) -> Any:
-        """Read an attribute."""
-        return getattr(env, name)
+        """Read an attribute of the outermost layer that has it."""
+        for layer in layers(env):
+            if (value := getattr(layer, name, _MISSING)) is not _MISSING:
+                return value
+        return getattr(env, name)  # raises
 
     @staticmethod
     def set_attr(env: Any, name: str, value: Any) -> None:
         """Set an attribute in the outermost layer that has it, otherwise in the innermost."""
-        layer = env
-        while not (name in vars(layer) or hasattr(type(layer), name)) and "env" in vars(layer):
-            layer = layer.env
-        setattr(layer, name, value)
+        chain = list(layers(env))
+        setattr(next((layer for layer in chain if has_own(layer, name)), chain[-1]), name, value)
 
     @staticmethod
     def env_method(env: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a method."""
-        return getattr(env, name)(*args, **kwargs)
+        """Call a method of the outermost layer that has it."""
+        return EnvAccess.get_attr(env, name)(*args, **kwargs)
 
     @staticmethod
     def env_is_wrapped(env: Any, wrapper_class: type[Any]) -> bool:
         """Whether a layer is an instance of that class."""
-        layer = env
-        while not isinstance(layer, wrapper_class):
-            if "env" not in vars(layer):
-                return False
-            layer = layer.env
-        return True
+        return any(isinstance(layer, wrapper_class) for layer in layers(env))

@@ -19,6 +19,7 @@ from sb3_matrl.vec_env.conform import (
     listed_agents,
     nonempty_infos,
     outcome_of,
+    require_visible_turns,
     start_of,
 )
 from sb3_matrl.vec_env.copy_arrays import CopyArrays
@@ -31,6 +32,8 @@ from sb3_matrl.vec_env.row_layout import RowLayout
 from sb3_matrl.vec_env.value_checks import bounds_of
 
 T = TypeVar("T")
+
+_SEEDS_OF_31_BITS = 2**31
 
 
 class EnvCopy:
@@ -157,15 +160,25 @@ class EnvCopy:
 
     def _begin(self, seed: int | None, options: dict[str, Any] | None) -> AgentInfos:
         try:
-            result = self._named.reset(seed=seed, options=options)
+            result = self._reset(seed, options)
         except (Exception, SystemExit) as error:
             raise self._failure("reset", error) from error
+        require_visible_turns(self.env)
         observations, infos = start_of(result)
         self._life.begin(list(self._named.possible_agents), listed_agents(self._named))
         self._require_same_spaces()
         self._show(observations)
         self._write_state(self._state_row)
         return self._with_masks(nonempty_infos(infos))
+
+    def _reset(self, seed: int | None, options: dict[str, Any] | None) -> Any:
+        """Reset the env. Programs in C++, such as Hanabi, refuse seeds of more than 31 bits, and get their lower 31 bits."""
+        try:
+            return self._named.reset(seed=seed, options=options)
+        except (OverflowError, RuntimeError, TypeError, ValueError):
+            if seed is None or seed < _SEEDS_OF_31_BITS:
+                raise
+            return self._named.reset(seed=seed % _SEEDS_OF_31_BITS, options=options)
 
     def _require_same_spaces(self) -> None:
         """Check that no space changed with the reset; an env that returns the same objects pays next to nothing."""

@@ -166,6 +166,14 @@ class JointVecEnv(VecEnv):
         """
         self._masks.require(agents, self.backend.one_mask and len(self.agents) > 1, warn)
 
+    def warn_of_ignored_masks(self, agents: Iterable[str]) -> None:
+        """
+        Warn of agents with masks, once for each, as soon as one of them has an illegal action.
+
+        :param agents: names of agents whose learners do not know masks
+        """
+        self._masks.warn_of_ignored(agents, self.action_masks)
+
     @property
     def states(self) -> np.ndarray:
         """

@@ -213,6 +213,7 @@ class ActionMasks:
         for agent, space in observation_spaces.items():
             self._find_in(agent, space, observed_mask_name(space, action_spaces[agent]))
         self._warned: set[str] = set()
+        self._ignored: set[str] = set()  # agents that a warning has named
 
     def _find_in(self, agent: str, space: spaces.Space[Any], name: str | None) -> None:
         reader = self._readers[agent]
@@ -255,6 +256,22 @@ class ActionMasks:
             warnings.warn(
                 f"the learners of {', '.join(new)} know action masks, but the env has none for them: all actions are legal. "
                 f"Masks are entries {MASK!r} of observations or infos",
+                stacklevel=2,
+            )
+
+    def warn_of_ignored(self, agents: Iterable[str], masks: Mapping[str, np.ndarray]) -> None:
+        """
+        Warn of agents with masks, once for each, as soon as one of them has an illegal action.
+
+        :param agents: names of agents whose learners do not know masks
+        :param masks: agent -> bool (num_envs, mask size), the current masks
+        """
+        new = [agent for agent in agents if agent not in self._ignored and agent in masks]
+        if any(not masks[agent].all() for agent in new):
+            self._ignored.update(new)
+            warnings.warn(
+                f"the env says by action masks which actions of {', '.join(new)} are legal, but their learners ignore "
+                "masks and may choose others: use learner_class=MaskablePPO",
                 stacklevel=2,
             )
 

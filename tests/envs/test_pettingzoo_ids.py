@@ -4,6 +4,7 @@ import pytest
 from pettingzoo import AECEnv, ParallelEnv
 
 from sb3_matrl.envs import factory, make, pettingzoo_ids
+from sb3_matrl.envs.optional import import_optional
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,34 @@ def test_missing_mpe2_is_explained(monkeypatch):
         ImportError, match=r"^env 'pettingzoo:mpe/simple-v3' needs more packages: pip install 'sb3-matrl\[petti"
     ):
         factory("pettingzoo:mpe/simple-v3")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("multiwalker_v9", "pettingzoo:sisl/multiwalker-v9"),
+        ("multiwalker-v9", "pettingzoo:sisl/multiwalker-v9"),
+        ("sisl/multiwalker_v9", "pettingzoo:sisl/multiwalker-v9"),
+        ("mpe2.simple_spread_v3", "pettingzoo:mpe/simple_spread-v3"),
+        ("mpe2:simple_spread_v3", "pettingzoo:mpe/simple_spread-v3"),
+        ("pettingzoo.mpe.simple_spread_v3:parallel_env", "pettingzoo:mpe/simple_spread-v3"),  # where it was before mpe2
+    ],
+)
+def test_other_names_of_pettingzoos_environments_lead_to_their_ids(name, meant):
+    with pytest.raises(ValueError, match=f"^env {name!r} is unknown; did you mean {meant!r}[?]$"):
+        factory(name)
+
+
+def test_names_that_pettingzoo_does_not_know_lead_nowhere():
+    assert pettingzoo_ids.meant("nonsense_v0") is None and pettingzoo_ids.meant("multiwalker") is None
+    with pytest.raises(ValueError, match=r"env 'nonsense_v0' is unknown\. Known: checkers_v0"):
+        factory("nonsense_v0")
+
+
+def test_gymnasiums_own_error_of_a_missing_package_names_the_extra(tmp_path, monkeypatch):
+    """It is no ImportError; gymnasium's robots raise it where MuJoCo is missing."""
+    text = "from gymnasium.error import DependencyNotInstalled\nraise DependencyNotInstalled('MuJoCo is not installed')"
+    (tmp_path / "robots_without_mujoco.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"^this needs more packages: .*sb3-matrl\[mujoco\]' \(MuJoCo is not installed\)$"):
+        import_optional("robots_without_mujoco", "this", "mujoco")

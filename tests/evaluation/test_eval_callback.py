@@ -399,3 +399,19 @@ def test_documents_stand_beside_the_best_model(tmp_path):
 def test_state_of_something_else_is_refused():
     with pytest.raises(ValueError, match="not the state of evaluations"):
         evaluation().set_state({"timesteps": []})
+
+
+def test_the_environment_object_of_the_training_is_evaluated_in_a_copy():
+    """Evaluations in the object itself would reset the training's episodes."""
+
+    def trained(evaluated):
+        env = RandomLength(long=7)
+        model = MATRL("MlpPolicy", env, n_steps=10, batch_size=10, n_epochs=1, br_n_epochs=1, seed=0, device="cpu")
+        callback = MultiAgentEvalCallback(env, n_eval_episodes=2, eval_freq=10, verbose=0) if evaluated else None
+        return model.learn(40, callback=callback), callback
+
+    (alone, _), (model, callback) = trained(False), trained(True)
+    assert len(callback.timesteps) == 4
+    lengths, expected = ([one["l"] for one in each.ep_info_buffer] for each in (model, alone))
+    assert lengths and lengths == expected
+    assert th.equal(flat_parameters(model), flat_parameters(alone))

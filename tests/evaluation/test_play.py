@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+import supersuit
 from gymnasium import spaces
+from mpe2 import simple_spread_v3
+from pettingzoo.classic import connect_four_v3
 
 from sb3_matrl.evaluation import RandomPolicy, evaluate_policy
 from sb3_matrl.evaluation.play import play_episodes
-from sb3_matrl.vec_env import make_joint_vec_env
+from sb3_matrl.vec_env import as_parallel, make_joint_vec_env
 from tests.evaluation.worlds import RandomLength, Scripted
 from tests.vec_env import toys
 
@@ -73,3 +76,29 @@ def test_episode_start_is_told_to_the_model():
     lengths = play_episodes(model, RandomLength(long=4), 4, None, deterministic=True, seed=3).lengths
     starts = [step == 0 for length in lengths for step in range(length)]
     assert [bool(start[0]) for start in model.episode_starts] == starts
+
+
+def chance_in(make):
+    env = as_parallel(make())
+    return RandomPolicy(
+        *({agent: space(agent) for agent in env.possible_agents} for space in (env.observation_space, env.action_space))
+    )
+
+
+def test_an_aec_env_is_played_in_turns():
+    result = play_episodes(chance_in(connect_four_v3.env), connect_four_v3.env(), 2, seed=0)
+    assert (result.lengths >= 7).all() and result.returns.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("make", [RandomLength, lambda: RandomLength()], ids=["class", "function"])
+def test_what_makes_an_env_is_none(make):
+    with pytest.raises(TypeError, match="may make one: give what it returns"):
+        play_episodes(Scripted(), make)
+
+
+def test_hidden_turns_and_old_observations_are_errors():
+    env = supersuit.clip_reward_v0(as_parallel(connect_four_v3.env()))
+    with pytest.raises(ValueError, match="acting_agents of the env inside are hidden"):
+        play_episodes(chance_in(connect_four_v3.env), env)
+    with pytest.raises(ValueError, match="would see old observations"):
+        play_episodes(Scripted(), supersuit.frame_stack_v1(simple_spread_v3.env(), 2))

@@ -241,6 +241,25 @@ def test_agents_without_any_masks_are_named_in_one_warning() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("learner_class", "warned"), [(PPO, True), (MaskablePPO, False), ({"a": MaskablePPO, "b": PPO}, True)]
+)
+def test_learners_that_ignore_masks_are_named_in_one_warning(learner_class: Any, warned: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(in_infos("action_mask"), learner_class, n_steps=8, batch_size=16)
+    texts = [str(one.message) for one in caught if "mask" in str(one.message)]
+    names = "b" if isinstance(learner_class, dict) else "a, b"
+    assert (
+        texts
+        == [
+            f"the env says by action masks which actions of {names} are legal, but their learners ignore masks and may choose "
+            "others: use learner_class=MaskablePPO"
+        ]
+        * warned
+    )
+
+
 class Nim(AECEnv):
     """Take one or two of seven sticks in turn; sb3-contrib's method gives the mask of the player whose turn it is."""
 

@@ -227,6 +227,13 @@ def test_a_cause_of_several_lines_is_one_line(algorithm, fails, message):
         algorithm("MlpPolicy", Observing, env_kwargs={"space": BOX, "actions": actions}, device="cpu", policy_kwargs=kwargs)
 
 
+@pytest.mark.parametrize("algorithm", [VDN, IDDPG, MADDPG, COMIX])
+def test_dict_observations_need_their_policy(algorithm):
+    kwargs = {"space": spaces.Dict({"seen": BOX}), "actions": ACTIONS if algorithm is VDN else BOX}
+    with pytest.raises(ValueError, match=r"^agent 'one': .* MultiInputPolicy"):
+        algorithm("MlpPolicy", Observing, env_kwargs=kwargs, device="cpu", buffer_size=100)
+
+
 def test_the_optimiser_of_a_team_that_cannot_be_built_is_an_error_that_says_which_argument():
     with pytest.raises(ValueError, match=r"policy_kwargs: the optimiser cannot be built: .*'betters'"):
         COMIX(

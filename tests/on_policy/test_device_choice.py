@@ -76,6 +76,14 @@ def chosen(monkeypatch: pytest.MonkeyPatch, amount: int | None, n_learners: int 
     return choose_device(envs, LearnerArguments(GIVEN, envs)).type
 
 
+@pytest.mark.skipif(th.cuda.is_available(), reason="the device is there")
+def test_a_gpu_that_is_not_there_is_a_warning() -> None:
+    """SB3 takes the CPU in silence."""
+    with pytest.warns(UserWarning, match="device='cuda': PyTorch finds no GPU, the networks are on the CPU"):
+        model = MATRL("MlpPolicy", "switch_v0", n_envs=1, n_steps=4, batch_size=4, device="cuda")
+    assert model.device.type == "cpu"
+
+
 @pytest.mark.usefixtures("with_gpu")
 def test_a_gpu_is_for_much_work_per_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     require_kernel("native")

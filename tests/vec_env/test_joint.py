@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 
 import numpy as np
 import pytest
+import supersuit
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.envs import checkers_v0
@@ -132,6 +134,18 @@ def test_indices_may_be_none_one_or_many():
     assert venv.get_attr("time", 2) == [4]
     with pytest.raises(IndexError):
         venv.get_attr("time", [3])
+
+
+@EVERY_KIND
+def test_attributes_are_found_behind_pettingzoos_conversions(kind):
+    with closing(make_joint_vec_env(lambda: supersuit.clip_reward_v0(toys.plain()), 2, kind)) as venv:
+        venv.reset()
+        venv.set_attr("time", 4, indices=1)
+        assert venv.get_attr("time") == [0, 4]
+        assert venv.env_method("scaled", 2, indices=1, offset=1) == [9]
+        assert venv.env_is_wrapped(toys.ToyEnv) == [True, True]
+        with pytest.raises(AttributeError, match="nonsense"):
+            venv.get_attr("nonsense")
 
 
 def test_attributes_are_set_where_they_are_defined():

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from pettingzoo import AECEnv
 from pettingzoo.classic import (
     chess_v6,
@@ -16,13 +17,14 @@ from pettingzoo.classic import (
     texas_holdem_no_limit_v6,
     tictactoe_v3,
 )
+from supersuit import clip_reward_v0
 
 from sb3_matrl.envs.turns import TurnBasedParallelEnv
 from sb3_matrl.vec_env import EnvDataError, EnvError, make_joint_vec_env
 from tests.vec_env.kinds import EVERY_KIND
 from tests.vec_env.reference import assert_rows, random_actions
 from tests.vec_env.test_snapshot import assert_goes_on
-from tests.vec_env.toys import draw, plain
+from tests.vec_env.toys import ToyEnv, draw, plain
 from tests.vec_env.turn_toys import SavingTurnGame, TurnGame
 
 GAMES = {
@@ -118,6 +120,44 @@ def test_turns_of_hanabi_are_those_of_pettingzoos_loop():
     """It takes fresh randomness at every reset without a seed, so that only first episodes can be compared."""
     finished, _ = assert_same_as_loop(partial(hanabi_v5.env, players=3), "dummy", 1)
     assert max(finished) == 1
+
+
+def test_hanabi_takes_the_seeds_of_all_copies():
+    """Its reset in C++ refuses those of 32 bits."""
+    with closing(make_joint_vec_env(hanabi_v5.env, 2, "dummy")) as venv:
+        assert max(venv.seed(0)) >= 2**31
+        first = venv.reset()
+        venv.seed(0)
+        again = venv.reset()
+        for agent in venv.agents:
+            np.testing.assert_array_equal(first[agent]["observation"], again[agent]["observation"])
+
+
+class SetsActing(ToyEnv):
+    """The attribute exists only after a reset."""
+
+    def __init__(self):
+        box, actions = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+        super().__init__(dict.fromkeys("ab", box), dict.fromkeys("ab", actions), dict.fromkeys("ab", (3, "terminated")))
+
+    def reset(self, seed=None, options=None):
+        self.acting_agents = self.possible_agents[:1]
+        return super().reset(seed, options)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("make", [lambda: TurnBasedParallelEnv(TurnGame()), SetsActing], ids=["AEC", "own"])
+def test_turns_hidden_by_a_conversion_are_an_error(make, kind):
+    """SuperSuit's clip_reward converts a ParallelEnv twice; without acting_agents, all agents would act."""
+    with closing(make_joint_vec_env(lambda: clip_reward_v0(make()), 2, kind)) as venv:
+        with pytest.raises(EnvDataError, match="env copy 0, the acting_agents of the env inside are hidden by aec_to"):
+            venv.reset()
+
+
+def test_supersuit_around_the_aec_env_keeps_turns():
+    with closing(make_joint_vec_env(lambda: clip_reward_v0(connect_four_v3.env()), 2, "dummy")) as venv:
+        venv.reset()
+        assert venv.acting.tolist() == [[True, False]] * 2
 
 
 @pytest.mark.expensive

@@ -225,6 +225,7 @@ def test_wrappers_are_put_on_from_the_inside_outwards():
     [
         ("matrix_game_v0", "pettingzoo.utils.wrappers.OrderEnforcingWrapper", "it is for AEC environments, which"),
         ("matrix_game_v0", {"supersuit.resize_v1": {"x_size": 8, "y_size": 8}}, "env_wrapper supersuit.resize_v1: "),
+        ("matrix_game_v0", "supersuit.clip_actions_v0", "it is for Box actions, not Discrete(3) of agent 'agent_0'"),
         (
             "pettingzoo:classic/connect_four-v3",
             {"pettingzoo.utils.wrappers.MultiEpisodeParallelEnv": {"num_episodes": 2}},
