@@ -191,7 +191,7 @@ class OffPolicyModel(DistributedAlgorithm):
                 advice = (
                     "use MultiInputPolicy"
                     if isinstance(space, spaces.Dict)
-                    else "change the spaces by a wrapper, such as SuperSuit's flatten_v0, or choose another policy or other policy_kwargs"
+                    else "change the spaces by a wrapper, such as SuperSuit's flatten_v0, or choose other networks"
                 )
                 raise ValueError(
                     f"agent {agent!r}: its {part} on the observation space {one_line(space)} with actions in "
