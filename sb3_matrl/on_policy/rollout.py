@@ -76,6 +76,7 @@ class RolloutCollector:
             for actor in self.actors:
                 actor.store(n, step, ended, final_states)
         env.require_masks(self._masked_agents(acted))
+        env.warn_of_ignored_masks(self._agents_of(maskable=False))
         for actor in self.actors:
             actor.finish(position, acted)
         return replace(position, states=None), True
@@ -94,9 +95,13 @@ class RolloutCollector:
         """Agents whose learners know masks, of those that acted at any time: bool (..., n_agents)."""
         rows = acted.reshape(-1, len(self.env.agents))
         has_acted = {agent: bool(rows[:, column].any()) for column, agent in enumerate(self.env.agents)}
+        return [agent for agent in self._agents_of(maskable=True) if has_acted[agent]]
+
+    def _agents_of(self, maskable: bool) -> list[str]:
+        """Agents whose learners know masks, or do not know any."""
         members, learners = self.team.members, self.team.learners
-        masked = [agent for name in learners if is_maskable(learners[name].rollout_buffer) for agent in members[name]]
-        return [agent for agent in masked if has_acted[agent]]
+        chosen = [name for name in learners if is_maskable(learners[name].rollout_buffer) == maskable]
+        return [agent for name in chosen for agent in members[name]]
 
     def _joint_actions(self, position: Position, n: int) -> dict[str, np.ndarray]:
         """agent -> (num_envs, *action shape), in the env's order."""

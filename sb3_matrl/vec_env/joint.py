@@ -166,6 +166,14 @@ class JointVecEnv(VecEnv):
         """
         self._masks.require(agents, self.backend.one_mask and len(self.agents) > 1, warn)
 
+    def warn_of_ignored_masks(self, agents: Iterable[str]) -> None:
+        """
+        Warn of agents that have action masks now, but learners that ignore them, once for each.
+
+        :param agents: names of the agents whose learners ignore masks
+        """
+        self._masks.warn_of_ignored(agents, self.action_masks)
+
     @property
     def states(self) -> np.ndarray:
         """

@@ -258,6 +258,22 @@ class ActionMasks:
                 stacklevel=2,
             )
 
+    def warn_of_ignored(self, agents: Iterable[str], masks: Mapping[str, np.ndarray]) -> None:
+        """
+        Warn of agents that choose without looking at their masks, once for each.
+
+        :param agents: names of the agents
+        :param masks: agent -> bool (num_envs, mask size); masks that allow everything are no reason to warn
+        """
+        new = [agent for agent in agents if agent in masks and not masks[agent].all() and agent not in self._warned]
+        if new:
+            self._warned.update(new)
+            warnings.warn(
+                f"the learners of {', '.join(new)} ignore the env's action masks and choose illegal actions, too: "
+                "learner_class MaskablePPO knows them",
+                stacklevel=2,
+            )
+
     def read(
         self, observations: JointObservation, acting: np.ndarray, infos: Mapping[int, AgentInfos] | None, when: When
     ) -> dict[str, np.ndarray]:

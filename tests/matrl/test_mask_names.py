@@ -241,6 +241,21 @@ def test_agents_without_any_masks_are_named_in_one_warning() -> None:
     ]
 
 
+def test_learners_that_ignore_masks_are_named_in_one_warning() -> None:
+    class Free(in_infos("action_mask")):  # type: ignore[misc]
+        def mask(self, agent: str) -> np.ndarray:
+            return np.ones(4, dtype=bool)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(in_infos("action_mask"), {"a": PPO, "b": MaskablePPO}, n_steps=8, batch_size=16)
+        train(Free, PPO)
+    texts = [str(one.message) for one in caught if "mask" in str(one.message)]
+    assert texts == [
+        "the learners of a ignore the env's action masks and choose illegal actions, too: learner_class MaskablePPO knows them"
+    ]
+
+
 class Nim(AECEnv):
     """Take one or two of seven sticks in turn; sb3-contrib's method gives the mask of the player whose turn it is."""
 
