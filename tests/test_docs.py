@@ -279,7 +279,7 @@ def test_documented_logger_keys_are_those_of_a_training(run_folder: Path) -> Non
     documented = {row[0] for row in table_rows("logging.md", "Keys")}
     undocumented = {key for key in logged if not any(fnmatch(key, pattern) for pattern in documented)}
     unused = {pattern for pattern in documented if not any(fnmatch(key, pattern) for key in logged)}
-    assert (undocumented, unused) == (set(), {"eval/nash_conv"})  # which is logged for games with exact values only
+    assert (undocumented, unused) == (set(), set())
 
 
 def test_files_of_a_run_are_documented(run_folder: Path, off_policy_folders: dict[str, Path]) -> None:

@@ -17,6 +17,12 @@ from sb3_matrl.vec_env.joint import copy_seeds
 MAX_DEATHS = 3
 # Seconds between two looks at whether the training is to stop.
 _POLL_SECONDS = 0.2
+# What follows from a death.
+_REPEATED = " and repeats the iteration: the result stays the same"
+_NEW_EPISODES = (
+    "; the environment cannot save its state, so its copies begin new episodes, and the training is not the one that it would "
+    "have been"
+)
 # A worker's calls in the order in which it gets them; None launches it.
 _Calls = list[tuple[str, Sequence[Any]] | None]
 
@@ -40,7 +46,7 @@ class WorkerPool:
         #: Number of times that a worker was launched again.
         self.restarts = 0
         self._should_stop = should_stop
-        self._warned = False
+        self._told: set[str] = set()
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[ShardStart]:
         """
@@ -154,10 +160,7 @@ class WorkerPool:
             )
         self.restarts += 1
         state = self.states[worker]
-        if state is not None and state["env"] is None and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"rollout worker {worker} ({held}) died: {death}. It was started again; the environment cannot save its "
-                "state, so its copies begin new episodes, and the training is not the one that it would have been",
-                stacklevel=6,
-            )
+        outcome = _NEW_EPISODES if state is not None and state["env"] is None else _REPEATED
+        if outcome not in self._told:
+            self._told.add(outcome)
+            warnings.warn(f"rollout worker {worker} ({held}) died: {death}. It was started again{outcome}", stacklevel=6)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sb3_matrl.envs.core import CoreParallelEnv
-from sb3_matrl.envs.matrix_game_v0 import MatrixGameCore
+from sb3_matrl.games.one_shot_games import OneShotGame
 
 
 class MatrixGameTables:
@@ -17,24 +15,19 @@ class MatrixGameTables:
 
     Rounds are alike and nobody remembers, so that a best response is the best single action in every round.
 
-    :param game: rules of the game
+    :param agents: names of the n agents
+    :param game: the game
+    :param max_cycles: number of rounds of an episode
+    :param team_reward: whether every agent gets the sum of all payoffs
     """
 
-    def __init__(self, game: MatrixGameCore) -> None:
-        self.agents = list(game.possible_agents)
+    def __init__(self, agents: Sequence[str], game: OneShotGame, max_cycles: int = 1, team_reward: bool = False) -> None:
+        self.agents = list(agents)
         self.observations = {agent: np.ones((1, 1), dtype=np.float32) for agent in self.agents}
-        counts = game.options.game.n_actions
-        self.masks = {agent: np.ones((1, count), dtype=bool) for agent, count in zip(self.agents, counts, strict=True)}
-        self._options = game.options
-
-    @classmethod
-    def of(cls, env: Any) -> MatrixGameTables | None:
-        """
-        :param env: a ParallelEnv
-        :return: the game that it plays; ``None`` if it is no normal-form game, or has wrappers
-        """
-        core = env.make_core(1) if isinstance(env, CoreParallelEnv) else None
-        return cls(core) if isinstance(core, MatrixGameCore) else None
+        self.masks = {agent: np.ones((1, count), dtype=bool) for agent, count in zip(self.agents, game.n_actions, strict=True)}
+        self._game = game
+        self._max_cycles = max_cycles
+        self._team_reward = team_reward
 
     def values(self, policies: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -44,16 +37,15 @@ class MatrixGameTables:
         :return: expected returns (n,), and those of best responses to the others' policies (n,)
         """
         strategies = [policies[agent][0] for agent in self.agents]
-        actions = [self._action_values(strategies, place) for place in range(len(strategies))]
+        actions = self._team_values(strategies) if self._team_reward else self._game.action_payoffs(strategies)
         values = np.array([of_actions @ own for of_actions, own in zip(actions, strategies, strict=True)])
         best = np.array([of_actions.max() for of_actions in actions])
-        return self._options.max_cycles * values, self._options.max_cycles * best
+        return self._max_cycles * values, self._max_cycles * best
 
-    def _action_values(self, strategies: list[np.ndarray], place: int) -> np.ndarray:
-        """Expected reward of each action of one agent against the strategies of the others, (A_i,)."""
-        game = self._options.game
-        if not self._options.team_reward:
-            return np.asarray(game.action_payoffs(strategies)[place])
-        count = len(strategies[place])
-        fixed = [[*strategies[:place], np.eye(count)[action], *strategies[place + 1 :]] for action in range(count)]
-        return np.array([game.expected_payoffs(one).sum() for one in fixed])
+    def _team_values(self, strategies: list[np.ndarray]) -> list[np.ndarray]:
+        """Expected sum of all payoffs for each action of each agent against the strategies of the others, n times (A_i,)."""
+        values = []
+        for place, own in enumerate(strategies):
+            fixed = [[*strategies[:place], action, *strategies[place + 1 :]] for action in np.eye(len(own))]
+            values.append(np.array([self._game.expected_payoffs(one).sum() for one in fixed]))
+        return values

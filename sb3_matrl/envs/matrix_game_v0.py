@@ -28,6 +28,7 @@ from pettingzoo import AECEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
 from sb3_matrl.envs.core import BatchedCore, CoreParallelEnv, CoreStep, discrete_actions
+from sb3_matrl.envs.matrix_game_tables import MatrixGameTables
 from sb3_matrl.envs.option_checks import check_flag, check_integer
 from sb3_matrl.envs.random_streams import SeededCore
 from sb3_matrl.games.named_games import named_payoffs
@@ -39,6 +40,7 @@ from sb3_matrl.games.payoff_arrays import check_payoffs
 __all__ = [
     "MatrixGameCore",
     "MatrixGameOptions",
+    "MatrixGameParallelEnv",
     "RandomMatrixGameCore",
     "check_payoffs",
     "env",
@@ -221,6 +223,34 @@ class RandomMatrixGameCore(SeededCore, MatrixGameCore):
         return np.asarray(game.payoffs(actions) + np.where(coins < 0.5, 1.0, -1.0) * game.spreads(actions))
 
 
+class MatrixGameParallelEnv(CoreParallelEnv):
+    """
+    PettingZoo view of a matrix game, which knows its whole game.
+
+    :param core: core with one copy
+    :param render_mode: ``"ansi"`` or ``None``
+    :raises ValueError: if the render mode is unknown
+    """
+
+    _core: MatrixGameCore
+
+    def __init__(self, core: MatrixGameCore, render_mode: str | None = None) -> None:
+        super().__init__(core, render_mode)
+
+    def exact_game(self, max_histories: int) -> MatrixGameTables:
+        """
+        The game, in which policies are evaluated exactly.
+
+        :param max_histories: largest number of joint actions of a game that is given by a table
+        :raises ValueError: if the table has more
+        """
+        options = self._core.options
+        game = options.game
+        if isinstance(game, TableGame) and game.table[0].size > max_histories:
+            raise ValueError(f"the game has {game.table[0].size} joint actions, more than max_histories={max_histories}")
+        return MatrixGameTables(self.possible_agents, game, options.max_cycles, options.team_reward)
+
+
 def parallel_env(
     game: str = "rps",
     payoffs: ArrayLike | None = None,
@@ -228,7 +258,7 @@ def parallel_env(
     render_mode: str | None = None,
     team_reward: bool = False,
     game_kwargs: Mapping[str, Any] | None = None,
-) -> CoreParallelEnv:
+) -> MatrixGameParallelEnv:
     """
     Make a normal-form game as a PettingZoo parallel environment; the module's docstring has the rules.
 
@@ -253,7 +283,7 @@ def parallel_env(
         played = TableGame(payoffs)
     options = MatrixGameOptions(payoffs=played, max_cycles=max_cycles, team_reward=team_reward)
     core = RandomMatrixGameCore if played.is_random else MatrixGameCore
-    return CoreParallelEnv(core(1, options), render_mode)
+    return MatrixGameParallelEnv(core(1, options), render_mode)
 
 
 def _checked_kwargs(game_kwargs: Any) -> dict[str, Any]:

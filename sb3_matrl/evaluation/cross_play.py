@@ -50,7 +50,7 @@ def cross_play(
     :param design: ``"full"``: all K^n combinations of K players in n roles; ``"sampled"``: random ones, in which every player
         plays every role equally often; ``"auto"``: full up to 1000 combinations
     :param interval_width: games are added until no 95 % interval of a mean return is wider than this; ``None``: ``n_games``
-    :param max_games: largest number of games in place of ``n_games``
+    :param max_games: largest number of games in place of ``n_games``; counts with ``interval_width`` only
     :param env_kwargs: keyword arguments of the env's factory
     :param device: device of the networks of models that are loaded
     :param max_episode_steps: steps after which a game is cut, see :func:`~sb3_matrl.evaluation.evaluate_policy`

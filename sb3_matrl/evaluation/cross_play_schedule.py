@@ -52,7 +52,7 @@ class Schedule:
         ``MAX_PROFILES`` profiles
     :param copies: games of a cell, which are played at once; ``None`` divides ``n_games`` evenly
     :param interval_width: batches are added until no 95 % interval of a mean is wider than this; ``None``: ``n_games`` only
-    :param max_games: largest number of games in place of ``n_games``
+    :param max_games: largest number of games in place of ``n_games``; counts with ``interval_width`` only
     :raises ValueError: if an argument is out of range
     """
 
@@ -74,7 +74,7 @@ class Schedule:
             raise ValueError(f"n_games must be at least 2, which intervals need, got {self.n_games}")
         if self.interval_width is not None and not self.interval_width > 0.0:
             raise ValueError(f"interval_width must be positive, got {self.interval_width}")
-        if self.max_games < self.n_games:
+        if self.interval_width is not None and self.max_games < self.n_games:
             raise ValueError(f"max_games must be at least n_games, got {self.max_games} and {self.n_games}")
 
     @property

@@ -45,7 +45,8 @@ class MultiAgentEvalCallback(EventCallback):
     Logged: ``eval/mean_reward`` (team return, sampled), ``eval/mean_reward_greedy``, ``eval/mean_ep_length``,
     ``eval/mean_ep_length_greedy`` and ``eval/<agent>/mean_reward`` (sampled); where the agents' returns have a constant sum
     also ``eval/<agent>/win_rate`` (sampled); ``eval/cut_episodes`` if episodes had no end;
-    ``eval/nash_conv``, exact, in small games whose environment knows them, such as ``openspiel:kuhn_poker``.
+    ``eval/nash_conv``, exact, in games whose environment knows them: ``matrix_game_v0``, and small ones such as
+    ``openspiel:kuhn_poker``.
 
     ``evaluations.npz`` holds, for m evaluations of k episodes with n agents: ``timesteps`` (m,), ``results`` and
     ``results_greedy`` (m, k), ``ep_lengths`` and ``ep_lengths_greedy`` (m, k), ``agent_returns`` and

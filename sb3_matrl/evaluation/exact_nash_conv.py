@@ -80,7 +80,8 @@ def exact_nash_conv(
 
     :param model: a trained model, or any source of policies for :func:`~sb3_matrl.evaluation.policy_tables.policy_table`,
         such as ``{"player_0": ppo, "player_1": RandomPolicy}``
-    :param env: environment that knows its game (those of OpenSpiel): id, factory, environment, or ``JointVecEnv``
+    :param env: environment that knows its game (``matrix_game_v0``, those of OpenSpiel): id, factory, environment, or
+        ``JointVecEnv``
     :param env_kwargs: options of the environment, for an id or factory
     :param deterministic: evaluate the greedy policies instead of the sampled ones
     :param max_histories: largest number of histories of a game that is still traversed
@@ -96,7 +97,7 @@ def exact_nash_conv(
     if game is None:
         raise ValueError(
             f"{env} does not know its whole game: exact NashConv needs an unwrapped environment with a method exact_game(), "
-            "such as 'openspiel:kuhn_poker'; otherwise train best responses"
+            "such as 'matrix_game_v0' or 'openspiel:kuhn_poker'; otherwise train best responses"
         )
     return evaluate_exactly(model, game, deterministic)
 

@@ -170,6 +170,12 @@ def test_games_are_added_until_intervals_are_narrow(design):
     assert capped.n_games == 32
 
 
+def test_the_largest_number_of_games_limits_those_that_are_added_only():
+    assert Schedule(2, 2, n_games=20_000).n_games == 20_000
+    with pytest.raises(ValueError, match="max_games must be at least n_games, got 10000 and 20000"):
+        Schedule(2, 2, n_games=20_000, interval_width=0.1)
+
+
 # ---------------------------------------------------------------- players
 
 

@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_matrl import MATRL, VDN
-from sb3_matrl.evaluation import EvaluationResult, evaluate_policy
+from sb3_matrl.evaluation import EvaluationResult, evaluate_policy, exact_nash_conv
 from sb3_matrl.evaluation.eval_callback import MultiAgentEvalCallback
 from sb3_matrl.files.archive import read_archive
 from sb3_matrl.vec_env import make_joint_vec_env
@@ -322,7 +322,8 @@ def test_competing_agents_are_told_apart(capsys):
         f"{agent} {mean:.2f} (greedy {greedy.agent_means[agent]:.2f}), won {sampled.win_rates[agent]:.0%}"
         for agent, mean in sampled.agent_means.items()
     )
-    assert capsys.readouterr().out == f"Eval num_timesteps=40, episode_reward of {', '.join(agents)}\n"
+    exact = f"NashConv {exact_nash_conv(model, 'matrix_game_v0').nash_conv:.3f}"
+    assert capsys.readouterr().out == f"Eval num_timesteps=40, episode_reward of {', '.join(agents)}; {exact}\n"
     (row,) = (row for _, row in rows.rows if "eval/mean_reward" in row)
     assert row["eval/agent_1/win_rate"] == np.mean(sampled.agent_returns[:, 1] > 0)
 

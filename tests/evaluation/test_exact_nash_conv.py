@@ -13,6 +13,7 @@ from sb3_matrl.envs import make
 from sb3_matrl.evaluation import MultiAgentEvalCallback, Player, RandomPolicy, exact_nash_conv
 from sb3_matrl.evaluation.exact_nash_conv import exact_game
 from sb3_matrl.evaluation.policy_tables import UnreadablePolicy
+from sb3_matrl.games.one_shot_games import random_general_sum
 from sb3_matrl.vec_env import make_joint_vec_env
 
 KUHN, LEDUC, LIARS = "openspiel:kuhn_poker", "openspiel:leduc_poker", "openspiel:liars_dice(dice_sides=2)"
@@ -106,6 +107,20 @@ def test_training_in_kuhn_poker_resumes_bit_for_bit(tmp_path: Any) -> None:
     assert exact_nash_conv(whole, KUHN).nash_conv == exact_nash_conv(resumed, KUHN).nash_conv
 
 
+def test_matrix_games_know_their_payoffs() -> None:
+    options = {"game": "random_general_sum", "game_kwargs": {"n_agents": 3, "n_actions": 4, "seed": 7}}
+    payoffs = random_general_sum(3, 4, 7).table
+    against = [payoffs[i].mean(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]  # of each action, uniform play
+    gains = [values.max() - values.mean() for values in against]
+    assert exact_nash_conv(RandomPolicy, "matrix_game_v0", options).gains == pytest.approx(gains)
+    copies = make_joint_vec_env("matrix_game_v0", 2, env_kwargs=options)
+    assert exact_nash_conv(RandomPolicy, copies).gains == pytest.approx(gains)
+    with pytest.raises(ValueError, match="64 joint actions, more than max_histories=63"):
+        exact_nash_conv(RandomPolicy, "matrix_game_v0", options, max_histories=63)
+    many = {"game": "congestion", "game_kwargs": {"n_agents": 16, "n_resources": 16}}  # needs no table
+    assert exact_nash_conv(RandomPolicy, "matrix_game_v0", many).nash_conv == pytest.approx(0.0)
+
+
 def evaluation(env: str, folder: Any, **arguments: Any) -> MultiAgentEvalCallback:
     vec_env = make_joint_vec_env(env, 2, seed=1)
     return MultiAgentEvalCallback(vec_env, n_eval_episodes=2, eval_freq=64, log_path=folder, **{"verbose": 0, **arguments})
@@ -124,6 +139,13 @@ def test_evaluations_in_training_log_nash_conv_and_continue_after_a_stop(tmp_pat
     assert resumed.nash_conv.values == callback.nash_conv.values
     resumed.set_state({name: value for name, value in callback.state().items() if name != "nash_conv"})
     assert np.isnan(resumed.nash_conv.values).tolist() == [True] * 3
+
+
+def test_evaluations_of_matrix_games_log_nash_conv(tmp_path: Any) -> None:
+    trained = MATRL("MlpPolicy", "matrix_game_v0", **SMALL)
+    callback = evaluation("matrix_game_v0", tmp_path)
+    trained.learn(64, callback)
+    assert callback.nash_conv.values == [exact_nash_conv(trained, "matrix_game_v0").nash_conv]
 
 
 @pytest.mark.e2e

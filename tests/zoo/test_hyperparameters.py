@@ -285,6 +285,20 @@ def test_values_below_an_algorithms_name_are_for_this_algorithm(tmp_path):
         load_hyperparameters(path, "ippo", "e")
 
 
+def test_environments_without_an_entry_have_that_of_their_family(tmp_path):
+    path = tmp_path / "own.yml"
+    path.write_text("openspiel: {gamma: 0.5}\n'openspiel:go': {gamma: 0.6}\ndefault: {gamma: 0.7}")
+    ids = ("openspiel:chess", "openspiel:go", "switch_v0", "worlds:openspiel")
+    assert [load_hyperparameters(path, "ippo", env_id)["gamma"] for env_id in ids] == [0.5, 0.6, 0.7, 0.7]
+
+
+@pytest.mark.parametrize("algorithm", ["matrl", "matrl-no-br", "matrl-optimistic", "il-la", "ippo", "mappo"])
+def test_the_games_of_openspiel_are_trained_with_masks(algorithm):
+    of_game = load_hyperparameters(find_conf_file(algorithm, None), algorithm, "openspiel:tic_tac_toe").as_mapping()
+    default = load_hyperparameters(find_conf_file(algorithm, None), algorithm, "own:Game").as_mapping()
+    assert of_game == {**default, "learner_class": "MaskablePPO"}
+
+
 def test_paper_file_is_found_by_its_name():
     path = find_conf_file("matrl", "paper")
     assert path == HYPERPARAMS_FOLDER / "paper.yml"
