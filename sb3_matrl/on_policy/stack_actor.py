@@ -16,6 +16,7 @@ from sb3_matrl.on_policy.buffers import is_maskable
 from sb3_matrl.on_policy.critic_states import CriticStates
 from sb3_matrl.on_policy.joint_updates import LearnerStack
 from sb3_matrl.stacked.passes import Passes
+from sb3_matrl.stacked.perceptrons import features_of
 from sb3_matrl.vec_env import JointStep, JointVecEnv
 
 
@@ -101,8 +102,7 @@ class StackActor:
         if self._plain[i]:
             features = th.from_numpy(rows.reshape(len(rows), -1))
         else:
-            policy = self.learners[i].policy
-            features = policy.extract_features(observation_tensor(self.learners[i], rows), policy.features_extractor)
+            features = features_of(self.learners[i].policy, observation_tensor(self.learners[i], rows))
         out[:, : features.shape[1]] = features
 
     def _states_of(self, name: str, states: np.ndarray | None) -> np.ndarray:
