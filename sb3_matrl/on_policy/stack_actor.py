@@ -11,7 +11,14 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_matrl.common.agents import Position, Team
-from sb3_matrl.on_policy.actors import action_masks, bad_output, normalized_rewards, observation_tensor, to_env_actions
+from sb3_matrl.on_policy.actors import (
+    action_masks,
+    bad_output,
+    channels_first,
+    normalized_rewards,
+    observation_tensor,
+    to_env_actions,
+)
 from sb3_matrl.on_policy.buffers import is_maskable
 from sb3_matrl.on_policy.critic_states import CriticStates
 from sb3_matrl.on_policy.joint_updates import LearnerStack
@@ -82,7 +89,7 @@ class StackActor:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
         self._starts[n], self._alive[n] = position.episode_starts, self.env.alive
         for i, name in enumerate(self.stack.names):
-            rows = self.team.normalized_rows(name, position.observations)
+            rows = channels_first(self.learners[i], self.team.normalized_rows(name, position.observations))
             buffer = self.buffers[i]
             buffer.observations[n] = rows.reshape(buffer.observations.shape[1:])
             self._write_features(self._features[i], i, rows)
