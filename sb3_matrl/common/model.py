@@ -92,7 +92,7 @@ class MultiAgentModel(ActingModel):
         :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
             loaded, or none
         """
-        if isinstance(load_path_or_dict, (str, Path)):
+        if not isinstance(load_path_or_dict, Mapping):
             saved = read_model(load_path_or_dict)
             with blame_file(load_path_or_dict, Exception), all_or_nothing(self):
                 self.set_parameters(saved.parameters, exact_match, device)

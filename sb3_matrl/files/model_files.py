@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +67,13 @@ class SavedModel:
 
 
 def zip_path(path: str | Path) -> Path:
-    """The path with ``.zip`` where it has no suffix, as in SB3."""
+    """
+    The path with ``.zip`` where it has no suffix, as in SB3.
+
+    :raises TypeError: for anything but a path, such as an open file, which SB3 takes
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"files are read and written by their path, not as {type(path).__name__}: give a str or a Path")
     path = Path(path)
     return path if path.suffix else path.with_suffix(".zip")
 

@@ -410,7 +410,7 @@ class OffPolicyModel(DistributedAlgorithm):
         :raises ValueError: if learners are missing or unknown, or a file's parameters do not fit; those of a file are all
             loaded, or none
         """
-        if isinstance(load_path_or_dict, (str, Path)):
+        if not isinstance(load_path_or_dict, Mapping):
             super().set_parameters(load_path_or_dict, exact_match, device)
             return
         check_learners(load_path_or_dict, self.parts, exact_match)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_matrl import MATRL, load_model
 from sb3_matrl.files.archive import read_archive, write_archive
 from sb3_matrl.files.model_files import SavedModel, read_model, restore_arguments, write_model, zip_path
 
@@ -48,6 +50,12 @@ def test_everything_comes_back_in_order(tmp_path: Path) -> None:
 def test_suffix_is_added_only_where_there_is_none() -> None:
     assert zip_path("a/model") == Path("a/model.zip")
     assert zip_path("a/model.bin") == Path("a/model.bin")
+
+
+@pytest.mark.parametrize("use", [read_model, lambda file: write_model(file, SAVED), MATRL.load, load_model])
+def test_an_open_file_is_refused_with_what_to_give(use: Any) -> None:
+    with pytest.raises(TypeError, match="by their path, not as BytesIO: give a str or a Path"):
+        use(io.BytesIO())
 
 
 @pytest.mark.parametrize("lost", ["agents", "arguments", "counters", "generators"])
