@@ -285,10 +285,18 @@ class JointReplayBuffer:
         observations = self.moments.blocks.by_agent([self._tensor(array) for array in rows.arrays])
         for agent, key in self._images:
             if key is None:
-                observations[agent] = _channels_first(observations[agent])
+                observations[agent] = self._channels_first(observations[agent])
             else:
-                observations[agent][key] = _channels_first(observations[agent][key])
+                observations[agent][key] = self._channels_first(observations[agent][key])
         return observations
+
+    def _channels_first(self, images: th.Tensor) -> th.Tensor:
+        """
+        Images with their channels first. Those of a single agent lie in memory as in SB3, which decides about the last bit of
+        a convolution; the layout of teams is faster.
+        """
+        first = images.permute(0, 3, 1, 2)
+        return first.contiguous() if len(self.agents) == 1 else first
 
 
 def check_replay_memory(
@@ -337,7 +345,3 @@ def _image_places(observation_spaces: Mapping[str, spaces.Space[Any]]) -> list[t
             if is_image_space(entry) and not is_image_space_channels_first(entry)  # type: ignore[arg-type]
         ]
     return places
-
-
-def _channels_first(images: th.Tensor) -> th.Tensor:
-    return images.permute(0, 3, 1, 2)

@@ -161,7 +161,7 @@ class LearnerActor:
             values = values * th.as_tensor(alive, device=values.device).reshape(-1, *[1] * (values.dim() - 1))
             rewards[~alive] = 0.0
         learner.rollout_buffer.add(
-            _transposed(learner, decision.observation),
+            channels_first(learner, decision.observation),
             decision.actions,
             rewards,
             decision.starts,
@@ -291,7 +291,7 @@ def observation_tensor(learner: Any, observation: Any) -> PyTorchObs:
     :param learner: on-policy learner
     :param observation: (n_columns, ...), images with their channels first or last
     """
-    return obs_as_tensor(_transposed(learner, observation), learner.device)
+    return obs_as_tensor(channels_first(learner, observation), learner.device)
 
 
 def with_states(learner: Any, observation: PyTorchObs, critic_states: np.ndarray | None) -> Any:
@@ -307,8 +307,13 @@ def with_states(learner: Any, observation: PyTorchObs, critic_states: np.ndarray
     return ObservationAndState(observation, th.as_tensor(critic_states, device=learner.device))
 
 
-def _transposed(learner: Any, observation: Any) -> Any:
-    """Images with their channels first, as the policy expects them; everything else as it is."""
+def channels_first(learner: Any, observation: Any) -> Any:
+    """
+    Images with their channels first, as the policy expects them; everything else as it is.
+
+    :param learner: on-policy learner
+    :param observation: (n_columns, ...), or a dict of such
+    """
     space = learner.observation_space
     if isinstance(space, spaces.Dict):
         return {key: maybe_transpose(value, space[key]) for key, value in observation.items()}
@@ -319,7 +324,7 @@ def _value_at(learner: Any, observation: Any, critic_states: np.ndarray | None, 
     """Value of one column's final observation, with its current recurrent state."""
     one = {key: value[column] for key, value in observation.items()} if isinstance(observation, dict) else observation[column]
     # As SB3 does: the layout of an image in memory decides about the last bit of a convolution.
-    tensor = learner.policy.obs_to_tensor(_transposed(learner, one))[0]
+    tensor = learner.policy.obs_to_tensor(channels_first(learner, one))[0]
     tensor = with_states(learner, tensor, None if critic_states is None else critic_states[column : column + 1])
     if not is_recurrent(learner.rollout_buffer):
         return _values(learner, tensor)

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from sb3_contrib.common.maskable.buffers import (
     MaskableDictRolloutBuffer,
     MaskableDictRolloutBufferSamples,
@@ -113,6 +114,8 @@ class MaskedRolloutMixin:
             if isinstance(images, ImageRows):
                 images.clear()
         super().reset()  # type: ignore[misc]
+        if is_recurrent(self) and isinstance(self.action_space, spaces.MultiBinary):
+            self.actions = self.actions.astype(np.float32)  # losses need it; SB3's own buffers turn actions into it
         if self.planes is not None:
             self._use_planes()
         self._copies: dict[str, Any] = {}

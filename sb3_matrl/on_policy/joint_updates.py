@@ -24,7 +24,7 @@ from sb3_matrl.stacked.lockstep import StepRecord, StepSettings
 from sb3_matrl.stacked.minibatches import Columns, Epoch, StackedBatch
 from sb3_matrl.stacked.native_kernel import native_stack_obstacle
 from sb3_matrl.stacked.passes import Passes
-from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, obstacle
+from sb3_matrl.stacked.perceptrons import Perceptron, describe_perceptron, features_of, obstacle
 from sb3_matrl.stacked.storage import Stack
 from sb3_matrl.utils.distributions import ActionDistribution
 from sb3_matrl.utils.suggest import unknown
@@ -105,8 +105,7 @@ class LearnerStack:
             len(batches), len(batches[0].mask), self.stack.n_inputs, dtype=self.stack.dtype, device=self.stack.device
         )
         for row, learner, batch in zip(out, self.learners, batches, strict=True):
-            policy: Any = learner.policy
-            features = policy.extract_features(batch.observations, policy.features_extractor)
+            features = features_of(learner.policy, batch.observations)
             row[:, : features.shape[1]] = features
         return out
 

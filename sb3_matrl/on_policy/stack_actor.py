@@ -11,11 +11,19 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_matrl.common.agents import Position, Team
-from sb3_matrl.on_policy.actors import action_masks, bad_output, normalized_rewards, observation_tensor, to_env_actions
+from sb3_matrl.on_policy.actors import (
+    action_masks,
+    bad_output,
+    channels_first,
+    normalized_rewards,
+    observation_tensor,
+    to_env_actions,
+)
 from sb3_matrl.on_policy.buffers import is_maskable
 from sb3_matrl.on_policy.critic_states import CriticStates
 from sb3_matrl.on_policy.joint_updates import LearnerStack
 from sb3_matrl.stacked.passes import Passes
+from sb3_matrl.stacked.perceptrons import features_of
 from sb3_matrl.vec_env import JointStep, JointVecEnv
 
 
@@ -81,7 +89,7 @@ class StackActor:
         """See :class:`~sb3_matrl.on_policy.actors.Actor`."""
         self._starts[n], self._alive[n] = position.episode_starts, self.env.alive
         for i, name in enumerate(self.stack.names):
-            rows = self.team.normalized_rows(name, position.observations)
+            rows = channels_first(self.learners[i], self.team.normalized_rows(name, position.observations))
             buffer = self.buffers[i]
             buffer.observations[n] = rows.reshape(buffer.observations.shape[1:])
             self._write_features(self._features[i], i, rows)
@@ -101,8 +109,7 @@ class StackActor:
         if self._plain[i]:
             features = th.from_numpy(rows.reshape(len(rows), -1))
         else:
-            policy = self.learners[i].policy
-            features = policy.extract_features(observation_tensor(self.learners[i], rows), policy.features_extractor)
+            features = features_of(self.learners[i].policy, observation_tensor(self.learners[i], rows))
         out[:, : features.shape[1]] = features
 
     def _states_of(self, name: str, states: np.ndarray | None) -> np.ndarray:

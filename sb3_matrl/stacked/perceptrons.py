@@ -13,6 +13,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
@@ -150,6 +151,19 @@ def describe_perceptron(policy: Any) -> Perceptron:
         discrete=not isinstance(space, spaces.Box),
         dtype=policy.action_net.weight.dtype,
     )
+
+
+def features_of(policy: Any, observations: Any) -> th.Tensor:
+    """
+    Features of actor and critic, which are the same: the extractors of a policy that can be stacked only flatten.
+
+    :param policy: policy that can be stacked
+    :param observations: (B, ...), as the policy takes them
+    :return: (B, n_features)
+    """
+    prepared = preprocess_obs(observations, policy.observation_space, normalize_images=policy.normalize_images)
+    features: th.Tensor = policy.features_extractor(prepared)
+    return features
 
 
 _NAMES: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}

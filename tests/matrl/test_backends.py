@@ -169,6 +169,15 @@ def test_state_dependent_exploration_is_left_to_sb3() -> None:
     model.learn(60)
 
 
+def test_extractors_that_are_not_shared_and_only_flatten_change_nothing(backend: str) -> None:
+    shared, own = (
+        build(backend=backend, policy_kwargs={"net_arch": [8], "share_features_extractor": flag}).learn(60)
+        for flag in (True, False)
+    )
+    assert len(own.coordinator.joint.stacks) == len(shared.coordinator.joint.stacks)
+    assert all(map(th.equal, parameters(own), parameters(shared)))
+
+
 def test_learners_with_many_more_features_form_a_stack_of_their_own() -> None:
     sizes = {"a": 3, "b": 40, "c": 5, "d": 50}
     worlds = ({name: box(size) for name, size in sizes.items()}, dict.fromkeys(sizes, spaces.Discrete(2)))

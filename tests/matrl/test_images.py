@@ -149,3 +149,17 @@ def test_large_images_take_at_most_a_fifth_more_memory_than_in_sb3(aggregation: 
         return int(done.stdout.splitlines()[-1])
 
     assert peak(aggregation) <= 1.2 * peak("sb3")
+
+
+@pytest.mark.parametrize("view", ["channels last", "channels first"])
+def test_a_stack_stores_the_pictures_that_it_acted_on(view: str) -> None:
+    model = MATRL("MlpPolicy", lambda: Joint(Film(VIEWS[view])), n_steps=8, n_envs=2, backend="torch", seed=0, device="cpu")
+    model.learn(0)
+    assert model.joint.stacks and model.collect_rollouts(model._init_callback(None))
+    learner = model.learners["viewer"]
+    buffer = learner.rollout_buffer
+    flat = [th.as_tensor(rows.reshape(16, *rows.shape[2:])) for rows in (buffer.observations, buffer.actions)]
+    with th.no_grad():
+        values, log_probs, _ = learner.policy.evaluate_actions(flat[0], flat[1].flatten())
+    np.testing.assert_allclose(buffer.log_probs.flatten(), log_probs, atol=1e-5)
+    np.testing.assert_allclose(buffer.values.flatten(), values.flatten(), atol=1e-5)

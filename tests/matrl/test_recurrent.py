@@ -285,6 +285,15 @@ def test_collection_does_not_depend_on_the_length_of_rollouts() -> None:
         np.testing.assert_array_equal(whole, halves)
 
 
+@pytest.mark.parametrize("backend", ["sb3", "torch"])
+def test_vectors_of_binary_choices_can_be_learned(backend: str) -> None:
+    worlds = (dict.fromkeys("ab", spaces.Box(-1, 1, (2,))), dict.fromkeys("ab", spaces.MultiBinary(3)))
+    model = model_of(lambda: toys.ToyEnv(*worlds, dict.fromkeys("ab", (4, "truncated"))), backend=backend)
+    before = [value.clone() for value in model.agents["a"].policy.parameters()]
+    model.learn(N_STEPS * N_ENVS)
+    assert not all(map(th.equal, before, model.agents["a"].policy.parameters()))
+
+
 # ---------------------------------------------------------------- on a GPU
 
 

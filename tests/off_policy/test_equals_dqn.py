@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_matrl.off_policy.iql import IQL
 from sb3_matrl.off_policy.vdn import VDN
 from tests.cartpole import CartPoleParallelEnv
+from tests.matrl.test_images import VIEWS, Film, Joint, Single
 
 SETTINGS = {
     "learning_rate": 1e-3,
@@ -82,3 +84,21 @@ def test_a_second_training_is_dqns(reset):
     # One after the other, because both draw from the global generators.
     model = ours(IQL, 12).learn(200).learn(100, reset_num_timesteps=reset)
     assert_equal(model, dqn(12).learn(200).learn(100, reset_num_timesteps=reset))
+
+
+@pytest.mark.cases(quick=["channels last"], rest="expensive")
+@pytest.mark.parametrize("view", VIEWS)
+def test_images_of_one_agent_are_learned_as_by_dqn_to_the_last_bit(view):
+    policy = "MultiInputPolicy" if view == "Dict" else "CnnPolicy"
+    settings = {**SETTINGS, "learning_starts": 10, "policy_kwargs": {"net_arch": [8]}}
+    model = IQL(policy, lambda: Joint(Film(VIEWS[view])), double_q=False, **settings)
+    seeds = list(model.env._seeds)
+    model.learn(24)
+    env = DummyVecEnv([lambda: Single(Film(VIEWS[view]))])
+    reference = DQN(policy, env, **settings)
+    env._seeds = seeds
+    reference.learn(24)
+    for (name, tensor), other in zip(
+        model.parts["viewer"]["policy"].state_dict().items(), reference.policy.state_dict().values(), strict=True
+    ):
+        assert th.equal(tensor, other), name

@@ -52,6 +52,12 @@ def test_nested_parameters_of_a_sweep_arrive_as_mappings():
     assert options.env_kwargs == {"n_agents": 2}
 
 
+def test_what_the_algorithm_fixes_is_said_to_be_fixed():
+    options = parse_options(["--algo=matrl", "--best-response=False"])
+    with pytest.raises(ValueError, match="'best_response' is fixed by the algorithm 'matrl'"):
+        read_hyperparameters(options)
+
+
 def test_flags_of_a_sweep_arrive():
     words = agent_words(
         {

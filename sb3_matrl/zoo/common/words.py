@@ -50,13 +50,15 @@ def _normalise_word(word: str, parser: StrictParser) -> Sequence[str]:
 
 def _hyper_parameter(word: str, parser: StrictParser) -> Sequence[str]:
     # The names come from the constructors, whose import takes seconds: mistakes in flags are reported before.
+    from sb3_matrl.common.registry import installed_algorithms
     from sb3_matrl.zoo.common.hyperparameters import schema_fields
 
     name, equals, value = word.partition("=")
     head, dot, rest = name.partition(".")
     field = head[2:].replace("-", "_")
     known = schema_fields()
-    if field in known:
+    # What an algorithm fixes is no hyper-parameter, and the error that says so names the algorithm.
+    if field in known or any(field in spec.fixed for spec in installed_algorithms()):
         return (f"--hyperparams={field}{dot}{rest}:{_required(name, equals, value)}",)
     if equals:
         raise parser.unknown_flag(name, [f"--{one}" for one in known])
