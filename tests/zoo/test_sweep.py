@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -175,7 +176,10 @@ def test_other_sweep_of_the_same_name_is_refused(tmp_path, copied, capsys):
     with pytest.raises(SystemExit) as stop:
         search(tmp_path, "--n-trials", "2", "-n", "400")
     assert stop.value.code == 2
-    assert "has other command; choose another --study-name" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.search(
+        r"has other command \(--n_timesteps=\d+ there, --n_timesteps=400 here\); choose another --study-name", error
+    )
 
 
 def test_folder_of_another_study_is_not_overwritten(tmp_path, copied, capsys):

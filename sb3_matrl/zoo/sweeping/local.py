@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -97,12 +98,13 @@ class LocalSweep:
 
     def run_beside(self) -> int:
         """
-        Run trials beside the process that :meth:`run` is called in.
+        Run trials beside the process that :meth:`run` is called in, while that lives.
 
         :return: exit code: 0, or 130 or 143 after Ctrl-C or SIGTERM
         """
+        parent = os.getppid()
         try:
-            run_trials(self.study, self._objective, self.n_trials, self._turn)
+            run_trials(self.study, self._objective, self.n_trials, self._turn, abandoned=lambda: os.getppid() != parent)
         except KeyboardInterrupt as error:
             return exit_code(error)
         return 0
