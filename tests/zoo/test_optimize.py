@@ -210,6 +210,15 @@ def test_another_process_runs_trials_of_the_study(tmp_path: Path) -> None:
     assert draws[0] != draws[1]
 
 
+@pytest.mark.parametrize(("n_jobs", "useful"), [(1000, 3), (2, 2)])
+def test_no_more_processes_are_started_than_trials_are_left(tmp_path: Path, n_jobs: int, useful: int) -> None:
+    given = [*SMALL, *QUICK, "--optimize", "--sweep", space_file(tmp_path), "-f", str(tmp_path / "logs")]
+    options, config, first = checked_search([*given, "--n-trials", "4", "--n-jobs", str(n_jobs)])
+    sweep = LocalSweep(options, config, first)
+    sweep.study.add_trial(optuna.trial.create_trial(value=0.0))
+    assert sweep._useful_jobs().n_jobs == useful
+
+
 def test_no_trial_is_started_by_a_process_whose_parent_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options, config, first = checked_search(
         [*SMALL, *QUICK, "--optimize", "--sweep", space_file(tmp_path), "-f", str(tmp_path / "logs"), "--n-trials", "3"]

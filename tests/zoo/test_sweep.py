@@ -388,3 +388,9 @@ def test_open_study_is_the_stored_one(tmp_path):
     config, storage = read_sweep(write_sweep(tmp_path)), f"sqlite:///{tmp_path / 'study.db'}"
     open_study(config, options(tmp_path), 2, storage).ask()
     assert len(open_study(config, options(tmp_path), 2, storage).trials) == 1
+
+
+@pytest.mark.parametrize("flag", ["--out", "--summary"])
+def test_folder_in_place_of_a_file_is_told_before_the_first_trial(tmp_path, flag):
+    with pytest.raises(ValueError, match=f"{flag} .* is a folder; give a file"):
+        parse_options(["matrl_checkers", flag, str(tmp_path)])
