@@ -48,7 +48,10 @@ def check_exists(place: Place, what: str) -> None:
     :raises FileNotFoundError: if there is no such file
     """
     if isinstance(place, Path) and not place.is_file():
-        raise FileNotFoundError(f"no {what} at {place}")
+        folder = place.with_suffix("")
+        files = sorted(folder.glob("*.zip")) if folder.is_dir() else []
+        inside = f", but {folder} is a folder with {', '.join(file.name for file in files)}" if files else ""
+        raise FileNotFoundError(f"no {what} at {place}{inside}")
 
 
 def size_of(place: Place) -> int:

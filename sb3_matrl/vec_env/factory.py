@@ -28,6 +28,8 @@ from sb3_matrl.vec_env.supersuit_backend import SuperSuitDummyBackend, SuperSuit
 
 _IN_PROCESS = {"dummy": DummyBackend, "supersuit": SuperSuitDummyBackend}
 _IN_WORKERS = {"subproc": SubprocBackend, "supersuit-subproc": SuperSuitSubprocBackend}
+# Longest time in seconds that a worker may have for a step; the system's timers end at 2**31 milliseconds.
+MAX_TIMEOUT = 2_000_000
 KINDS = ("auto", "batched", "dummy", "subproc", "supersuit", "supersuit-subproc")
 
 
@@ -92,8 +94,8 @@ def make_joint_vec_env(
 
 
 def _kind_with_timeout(kind: str, seconds: float) -> str:
-    if not seconds > 0:
-        raise ValueError(f"env_timeout must be a positive number of seconds, not {seconds!r}")
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise ValueError(f"env_timeout must be a positive number of seconds, at most {MAX_TIMEOUT:,}, not {seconds!r}")
     if kind != "auto" and kind not in _IN_WORKERS:
         raise ValueError(f"env_timeout needs vec_env='subproc', not {kind!r}: only worker processes can be ended")
     return "subproc" if kind == "auto" else kind

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sb3_matrl.zoo.common.cli import StrictParser, count, path, positive_count, seed, user_errors
@@ -87,6 +88,9 @@ def parse_options(words: Sequence[str]) -> SweepOptions:
             f"--seed {options.seed} lets trials train with the comparison's seeds 0 to {options.comparison_seeds - 1}; "
             f"give a --seed of at least {options.comparison_seeds}"
         )
+    for flag, file in (("--out", options.out), ("--summary", options.summary)):
+        if file is not None and Path(file).is_dir():
+            raise ValueError(f"{flag} {file} is a folder; give a file")
     if options.backend == "wandb" and options.n_jobs > 1:
         raise ValueError("--n-jobs is for --backend optuna or ray: for W&B's server start `wandb agent` several times")
     return options

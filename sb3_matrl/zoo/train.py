@@ -23,6 +23,7 @@ from sb3_matrl.zoo.common.cli import (
     device,
     environment,
     log_interval,
+    minutes,
     non_negative_count,
     path,
     positive_count,
@@ -171,7 +172,7 @@ def _add_output_flags(parser: StrictParser) -> None:
     add("--eval-episodes", type=positive_count, help="episodes per evaluation, sampled and greedy each")
     add("--n-eval-envs", type=positive_count, help="copies for evaluations; default: as in training, at most one per episode")
     add("--save-freq", type=count, help="steps between checkpoints; -1: not by steps")
-    add("--save-every-minutes", type=float, metavar="MINUTES", help="minutes between checkpoints; 0: not by the clock")
+    add("--save-every-minutes", type=minutes, metavar="MINUTES", help="minutes between checkpoints; 0: not by the clock")
     add("--keep-checkpoints", type=non_negative_count, metavar="K", help="number of latest checkpoints to keep; 0: all")
     snapshots = "number of evenly spaced models to keep beside the checkpoints, for crossplay; 0: none"
     add("--snapshots", type=non_negative_count, metavar="N", help=snapshots)

@@ -182,6 +182,13 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
         read_archive(tmp_path)
 
 
+def test_models_in_a_folder_are_named_where_the_folder_was_given(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best_model.zip").touch()
+    with pytest.raises(FileNotFoundError, match=r"no saved model at .*run\.zip, but .*run is a folder with best_model\.zip"):
+        read_archive(tmp_path / "run.zip")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip at all", b"PK\x03\x04" + bytes(50)])
 def test_what_is_no_zip_is_said_to_be_none(tmp_path, content):
     path = tmp_path / "model.zip"

@@ -117,6 +117,8 @@ def test_a_limit_that_is_kept_changes_nothing() -> None:
     [
         ({"env_timeout": 0}, "positive number of seconds"),
         ({"env_timeout": float("nan")}, "positive number of seconds"),
+        ({"env_timeout": float("inf")}, "positive number of seconds, at most 2,000,000, not inf"),
+        ({"env_timeout": 1e8}, "positive number of seconds, at most 2,000,000"),
         ({"env_timeout": 1, "vec_env": "dummy"}, "needs vec_env='subproc', not 'dummy'"),
         ({"env_timeout": 1, "vec_env": "batched"}, "needs vec_env='subproc', not 'batched'"),
     ],

@@ -333,7 +333,7 @@ def test_entry_of_the_environment_wins_over_default(tmp_path):
     [
         ("e: [1", "conf.yml is not valid YAML"),
         ("- e", "conf.yml must hold a mapping, not list"),
-        ("", "conf.yml must hold a mapping, not NoneType"),
+        ("", "conf.yml is empty, expected a mapping"),
         ("e: 3", "conf.yml, e: expected a mapping of hyper-parameters, got 3"),
         ("e: {n_steps: 3, n_steps: 4}", "key 'n_steps' is given twice"),
         ("f: {}", "conf.yml has no entry for 'e' and no entry 'default'; it has: f"),

@@ -67,6 +67,21 @@ def test_every_algorithm_has_parameters_to_search_that_it_has_and_uses(algorithm
     assert not any(name.startswith(unused.get(algorithm, ("-",))) for name in names)
 
 
+def test_hyper_parameters_of_the_command_line_are_not_searched() -> None:
+    words = [*SMALL, "--optimize", "-params", "n_steps:25", "batch_size:25", "policy_kwargs.activation_fn:relu"]
+    _, config, first = checked_search(words)
+    searched = {parameter.name for parameter in config.searched}
+    assert {"learning_rate", "policy_kwargs.net_arch"} <= searched and searched.isdisjoint({"n_steps", "batch_size"})
+    assert first.hyperparams["n_steps"] == first.hyperparams["batch_size"] == 25
+    assert "policy_kwargs.net_arch" not in search_source("matrl", None, [], ["policy_kwargs"])["parameters"]
+
+
+def test_nothing_left_to_search_is_an_error() -> None:
+    names = search_source("ippo", None, [])["parameters"]
+    with pytest.raises(ValueError, match="nothing is left to search"):
+        search_source("ippo", None, [], names)
+
+
 def test_words_of_the_search_are_told_from_those_of_the_training() -> None:
     words = shlex.split(
         "--algo ippo -optimize --n-trials 3 -params a:1 'b:[1, 2]' --eval-freq -1 --n_jobs=2 --learning_rate=0.1"
@@ -100,7 +115,10 @@ def test_trials_are_the_training_with_other_values(tmp_path: Path) -> None:
         (["--optimize", "--sampler", "tp"], "value 'tp' is unknown; did you mean 'tpe'"),
         (["--optimise"], "did you mean '--optimize'"),
         (["--optimize", "--sweep", "matrl_checker"], "did you mean 'matrl_checkers'"),
-        (["--optimize", *SMALL, "-params", "learning_rate:0.1"], "learning_rate is given twice"),
+        (
+            ["--optimize", *SMALL, "--sweep", "matrl_matrix_game", "-params", "learning_rate:0.1"],
+            "learning_rate is given twice",
+        ),
         (["--trial-id", "3"], "--trial-id needs --study-name"),
         (["--trial-id", "3", "--study-name", "x"], "there is no study x: .*study.db does not exist"),
         (["--resume", "x", "--trial-id", "3"], "--trial-id needs a new run"),
@@ -190,6 +208,30 @@ def test_another_process_runs_trials_of_the_study(tmp_path: Path) -> None:
     samplers = [make_sampler(config, replace(options, worker=worker), 0) for worker in (0, 1)]
     draws = [sampler._rng.rng.randint(2**31 - 1) for sampler in samplers]  # type: ignore[attr-defined]
     assert draws[0] != draws[1]
+
+
+@pytest.mark.parametrize(("n_jobs", "useful"), [(1000, 3), (2, 2)])
+def test_no_more_processes_are_started_than_trials_are_left(tmp_path: Path, n_jobs: int, useful: int) -> None:
+    given = [*SMALL, *QUICK, "--optimize", "--sweep", space_file(tmp_path), "-f", str(tmp_path / "logs")]
+    options, config, first = checked_search([*given, "--n-trials", "4", "--n-jobs", str(n_jobs)])
+    sweep = LocalSweep(options, config, first)
+    sweep.study.add_trial(optuna.trial.create_trial(value=0.0))
+    assert sweep._useful_jobs().n_jobs == useful
+
+
+def test_no_trial_is_started_by_a_process_whose_parent_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, config, first = checked_search(
+        [*SMALL, *QUICK, "--optimize", "--sweep", space_file(tmp_path), "-f", str(tmp_path / "logs"), "--n-trials", "3"]
+    )
+    sweep, parents = LocalSweep(options, config, first), iter([7, 7, 1])
+
+    def objective(self: LocalSweep, trial: optuna.Trial) -> float:
+        trial.set_user_attr("values", {})
+        return 0.0
+
+    monkeypatch.setattr(LocalSweep, "_objective", objective)
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    assert sweep.run_beside() == 0 and len(sweep.study.trials) == 1
 
 
 @pytest.mark.cases(e2e=["False"])

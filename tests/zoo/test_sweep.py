@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -175,7 +176,10 @@ def test_other_sweep_of_the_same_name_is_refused(tmp_path, copied, capsys):
     with pytest.raises(SystemExit) as stop:
         search(tmp_path, "--n-trials", "2", "-n", "400")
     assert stop.value.code == 2
-    assert "has other command; choose another --study-name" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.search(
+        r"has other command \(--n_timesteps=\d+ there, --n_timesteps=400 here\); choose another --study-name", error
+    )
 
 
 def test_folder_of_another_study_is_not_overwritten(tmp_path, copied, capsys):
@@ -384,3 +388,9 @@ def test_open_study_is_the_stored_one(tmp_path):
     config, storage = read_sweep(write_sweep(tmp_path)), f"sqlite:///{tmp_path / 'study.db'}"
     open_study(config, options(tmp_path), 2, storage).ask()
     assert len(open_study(config, options(tmp_path), 2, storage).trials) == 1
+
+
+@pytest.mark.parametrize("flag", ["--out", "--summary"])
+def test_folder_in_place_of_a_file_is_told_before_the_first_trial(tmp_path, flag):
+    with pytest.raises(ValueError, match=f"{flag} .* is a folder; give a file"):
+        parse_options(["matrl_checkers", flag, str(tmp_path)])

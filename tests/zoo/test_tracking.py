@@ -54,6 +54,11 @@ def test_mode_depends_on_what_is_configured(tmp_path, environ, mode):
     assert tracking_mode({"HOME": str(tmp_path), **environ}) == mode
 
 
+def test_mode_that_wandb_does_not_have_is_an_error():
+    with pytest.raises(ValueError, match=r"WANDB_MODE 'ofline' is unknown; did you mean 'offline'\?"):
+        tracking_mode({"WANDB_MODE": "ofline"})
+
+
 def test_key_in_netrc_counts_for_its_host_only(tmp_path):
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password made-up\n")
     home = {"HOME": str(tmp_path)}

@@ -37,7 +37,7 @@ LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}']
         ("a: !!python/name:os.system", "the Python object !!python/name:os.system is not read"),
         ("a: !env X", "could not determine a constructor"),
         ("[1, 2]", "must hold a mapping, not list"),
-        ("", "must hold a mapping, not NoneType"),
+        ("", "is empty, expected a mapping"),
         ("\0", "is not valid YAML"),
     ],
 )

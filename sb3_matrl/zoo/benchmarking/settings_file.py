@@ -10,6 +10,8 @@ import yaml
 
 from sb3_matrl.utils.suggest import unknown
 
+# Keys of flags that take several values.
+LISTS = ("algos", "envs", "seed_list", "tasks", "methods")
 # Keys whose values are mappings, and the flags of their entries.
 _NAMED = {"settings": "--setting", "env_kwargs": "--env-kwargs", "bounds": "--bounds"}
 
@@ -43,6 +45,9 @@ def _words(key: str, value: Any, keys: Collection[str]) -> list[str]:
     if isinstance(value, bool):
         return [flag] if value else []
     if isinstance(value, list):
+        if key not in LISTS:
+            advice = "; seed_list takes several" if key == "seeds" else ""
+            raise ValueError(f"{key}: expected one value, got {value!r}{advice}")
         return [flag, *map(str, value)]
     return [] if value is None else [f"{flag}={value}"]
 

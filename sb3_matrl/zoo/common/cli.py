@@ -173,7 +173,9 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, AssertionError, ImportError, OSError, RuntimeError) as error:
-        if not isinstance(error, RuntimeError):
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
+        elif not isinstance(error, RuntimeError):
             text = str(error)
         elif _is_env_error(error):
             text = one_line(error)  # whatever the environment said
@@ -226,6 +228,17 @@ def thread_count(text: str) -> int:
 def log_interval(text: str) -> int:
     """A whole number of at least 1, or -1 or -2."""
     return _bounded(text, 1, -1, -2)
+
+
+def minutes(text: str) -> float:
+    """A number of minutes, at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of minutes, at least 0, got {text!r}")
+    return number
 
 
 def picture_size(text: str) -> float:

@@ -32,11 +32,10 @@ from sb3_matrl.zoo.common.python_text import read_python_text
 
 # The policy that is chosen by the observations: see sb3_matrl.zoo.common.policies.
 AUTO = "auto"
-#: Arguments that files do not set: the command line sets them by flags of their own, or they are for Python only.
-NOT_IN_FILES = (
-    *("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout", "rollout_workers", "worker_backend"),
-    *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class"),
-)
+# Arguments that have flags of their own on the command line.
+_FLAGS = ("seed", "verbose", "tensorboard_log", "vec_env", "env_timeout", "rollout_workers", "worker_backend")
+#: Arguments that files do not set: those that are flags, and those for Python only.
+NOT_IN_FILES = (*_FLAGS, "rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class")
 #: Hyper-parameters of the zoo, which are no constructor arguments.
 ZOO_ARGUMENTS = {
     "n_timesteps": ArgumentSpec("n_timesteps", 1_000_000, int, per_agent=False),
@@ -143,6 +142,8 @@ class Schema:
     def _unknown(self, name: str) -> str:
         if name in self.spec.fixed:
             return f"{name!r} is fixed by the algorithm {self.spec.name!r}; choose another algorithm to change it"
+        if name in _FLAGS:
+            return f"{name!r} is no hyper-parameter of files and -params: it is the flag --{name.replace('_', '-')}"
         return unknown_argument(self.cls, name, self.arguments, "hyper-parameter")
 
 

@@ -115,6 +115,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = parse_yaml(data.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if content is None:
+        raise ValueError(f"{path} is empty, expected a mapping")
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping, not {type(content).__name__}")
     return content

@@ -75,6 +75,7 @@ def comparison_table(comparison: Comparison, metric: str) -> str:
     lines.append(f"{'':<16}{'mean':>9}  {'95 % interval':<20}{'per seed'}")
     for name, row in comparison.rows().items():
         low, high = row["ci95"]
+        interval = f"[{low:.2f}, {high:.2f}]" if len(row["values"]) > 1 else "-"
         per_seed = "  ".join(f"{value:.2f}" for value in row["values"])
-        lines.append(f"{name:<16}{row['mean']:>9.2f}  {f'[{low:.2f}, {high:.2f}]':<20}{per_seed}")
+        lines.append(f"{name:<16}{row['mean']:>9.2f}  {interval:<20}{per_seed}")
     return "\n".join(lines)

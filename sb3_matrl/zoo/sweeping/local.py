@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sb3_matrl.zoo.common.signals import SignalWatch, exit_code
 from sb3_matrl.zoo.sweeping.best_vs_default import Comparison, compare, comparison_table
 from sb3_matrl.zoo.sweeping.objective import Objective
 from sb3_matrl.zoo.sweeping.ray_trials import RayTrials, RayTrialsError
-from sb3_matrl.zoo.sweeping.study import best_trial, grid_size, open_study, requeue_lost_trials, run_trials
+from sb3_matrl.zoo.sweeping.study import best_trial, finished_trials, grid_size, open_study, requeue_lost_trials, run_trials
 from sb3_matrl.zoo.sweeping.study_results import (
     best_hyperparameters,
     draw_study,
@@ -85,7 +86,7 @@ class LocalSweep:
                 if self.options.backend == "ray":
                     RayTrials(self.study, self.options, self.config, self.first.device).run(self.n_trials)
                 else:
-                    with trial_processes(self.options, self.config) as others:
+                    with trial_processes(self._useful_jobs(), self.config) as others:
                         run_trials(self.study, self._objective, self.n_trials, self._turn, others.are_active)
                 return self._finish()
         except KeyboardInterrupt as error:
@@ -95,14 +96,20 @@ class LocalSweep:
         print(f"\n{reason}; the study is kept; continue it with: {command}", file=sys.stderr)
         return code
 
+    def _useful_jobs(self) -> SweepOptions:
+        """The options with no more processes than trials that are left."""
+        left = self.n_trials - len(finished_trials(self.study))
+        return replace(self.options, n_jobs=min(self.options.n_jobs, max(left, 1)))
+
     def run_beside(self) -> int:
         """
-        Run trials beside the process that :meth:`run` is called in.
+        Run trials beside the process that :meth:`run` is called in, while that lives.
 
         :return: exit code: 0, or 130 or 143 after Ctrl-C or SIGTERM
         """
+        parent = os.getppid()
         try:
-            run_trials(self.study, self._objective, self.n_trials, self._turn)
+            run_trials(self.study, self._objective, self.n_trials, self._turn, abandoned=lambda: os.getppid() != parent)
         except KeyboardInterrupt as error:
             return exit_code(error)
         return 0

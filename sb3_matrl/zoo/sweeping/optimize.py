@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +30,14 @@ _SWITCHES = {"best_response": "br_", "metagame": "payoff_"}
 FIRST_SEED = 1000
 
 
-def search_source(algorithm: str, sweep: str | None, words: Sequence[str]) -> dict[str, Any]:
+def search_source(algorithm: str, sweep: str | None, words: Sequence[str], fixed: Collection[str] = ()) -> dict[str, Any]:
     """
     A sweep with the parameters of a file and the command of this training.
 
     :param algorithm: name of the algorithm
     :param sweep: path of a sweep file or name of a shipped one; ``None`` for the shipped parameters that the algorithm has
     :param words: words of the training, without those of the search
+    :param fixed: hyper-parameters among these words, which are left out of shipped parameters
     :return: content of a sweep file
     :raises ValueError: if there are no shipped parameters for the algorithm
     :raises FileNotFoundError: if there is no such file
@@ -47,7 +48,12 @@ def search_source(algorithm: str, sweep: str | None, words: Sequence[str]) -> di
     source = read_yaml(find_sweep_file(sweep or str(shipped)))
     parameters = source.get("parameters")
     if sweep is None and isinstance(parameters, Mapping):
-        parameters = {name: spec for name, spec in parameters.items() if _is_effective(str(name), algorithm)}
+        effective = {name: spec for name, spec in parameters.items() if _is_effective(str(name), algorithm)}
+        parameters = {name: spec for name, spec in effective.items() if not _is_fixed(name, fixed)}
+        if not parameters:
+            raise ValueError(
+                "nothing is left to search: the command line gives all hyper-parameters that --optimize would search"
+            )
     kept: dict[str, Any] = {
         name: source[name] for name in ("method", "metric", "early_terminate", "run_cap") if name in source
     }
@@ -59,6 +65,11 @@ def _is_effective(parameter: str, algorithm: str) -> bool:
     fixed = algorithm_spec(algorithm).fixed
     unused = any(parameter.startswith(start) for switch, start in _SWITCHES.items() if fixed.get(switch) is False)
     return parameter.partition(".")[0] in schema_fields(algorithm) and not unused
+
+
+def _is_fixed(parameter: str, fixed: Collection[str]) -> bool:
+    """Whether the command line gives a hyper-parameter, the mapping that it is in, or a part of it."""
+    return any(f"{one}.".startswith(f"{parameter}.") or f"{parameter}.".startswith(f"{one}.") for one in fixed)
 
 
 def split_words(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -114,7 +125,7 @@ def checked_search(words: Sequence[str]) -> tuple[SweepOptions, SweepConfig, Tra
             raise ValueError(f"--{name.replace('_', '-')} is for one training: leave it out, or --optimize")
     search, rest = split_words(words)
     options = search_options(given, search)
-    source = search_source(given.get("algo", TrainOptions(seed=0).algo), search["sweep"], rest)
+    source = search_source(given.get("algo", TrainOptions(seed=0).algo), search["sweep"], rest, given.get("hyperparams", {}))
     config = replace(sweep_from_mapping(source), trust=options.trust)
     return options, *checked_config(config, options, options.name)
 

@@ -95,11 +95,26 @@ def open_study(config: SweepConfig, options: SweepOptions, n_evaluations: int, s
     study.sampler = make_sampler(config, options, len(study.trials))
     definition = {key: config.source.get(key) for key in ("parameters", "metric", "command")}
     stored = study.user_attrs.get("sweep", definition if not study.trials else {})
-    different = [key for key, value in definition.items() if stored.get(key) != value]
+    different = [_difference(key, stored.get(key), value) for key, value in definition.items() if stored.get(key) != value]
     if different:
         raise ValueError(f"study {name} in {storage} has other {' and '.join(different)}; choose another --study-name")
     study.set_user_attr("sweep", definition)
     return study
+
+
+def _difference(key: str, stored: Any, given: Any) -> str:
+    """Name of a part of a sweep that changed, with the entries that only the study has, and those that only the sweep has."""
+    if not (isinstance(stored, (list, dict)) and isinstance(given, type(stored))):
+        return key
+    there, here = ([one if isinstance(value, list) else (one, value[one]) for one in value] for value in (stored, given))
+    texts = [
+        [_entry(one) for one in left if one not in right] or ["nothing"] for left, right in ((there, here), (here, there))
+    ]
+    return f"{key} ({' '.join(texts[0])} there, {' '.join(texts[1])} here)"
+
+
+def _entry(entry: Any) -> str:
+    return f"{entry[0]}: {entry[1]}" if isinstance(entry, tuple) else str(entry)
 
 
 def requeue_lost_trials(study: optuna.Study) -> list[int]:
@@ -162,6 +177,7 @@ def run_trials(
     n_trials: int,
     turn: BaseFileLock,
     others_work: Callable[[], bool] = lambda: False,
+    abandoned: Callable[[], bool] = lambda: False,
 ) -> None:
     """
     Run trials until the study has ``n_trials`` finished ones, with a progress bar and the best value.
@@ -173,6 +189,7 @@ def run_trials(
     :param n_trials: number of finished trials
     :param turn: lock of the processes on this machine, held while a trial is started, so that there are not too many
     :param others_work: whether to wait for other processes, and run the trials of those that fail
+    :param abandoned: whether to start no more trials, asked between two of them
     :raises KeyboardInterrupt: after Ctrl-C or SIGTERM; another call continues the study
     """
 
@@ -183,7 +200,7 @@ def run_trials(
 
     shown = {trial.number for trial in finished_trials(study)}
     with tqdm(total=n_trials, initial=len(shown), unit="trial", desc=study.study_name) as bar:
-        while True:
+        while not abandoned():
             waits = others_work()
             if _begins(study, n_trials, turn):
                 try:

@@ -103,17 +103,19 @@ class EntrantFinder:
         :raises ValueError: if the environments differ, none is known, or two players have the same name
         """
         entrants: list[Entrant] = []
+        sources: list[str] = []
         worlds: dict[str, World] = {}
         for word in words:
             name, source = self._split(word)
             found, world = self._find_one(name, source)
             entrants += found
+            sources += [source] * len(found)
             if world is not None:
                 worlds[source] = world
         names = [entrant.name for entrant in entrants]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two players are named {twice}: give one another name, as NAME={twice}")
+        for name, source in zip(names, sources, strict=True):
+            if names.count(name) > 1:
+                raise ValueError(f"two players are named {name}: give one another name, as NAME={source}")
         if len(entrants) < 2:
             raise ValueError(f"cross-play needs at least two players, found {', '.join(names) or 'none'}")
         return entrants, self._common(worlds)

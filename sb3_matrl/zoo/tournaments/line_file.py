@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# Entry of a subject -> flag that sets it, for errors.
+_FLAGS = {"games_per_cell": "--games"}
+
 
 class LineFile:
     """
@@ -41,7 +44,8 @@ class LineFile:
             return
         differing = [key for key in {**wanted, **lines[0]} if wanted.get(key) != lines[0].get(key)]
         if differing:
-            raise ValueError(f"{self.path} holds results with another {', '.join(differing)}: {remedy}")
+            names = [_FLAGS.get(key, key) for key in differing]
+            raise ValueError(f"{self.path} holds results with another {', '.join(names)}: {remedy}")
         if whole < len(content):
             os.truncate(self.path, whole)
         self.parts = lines[1:]

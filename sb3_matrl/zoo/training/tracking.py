@@ -18,9 +18,12 @@ from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from sb3_matrl.evaluation import MultiAgentEvalCallback
 from sb3_matrl.matrl.metagame_report import MetaGameReport
+from sb3_matrl.utils.suggest import unknown
 from sb3_matrl.zoo.training.options import in_sweep
 from sb3_matrl.zoo.training.payoff_figures import draw_payoffs, payoff_table
 
+# What WANDB_MODE can be.
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 DEFAULT_HOST = "https://api.wandb.ai"
 
 
@@ -38,9 +41,13 @@ def tracking_mode(environ: Mapping[str, str]) -> str:
 
     :param environ: environment variables
     :return: ``WANDB_MODE`` if set, else ``"online"`` if a key is configured, else ``"offline"``
+    :raises ValueError: if W&B has no such mode
     """
-    if environ.get("WANDB_MODE"):
-        return environ["WANDB_MODE"]
+    mode = environ.get("WANDB_MODE")
+    if mode:
+        if mode not in MODES:
+            raise ValueError(unknown("WANDB_MODE", mode, MODES))
+        return mode
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE") or _netrc_has_key(environ):
         return "online"
     return "offline"

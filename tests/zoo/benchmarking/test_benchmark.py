@@ -19,6 +19,7 @@ from sb3_matrl.zoo.benchmark import main
 from sb3_matrl.zoo.benchmarking import execution, forked_runs
 from sb3_matrl.zoo.benchmarking import run_statistics as statistics
 from sb3_matrl.zoo.benchmarking.plan import plan_runs
+from sb3_matrl.zoo.benchmarking.settings_file import LISTS
 from tests.zoo.benchmarking.small import WORDS, in_this_process
 from tests.zoo.benchmarking.test_comparison import check_marl_eval
 
@@ -222,6 +223,8 @@ def test_file_may_hold_a_whole_benchmark_and_flags_win(tmp_path):
         ("envs: [switch_v0]\nsede: 3", "study.yml: key 'sede' is unknown; did you mean 'seeds'?"),
         ("envs: [switch_v0]\nsettings: 3", "study.yml: settings: expected a mapping, got 3"),
         ("envs: [switch_v0]\nseeds: many", "study.yml: argument --seeds: expected a whole number"),
+        ("envs: [switch_v0]\nseeds: [1, 2]", "study.yml: seeds: expected one value, got .1, 2.; seed_list takes several"),
+        ("envs: [switch_v0]\ndevice: [cpu]", "study.yml: device: expected one value, got .'cpu'."),
         ("seeds: 2\nseed_list: [1]", "study.yml: argument --seed-list: not allowed with argument --seeds"),
         ("mine: 3", "setting 'mine': expected a mapping"),
     ],
@@ -296,3 +299,9 @@ def test_killed_benchmark_goes_on_where_it_stopped(tmp_path):
     assert f"{len(done)} of 4 runs were finished before" in again.stderr
     assert len(list(tmp_path.rglob("result.json"))) == 4
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_lists_of_settings_files_are_the_flags_that_take_several_values() -> None:
+    actions = benchmark.build_parser()._actions
+    several = {action.dest for action in actions if action.nargs == "+" and not isinstance(action.default, list)}
+    assert several | {"envs"} == set(LISTS)

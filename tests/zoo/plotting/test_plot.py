@@ -110,7 +110,7 @@ def test_a_run_without_results_is_skipped_with_a_warning(
         (["train", "--fontsize", "nan"], "--fontsize: expected a number above 0, at most 100, got 'nan'"),
         (["tain"], "command 'tain' is unknown; did you mean 'train'"),
         (["from-file", str(RECORD), "-e", "switch"], "env 'switch' is unknown; did you mean 'switch_v0'"),
-        (["from-file", "nothing.json"], "No such file"),
+        (["from-file", "nothing.json"], "error: nothing.json: No such file or directory"),
     ],
 )
 def test_mistakes_are_one_line(logs: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -290,6 +290,7 @@ def test_a_run_without_checkpoints_is_rejected(logs, tmp_path, capsys):
         (["ippo/matrix_game_v0_3", "random"], "there is no run or model ippo/matrix_game_v0_3, neither as a path nor in"),
         (["randon", "random"], "did you mean 'random'"),
         (["random", "random"], "two players are named random: give one another name, as NAME=random"),
+        (["a=random", "a=random"], "two players are named a: give one another name, as NAME=random"),
         (["random"], "cross-play needs at least two players, found random"),
         (["random", "x=random"], "no player says which environment is played: give it with --env"),
         (["random", "ippo/matrix_game_v0_1", "--env", "switch_v0"], "not in --env switch_v0: leave --env out"),
