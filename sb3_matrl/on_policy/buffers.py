@@ -241,18 +241,14 @@ class MaskedRolloutMixin:
         return 2 if self.normalizes_advantages and (is_recurrent(self) or is_maskable(self)) else 1
 
     def get(self: Any, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        assert self.full, "the rollout buffer is not full"
         if self._takes_samples_on_device:
-            assert self.full, "the rollout buffer is not full"
             yield from self._samples_on_device(batch_size)
             return
-        if self.mask.all():
-            if self.states is not None or self.planes is not None:
-                self.flatten()  # SB3 flattens its own arrays only
-            yield from self._large_enough(batch_size)
-            return
-        assert self.full, "the rollout buffer is not full"
-        self.flatten()
-        if is_recurrent(self):  # sequences with all their rows, for the hidden states; rows without action count as padding
+        everyone = self.mask.all()
+        if not everyone or self.states is not None or self.planes is not None:
+            self.flatten()  # SB3 flattens its own arrays only
+        if everyone or is_recurrent(self):  # sequences keep rows without action, for the hidden states, as padding
             yield from self._large_enough(batch_size)
             return
         for rows in self.minibatches(batch_size):
