@@ -128,7 +128,10 @@ class ProcessCrew(Crew):
     def launch(self, worker: int) -> None:
         pipe, remote = self._context.Pipe()
         process = self._context.Process(target=_work, args=(remote,), name=f"rollout worker {worker}")
-        process.start()
+        try:
+            process.start()
+        except (EOFError, ConnectionError):  # the server ended at this moment; the next start begins with another one
+            process.start()
         remote.close()
         self._running[worker] = pipe, process
         self._send(worker, Message.of(self.plans[worker]))

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 
 import numpy as np
 import pytest
@@ -281,6 +282,23 @@ def test_a_killed_process_leaves_no_trace_in_the_result():
     model.learn(STEPS, callback=Kill())
     assert model.env.backend.pool.restarts == 1
     assert_same_carried(model, in_turn(**options).learn(STEPS))
+    model.env.close()
+
+
+@pytest.mark.e2e
+def test_a_server_of_processes_that_ends_while_one_is_started_is_replaced(monkeypatch):
+    begun, start = [], ForkServerProcess.start
+
+    def interrupted(process):
+        begun.append(process.name)
+        if len(begun) == 2:
+            raise EOFError  # of the pipe to the server
+        start(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", interrupted)
+    model = build(rollout_workers=2).learn(STEPS)
+    assert begun == ["rollout worker 0", "rollout worker 1", "rollout worker 1"]
+    assert_same_carried(model, in_turn().learn(STEPS))
     model.env.close()
 
 

@@ -263,7 +263,9 @@ def test_trial_that_fails_says_why_and_does_not_stop_the_others(tmp_path, capsys
 def test_search_without_a_complete_trial_fails(tmp_path, capsys):
     parameters = {"learning_rate": {"values": [1e29, 1e30]}, "max_grad_norm": {"value": 1e30}}
     folder = search(tmp_path, code=1, method="grid", parameters=parameters)
-    assert "no trial was complete" in capsys.readouterr().err and not (folder / "best.yml").exists()
+    told = capsys.readouterr()
+    assert "no trial was complete" in told.err and not (folder / "best.yml").exists()
+    assert "2 failed." in told.out and "best complete" not in told.out
 
 
 def simulate(pruner, curves):

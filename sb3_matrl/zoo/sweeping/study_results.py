@@ -63,7 +63,7 @@ def trials_table(study: optuna.Study) -> str:
     kinds = {"complete": TrialState.COMPLETE, "stopped early": TrialState.PRUNED, "failed": TrialState.FAIL}
     counts = ", ".join(f"{states.count(state)} {kind}" for kind, state in kinds.items())
     complete = _ranked([trial for trial in trials if trial.state == TrialState.COMPLETE], study)
-    lines = [f"{len(trials)} trial{'s' * (len(trials) != 1)}: {counts}. The best complete ones:"]
+    lines = [f"{len(trials)} trial{'s' * (len(trials) != 1)}: {counts}.{' The best complete ones:' if complete else ''}"]
     return "\n".join(lines + [trial_line(trial) for trial in complete[:SHOWN_TRIALS]])
 
 
