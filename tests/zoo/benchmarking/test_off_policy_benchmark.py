@@ -62,7 +62,11 @@ def test_table_and_record_state_the_steps_of_all(finished: tuple[Path, dict[str,
     differing = "warning: matrix_game_v0: gradient steps per agent differ: ippo 12, qmix 44, rare 13"
     explored = "sampled actions of these settings explore at the rate of the training then, which at the end is"
     few = "warning: 1 seed says little about a method: compare at least 5, better 10; intervals need 3"
-    assert sorted(record["notes"]) == sorted([differing, few, f"{explored}: qmix 0.25, rare 0.05"])
+    zero = (
+        "the team return is always 0.00 and says nothing: agents whose returns have a constant sum are compared by crossplay"
+    )
+    expected_notes = [differing, few, f"{explored}: qmix 0.25, rare 0.05", f"warning: matrix_game_v0: {zero}"]
+    assert sorted(record["notes"]) == sorted(expected_notes)
     assert (out / "learning_curves.png").is_file() and {len(run["timesteps"]) for run in record["runs"]} == {3}
 
 
