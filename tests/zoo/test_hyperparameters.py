@@ -246,6 +246,9 @@ def test_arguments_of_other_algorithms_are_rejected(counting, algorithm, values,
 @pytest.mark.parametrize("env_id", [*ENVS, "module:callable"])
 def test_shipped_files_are_valid_and_batches_fit(algorithm, env_id):
     hyperparameters = load_hyperparameters(find_conf_file(algorithm, None), algorithm, env_id)
+    if hyperparameters["learner_class"] == "auto":
+        assert env_id not in ENVS
+        hyperparameters = hyperparameters.changed(learner_class="PPO")
     hyperparameters.model_arguments()
     assert hyperparameters["n_steps"] * hyperparameters.n_envs % hyperparameters["batch_size"] == 0
     assert hyperparameters.n_timesteps % (hyperparameters["n_steps"] * hyperparameters.n_envs) == 0 or env_id not in ENVS
@@ -283,20 +286,6 @@ def test_values_below_an_algorithms_name_are_for_this_algorithm(tmp_path):
     path.write_text("e: {matrl: 3}")
     with pytest.raises(ValueError, match=r"conf.yml, e, matrl: expected a mapping of hyper-parameters, got 3"):
         load_hyperparameters(path, "ippo", "e")
-
-
-def test_environments_without_an_entry_have_that_of_their_family(tmp_path):
-    path = tmp_path / "own.yml"
-    path.write_text("openspiel: {gamma: 0.5}\n'openspiel:go': {gamma: 0.6}\ndefault: {gamma: 0.7}")
-    ids = ("openspiel:chess", "openspiel:go", "switch_v0", "worlds:openspiel")
-    assert [load_hyperparameters(path, "ippo", env_id)["gamma"] for env_id in ids] == [0.5, 0.6, 0.7, 0.7]
-
-
-@pytest.mark.parametrize("algorithm", ["matrl", "matrl-no-br", "matrl-optimistic", "il-la", "ippo", "mappo"])
-def test_the_games_of_openspiel_are_trained_with_masks(algorithm):
-    of_game = load_hyperparameters(find_conf_file(algorithm, None), algorithm, "openspiel:tic_tac_toe").as_mapping()
-    default = load_hyperparameters(find_conf_file(algorithm, None), algorithm, "own:Game").as_mapping()
-    assert of_game == {**default, "learner_class": "MaskablePPO"}
 
 
 def test_paper_file_is_found_by_its_name():

@@ -21,7 +21,7 @@ from sb3_matrl.zoo.common.hyperparameters import (
     find_conf_file,
     load_hyperparameters,
 )
-from sb3_matrl.zoo.common.policies import suitable_policy, with_policies
+from sb3_matrl.zoo.common.policies import suitable_policy, with_learners
 from sb3_matrl.zoo.common.yaml_files import read_yaml
 from sb3_matrl.zoo.train import main, parse_options
 from tests.algorithms import ON_POLICY
@@ -127,20 +127,43 @@ def test_policy_suits_the_observations(space, kind):
 @pytest.mark.parametrize("algorithm", algorithm_names())
 def test_unknown_worlds_get_a_suitable_policy(algorithm):
     h = load_hyperparameters(find_conf_file(algorithm, None), algorithm, "pettingzoo:classic/connect_four-v3")
-    assert with_policies(h, "pettingzoo:classic/connect_four-v3")["policy"] == "MultiInputPolicy"
-    assert with_policies(h, "matrix_game_v0")["policy"] == "MlpPolicy"
+    assert with_learners(h, "pettingzoo:classic/connect_four-v3")["policy"] == "MultiInputPolicy"
+    assert with_learners(h, "matrix_game_v0")["policy"] == "MlpPolicy"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "chosen"),
+    [
+        ("pettingzoo:classic/connect_four-v3", "MaskablePPO"),
+        ("openspiel:tic_tac_toe", "MaskablePPO"),  # the second player waits, without a mask in the first step
+        ("openspiel:oshi_zumo", "MaskablePPO"),
+        ("pettingzoo:mpe/simple_spread-v3", "PPO"),
+    ],
+)
+def test_learners_know_masks_where_an_environment_without_an_entry_has_some(env_id, chosen):
+    h = load_hyperparameters(find_conf_file("mappo", None), "mappo", env_id)
+    assert h["learner_class"] == "auto"
+    assert with_learners(h, env_id)["learner_class"] == chosen
+
+
+def test_auto_chooses_a_class_for_every_learner():
+    given = {"learner_class": {"player_0": "auto", "player_1": "TRPO"}, "policy": "auto"}
+    h = with_learners(read(**given), "openspiel:tic_tac_toe")
+    assert h["learner_class"] == {"player_0": "MaskablePPO", "player_1": "TRPO"} and h["policy"] == "MlpPolicy"
+    h = with_learners(read(learner_class="auto", share={"both": ["player_0", "player_1"]}), "openspiel:tic_tac_toe")
+    assert h["learner_class"] == "MaskablePPO"
 
 
 def test_auto_names_a_policy_for_every_learner():
     h = read(policy="auto", learner_class={"agent_0": "RecurrentPPO", "agent_1": "TRPO"}, env_kwargs={"n_agents": 2})
-    assert with_policies(h, "switch_v0")["policy"] == {"agent_0": "MlpLstmPolicy", "agent_1": "MlpPolicy"}
+    assert with_learners(h, "switch_v0")["policy"] == {"agent_0": "MlpLstmPolicy", "agent_1": "MlpPolicy"}
     h = read(
         policy="auto",
         learner_class={"team": "RecurrentPPO"},
         share={"team": ["agent_0", "agent_1"]},
         env_kwargs={"n_agents": 2},
     )
-    assert with_policies(h, "switch_v0")["policy"] == "MlpLstmPolicy"
+    assert with_learners(h, "switch_v0")["policy"] == "MlpLstmPolicy"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +179,7 @@ def test_auto_names_a_policy_for_every_learner():
 )
 def test_policies_belong_to_their_learners(values, message):
     with pytest.raises(ValueError, match=message):
-        with_policies(read(**values), "matrix_game_v0")
+        with_learners(read(**values), "matrix_game_v0")
 
 
 # ---------------------------------------------------------------- shipped files

@@ -199,10 +199,7 @@ def load_hyperparameters(
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Hyperparameters:
     """
-    Read an environment's entry and apply the changes of the command line.
-
-    An environment without an entry has that of its family, the part of its id before the colon (``openspiel``), if there is
-    one, else ``default``.
+    Read an environment's entry (else the entry ``default``) and apply the changes of the command line.
 
     :param path: file keyed by env id
     :param algorithm: name of the algorithm
@@ -213,9 +210,8 @@ def load_hyperparameters(
     :raises FileNotFoundError: if there is no such file
     """
     content = read_yaml(path)
-    family = env_id.partition(":")[0]
-    key = next((name for name in (env_id, family, "default") if name in content), None)
-    if key is None:
+    key = env_id if env_id in content else "default"
+    if key not in content:
         known = ", ".join(map(str, content))
         guess = did_you_mean(env_id, map(str, content))
         has = f"{guess} It has" if guess else "; it has"

@@ -1,4 +1,4 @@
-"""Policies of the learners: those that their classes have, and the one that suits the observations."""
+"""Classes and policies of the learners: those that suit the action masks and the observations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sb3_matrl.common.agents import learner_groups
 from sb3_matrl.common.arguments import per_agent
 from sb3_matrl.envs.making import make_env
 from sb3_matrl.utils.suggest import unknown
+from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from sb3_matrl.vec_env.masks import options_of
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.names import LEARNERS
 from sb3_matrl.zoo.common.schema import AUTO, Schema
@@ -21,20 +23,23 @@ from sb3_matrl.zoo.common.schema import AUTO, Schema
 MIN_PICTURE = 36
 
 
-def with_policies(hyperparameters: Hyperparameters, env_id: str) -> Hyperparameters:
+def with_learners(hyperparameters: Hyperparameters, env_id: str) -> Hyperparameters:
     """
-    Replace the policy ``auto``, and check the other policies.
+    Replace the ``learner_class`` and the ``policy`` ``auto``, and check the other policies.
 
-    Dict observations get ``MultiInputPolicy``, images ``CnnPolicy``, all others ``MlpPolicy``; ``RecurrentPPO`` gets the
-    recurrent versions of these. An algorithm without the argument ``policy`` is left as it is.
+    Learners of agents with action masks are ``MaskablePPO``, all others ``PPO``. Dict observations get ``MultiInputPolicy``,
+    images ``CnnPolicy``, all others ``MlpPolicy``; ``RecurrentPPO`` gets the recurrent versions of these. An algorithm without
+    the argument ``policy`` is left as it is.
 
     :param hyperparameters: hyper-parameters as they were read
-    :param env_id: the environment, which is made only if a policy is to be chosen
-    :return: one policy for all learners, or a mapping if they differ
+    :param env_id: the environment, which is made only if something is to be chosen, and reset for a ``learner_class``
+    :return: one class and one policy for all learners, or mappings if they differ
     :raises ValueError: if the environment cannot be made, a mapping does not name the learners, or a learner has no such
         policy
     :raises ImportError: if the environment needs a package that is missing
     """
+    if AUTO in _values(hyperparameters.get("learner_class")):
+        hyperparameters = hyperparameters.changed(learner_class=_chosen_classes(hyperparameters, env_id))
     if AUTO in _values(hyperparameters.get("policy")):
         with closing(make_env(env_id, hyperparameters.env_kwargs, hyperparameters.env_wrapper)) as env:
             observation_spaces = {agent: env.observation_space(agent) for agent in env.possible_agents}
@@ -64,8 +69,37 @@ def _chosen(hyperparameters: Hyperparameters, observation_spaces: Mapping[str, s
         else given[learner]
         for learner, agents in groups.items()
     }
-    distinct = set(chosen.values())
-    return distinct.pop() if len(distinct) == 1 else chosen
+    return _one_or_all(chosen)
+
+
+def _one_or_all(chosen: dict[str, str]) -> Any:
+    return next(iter(chosen.values())) if len(set(chosen.values())) == 1 else chosen
+
+
+def _chosen_classes(hyperparameters: Hyperparameters, env_id: str) -> Any:
+    def factory() -> Any:
+        return make_env(env_id, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
+
+    with closing(make_joint_vec_env(factory, vec_env="dummy")) as env:
+        env.reset()
+        masked = agents_with_masks(env)
+    groups = learner_groups(env.agents, hyperparameters.get("share"), hyperparameters.get("frozen"))
+    given = per_agent("learner_class", hyperparameters["learner_class"], list(groups))
+    suitable = {learner: "MaskablePPO" if masked.issuperset(agents) else "PPO" for learner, agents in groups.items()}
+    return _one_or_all({learner: suitable[learner] if given[learner] == AUTO else given[learner] for learner in groups})
+
+
+def agents_with_masks(env: JointVecEnv) -> set[str]:
+    """
+    Agents that have action masks, or wait for their first turn while another one has a mask.
+
+    :param env: environment after a reset
+    :return: names of agents
+    """
+    if not env.action_masks:
+        return set()
+    waiting = [agent for column, agent in enumerate(env.agents) if not env.acting[:, column].any()]
+    return {*env.action_masks, *(agent for agent in waiting if len(options_of(env.action_spaces[agent])))}
 
 
 def _learner_class(hyperparameters: Hyperparameters) -> Any:

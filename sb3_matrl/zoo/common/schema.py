@@ -125,6 +125,8 @@ class Schema:
         name, value = argument.name, _convert(value, yaml_types(argument))
         if name == "policy" and value not in self.policies:
             raise ValueError(unknown(name, value, self.policies))
+        if name == "learner_class" and value == AUTO:
+            return value
         if value is not None and name in _CHECKS:
             _CHECKS[name](value)
         fault = value_fault(argument, self._resolve_one(argument, value))

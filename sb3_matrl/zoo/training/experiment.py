@@ -19,7 +19,7 @@ from sb3_matrl.envs.making import check_env, env_source
 from sb3_matrl.stacked.native_kernel import set_kernel_threads
 from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters, find_conf_file, load_hyperparameters
-from sb3_matrl.zoo.common.policies import with_policies
+from sb3_matrl.zoo.common.policies import with_learners
 from sb3_matrl.zoo.common.records import machine
 from sb3_matrl.zoo.common.run_folder import RunFolder, RunStart, check_output_folder
 from sb3_matrl.zoo.training.options import TrainOptions
@@ -106,7 +106,7 @@ def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
         asked = f"{options.n_timesteps} and {changes['n_timesteps']}"
         raise ValueError(f"--n-timesteps and --hyperparams ask for different n_timesteps, {asked}: leave one of them out")
     path = find_conf_file(options.algo, options.conf_file)
-    return with_policies(load_hyperparameters(path, options.algo, options.env, changes, options.env_kwargs), options.env)
+    return with_learners(load_hyperparameters(path, options.algo, options.env, changes, options.env_kwargs), options.env)
 
 
 def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> None:
