@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from gymnasium import spaces
@@ -12,8 +12,9 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_matrl.common.agents import learner_groups
 from sb3_matrl.common.arguments import per_agent
 from sb3_matrl.envs.making import make_env
+from sb3_matrl.utils.agent_names import agent_name, keyed_by_text, members_by_text
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.vec_env import JointVecEnv, make_joint_vec_env
+from sb3_matrl.vec_env import EnvError, JointVecEnv, make_joint_vec_env
 from sb3_matrl.vec_env.masks import options_of
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.names import LEARNERS
@@ -23,7 +24,7 @@ from sb3_matrl.zoo.common.schema import AUTO, Schema
 MIN_PICTURE = 36
 
 
-def with_learners(hyperparameters: Hyperparameters, env_id: str) -> Hyperparameters:
+def with_learners(hyperparameters: Hyperparameters, env_id: str, env_timeout: float | None = None) -> Hyperparameters:
     """
     Replace the ``learner_class`` and the ``policy`` ``auto``, and check the other policies.
 
@@ -33,16 +34,17 @@ def with_learners(hyperparameters: Hyperparameters, env_id: str) -> Hyperparamet
 
     :param hyperparameters: hyper-parameters as they were read
     :param env_id: the environment, which is made only if something is to be chosen, and reset for a ``learner_class``
+    :param env_timeout: seconds that the environment may take; ``None`` waits
     :return: one class and one policy for all learners, or mappings if they differ
     :raises ValueError: if the environment cannot be made, a mapping does not name the learners, or a learner has no such
         policy
     :raises ImportError: if the environment needs a package that is missing
     """
     if AUTO in _values(hyperparameters.get("learner_class")):
-        hyperparameters = hyperparameters.changed(learner_class=_chosen_classes(hyperparameters, env_id))
+        hyperparameters = hyperparameters.changed(learner_class=_chosen_classes(hyperparameters, env_id, env_timeout))
     if AUTO in _values(hyperparameters.get("policy")):
         with closing(make_env(env_id, hyperparameters.env_kwargs, hyperparameters.env_wrapper)) as env:
-            observation_spaces = {agent: env.observation_space(agent) for agent in env.possible_agents}
+            observation_spaces = {agent_name(agent): env.observation_space(agent) for agent in env.possible_agents}
         hyperparameters = hyperparameters.changed(policy=_chosen(hyperparameters, observation_spaces))
     for policy, learner_class in _pairs(hyperparameters):
         known = _policies(hyperparameters, learner_class)
@@ -60,7 +62,7 @@ def _policies(hyperparameters: Hyperparameters, learner_class: str) -> list[str]
 
 
 def _chosen(hyperparameters: Hyperparameters, observation_spaces: Mapping[str, spaces.Space[Any]]) -> Any:
-    groups = learner_groups(list(observation_spaces), hyperparameters.get("share"), hyperparameters.get("frozen"))
+    groups = _groups(hyperparameters, list(observation_spaces))
     given = per_agent("policy", hyperparameters["policy"], list(groups))
     classes = per_agent("learner_class", _learner_class(hyperparameters), list(groups))
     chosen = {
@@ -72,18 +74,29 @@ def _chosen(hyperparameters: Hyperparameters, observation_spaces: Mapping[str, s
     return _one_or_all(chosen)
 
 
+def _groups(hyperparameters: Hyperparameters, agents: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Learner -> its agents, by names as text."""
+    share, frozen = members_by_text(hyperparameters.get("share")), keyed_by_text(hyperparameters.get("frozen"))
+    return learner_groups(agents, share, frozen)
+
+
 def _one_or_all(chosen: dict[str, str]) -> Any:
     return next(iter(chosen.values())) if len(set(chosen.values())) == 1 else chosen
 
 
-def _chosen_classes(hyperparameters: Hyperparameters, env_id: str) -> Any:
+def _chosen_classes(hyperparameters: Hyperparameters, env_id: str, env_timeout: float | None) -> Any:
     def factory() -> Any:
         return make_env(env_id, hyperparameters.env_kwargs, hyperparameters.env_wrapper)
 
-    with closing(make_joint_vec_env(factory, vec_env="dummy")) as env:
-        env.reset()
-        masked = agents_with_masks(env)
-    groups = learner_groups(env.agents, hyperparameters.get("share"), hyperparameters.get("frozen"))
+    with closing(factory()) as env:
+        agents = [agent_name(agent) for agent in env.possible_agents]
+    masked: set[str] = set()
+    with suppress(EnvError):  # the training will tell it
+        vec_env = "dummy" if env_timeout is None else "subproc"
+        with closing(make_joint_vec_env(factory, vec_env=vec_env, env_timeout=env_timeout)) as copies:
+            copies.reset()
+            masked = agents_with_masks(copies)
+    groups = _groups(hyperparameters, agents)
     given = per_agent("learner_class", hyperparameters["learner_class"], list(groups))
     suitable = {learner: "MaskablePPO" if masked.issuperset(agents) else "PPO" for learner, agents in groups.items()}
     return _one_or_all({learner: suitable[learner] if given[learner] == AUTO else given[learner] for learner in groups})
@@ -94,12 +107,12 @@ def agents_with_masks(env: JointVecEnv) -> set[str]:
     Agents that have action masks, or wait for their first turn while another one has a mask.
 
     :param env: environment after a reset
-    :return: names of agents
+    :return: names of agents, as text
     """
     if not env.action_masks:
         return set()
     waiting = [agent for column, agent in enumerate(env.agents) if not env.acting[:, column].any()]
-    return {*env.action_masks, *(agent for agent in waiting if len(options_of(env.action_spaces[agent])))}
+    return {agent_name(agent) for agent in (*env.action_masks, *waiting) if len(options_of(env.action_spaces[agent]))}
 
 
 def _learner_class(hyperparameters: Hyperparameters) -> Any:

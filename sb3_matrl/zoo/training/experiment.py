@@ -96,7 +96,8 @@ def prepare(options: TrainOptions) -> Experiment:
 
 def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
     """
-    The YAML entry of the environment with the changes of the command line, and policies chosen where it leaves that open.
+    The YAML entry of the environment with the changes of the command line, and classes and policies of the learners chosen
+    where it leaves them open.
 
     :param options: options of the command line
     :raises ValueError: on a wrong name or value, or options that contradict each other
@@ -106,7 +107,8 @@ def read_hyperparameters(options: TrainOptions) -> Hyperparameters:
         asked = f"{options.n_timesteps} and {changes['n_timesteps']}"
         raise ValueError(f"--n-timesteps and --hyperparams ask for different n_timesteps, {asked}: leave one of them out")
     path = find_conf_file(options.algo, options.conf_file)
-    return with_learners(load_hyperparameters(path, options.algo, options.env, changes, options.env_kwargs), options.env)
+    hyperparameters = load_hyperparameters(path, options.algo, options.env, changes, options.env_kwargs)
+    return with_learners(hyperparameters, options.env, options.env_timeout)
 
 
 def check_options(options: TrainOptions, hyperparameters: Hyperparameters) -> None:
