@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_matrl.common.acting_model import ActingModel, takes_arguments
 from sb3_matrl.common.argument_checks import checked_argument
-from sb3_matrl.common.arguments import constructor_arguments
+from sb3_matrl.common.arguments import ArgumentSpec, constructor_arguments
 from sb3_matrl.common.frozen import FrozenAgent
 from sb3_matrl.common.policy_view import PolicyView
 from sb3_matrl.common.training_state import TrainingState, normalizer_states
@@ -193,9 +193,7 @@ class MultiAgentModel(ActingModel):
         defaults = {name: spec.default for name, spec in specs.items()}
         schedules = [name for name, spec in specs.items() if spec.is_schedule]
         given = {**(custom_objects or {}), **kwargs}
-        check_names(given, defaults)
-        for name, value in given.items():
-            checked_argument(specs[name], keyed_by_text(value))  # before a wrong one is taken for damage of the file
+        check_given(given, specs)  # before a wrong one is taken for damage of the file
         get_device(device)
         with blame_file(path, Exception):
             written = {**cls.missing_in_files, **saved.arguments}
@@ -250,6 +248,19 @@ class MultiAgentModel(ActingModel):
                 raise ValueError(f"it has no running statistics of {name}: norm_obs and norm_reward stay as they were saved")
             # Another number of copies has no use for the running returns of the saved ones.
             normalizer.restore(states[name], with_running=len(states[name]["running"]) == len(normalizer.running))
+
+
+def check_given(given: Mapping[str, Any], specs: Mapping[str, ArgumentSpec]) -> None:
+    """
+    Check constructor arguments that are to replace those of a file.
+
+    :param given: name -> value
+    :param specs: name -> argument of the constructor
+    :raises ValueError: if there is no such argument, or a value is of a wrong type or out of range
+    """
+    check_names(given, specs)
+    for name, value in given.items():
+        checked_argument(specs[name], keyed_by_text(value))
 
 
 @contextmanager

@@ -60,9 +60,7 @@ def cross_play(
     :raises ValueError: if a player cannot play a role, or an argument is out of range
     :raises FileNotFoundError: if there is no file at a path
     """
-    if not isinstance(players, Mapping):
-        raise TypeError(f"players must be a dict name -> player, got {players!r}")
-    names = tuple(players)
+    names = _names(players)
     copies = env.num_envs if isinstance(env, VecEnv) else None
     schedule = Schedule(len(names), _count_roles(env, env_kwargs), n_games, seed, design, copies, interval_width, max_games)
     played: Any = env if copies is not None else make_joint_vec_env(env, schedule.games_per_cell, env_kwargs=env_kwargs)
@@ -79,6 +77,12 @@ def cross_play(
     finally:
         if copies is None and not is_environment(env):  # an env that was given stays open
             played.close()
+
+
+def _names(players: Any) -> tuple[str, ...]:
+    if not isinstance(players, Mapping):
+        raise TypeError(f"players must be a dict name -> player, got {players!r}")
+    return tuple(players)
 
 
 def _count_roles(env: Any, env_kwargs: Mapping[str, Any] | None) -> int:

@@ -264,7 +264,7 @@ def _default_arguments(agent: str, env: JointVecEnv) -> dict[str, Any]:
     is_picture = is_image_space(space) and sorted(space.shape or ())[1] >= _MIN_PICTURE
     kind = "MultiInput" if isinstance(space, spaces.Dict) else "Cnn" if is_picture else "Mlp"
     env.reset()
-    masked = {"learner_class": MaskablePPO} if agent in env.action_masks else {}
+    masked = {"learner_class": MaskablePPO} if agent in env.agents_with_masks else {}
     return {"policy": f"{kind}Policy", **masked}
 
 

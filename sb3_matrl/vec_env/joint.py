@@ -17,7 +17,7 @@ from sb3_matrl.vec_env.backend import AgentInfos, Backend, BackendStep, Start
 from sb3_matrl.vec_env.episodes import Episodes, check_seeds
 from sb3_matrl.vec_env.errors import CopyFailure, DataFault, EnvDataError, EnvError, WorkerLost
 from sb3_matrl.vec_env.global_state import check_states
-from sb3_matrl.vec_env.masks import ActionMasks
+from sb3_matrl.vec_env.masks import ActionMasks, options_of
 from sb3_matrl.vec_env.spaces import row_of
 from sb3_matrl.vec_env.step import JointObservation, JointStep
 from sb3_matrl.vec_env.value_checks import ActionCheck, ObservationCheck, check_rewards
@@ -165,6 +165,14 @@ class JointVecEnv(VecEnv):
         :raises ValueError: if an entry of an observation or info has the name of a mask, but cannot be one
         """
         self._masks.require(agents, self.backend.one_mask and len(self.agents) > 1, warn)
+
+    @property
+    def agents_with_masks(self) -> set[str]:
+        """Agents that have action masks, or wait for their turn while another one has a mask; after a reset."""
+        if not self.action_masks:
+            return set()
+        waiting = [agent for column, agent in enumerate(self.agents) if not self.acting[:, column].any()]
+        return {*self.action_masks, *(agent for agent in waiting if len(options_of(self.action_spaces[agent])))}
 
     def warn_of_ignored_masks(self, agents: Iterable[str]) -> None:
         """

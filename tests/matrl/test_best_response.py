@@ -15,7 +15,6 @@ from stable_baselines3.common.logger import Logger
 from sb3_matrl.common.agents import SpacesVecEnv
 from sb3_matrl.matrl.best_response import (
     BestResponse,
-    BestResponseConfig,
     BestResponseStats,
     approximate_kl,
     best_respond,
@@ -26,23 +25,11 @@ from sb3_matrl.matrl.best_response import (
 from sb3_matrl.on_policy.batch import agent_batch, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.learners import build_learner
+from tests.matrl.small_models import best_response_config
 
 N_STEPS, N_ENVS = 8, 3
 ROWS = N_STEPS * N_ENVS
-CONFIG = BestResponseConfig(
-    br_learning_rate=1e-2,
-    br_n_epochs=1,
-    batch_size=ROWS,
-    clip_range=0.2,
-    br_clip_range=None,
-    clip_range_vf=None,
-    normalize_advantage=True,
-    ent_coef=0.0,
-    vf_coef=0.5,
-    br_kl_coef=0.0,
-    max_grad_norm=0.5,
-    target_kl=None,
-)
+CONFIG = best_response_config(br_learning_rate=1e-2, batch_size=ROWS)
 PLAIN = replace(CONFIG, normalize_advantage=False, vf_coef=0.0, max_grad_norm=1e9)
 ACTION_SPACES = {
     "discrete": spaces.Discrete(3),

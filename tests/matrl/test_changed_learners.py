@@ -218,6 +218,7 @@ def make_off_policy(algorithm: Any, env: Any, policy: Any = "MlpPolicy", **setti
 @pytest.mark.parametrize(
     "build",
     [
+        make,
         partial(make, vec_env="dummy"),
         partial(make, rollout_workers=2, worker_backend="in-turn"),
         partial(make_off_policy, QMIX, "checkers_v0"),
@@ -248,14 +249,8 @@ def test_a_model_with_processes_is_not_copied_and_goes_on(settings: dict[str, An
     model.env.close()
 
 
-def test_models_and_agents_can_be_pickled_and_copied() -> None:
+def test_agents_can_be_pickled() -> None:
     model = make().learn(32)
-    results = []
-    for one in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        one.set_random_seed(5)
-        one.learn(64)
-        results.append(numbers(one.policy))
-    assert th.equal(results[0], results[1]) and th.equal(results[0], results[2])
     agent = pickle.loads(pickle.dumps(model.agents["agent_0"]))
     assert np.array_equal(agent.rollout_buffer.rewards, model.agents["agent_0"].rollout_buffer.rewards)  # type: ignore[attr-defined]
 

@@ -15,13 +15,14 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 from sb3_matrl import MATRL
 from sb3_matrl.common.agents import Position, SpacesVecEnv
-from sb3_matrl.matrl.best_response import BestResponse, BestResponseConfig, best_respond
+from sb3_matrl.matrl.best_response import BestResponse, best_respond
 from sb3_matrl.metagame import MetaGame, Solution
 from sb3_matrl.on_policy.batch import AgentBatch, agent_batch, evaluate, minibatches, take_rows
 from sb3_matrl.on_policy.buffers import install_masked_buffer
 from sb3_matrl.on_policy.learners import build_learner
 from sb3_matrl.on_policy.rollout import RolloutCollector
 from sb3_matrl.vec_env import make_joint_vec_env
+from tests.matrl.small_models import best_response_config
 from tests.on_policy.test_rollout import GAMMA, LAMBDA, Recorder, beginning, go_on, late_entry, solo
 from tests.vec_env import toys
 
@@ -213,20 +214,7 @@ def test_one_best_response_step_equals_the_slow_loop() -> None:
         loss = loss - weights[row] * surrogate - 0.03 * entropy[row] + 0.5 * (values[row] - batch.returns[row]) ** 2
     (loss / len(live)).backward()
     expected = {name: value - 0.1 * value.grad for name, value in slow.named_parameters() if value.grad is not None}
-    config = BestResponseConfig(
-        br_learning_rate=0.1,
-        br_n_epochs=1,
-        batch_size=99,
-        clip_range=0.1,
-        br_clip_range=None,
-        clip_range_vf=None,
-        normalize_advantage=True,
-        ent_coef=0.03,
-        vf_coef=0.5,
-        br_kl_coef=0.0,
-        max_grad_norm=1e9,
-        target_kl=None,
-    )
+    config = best_response_config(br_learning_rate=0.1, clip_range=0.1, ent_coef=0.03, max_grad_norm=1e9)
     before = {name: value.detach().clone() for name, value in policy.named_parameters()}
     task = BestResponse(policy, th.optim.SGD(policy.parameters(), lr=1.0), batch, weights, config)
     stats = best_respond(task, np.random.default_rng(0))

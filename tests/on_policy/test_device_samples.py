@@ -9,11 +9,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
 from sb3_matrl.common.agents import SpacesVecEnv
-from sb3_matrl.matrl.best_response import BestResponseConfig, _gradient_step
+from sb3_matrl.matrl.best_response import _gradient_step
 from sb3_matrl.on_policy.batch import agent_batch
 from sb3_matrl.on_policy.buffers import install_masked_buffer, masked_buffer_class
 from sb3_matrl.on_policy.learners import build_learner
 from tests.host_syncs import META, CopiesToDevice, on_meta
+from tests.matrl.small_models import best_response_config
 from tests.on_policy.test_buffers import BOX, DICT, fields_of, filled
 
 CASES = [(RolloutBuffer, BOX), (DictRolloutBuffer, DICT), (MaskableRolloutBuffer, BOX)]
@@ -72,20 +73,7 @@ def test_a_step_of_the_best_response_waits_for_nothing():
     learner = image_learner()
     policy = on_meta(learner.policy)
     learner.device = learner.rollout_buffer.device = META
-    config = BestResponseConfig(
-        br_learning_rate=1e-3,
-        br_n_epochs=1,
-        batch_size=4,
-        clip_range=0.2,
-        br_clip_range=None,
-        clip_range_vf=None,
-        normalize_advantage=True,
-        ent_coef=0.01,
-        vf_coef=0.5,
-        max_grad_norm=0.5,
-        target_kl=None,
-        br_kl_coef=0.1,
-    )
+    config = best_response_config(ent_coef=0.01, br_kl_coef=0.1)
     with CopiesToDevice() as copies:
         batch = agent_batch(learner)
         whole = copies.count

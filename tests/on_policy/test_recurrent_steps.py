@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
 from sb3_matrl.common.agents import SpacesVecEnv
-from sb3_matrl.matrl.best_response import BestResponseConfig, _gradient_step
+from sb3_matrl.matrl.best_response import _gradient_step
 from sb3_matrl.on_policy import joint_updates
 from sb3_matrl.on_policy.batch import agent_batch, evaluate, minibatches
 from sb3_matrl.on_policy.buffers import install_masked_buffer
@@ -21,6 +21,7 @@ from sb3_matrl.on_policy.learners import build_learner
 from sb3_matrl.on_policy.ppo_steps import can_read_once, ppo_steps
 from sb3_matrl.on_policy.sequences import _Blocks, _Packed, takes_whole_sequences
 from tests.host_syncs import META, on_meta
+from tests.matrl.small_models import best_response_config
 
 BOX, IMAGE = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(0, 255, (1, 36, 36), np.uint8)
 DICT = spaces.Dict({"far": BOX, "near": BOX})
@@ -96,14 +97,24 @@ def test_parameters_and_logged_numbers_are_those_of_sb3_contrib(case, n_alive):
         assert logged[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-def test_decisions_far_apart_are_one_minibatch():
-    theirs, ours = (learner("two LSTMs", 2, batch_size=1) for _ in range(2))
+@pytest.mark.parametrize(
+    ("n_alive", "settings", "n_steps"),
+    [
+        (2, {"batch_size": 1}, 2),  # decisions far apart are one minibatch
+        (21, {"batch_size": 20, "normalize_advantage": False}, 4),
+        # sb3-contrib would divide by the standard deviation of one number: such minibatches are left out.
+        (21, {"batch_size": 4}, 10),
+        (21, {"batch_size": 1}, 2),
+    ],
+)
+def test_minibatches_of_one_row(n_alive, settings, n_steps):
+    theirs, ours = (learner("two LSTMs", n_alive, **settings) for _ in range(2))
     np.random.seed(5)
     theirs.train()
     np.random.seed(5)
-    assert len(ppo_steps(ours).epochs) == 2
+    assert len(ppo_steps(ours).epochs) == n_steps
     for name, value in ours.policy.state_dict().items():
-        th.testing.assert_close(value, theirs.policy.state_dict()[name], rtol=2e-4, atol=2e-6)
+        th.testing.assert_close(value, theirs.policy.state_dict()[name], rtol=2e-4, atol=1e-5)
 
 
 def test_minibatches_are_those_of_sb3_contrib():
@@ -114,16 +125,6 @@ def test_minibatches_are_those_of_sb3_contrib():
         np.random.seed(seed)
         ours = [samples.rows.returns for samples in buffer.sequences(8)]
         assert all(map(th.equal, ours, theirs)) and len(ours) == len(theirs) == 3
-
-
-def test_a_minibatch_of_one_row():
-    theirs, ours = (learner("two LSTMs", batch_size=N_STEPS * N_ENVS - 1, normalize_advantage=False) for _ in range(2))
-    np.random.seed(5)
-    theirs.train()
-    np.random.seed(5)
-    assert len(ppo_steps(ours).epochs) == 4
-    for name, value in ours.policy.state_dict().items():
-        th.testing.assert_close(value, theirs.policy.state_dict()[name], rtol=2e-4, atol=1e-5)
 
 
 def test_a_policy_keeps_no_trace():
@@ -200,20 +201,7 @@ def test_a_step_of_the_best_response_waits_for_nothing(n_alive):
     built = learner("two LSTMs", n_alive)
     rows = next(iter(minibatches(agent_batch(built), N_STEPS, np.random.default_rng(0))))
     batch = agent_batch(to_meta(built))
-    config = BestResponseConfig(
-        br_learning_rate=1e-3,
-        br_n_epochs=1,
-        batch_size=N_STEPS,
-        clip_range=0.2,
-        br_clip_range=None,
-        clip_range_vf=None,
-        normalize_advantage=True,
-        ent_coef=0.1,
-        vf_coef=0.5,
-        br_kl_coef=0.1,
-        max_grad_norm=0.5,
-        target_kl=None,
-    )
+    config = best_response_config(ent_coef=0.1, br_kl_coef=0.1)
     weights = th.ones(N_STEPS * N_ENVS, device=META)
     assert _gradient_step(built.policy, built.policy.optimizer, batch, weights, config, rows) is not None
 
@@ -294,15 +282,3 @@ def test_a_ppo_beside_two_recurrent_learners_is_left_to_sb3():
         learners["c"].device = th.device(device)
         assert [joint._steps_itself(one) for one in learners.values()] == [True, True, device == META]
         assert "a, b one by one, LSTMs read whole sequences; c one by one by SB3" in joint.describe()
-
-
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_minibatches_of_one_row_whose_advantages_are_normalised_are_left_out(batch_size):
-    """sb3-contrib would divide by the standard deviation of one number."""
-    theirs, ours = learner("two LSTMs", batch_size=batch_size), learner("two LSTMs", batch_size=batch_size)
-    np.random.seed(5)
-    theirs.train()
-    np.random.seed(5)
-    assert len(ppo_steps(ours).epochs) == 2 * (5 if batch_size == 4 else 1)
-    for name, value in ours.policy.state_dict().items():
-        th.testing.assert_close(value, theirs.policy.state_dict()[name], rtol=2e-4, atol=1e-5)

@@ -14,8 +14,7 @@ from sb3_matrl.common.arguments import per_agent
 from sb3_matrl.envs.making import make_env
 from sb3_matrl.utils.agent_names import agent_name, keyed_by_text, members_by_text
 from sb3_matrl.utils.suggest import unknown
-from sb3_matrl.vec_env import EnvError, JointVecEnv, make_joint_vec_env
-from sb3_matrl.vec_env.masks import options_of
+from sb3_matrl.vec_env import EnvError, make_joint_vec_env
 from sb3_matrl.zoo.common.hyperparameters import Hyperparameters
 from sb3_matrl.zoo.common.names import LEARNERS
 from sb3_matrl.zoo.common.schema import AUTO, Schema
@@ -95,24 +94,11 @@ def _chosen_classes(hyperparameters: Hyperparameters, env_id: str, env_timeout: 
         vec_env = "dummy" if env_timeout is None else "subproc"
         with closing(make_joint_vec_env(factory, vec_env=vec_env, env_timeout=env_timeout)) as copies:
             copies.reset()
-            masked = agents_with_masks(copies)
+            masked = copies.agents_with_masks
     groups = _groups(hyperparameters, agents)
     given = per_agent("learner_class", hyperparameters["learner_class"], list(groups))
     suitable = {learner: "MaskablePPO" if masked.issuperset(agents) else "PPO" for learner, agents in groups.items()}
     return _one_or_all({learner: suitable[learner] if given[learner] == AUTO else given[learner] for learner in groups})
-
-
-def agents_with_masks(env: JointVecEnv) -> set[str]:
-    """
-    Agents that have action masks, or wait for their first turn while another one has a mask.
-
-    :param env: environment after a reset
-    :return: names of agents, as text
-    """
-    if not env.action_masks:
-        return set()
-    waiting = [agent for column, agent in enumerate(env.agents) if not env.acting[:, column].any()]
-    return {agent_name(agent) for agent in (*env.action_masks, *waiting) if len(options_of(env.action_spaces[agent]))}
 
 
 def _learner_class(hyperparameters: Hyperparameters) -> Any:
